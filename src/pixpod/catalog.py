@@ -1,0 +1,169 @@
+"""The models we can serve, as data: families, licences, precisions, defaults and limits.
+
+Knows nothing of files or devices; `catalog.toml` beside it is the built-in list.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+from pydantic import ConfigDict, TypeAdapter, ValidationError
+
+from pixpod.errors import InvalidSettings
+
+STRICT = ConfigDict(extra="forbid", strict=False)
+
+
+class Family(StrEnum):
+    """An architecture with its own pipeline, request fields and rules."""
+
+    FLUX = "flux"
+    SDXL = "sdxl"
+    SD15 = "sd15"
+
+    @property
+    def size_multiple_px(self) -> int:
+        """Sides must be a multiple of this: VAE stride 8, times 2 for FLUX's packed latents."""
+        return 16 if self is Family.FLUX else 8
+
+
+class Precision(StrEnum):
+    """How weights and activations of the denoiser are held; all else stays 16-bit or wider."""
+
+    FLOAT32 = "float32"
+    BFLOAT16 = "bfloat16"
+    FLOAT16 = "float16"
+    FLOAT8_DYNAMIC = "float8_dynamic"
+
+
+_UNET_SCHEDULERS = (
+    "EulerDiscreteScheduler",
+    "EulerAncestralDiscreteScheduler",
+    "DPMSolverMultistepScheduler",
+    "UniPCMultistepScheduler",
+    "DDIMScheduler",
+    "HeunDiscreteScheduler",
+)
+
+SCHEDULERS: Mapping[Family, tuple[str, ...]] = {
+    Family.FLUX: ("FlowMatchEulerDiscreteScheduler",),
+    Family.SDXL: _UNET_SCHEDULERS,
+    Family.SD15: _UNET_SCHEDULERS,
+}
+"""Names of diffusers classes that a request may choose from."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Defaults:
+    """What a request gets that does not say; None where the family has no such field."""
+
+    __pydantic_config__ = STRICT
+
+    width: int
+    height: int
+    num_inference_steps: int
+    scheduler: str
+    guidance_scale: float | None = None
+    max_sequence_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limits:
+    """The largest request that the model serves. `max_sequence_length` counts T5 tokens."""
+
+    __pydantic_config__ = STRICT
+
+    min_side_px: int
+    max_side_px: int
+    max_pixels: int
+    max_steps: int
+    max_guidance: float
+    max_images: int
+    max_sequence_length: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ModelSpec:
+    """One entry of the catalog. `precision` maps a device's kind to its default precision."""
+
+    __pydantic_config__ = STRICT
+
+    name: str
+    family: Family
+    licence: str
+    precision: dict[str, Precision]
+    defaults: Defaults
+    limits: Limits
+    repository: str | None = None
+    revision: str | None = None
+    vae_repository: str | None = None
+    vae_revision: str | None = None
+    licence_must_be_accepted: bool = False
+    requires_cuda: bool = False
+    takes_guidance: bool = True
+
+    @property
+    def schedulers(self) -> tuple[str, ...]:
+        return SCHEDULERS[self.family]
+
+
+Catalog = Mapping[str, ModelSpec]
+
+_SPEC = TypeAdapter(ModelSpec)
+
+
+def load_catalog(extra_file: Path | None = None) -> Catalog:
+    """The built-in models, with those of `extra_file` added or put in their place.
+
+    Raises InvalidSettings if the file cannot be read or an entry is not complete.
+    """
+    builtin = resources.files("pixpod").joinpath("catalog.toml").read_text(encoding="utf-8")
+    catalog = _parse(tomllib.loads(builtin), "catalog.toml")
+    if extra_file is None:
+        return catalog
+    try:
+        entries = tomllib.loads(extra_file.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise InvalidSettings(f"PIXPOD_CATALOG={str(extra_file)!r}: {exc}") from exc
+    return {**catalog, **_parse(entries, str(extra_file))}
+
+
+def _parse(entries: dict[str, Any], source: str) -> dict[str, ModelSpec]:
+    """TOML is untyped, hence Any; what leaves here is checked."""
+    specs = {}
+    for name, entry in entries.items():
+        try:
+            specs[name] = _SPEC.validate_python({"name": name, **entry})
+        except (ValidationError, TypeError) as exc:
+            raise InvalidSettings(f"{source}: model {name!r}: {_first_problem(exc)}") from exc
+        _check_defaults(specs[name], source)
+    return specs
+
+
+def _first_problem(exc: Exception) -> str:
+    if isinstance(exc, ValidationError):
+        problem = exc.errors(include_url=False, include_context=False)[0]
+        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
+    return "accepted is a table"
+
+
+def _check_defaults(spec: ModelSpec, source: str) -> None:
+    """A catalog whose own defaults break its limits would refuse every plain request."""
+    defaults, limits, multiple = spec.defaults, spec.limits, spec.family.size_multiple_px
+    faults = {
+        "defaults.scheduler": defaults.scheduler not in spec.schedulers,
+        "defaults.width": defaults.width % multiple != 0,
+        "defaults.height": defaults.height % multiple != 0,
+        "limits.max_pixels": defaults.width * defaults.height > limits.max_pixels,
+        "limits.max_steps": defaults.num_inference_steps > limits.max_steps,
+        "defaults.max_sequence_length": (defaults.max_sequence_length is None)
+        == (spec.family is Family.FLUX),
+        "defaults.guidance_scale": (defaults.guidance_scale is None) == spec.takes_guidance,
+    }
+    for field, is_faulty in faults.items():
+        if is_faulty:
+            raise InvalidSettings(f"{source}: model {spec.name!r}: {field} does not fit the rest")

@@ -1,0 +1,1 @@
+"""Everything that touches a device. Importing this package imports no torch."""

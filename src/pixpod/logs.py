@@ -1,0 +1,53 @@
+"""Log lines as JSON objects that carry the job's id. No prompt, no secret, no signed link."""
+
+import json
+import logging
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
+
+_STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
+
+CHATTY_LIBRARIES = ("botocore", "boto3", "urllib3", "s3transfer", "torchao", "PIL")
+"""Only their errors are of use to whoever reads a worker's log."""
+
+
+@contextmanager
+def job_context(job_id: str) -> Iterator[None]:
+    """Every line logged inside, also by other modules, names this job."""
+    token = _job_id.set(job_id)
+    try:
+        yield
+    finally:
+        _job_id.reset(token)
+
+
+class JsonFormatter(logging.Formatter):
+    """One JSON object a line: time, level, message, job_id, and what `extra` brought."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        line: dict[str, object] = {
+            "time": time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(record.created))
+            + f".{int(record.msecs):03d}Z",
+            "level": record.levelname,
+            "logger": record.name,
+            "message": record.getMessage(),
+            "job_id": _job_id.get(),
+        }
+        line |= {key: val for key, val in vars(record).items() if key not in _STANDARD_FIELDS}
+        if record.exc_info:
+            line["traceback"] = self.formatException(record.exc_info)
+        return json.dumps(line, ensure_ascii=False, default=str)
+
+
+def configure_logging(level: str) -> None:
+    """Send all logs to standard error as JSON; standard output stays free for results."""
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(JsonFormatter())
+    logging.basicConfig(level=level, handlers=[handler], force=True)
+    for name in CHATTY_LIBRARIES:
+        logging.getLogger(name).setLevel(logging.ERROR)

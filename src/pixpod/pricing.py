@@ -1,0 +1,47 @@
+"""What the device time of a job is estimated to cost; prices are data in `pricing.toml`."""
+
+import tomllib
+from dataclasses import dataclass
+from importlib import resources
+
+from pixpod.job import Cost
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Price:
+    """US dollars per second of one card, and where the figure comes from."""
+
+    card: str
+    usd_per_second: float
+    basis: str
+
+
+class PriceList:
+    """Prices by card. A deployment's own price, if given, holds for whatever card it has."""
+
+    def __init__(self, prices: tuple[Price, ...], own_usd_per_second: float | None = None) -> None:
+        self._prices = prices
+        self._own = own_usd_per_second
+
+    @classmethod
+    def load(cls, own_usd_per_second: float | None = None) -> "PriceList":
+        text = resources.files("pixpod").joinpath("pricing.toml").read_text(encoding="utf-8")
+        table = tomllib.loads(text)
+        prices = tuple(Price(**entry, basis=table["basis"]) for entry in table["prices"])
+        return cls(prices, own_usd_per_second)
+
+    def cost(self, device_name: str, gpu_ms: float) -> Cost:
+        """The share of `device_name` that `gpu_ms` is; no estimate for an unknown card."""
+        price = self._find(device_name)
+        return Cost(
+            gpu=device_name,
+            gpu_ms=gpu_ms,
+            estimated_usd=round(gpu_ms / 1e3 * price.usd_per_second, 8) if price else None,
+            basis=price.basis if price else "no price is known for this device",
+        )
+
+    def _find(self, device_name: str) -> Price | None:
+        if self._own is not None:
+            basis = "PIXPOD_USD_PER_GPU_SECOND"
+            return Price(card=device_name, usd_per_second=self._own, basis=basis)
+        return next((price for price in self._prices if price.card in device_name), None)

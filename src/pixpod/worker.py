@@ -1,0 +1,218 @@
+"""One job from its payload to its reply. The only place that turns errors into replies.
+
+Knows protocols only: which engine draws and which store keeps is decided in `bootstrap`.
+"""
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Self
+
+from pixpod.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
+from pixpod.engine.base import Engine
+from pixpod.errors import InternalError, ResultTooLarge, WorkerError
+from pixpod.job import (
+    Delivery,
+    EncodedImage,
+    Generation,
+    Job,
+    JobResult,
+    StoredImage,
+    WorkerReport,
+)
+from pixpod.logs import job_context
+from pixpod.payload import parse_job, render_error, render_result
+from pixpod.pricing import PriceList
+from pixpod.rules import Offer
+from pixpod.settings import Secret
+from pixpod.storage import ImageStore, image_key
+from pixpod.timeline import Timeline
+
+log = logging.getLogger(__name__)
+
+Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+"""What RunPod's SDK calls for each job. Any: JSON documents."""
+
+PHASES = (
+    "queue",
+    "fetch",
+    "text_encode",
+    "denoise",
+    "decode",
+    "safety",
+    "encode",
+    "upload",
+    "total",
+)
+"""All phases of a job, in the order of the reply."""
+
+DEVICE_PHASES = ("text_encode", "denoise", "decode", "safety")
+"""The phases in which a job has the card to itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerOptions:
+    """What a worker needs to know beside its parts. `key_prefix` is the deployment's."""
+
+    worker_id: str
+    key_prefix: str
+    key_secret: Secret
+    max_reply_bytes: int
+
+
+class Worker:
+    """Serves jobs until it is closed; jobs may overlap."""
+
+    def __init__(
+        self,
+        *,
+        offer: Offer,
+        engine: Engine,
+        stores: Mapping[Delivery, ImageStore],
+        prices: PriceList,
+        options: WorkerOptions,
+    ) -> None:
+        self._offer = offer
+        self._engine = engine
+        self._stores = stores
+        self._prices = prices
+        self._options = options
+        self._images_served = 0
+
+    async def __aenter__(self) -> Self:
+        self.start()
+        return self
+
+    async def __aexit__(self, *exc: object) -> None:
+        await asyncio.to_thread(self._engine.stop)
+
+    def start(self) -> None:
+        """Begin to load models in the background; jobs may come at once."""
+        self._engine.start()
+
+    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """Run one job, `{"id", "input", ...}`, and return what the platform shall report.
+
+        Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
+        JSON documents.
+        """
+        with job_context(str(raw.get("id"))):
+            try:
+                return render_result(await self._run(raw))
+            except WorkerError as error:
+                log.warning("job failed", extra={"code": error.code, "fault": error.fault})
+                return render_error(error)
+            except Exception:
+                log.exception("job failed unexpectedly")
+                return render_error(InternalError("the worker's log has the details"))
+
+    async def _run(self, raw: Mapping[str, Any]) -> JobResult:
+        timeline = Timeline()
+        with timeline.phase("total"):
+            job = parse_job(raw, self._offer)
+            self._check_reply_size(job)
+            log.info("job started", extra=_describe(job))
+            generation = await self._engine.generate(job.request)
+            for phase, milliseconds in generation.timings_ms.items():
+                timeline.add(phase, milliseconds)
+            with timeline.phase("encode"):
+                encoded = await asyncio.to_thread(_encode_all, job, generation)
+            with timeline.phase("upload"):
+                stored = await asyncio.gather(*(self._put(job, image) for image in encoded))
+        result = self._finish(generation, tuple(stored), timeline)
+        log.info("job done", extra={"timings_ms": result.timings_ms})
+        return result
+
+    def _check_reply_size(self, job: Job) -> None:
+        """Refuse what cannot fit before the card is asked to draw it."""
+        if job.output.delivery is not Delivery.INLINE:
+            return
+        request, output = job.request, job.output
+        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
+        largest = len(request.seeds) * base64_bytes(each)
+        if largest > self._options.max_reply_bytes:
+            raise ResultTooLarge(
+                f"{len(request.seeds)} inline {output.format} images of "
+                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
+                f"{self._options.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
+                "for delivery by s3"
+            )
+
+    async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
+        key = image_key(
+            prefix=self._options.key_prefix,
+            key_prefix=job.output.key_prefix,
+            job_id=job.id,
+            index=image.index,
+            format=image.format,
+            secret=self._options.key_secret,
+        )
+        return await self._stores[job.output.delivery].put(image, key)
+
+    def _finish(
+        self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
+    ) -> JobResult:
+        is_first = self._images_served == 0
+        self._images_served += len(stored)
+        spent = timeline.milliseconds()
+        timings_ms = {phase: spent.get(phase, 0.0) for phase in PHASES}
+        gpu_ms = sum(timings_ms[phase] for phase in DEVICE_PHASES)
+        return JobResult(
+            images=stored,
+            model=generation.model,
+            timings_ms=timings_ms,
+            cost=self._prices.cost(self._engine.device_name, gpu_ms),
+            worker=WorkerReport(
+                id=self._options.worker_id,
+                cold_start=is_first,
+                boot_ms=self._engine.boot_ms(),
+                images_served=self._images_served,
+            ),
+            warnings=generation.warnings,
+        )
+
+
+def refuse_all(error: WorkerError) -> Handler:
+    """A handler for a deployment that is set up wrongly: it answers each job with its fault.
+
+    Cheaper for the owner than a worker that crashes and is started again on every host.
+    """
+
+    async def refuse(raw: Mapping[str, Any]) -> dict[str, Any]:
+        with job_context(str(raw.get("id"))):
+            log.error("job refused", extra={"error": str(error)})
+        return render_error(error)
+
+    return refuse
+
+
+def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
+    pairs = zip(job.request.seeds, generation.images, strict=True)
+    return [
+        encode(
+            image,
+            index=index,
+            seed=seed,
+            format=job.output.format,
+            quality=job.output.quality,
+            text=(
+                generation_text(job.request, seed, generation.model)
+                if job.output.metadata
+                else None
+            ),
+        )
+        for index, (seed, image) in enumerate(pairs)
+    ]
+
+
+def _describe(job: Job) -> dict[str, object]:
+    """What may be logged of a job: no prompt."""
+    request = job.request
+    return {
+        "model": request.model,
+        "size": f"{request.width}x{request.height}",
+        "steps": request.num_inference_steps,
+        "num_images": len(request.seeds),
+        "delivery": job.output.delivery,
+    }
