@@ -2,7 +2,7 @@
 
 import asyncio
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,6 @@ from pixpod.errors import InvalidInput, Problem, WorkerError
 from pixpod.payload import render_error
 from pixpod.worker import Handler
 
-FLAG = "--test_input"
 DEFAULT_FILE = Path("test_input.json")
 """Where the SDK looks too, in the working directory."""
 
@@ -18,18 +17,15 @@ USAGE = """Nothing to do: no job was given and this is not a RunPod worker. Try
 
     python handler.py --test_input '{"input": {"model": "flux-tiny", "prompt": "a red circle"}}'
 
-or put the job into test_input.json."""
+or put the job into test_input.json.
+"""
 
 
-def find_test_input(arguments: Sequence[str]) -> str | None:
-    """The job's JSON: from the flag, `@FILE` after it, or test_input.json; None without any."""
-    for position, argument in enumerate(arguments):
-        name, has_value, value = argument.partition("=")
-        if name != FLAG:
-            continue
-        text = value if has_value else "".join(arguments[position + 1 : position + 2])
-        return Path(text[1:]).read_text(encoding="utf-8") if text.startswith("@") else text
-    return DEFAULT_FILE.read_text(encoding="utf-8") if DEFAULT_FILE.is_file() else None
+def read_test_input(given: str | None) -> str | None:
+    """The job's JSON: what the flag says, a file if that is `@FILE`, else test_input.json."""
+    if given is None:
+        return DEFAULT_FILE.read_text(encoding="utf-8") if DEFAULT_FILE.is_file() else None
+    return Path(given[1:]).read_text(encoding="utf-8") if given.startswith("@") else given
 
 
 def run_job(handler: Handler, text: str) -> dict[str, Any]:
@@ -53,7 +49,7 @@ def _parse(text: str) -> dict[str, Any]:
         job = json.loads(text)
     except ValueError as exc:
         accepted = f"a JSON object; {exc}"
-        raise InvalidInput([Problem(field=FLAG, value=None, accepted=accepted)]) from exc
+        raise InvalidInput([Problem(field="test_input", value=None, accepted=accepted)]) from exc
     if not isinstance(job, dict):
-        raise InvalidInput([Problem(field=FLAG, value=None, accepted="a JSON object")])
+        raise InvalidInput([Problem(field="test_input", value=None, accepted="a JSON object")])
     return {"id": "local_test", **job}

@@ -12,7 +12,16 @@ _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
 _STANDARD_FIELDS = frozenset(vars(logging.makeLogRecord({}))) | {"message", "asctime", "taskName"}
 
-CHATTY_LIBRARIES = ("botocore", "boto3", "urllib3", "s3transfer", "torchao", "PIL")
+CHATTY_LIBRARIES = (
+    "PIL",
+    "boto3",
+    "botocore",
+    "diffusers.quantizers.torchao.torchao_quantizer",
+    "s3transfer",
+    "torch.utils._pytree",
+    "torchao",
+    "urllib3",
+)
 """Only their errors are of use to whoever reads a worker's log."""
 
 

@@ -96,6 +96,11 @@ class Settings:
         """Where images go when the job does not say: the first that is offered."""
         return self.deliveries[0]
 
+    @staticmethod
+    def names_platform(environ: Mapping[str, str]) -> bool:
+        """Whether the environment is that of a worker on the platform."""
+        return any(environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
+
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Read `PIXPOD_*` and the usual names of RunPod and AWS.
@@ -103,7 +108,7 @@ class Settings:
         Raises InvalidSettings for a value that cannot be used.
         """
         env = _Environment(environ)
-        is_production = env.text("RUNPOD_WEBHOOK_GET_JOB") is not None
+        is_production = cls.names_platform(environ)
         s3 = _read_s3(env)
         return cls(
             weights_dir=env.read(Path, "PIXPOD_WEIGHTS_DIR") or SOURCE_WEIGHTS_DIR,

@@ -1,0 +1,49 @@
+"""FakeEngine: deterministic pictures without a model, and failures on order."""
+
+import asyncio
+import hashlib
+
+from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
+
+
+class FakeEngine:
+    """An Engine that paints each image in one colour, a function of prompt and seed.
+
+    `fail_with` is raised by every generation; `seconds` is how long one takes.
+    """
+
+    device_name = "cpu"
+
+    def __init__(self, *, fail_with: Exception | None = None, seconds: float = 0) -> None:
+        self.fail_with = fail_with
+        self.seconds = seconds
+        self.is_started = False
+        self.requests: list[GenerationRequest] = []
+
+    def start(self) -> None:
+        self.is_started = True
+
+    async def generate(self, request: GenerationRequest) -> Generation:
+        self.requests.append(request)
+        await asyncio.sleep(self.seconds)
+        if self.fail_with is not None:
+            raise self.fail_with
+        return Generation(
+            images=tuple(_paint(request, seed) for seed in request.seeds),
+            model=ModelIdentity(
+                name=request.model, revision="fake", precision="float32", weights="fake"
+            ),
+            timings_ms={"queue": 0.0, "text_encode": 1.0, "denoise": 2.0, "decode": 3.0},
+        )
+
+    def boot_ms(self) -> dict[str, float]:
+        return {"import": 0.0}
+
+    def stop(self) -> None:
+        self.is_started = False
+
+
+def _paint(request: GenerationRequest, seed: int) -> RawImage:
+    colour = hashlib.sha256(f"{seed} {request.prompt}".encode()).digest()[:3]
+    pixels = colour * (request.width * request.height)
+    return RawImage(width=request.width, height=request.height, pixels=pixels)
