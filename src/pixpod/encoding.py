@@ -1,0 +1,166 @@
+"""Pixels to the bytes of a file, with its generation data inside.
+
+Same pixels, same bytes: no time stamp, nothing of the machine. Does not know where files go.
+"""
+
+import hashlib
+import io
+import json
+import math
+
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+import pixpod
+from pixpod.job import EncodedImage, GenerationRequest, ImageFormat, ModelIdentity, RawImage
+
+PNG_COMPRESS_LEVEL = 1
+"""Level 6 takes 1.6 to 3 times as long for 2 % (photograph) to 30 % (smooth gradient) less.
+
+Pillow 13 with zlib-ng, 1024x1024, one CPU core: photograph 160 ms 2.12 MB against 260 ms 2.07 MB,
+gradient 75 ms 0.66 MB against 260 ms 0.45 MB.
+"""
+
+FULL_CHROMA_JPEG_QUALITY = 95
+"""From here on JPEG keeps colour at full resolution (4:4:4); below it is halved (4:2:0)."""
+
+MAX_PROMPT_CHARACTERS = 4_000
+"""What of each prompt goes into a file; the 512 tokens of T5 are about 2 500 characters.
+
+JPEG has 65 533 bytes for EXIF, in which a character may take four.
+"""
+
+_METADATA_BYTES = 40_000
+"""Two prompts of MAX_PROMPT_CHARACTERS at four bytes each, the settings line, file headers."""
+
+_EXIF_IFD = 0x8769
+_USER_COMMENT = 0x9286
+
+
+def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity) -> str:
+    """What made an image, in the notation of AUTOMATIC1111's web UI, which other tools read.
+
+    https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
+    """
+    settings = {
+        "Steps": request.num_inference_steps,
+        "Sampler": request.scheduler,
+        "CFG scale": request.guidance_scale,
+        "True CFG scale": request.true_cfg_scale,
+        "Seed": seed,
+        "Size": f"{request.width}x{request.height}",
+        "Model": model.name,
+        "Model hash": model.revision[:10],
+        "Version": f"pixpod {pixpod.__version__}",
+    }
+    known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
+    lines = [_shortened(request.prompt)]
+    if request.negative_prompt:
+        lines.append(f"Negative prompt: {_shortened(request.negative_prompt)}")
+    return "\n".join([*lines, ", ".join(known)])
+
+
+def encode(
+    raw: RawImage,
+    *,
+    index: int,
+    seed: int,
+    format: ImageFormat,
+    quality: int | None,
+    text: str | None,
+) -> EncodedImage:
+    """Encode one image; `text` (of `generation_text`) goes into the file unless it is None.
+
+    PNG carries it as chunk `parameters`, JPEG and WebP as EXIF UserComment. `quality` is
+    ignored by PNG and required by the others.
+    """
+    picture = Image.frombytes("RGB", (raw.width, raw.height), raw.pixels)
+    file = io.BytesIO()
+    if format is ImageFormat.PNG:
+        picture.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text))
+    else:
+        assert quality is not None, f"{format} has a quality"
+        options = {"subsampling": _subsampling(quality)} if format is ImageFormat.JPEG else {}
+        picture.save(file, format.upper(), quality=quality, exif=_exif(text), **options)
+    data = file.getvalue()
+    return EncodedImage(
+        index=index,
+        seed=seed,
+        width=raw.width,
+        height=raw.height,
+        format=format,
+        sha256=hashlib.sha256(data).hexdigest(),
+        data=data,
+    )
+
+
+# fmt: off
+_NOISE_BYTES_PER_PIXEL = {
+    ImageFormat.JPEG: {
+        50: 0.66, 75: 0.88, 85: 1.08, 90: 1.26, 94: 1.51,
+        95: 3.20, 97: 3.75, 98: 4.10, 99: 4.70, 100: 5.25,
+    },
+    ImageFormat.WEBP: {50: 0.77, 75: 0.87, 85: 1.02, 90: 1.12, 95: 1.26, 100: 1.43},
+}
+# fmt: on
+"""By format, then by the highest quality that a figure holds for.
+
+Measured with Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6, method 4) at 512x512, plus a tenth. The
+worst of six kinds of noise: each channel of a pixel 0 or 255 at random, half of the picture in
+single pixels, half in 2x2 blocks, which survive halved colour. A photograph takes about a third.
+"""
+
+
+def max_encoded_bytes(width: int, height: int, format: ImageFormat, quality: int | None) -> int:
+    """An upper bound of what `encode` returns, for RGB noise and a full `text`.
+
+    Small files are overestimated, by the 40 kB left for metadata.
+    """
+    if format is ImageFormat.PNG:
+        # Deflate stores what it cannot compress; measured overhead of blocks and chunks 0.15 %.
+        raw_bytes = (3 * width + 1) * height
+        return raw_bytes + raw_bytes // 100 + _METADATA_BYTES
+    assert quality is not None, f"{format} has a quality"
+    sizes = _NOISE_BYTES_PER_PIXEL[format]
+    bytes_per_pixel = sizes[min(up_to for up_to in sizes if quality <= up_to)]
+    pixels_of_whole_blocks = -(-width // 16) * -(-height // 16) * 16 * 16
+    return math.ceil(pixels_of_whole_blocks * bytes_per_pixel) + _METADATA_BYTES
+
+
+def base64_bytes(num_bytes: int) -> int:
+    """Length of so many bytes as base64, padding included."""
+    return -(-num_bytes // 3) * 4
+
+
+def _png_info(text: str | None) -> PngInfo:
+    info = PngInfo()
+    if text is not None:
+        info.add_text("parameters", text)
+    return info
+
+
+def _exif(text: str | None) -> bytes:
+    if text is None:
+        return b""
+    exif = Image.Exif()
+    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
+    return exif.tobytes()
+
+
+def _subsampling(quality: int) -> str:
+    return "4:4:4" if quality >= FULL_CHROMA_JPEG_QUALITY else "4:2:0"
+
+
+def _shortened(prompt: str) -> str:
+    """A prompt as a file can hold it: not too long, and half a surrogate pair becomes `?`."""
+    whole = prompt.encode("utf-8", "replace").decode("utf-8")
+    if len(whole) <= MAX_PROMPT_CHARACTERS:
+        return whole
+    return whole[: MAX_PROMPT_CHARACTERS - 1] + "…"
+
+
+def _quoted(value: object) -> str:
+    text = str(value)
+    if any(separator in text for separator in ',:\n"'):
+        return json.dumps(text, ensure_ascii=False)
+    return text
