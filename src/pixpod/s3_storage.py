@@ -11,13 +11,8 @@ from urllib.parse import quote, urlsplit
 
 from boto3.session import Session
 from botocore.config import Config
-from botocore.exceptions import (
-    BotoCoreError,
-    ClientError,
-    ConnectionError,
-    HTTPClientError,
-    NoCredentialsError,
-)
+from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoCredentialsError
+from botocore.exceptions import ConnectionError as NotConnected
 
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, StoredImage
@@ -82,7 +77,7 @@ class S3ImageStore:
             url = await asyncio.to_thread(self._put, image, key)
         except ClientError as exc:
             raise self._answered(exc) from exc
-        except (ConnectionError, HTTPClientError) as exc:
+        except (NotConnected, HTTPClientError) as exc:
             raise StorageUnavailable(f"{self._place}: {_reason(exc)}") from exc
         except NoCredentialsError as exc:
             raise StorageDenied(

@@ -1,18 +1,18 @@
 """Fixtures: real S3 servers, and a proxy that fails, in front of one. Load by `pytest_plugins`."""
 
 import pytest
+from support.faulty_proxy import running_proxy
+from support.juicefs import juicefs_program
+from support.s3_server import running_juicefs, running_moto
 
-from tests.support.faulty_proxy import running_proxy
-from tests.support.s3_server import juicefs_program, running_juicefs, running_moto
 
-
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # gone before another module starts a moto of its own
 def moto():
     with running_moto() as server:
         yield server
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def juicefs():
     program = juicefs_program()
     if program is None:

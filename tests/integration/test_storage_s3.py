@@ -15,16 +15,16 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from support.faulty_proxy import Fault
+from support.s3_server import FORBIDDEN_BUCKET
 
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
 from pixpod.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
 from pixpod.settings import Secret
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from tests.support.faulty_proxy import Fault
-from tests.support.s3_server import FORBIDDEN_BUCKET
 
-pytest_plugins = ["tests.integration.s3_servers"]
+pytest_plugins = ["integration.s3_servers"]
 
 KEY = "pictures/job 1/0-täken+.png"
 """Has what a URL must quote, though `image_key` makes no such keys."""
@@ -226,7 +226,7 @@ class TestFailures:
     )
     def test_lasting_fault_makes_the_store_unavailable(self, proxy, moto, fault, reason):
         proxy.faults += [fault] * 10
-        text = self.failure(self.store(proxy, moto))
+        text = self.failure(self.store(proxy, moto, read_timeout_s=0.3))
         assert text.startswith("storage_unavailable: bucket 'images' at 127.0.0.1:")
         assert reason in text
         assert len(proxy.seen) == MAX_ATTEMPTS
@@ -242,9 +242,9 @@ class TestFailures:
         assert "hush" not in self.failure(S3ImageStore(settings))
 
     @staticmethod
-    def store(proxy, moto):
+    def store(proxy, moto, *, read_timeout_s=10):
         settings = moto.settings(endpoint_url=proxy.url)
-        return S3ImageStore(settings, connect_timeout_s=1, read_timeout_s=0.2)
+        return S3ImageStore(settings, read_timeout_s=read_timeout_s)
 
     @staticmethod
     def failure(store):

