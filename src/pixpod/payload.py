@@ -69,9 +69,9 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "api_version": API_VERSION,
             "images": [_render_image(stored) for stored in result.images],
             "model": asdict(result.model),
-            "timings_ms": _rounded(result.timings_ms),
-            "cost": {**asdict(result.cost), "gpu_ms": round(result.cost.gpu_ms, 1)},
-            "worker": {**asdict(result.worker), "boot_ms": _rounded(result.worker.boot_ms)},
+            "timings_ms": result.timings_ms,
+            "cost": asdict(result.cost),
+            "worker": asdict(result.worker),
             "warnings": list(result.warnings),
         }
     )
@@ -86,10 +86,6 @@ def render_error(error: WorkerError) -> dict[str, Any]:
     if error.refresh_worker:
         reply["refresh_worker"] = True
     return reply
-
-
-def _rounded(milliseconds: Mapping[str, float]) -> dict[str, float]:
-    return {phase: round(value, 1) for phase, value in milliseconds.items()}
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:

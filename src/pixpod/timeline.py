@@ -29,5 +29,5 @@ class Timeline:
         self._ms[name] += milliseconds
 
     def milliseconds(self) -> dict[str, float]:
-        """A copy of what has been added up so far."""
-        return dict(self._ms)
+        """What has been added up so far, to a tenth."""
+        return {name: round(spent, 1) for name, spent in self._ms.items()}

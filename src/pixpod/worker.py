@@ -85,11 +85,15 @@ class Worker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
-        await asyncio.to_thread(self._engine.stop)
+        await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
         """Begin to load models in the background; jobs may come at once."""
         self._engine.start()
+
+    def stop(self) -> None:
+        """End what is running and free the device; waits for the current step."""
+        self._engine.stop()
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Run one job, `{"id", "input", ...}`, and return what the platform shall report.
@@ -157,7 +161,7 @@ class Worker:
         self._images_served += len(stored)
         spent = timeline.milliseconds()
         timings_ms = {phase: spent.get(phase, 0.0) for phase in PHASES}
-        gpu_ms = sum(timings_ms[phase] for phase in DEVICE_PHASES)
+        gpu_ms = round(sum(timings_ms[phase] for phase in DEVICE_PHASES), 1)
         return JobResult(
             images=stored,
             model=generation.model,

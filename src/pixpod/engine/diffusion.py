@@ -102,7 +102,7 @@ class DiffusionEngine:
 
         queue_ms = (time.perf_counter() - asked_at) * 1e3
         generation = draw(model, request, cancel)
-        generation.timings_ms["queue"] = queue_ms
+        generation.timings_ms["queue"] = round(queue_ms, 1)
         return generation
 
     def _preload_model(self, name: str) -> None:

@@ -1,0 +1,75 @@
+"""The fake engine and the real one keep the same promises."""
+
+import asyncio
+
+import pytest
+from support.factories import make_request
+
+from pixpod.catalog import load_catalog
+from pixpod.engine.base import Engine
+from pixpod.engine.diffusion import DiffusionEngine
+from pixpod.engine.fake import FakeEngine
+from pixpod.engine.weights import Manifest
+from pixpod.settings import SOURCE_WEIGHTS_DIR
+
+
+def build_real() -> DiffusionEngine:
+    manifest = Manifest.read(SOURCE_WEIGHTS_DIR)
+    catalog = load_catalog()
+    return DiffusionEngine(
+        models={name: catalog[name] for name in manifest.names},
+        manifest=manifest,
+        device="cpu",
+        precisions={},
+        accepted_licences=frozenset(),
+        preload=False,
+    )
+
+
+@pytest.fixture(scope="module", params=[FakeEngine, build_real])
+def engine(request):
+    built = request.param()
+    built.start()
+    yield built
+    built.stop()
+
+
+def generate(engine: Engine, **changes):
+    return asyncio.run(engine.generate(make_request(**changes)))
+
+
+def test_one_image_per_seed_of_the_size_that_was_asked(engine):
+    images = generate(engine, seeds=(1, 2, 3), width=96, height=64).images
+    assert [(image.width, image.height) for image in images] == [(96, 64)] * 3
+    assert {len(image.pixels) for image in images} == {96 * 64 * 3}
+
+
+def test_a_seed_is_its_picture_and_another_is_not(engine):
+    first, second = generate(engine, seeds=(1, 2)).images
+    assert generate(engine, seeds=(1, 2)).images == (first, second)
+    assert first != second
+
+
+def test_timings_have_the_phases_of_an_engine(engine):
+    assert generate(engine).timings_ms.keys() == {"queue", "text_encode", "denoise", "decode"}
+
+
+def test_name_of_the_model_that_ran_is_told(engine):
+    assert generate(engine).model.name == make_request().model
+    assert engine.device_name == "cpu"
+
+
+def test_cancelling_the_await_ends_it(engine):
+    async def cancel_at_once() -> None:
+        task = asyncio.create_task(engine.generate(make_request(num_inference_steps=50)))
+        await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+
+    asyncio.run(cancel_at_once())
+    assert generate(engine).images
+
+
+def test_serves_several_event_loops_one_after_another(engine):
+    assert generate(engine).images == generate(engine).images

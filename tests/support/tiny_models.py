@@ -1,0 +1,67 @@
+"""Workers over the tiny models that ship, and their pictures as pixels."""
+
+import asyncio
+import base64
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from pixpod.bootstrap import build_worker
+from pixpod.settings import Settings
+from pixpod.worker import Worker
+from tiny_checkpoints.checker import Verdict, check
+from tiny_checkpoints.scenes import Scene, grid_scenes, is_held_out
+
+MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+
+Pixels = npt.NDArray[np.uint8]
+
+
+def trained_scenes(count: int = 56) -> list[Scene]:
+    """Evenly over the grid, none of the held-out ones."""
+    trained = [scene for scene in grid_scenes() if not is_held_out(scene)]
+    return [trained[position * len(trained) // count] for position in range(count)]
+
+
+def build_tiny_worker(output_dir: Path, **environ: str) -> Worker:
+    settings = {"PIXPOD_OUTPUT_DIR": str(output_dir), "PIXPOD_DELIVERY": "inline", **environ}
+    return build_worker(Settings.from_env(settings))
+
+
+@dataclass
+class Desk:
+    """A worker that is asked for one job after the other, each from an event loop of its own."""
+
+    worker: Worker
+
+    def reply(self, job_id: str = "job", **given: Any) -> dict[str, Any]:
+        return asyncio.run(self.worker.handle({"id": job_id, "input": given}))
+
+    def draw(self, model: str, prompt: str, **given: Any) -> list[Pixels]:
+        """The images of a job that must succeed."""
+        reply = self.reply(model=model, prompt=prompt, **given)
+        assert "error" not in reply, reply["error"]
+        return [to_pixels(image) for image in reply["images"]]
+
+    def judge(self, model: str, scenes: Sequence[Scene], **given: Any) -> list[Verdict]:
+        """How well each scene's caption is obeyed; the seed is the scene's position."""
+        return [
+            check(self.draw(model, scene.caption, seed=seed, **given)[0], scene)
+            for seed, scene in enumerate(scenes)
+        ]
+
+
+def to_pixels(image: Mapping[str, Any]) -> Pixels:
+    """An inline image of a reply as 8-bit (height, width, 3)."""
+    file = io.BytesIO(base64.b64decode(image["data"], validate=True))
+    return np.asarray(Image.open(file).convert("RGB"))
+
+
+def share(hits: Sequence[bool]) -> float:
+    return sum(hits) / len(hits)
