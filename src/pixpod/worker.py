@@ -11,7 +11,7 @@ from typing import Any, Self
 
 from pixpod.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.engine.base import Engine
-from pixpod.errors import InternalError, ResultTooLarge, WorkerError
+from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
     Delivery,
     EncodedImage,
@@ -105,7 +105,7 @@ class Worker:
             try:
                 return render_result(await self._run(raw))
             except WorkerError as error:
-                log.warning("job failed", extra={"code": error.code, "fault": error.fault})
+                _log_failure(error)
                 return render_error(error)
             except Exception:
                 log.exception("job failed unexpectedly")
@@ -121,7 +121,7 @@ class Worker:
             for phase, milliseconds in generation.timings_ms.items():
                 timeline.add(phase, milliseconds)
             with timeline.phase("encode"):
-                encoded = await asyncio.to_thread(_encode_all, job, generation)
+                encoded = await _encode_all(job, generation)
             with timeline.phase("upload"):
                 stored = await asyncio.gather(*(self._put(job, image) for image in encoded))
         result = self._finish(generation, tuple(stored), timeline)
@@ -191,23 +191,32 @@ def refuse_all(error: WorkerError) -> Handler:
     return refuse
 
 
-def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
-    pairs = zip(job.request.seeds, generation.images, strict=True)
-    return [
-        encode(
-            image,
+def _log_failure(error: WorkerError) -> None:
+    """A caller's fault without its text, which quotes the payload; ours with its cause."""
+    if error.fault is Fault.CALLER:
+        log.warning("job refused", extra={"code": error.code})
+    else:
+        log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
+
+
+async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
+    """Each image on a thread of its own: encoders let go of the interpreter's lock."""
+    request, output = job.request, job.output
+
+    def encode_one(index: int) -> EncodedImage:
+        seed = request.seeds[index]
+        text = generation_text(request, seed, generation.model) if output.metadata else None
+        return encode(
+            generation.images[index],
             index=index,
             seed=seed,
-            format=job.output.format,
-            quality=job.output.quality,
-            text=(
-                generation_text(job.request, seed, generation.model)
-                if job.output.metadata
-                else None
-            ),
+            format=output.format,
+            quality=output.quality,
+            text=text,
         )
-        for index, (seed, image) in enumerate(pairs)
-    ]
+
+    indices = range(len(request.seeds))
+    return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
 
 
 def _describe(job: Job) -> dict[str, object]:
