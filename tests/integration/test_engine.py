@@ -154,7 +154,7 @@ class TestLongPrompts:
     @pytest.mark.parametrize("model", MODELS)
     @pytest.mark.parametrize("field", ["prompt", "negative_prompt"])
     def test_refused_with_counts(self, desk, model, field):
-        given = {"prompt": PROMPT, field: self.LONG}
+        given: dict[str, object] = {"prompt": PROMPT, field: self.LONG}
         if model == "flux-tiny" and field == "negative_prompt":
             given["true_cfg_scale"] = 2.0
         error = desk.reply(model=model, **given)["error"]

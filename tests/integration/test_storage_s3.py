@@ -72,9 +72,11 @@ class Place:
 def place(request, tmp_path):
     match request.param:
         case "directory":
-            return Place(DirectoryImageStore(tmp_path), lambda it: Path(it.path).read_bytes())
+            return Place(DirectoryImageStore(tmp_path), lambda it: Path(it.path or "").read_bytes())
         case "inline":
-            return Place(InlineImageStore(), lambda it: base64.b64decode(it.data, validate=True))
+            return Place(
+                InlineImageStore(), lambda it: base64.b64decode(it.data or "", validate=True)
+            )
         case "moto":
             moto = request.getfixturevalue("moto")
             return Place(S3ImageStore(moto.settings()), lambda it: moto.get(it.key)["Body"])
