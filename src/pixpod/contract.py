@@ -4,9 +4,19 @@ Only `payload` uses these; the rest of the worker sees dataclasses. The schemas 
 are generated from here by `scripts/schema`.
 """
 
+from collections.abc import Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, TypeAdapter, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    TypeAdapter,
+    WithJsonSchema,
+)
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
 
 from pixpod.job import Delivery, ImageFormat
 
@@ -33,7 +43,15 @@ NOT_SUPPORTED = frozenset(
         "s3Config",
     }
 )
-"""Fields of the contract that this version refuses as `not_supported`."""
+"""Fields of the contract that this version refuses as `not_supported`, unless they are null."""
+
+NO_NUL = r"^[^\x00]*$"
+NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
+PATTERNS: Mapping[str, str] = {
+    NO_NUL: "text without NUL characters",
+    NOT_BLANK: "text that is not blank, without NUL characters",
+}
+"""What each pattern of the contract accepts, in words."""
 
 
 def _as_list(value: object) -> object:
@@ -50,8 +68,9 @@ Seeds = Annotated[
         {"anyOf": [_SEED_SCHEMA, {"type": "array", "items": _SEED_SCHEMA, "minItems": 1}]}
     ),
 ]
-Prompt = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS)]
+Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, pattern=NO_NUL)]
 Side = Annotated[int, Field(gt=0)]
+Count = Annotated[int, Field(ge=1)]
 Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
@@ -62,15 +81,27 @@ class _Edge(BaseModel):
 class OutputInput(_Edge):
     """How the images are encoded and delivered."""
 
-    format: Annotated[ImageFormat, Field(strict=False)] | None = None
+    format: Annotated[ImageFormat, Field(strict=False)] | None = Field(
+        default=None, description="png unless given."
+    )
     quality: Annotated[int, Field(ge=1, le=100)] | None = Field(
         default=None, description="JPEG and WebP only; 90 unless given."
     )
     delivery: Annotated[Delivery, Field(strict=False)] | None = Field(
-        default=None, description="The deployment's first choice unless given."
+        default=None,
+        description=(
+            "The deployment's first choice unless given; one that it does not offer is refused, "
+            "and so is put, which is not supported by this version."
+        ),
     )
     key_prefix: str | None = Field(
-        default=None, description="Below the deployment's own prefix: A-Z a-z 0-9 . _ - /"
+        default=None,
+        description="Put below the deployment's own prefix; no part of it is '.' or '..'.",
+        examples=["customers/42"],
+        json_schema_extra={
+            "maxLength": 200,
+            "pattern": "^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)?$",
+        },
     )
     metadata: bool | None = Field(
         default=None,
@@ -79,34 +110,97 @@ class OutputInput(_Edge):
 
 
 class JobInput(_Edge):
-    """The `input` of a job. What is not given takes the model's default."""
+    """The `input` of a job.
 
-    api_version: Annotated[int, Field(ge=API_VERSION, le=API_VERSION)] | None = None
-    model: str = Field(description="A model that the worker serves.")
-    prompt: Annotated[Prompt, Field(min_length=1, pattern=r"\S")]
-    prompt_2: Prompt | None = Field(
-        default=None, description="For the second text encoder; FLUX and SDXL."
+    A field that is absent or null takes the model's default. A model has limits of its own for
+    sizes, steps, guidance and number of images; a refusal names them.
+    """
+
+    model_config = ConfigDict(
+        title="Input of a pixpod job",
+        json_schema_extra={
+            "examples": [
+                {"model": "flux-schnell", "prompt": "a red circle on a blue background"},
+                {
+                    "model": "sdxl",
+                    "prompt": "a lighthouse at dusk, oil on canvas",
+                    "negative_prompt": "text, frame",
+                    "width": 1216,
+                    "height": 832,
+                    "num_images": 2,
+                    "seed": 7,
+                    "output": {"format": "webp", "quality": 85},
+                },
+            ]
+        },
     )
-    negative_prompt: Prompt | None = None
-    width: Side | None = Field(default=None, description="Pixels.")
-    height: Side | None = Field(default=None, description="Pixels.")
-    num_inference_steps: Annotated[int, Field(ge=1)] | None = None
-    guidance_scale: Number | None = None
+
+    api_version: Annotated[int, Field(ge=API_VERSION, le=API_VERSION)] | None = Field(
+        default=None, description="Version of this contract; the only one unless given."
+    )
+    model: str = Field(
+        description="Name of a model that the worker serves.", examples=["flux-dev", "sdxl", "sd15"]
+    )
+    prompt: Annotated[
+        str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=NOT_BLANK)
+    ] = Field(description="What to draw.")
+    prompt_2: Annotated[Text, Field(min_length=1)] | None = Field(
+        default=None,
+        description="For the second text encoder, FLUX and SDXL; the prompt unless given.",
+    )
+    negative_prompt: Text | None = Field(
+        default=None,
+        description=(
+            "What not to draw. It needs true_cfg_scale above 1 on FLUX, guidance_scale above 1 "
+            "on others."
+        ),
+    )
+    width: Side | None = Field(
+        default=None,
+        description="Pixels: a multiple of 16 on FLUX, of 8 on others.",
+        examples=[1024],
+    )
+    height: Side | None = Field(
+        default=None,
+        description="Pixels: a multiple of 16 on FLUX, of 8 on others.",
+        examples=[1024],
+    )
+    num_inference_steps: Count | None = Field(
+        default=None, description="Denoising steps.", examples=[28]
+    )
+    guidance_scale: Number | None = Field(
+        default=None,
+        description="How closely to follow the prompt; refused by models distilled without it.",
+        examples=[3.5],
+    )
     true_cfg_scale: Annotated[Number, Field(ge=1)] | None = Field(
         default=None, description="FLUX only; above 1 it needs a negative_prompt."
     )
-    max_sequence_length: Annotated[int, Field(ge=1)] | None = Field(
+    max_sequence_length: Count | None = Field(
         default=None, description="FLUX only: tokens that the T5 encoder reads."
     )
-    on_long_prompt: Literal["refuse", "truncate"] | None = None
-    num_images: Annotated[int, Field(ge=1)] | None = None
+    on_long_prompt: Literal["refuse", "truncate"] | None = Field(
+        default=None,
+        description="What to do with a prompt of more tokens than are read; refuse unless given.",
+    )
+    num_images: Count | None = Field(
+        default=None, description="1 unless given, or as many as there are seeds."
+    )
     seed: Seeds | None = Field(
         default=None,
-        description="One for the first image, counted up for the others, or one for each image.",
+        description=(
+            "One for the first image, counted up for the others, or one for each image. Derived "
+            "from the job's id unless given."
+        ),
+        examples=[42, [1, 2, 3]],
     )
-    scheduler: str | None = Field(default=None, description="A class name of diffusers.")
+    scheduler: str | None = Field(
+        default=None,
+        description="A class name of diffusers; a refusal lists those of the model.",
+        examples=["EulerDiscreteScheduler"],
+    )
     deterministic: bool | None = Field(
-        default=None, description="Draw each image in a batch of its own."
+        default=None, description="Draw each image in a batch of its own; false unless given."
     )
     output: OutputInput | None = None
 
@@ -114,16 +208,20 @@ class JobInput(_Edge):
 class ImageReply(BaseModel):
     """One image; exactly one of `url`, `data` (plain base64) and `path` is there."""
 
-    url: str | None = None
-    data: str | None = None
-    path: str | None = None
-    key: str | None = None
-    seed: int
+    model_config = ConfigDict(
+        json_schema_extra={"oneOf": [{"required": [place]} for place in ("url", "data", "path")]}
+    )
+
+    url: str | None = Field(default=None, description="May be a link that expires.")
+    data: str | None = Field(default=None, description="The file as plain base64.")
+    path: str | None = Field(default=None, description="On the worker's own disk.")
+    key: str | None = Field(default=None, description="The image's name in the store.")
+    seed: int = Field(ge=0, le=MAX_SEED, description="Asks for the same picture again.")
     width: int
     height: int
-    content_type: str
+    content_type: str = Field(examples=["image/png"])
     size_bytes: int
-    sha256: str
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the file, in hex.")
 
 
 class ModelReply(BaseModel):
@@ -154,8 +252,8 @@ class CostReply(BaseModel):
 
     gpu: str
     gpu_ms: float
-    estimated_usd: float | None
-    basis: str
+    estimated_usd: float | None = Field(description="Null where no price is known.")
+    basis: str = Field(description="Where the price comes from.")
 
 
 class WorkerReply(BaseModel):
@@ -171,7 +269,7 @@ class Reply(BaseModel):
     """The `output` of a job that succeeded."""
 
     api_version: Literal[1]
-    images: list[ImageReply]
+    images: list[ImageReply] = Field(description="In the order of their seeds.")
     model: ModelReply
     timings_ms: TimingsReply
     cost: CostReply
@@ -180,13 +278,54 @@ class Reply(BaseModel):
 
 
 class ErrorReply(BaseModel):
-    """What a failed job returns: `"<code>: <text>"`; the platform shows it as its `error`."""
+    """What a failed job returns: `"<code>: <text>"`; the platform shows it as its `error`.
+
+    The text of `invalid_input` and `not_supported` is JSON:
+    `{"problems": [{"field", "value", "accepted", "hint"}]}`.
+    """
 
     error: str = Field(pattern=r"^[a-z_]+: ")
     refresh_worker: bool | None = None
 
 
+# --- the schemas that ship -----------------------------------------------------------------
+
+
+class _ReadableSchema(GenerateJsonSchema):
+    """Fields in our order, without titles that repeat their names; `type` lists null."""
+
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
+        return value
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Each of our defaults is null, for "the model's default"."""
+        return self.generate_inner(schema["schema"])
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        inner = self.generate_inner(schema["schema"])
+        if isinstance(inner.get("type"), str) and "enum" not in inner:
+            return {**inner, "type": [inner["type"], "null"]}
+        return super().nullable_schema(schema)
+
+
 def json_schemas() -> dict[str, dict[str, Any]]:
     """The schemas that ship, by file name. Any: a JSON document."""
+    request = JobInput.model_json_schema(schema_generator=_ReadableSchema)
+    _reserve_names(request)
     replies: TypeAdapter[Reply | ErrorReply] = TypeAdapter(Reply | ErrorReply)
-    return {"request.json": JobInput.model_json_schema(), "reply.json": replies.json_schema()}
+    reply = replies.json_schema(schema_generator=_ReadableSchema)
+    dialect = {"$schema": GenerateJsonSchema.schema_dialect}
+    title = {"title": "What a pixpod job returns"}
+    return {"request.json": {**dialect, **request}, "reply.json": {**dialect, **title, **reply}}
+
+
+def _reserve_names(request: dict[str, Any]) -> None:
+    """What is not supported is refused unless it is null. Any: a JSON document."""
+    reserved = {"type": "null", "description": "Not supported by this version."}
+    for field in sorted(NOT_SUPPORTED - {"s3Config"}):
+        outer, _, inner = field.partition(".")
+        schema = request["$defs"]["OutputInput"] if inner else request
+        schema["properties"][inner or outer] = reserved

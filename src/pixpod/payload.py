@@ -6,7 +6,7 @@ silently. Knows no engine: limits and defaults come from the model's spec.
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -24,34 +24,37 @@ from pixpod.job import (
     OutputOptions,
     StoredImage,
 )
-from pixpod.problems import to_problems, wrong
+from pixpod.problems import MAX_PROBLEMS, first_ones, is_unicode, to_problems, unknown_field, wrong
 from pixpod.rules import Offer, check_values, find_model
 from pixpod.settings import clean_prefix
 
 DEFAULT_QUALITY = 90
 
+FieldPath = tuple[str, ...]
+"""Where a field is: `("seed",)` or `("output", "quality")`."""
+
 
 def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
     """Check a job as the platform hands it over; keys beside `id` and `input` are its own.
 
-    Raises InvalidInput with every problem found, or NotSupported if all that is wrong are
-    features that are not there yet.
+    Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
+    NotSupported if all that is wrong are features that are not there yet.
     """
     job_id = raw.get("id")
-    problems = [] if isinstance(job_id, str) and job_id else [wrong("id", job_id, "a string")]
+    problems = list(_check_id(job_id))
     given = raw.get("input")
     if not isinstance(given, dict):
         raise InvalidInput([*problems, wrong("input", given, "an object")])
     unsupported = list(_unsupported(raw, given))
-    checked = _check_types(_without(given, (problem.field for problem in unsupported)))
+    checked = _check_types(_without(given, _unsupported_paths(unsupported)))
     problems += checked.problems
     spec = find_model(checked.input.model, offer)
     if isinstance(spec, ModelSpec):
-        problems += check_values(checked.input, spec, offer)
+        problems += check_values(checked.input, spec, offer, checked.malformed)
     elif spec is not None:
         problems.append(spec)
     if problems:
-        raise InvalidInput([*problems, *unsupported])
+        raise InvalidInput(first_ones([*problems, *unsupported]))
     if unsupported:
         raise NotSupported(unsupported)
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
@@ -108,50 +111,82 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
 
 
 def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Features that the job asks for; like any other field, one that is null is absent."""
     output = given.get("output")
-    names = {f"output.{name}" for name in output} if isinstance(output, dict) else set()
+    asked = {path for path in _paths(given) if _value_at(given, path) is not None}
     if raw.get("s3Config") is not None:
-        names.add("s3Config")
-    for field in sorted(NOT_SUPPORTED & (names | given.keys())):
-        yield Problem(field=field, value=None, accepted="absent: not supported by this version")
+        asked.add(("s3Config",))
+    for field in sorted(NOT_SUPPORTED):
+        if tuple(field.split(".")) in asked:
+            yield Problem(field=field, value=None, accepted="absent: not supported by this version")
     if isinstance(output, dict) and output.get("delivery") == Delivery.PUT:
         accepted = "another delivery: not supported by this version"
         yield Problem(field="output.delivery", value="put", accepted=accepted)
 
 
-def _without(given: Mapping[str, Any], fields: Iterator[str]) -> dict[str, Any]:
-    kept = {
-        name: dict(value) if name == "output" and isinstance(value, dict) else value
-        for name, value in given.items()
-    }
-    for field in fields:
-        outer, _, inner = field.partition(".")
-        if inner:
-            kept[outer].pop(inner, None)
-        else:
-            kept.pop(outer, None)
+def _unsupported_paths(found: Iterable[Problem]) -> set[FieldPath]:
+    fields = NOT_SUPPORTED | {problem.field for problem in found}
+    return {tuple(field.split(".")) for field in fields}
+
+
+def _paths(given: Mapping[str, Any]) -> Iterator[FieldPath]:
+    output = given.get("output")
+    yield from ((name,) for name in given)
+    yield from (("output", name) for name in output or () if isinstance(output, dict))
+
+
+def _value_at(given: Mapping[str, Any], path: FieldPath) -> object:
+    value: Any = given
+    for name in path:
+        value = value[name]
+    return value
+
+
+def _without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
+    """A copy that lacks these fields and shares no object that `payload` changes."""
+    output = given.get("output")
+    kept = {**given, "output": dict(output)} if isinstance(output, dict) else dict(given)
+    for path in paths:
+        parent = kept.get("output") if len(path) > 1 else kept
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
     return kept
 
 
 # --- types, names and absolute ranges --------------------------------------------------------
 
 
+def _check_id(job_id: object) -> Iterator[Problem]:
+    if not isinstance(job_id, str) or not job_id:
+        yield wrong("id", job_id, "a string that is not empty")
+    elif not is_unicode(job_id):
+        yield wrong("id", job_id, "a string of valid Unicode")
+
+
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """The fields that are well formed, and what is wrong with the others."""
+    """The fields that are well formed, what is wrong with the others, and which those are."""
 
     input: JobInput
     problems: list[Problem]
+    malformed: frozenset[str] = frozenset()
 
 
 def _check_types(given: dict[str, Any]) -> _Checked:
+    garbled = [path for path in _paths(given) if not is_unicode(path[-1])]
+    given = _without(given, garbled)  # Pydantic stops at a name that is no Unicode
+    problems = [unknown_field(path) for path in garbled[: MAX_PROBLEMS + 1]]
     try:
-        return _Checked(JobInput.model_validate(given), [])
+        return _Checked(JobInput.model_validate(given), problems)
     except ValidationError as exc:
         errors = exc.errors(include_url=False)
-    bad_fields = {_field_of(error["loc"]) for error in errors}
-    sound = _without(given, iter(bad_fields))
-    return _Checked(_partial_input(sound), to_problems(errors))
+    bad_paths = {_path_of(error["loc"]) for error in errors}
+    sound = _without(given, bad_paths)
+    return _Checked(
+        _partial_input(sound),
+        problems + to_problems(errors[: MAX_PROBLEMS + 1]),
+        frozenset(".".join(path) for path in bad_paths),
+    )
 
 
 def _partial_input(sound: dict[str, Any]) -> JobInput:
@@ -170,9 +205,9 @@ def _valid(model: type[JobInput], sound: dict[str, Any]) -> dict[str, Any]:
     return {name: getattr(filled, name) for name in sound}
 
 
-def _field_of(loc: Sequence[str | int]) -> str:
-    """`output.quality` of ('output', 'quality'); `seed` of ('seed', 2)."""
-    return ".".join(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
+def _path_of(loc: Sequence[str | int]) -> FieldPath:
+    """`("output", "quality")` as it is; `("seed",)` of `("seed", 2)`."""
+    return tuple(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
 
 
 # --- the parsed job ------------------------------------------------------------------------

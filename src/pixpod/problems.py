@@ -5,13 +5,17 @@ Knows no rule of any model; the rules are in `rules.py`.
 
 import difflib
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract import MAX_SEED, JobInput, OutputInput
+from pixpod.contract import MAX_SEED, PATTERNS, JobInput, OutputInput
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
+MAX_PROBLEMS = 24
+"""As many as are told of one payload: they keep its error below 20 kB, whatever it is made of."""
+
 KNOWN_ELSEWHERE = {
     "batch_size": "num_images",
     "cfg": "guidance_scale",
@@ -43,11 +47,26 @@ def _to_problem(error: Mapping[str, Any]) -> Problem:
     path = ".".join(str(part) for part in error["loc"])
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
-        return _unknown_field(error["loc"])
+        return unknown_field(error["loc"])
     if kind == "missing":
         return Problem(field=path, value=None, accepted="a value: the field is required")
-    accepted = _ACCEPTED.get(kind, error["msg"]).format(**ctx)
-    return wrong(path, error["input"], accepted)
+    hint = None
+    if kind == "string_pattern_mismatch":
+        accepted = PATTERNS[ctx["pattern"]]
+    elif kind in ("enum", "literal_error"):
+        accepted = f"one of {ctx['expected']}"
+        hint = did_you_mean(str(error["input"]), re.findall("'([^']+)'", ctx["expected"]))
+    else:
+        accepted = _ACCEPTED[kind].format(**ctx) if kind in _ACCEPTED else error["msg"]
+    return wrong(path, error["input"], accepted, hint)
+
+
+def first_ones(problems: Sequence[Problem]) -> list[Problem]:
+    """All, or the first MAX_PROBLEMS and one that says that there are more."""
+    if len(problems) <= MAX_PROBLEMS:
+        return list(problems)
+    more = Problem(field="input", value=None, accepted="fewer problems: these are the first")
+    return [*problems[:MAX_PROBLEMS], more]
 
 
 _ACCEPTED = {
@@ -55,7 +74,6 @@ _ACCEPTED = {
     "string_unicode": "a string of valid Unicode",
     "string_too_short": "a string that is not empty",
     "string_too_long": "at most {max_length} characters",
-    "string_pattern_mismatch": "a string that is not blank",
     "int_type": "a whole number",
     "int_from_float": "a whole number",
     "float_type": "a number",
@@ -65,8 +83,6 @@ _ACCEPTED = {
     "too_short": "a list that is not empty",
     "model_type": "an object",
     "dict_type": "an object",
-    "enum": "one of {expected}",
-    "literal_error": "one of {expected}",
     "greater_than": "more than {gt}",
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
@@ -74,7 +90,7 @@ _ACCEPTED = {
 """Pydantic's error types in our words; one that is missing here keeps Pydantic's."""
 
 
-def _unknown_field(loc: Sequence[str | int]) -> Problem:
+def unknown_field(loc: Sequence[str | int]) -> Problem:
     in_output = loc[0] == "output" and len(loc) > 1
     known = OutputInput.model_fields if in_output else JobInput.model_fields
     elsewhere = KNOWN_ELSEWHERE.get(str(loc[-1]))
@@ -84,7 +100,7 @@ def _unknown_field(loc: Sequence[str | int]) -> Problem:
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str | None:
-    close = difflib.get_close_matches(name, known, n=1)
+    close = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1)
     return f"did you mean {close[0]!r}?" if close else None
 
 
@@ -93,7 +109,7 @@ def wrong(field: str, value: object, accepted: str, hint: str | None = None) -> 
 
 
 def _shown(field: str, value: object) -> object:
-    """A value fit for an error text: short, valid JSON, and no part of a prompt."""
+    """A value fit for an error text: short, valid JSON, no part of a prompt or an address."""
     if isinstance(value, str):
         return f"{len(value)} characters" if field in PRIVATE_FIELDS else _shown_text(value)
     if isinstance(value, list | tuple):
@@ -107,7 +123,18 @@ def _shown(field: str, value: object) -> object:
     return value if isinstance(value, bool | int | float | None) else type(value).__name__
 
 
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _shown_text(text: str) -> str:
+    if "://" in text:
+        return f"an address of {len(text)} characters"  # may carry a key or a signature
     printable = text.encode("utf-8", "replace").decode("utf-8")
     if len(printable) <= MAX_SHOWN_CHARACTERS:
         return printable

@@ -3,7 +3,8 @@
 Each rule yields its problems and knows none of the others, so that all are found at once.
 """
 
-from collections.abc import Iterator
+import math
+from collections.abc import Collection, Iterator
 from dataclasses import dataclass
 
 from pixpod.catalog import Catalog, Family, ModelSpec
@@ -33,19 +34,28 @@ def find_model(name: str | None, offer: Offer) -> ModelSpec | Problem | None:
     return wrong("model", name, accepted, did_you_mean(name, served))
 
 
-def check_values(given: JobInput, spec: ModelSpec, offer: Offer) -> Iterator[Problem]:
-    yield from _check_size(given, spec)
+def check_values(
+    given: JobInput, spec: ModelSpec, offer: Offer, malformed: Collection[str] = ()
+) -> Iterator[Problem]:
+    """What is wrong with the fields of `given`, in which those named `malformed` are None.
+
+    A rule about two fields is not applied where one is malformed: it may well be kept once
+    that one is set right.
+    """
+    yield from _check_size(given, spec, malformed)
     yield from _check_counts(given, spec)
-    yield from _check_guidance(given, spec)
+    yield from _check_guidance(given, spec, malformed)
     yield from _check_text(given, spec)
-    yield from _check_output(given.output or OutputInput(), offer)
+    yield from _check_output(given.output or OutputInput(), offer, malformed)
 
 
-def _check_size(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
     limits, multiple = spec.limits, spec.family.size_multiple_px
+    is_pair = not {"width", "height"} & set(malformed)
     for field, side in (("width", given.width), ("height", given.height)):
         if side is None:
             continue
+        is_pair = is_pair and limits.min_side_px <= side <= limits.max_side_px
         if not limits.min_side_px <= side <= limits.max_side_px:
             accepted = f"{limits.min_side_px} to {limits.max_side_px} pixels for {spec.name}"
             yield wrong(field, side, accepted)
@@ -54,9 +64,20 @@ def _check_size(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
             nearest = f"nearest are {below} and {below + multiple}"
             yield wrong(field, side, f"a multiple of {multiple} for {spec.name}", nearest)
     width, height = given.width or spec.defaults.width, given.height or spec.defaults.height
-    if width * height > limits.max_pixels:
+    if is_pair and width * height > limits.max_pixels:
         accepted = f"at most {limits.max_pixels} pixels in all for {spec.name}"
-        yield wrong("width", f"{width}x{height}", accepted)
+        field = "height" if given.width is None else "width"
+        yield wrong(field, f"{width}x{height}", accepted, _nearest_size(width, height, spec))
+
+
+def _nearest_size(width: int, height: int, spec: ModelSpec) -> str | None:
+    """A size of about the same shape within the pixels of the model; None where there is none."""
+    limits, multiple = spec.limits, spec.family.size_multiple_px
+    shrink = math.sqrt(limits.max_pixels / (width * height))
+    sides = [int(side * shrink) // multiple * multiple for side in (width, height)]
+    if min(sides) < limits.min_side_px:
+        return None
+    return f"nearest of this shape is {sides[0]}x{sides[1]}"
 
 
 def _check_counts(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
@@ -75,7 +96,9 @@ def _check_counts(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
         yield wrong("seed", seeds, f"at most {limits.max_images} seeds for {spec.name}")
 
 
-def _check_guidance(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+def _check_guidance(
+    given: JobInput, spec: ModelSpec, malformed: Collection[str]
+) -> Iterator[Problem]:
     guidance, highest = given.guidance_scale, spec.limits.max_guidance
     if guidance is not None and not spec.takes_guidance:
         accepted = f"absent: {spec.name} is distilled to run without guidance"
@@ -83,26 +106,33 @@ def _check_guidance(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
     elif guidance is not None and guidance > highest:
         yield wrong("guidance_scale", guidance, f"0 to {highest:g} for {spec.name}")
     if spec.family is Family.FLUX:
-        yield from _check_true_cfg(given, highest)
+        yield from _check_true_cfg(given, highest, malformed)
         return
     if given.true_cfg_scale is not None:
         accepted = "absent: only FLUX models have it"
         yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, "use guidance_scale")
+    if given.negative_prompt is None or "guidance_scale" in malformed:
+        return
     effective = spec.defaults.guidance_scale if guidance is None else guidance
-    if given.negative_prompt is not None and effective is not None and effective <= 1:
+    if not spec.takes_guidance:
+        accepted = f"absent: it has no effect on {spec.name}, which runs without guidance"
+        yield wrong("negative_prompt", given.negative_prompt, accepted)
+    elif effective is not None and effective <= 1:
         accepted = "absent: it has no effect unless guidance_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 
 
-def _check_true_cfg(given: JobInput, highest: float) -> Iterator[Problem]:
+def _check_true_cfg(
+    given: JobInput, highest: float, malformed: Collection[str]
+) -> Iterator[Problem]:
     scale = given.true_cfg_scale
     if scale is not None and scale > highest:
         yield wrong("true_cfg_scale", scale, f"1 to {highest:g}")
     is_on = scale is not None and scale > 1
-    if is_on and given.negative_prompt is None:
+    if is_on and given.negative_prompt is None and "negative_prompt" not in malformed:
         hint = "give a negative_prompt, which may be empty"
         yield wrong("true_cfg_scale", scale, "1 or absent without a negative_prompt", hint)
-    if given.negative_prompt is not None and not is_on:
+    if given.negative_prompt is not None and not is_on and "true_cfg_scale" not in malformed:
         accepted = "absent: it has no effect on FLUX unless true_cfg_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 
@@ -121,11 +151,14 @@ def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
         yield wrong("scheduler", given.scheduler, accepted, hint)
 
 
-def _check_output(given: OutputInput, offer: Offer) -> Iterator[Problem]:
+def _check_output(
+    given: OutputInput, offer: Offer, malformed: Collection[str]
+) -> Iterator[Problem]:
     if given.delivery is not None and given.delivery not in offer.deliveries:
         accepted = f"one of {', '.join(offer.deliveries)}, as this deployment is set up"
         yield wrong("output.delivery", given.delivery.value, accepted)
-    if given.quality is not None and given.format in (None, ImageFormat.PNG):
+    is_png = given.format in (None, ImageFormat.PNG) and "output.format" not in malformed
+    if given.quality is not None and is_png:
         hint = "set output.format to jpeg or webp"
         yield wrong("output.quality", given.quality, "absent: PNG is lossless", hint)
     if given.key_prefix is not None:
