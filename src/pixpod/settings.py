@@ -40,7 +40,9 @@ class Secret:
         return "Secret('***')"
 
     def __eq__(self, other: object) -> bool:
-        return isinstance(other, Secret) and hmac.compare_digest(self._value, other._value)
+        if not isinstance(other, Secret):
+            return NotImplemented
+        return hmac.compare_digest(self._value.encode(), other._value.encode())
 
     def __hash__(self) -> int:
         return hash(self._value)
@@ -159,7 +161,7 @@ class _Environment:
         try:
             return convert(value)
         except ValueError as exc:
-            raise InvalidSettings(f"{name}={value!r}: {exc}") from exc
+            raise InvalidSettings(f"{name}={_without_credentials(value)!r}: {exc}") from exc
 
     def listed(self, name: str) -> tuple[str, ...] | None:
         value = self.text(name)
@@ -179,7 +181,7 @@ class _Environment:
         return self.choice(name, accepted) == "true"
 
     def whole(self, name: str, default: int, lowest: int, highest: int) -> int:
-        value = self.read(int, name)
+        value = self.read(_whole_number, name)
         if value is None:
             return default
         if not lowest <= value <= highest:
@@ -193,21 +195,39 @@ ALL_MODELS = "*"
 
 def _read_precisions(env: _Environment) -> Mapping[str, Precision]:
     """`float32` for all models, or `flux-dev=float8_dynamic,sdxl=float16` one by one."""
-    found = {}
+    found: dict[str, Precision] = {}
     for entry in env.listed("PIXPOD_PRECISION") or ():
         name, _, value = entry.rpartition("=")
         if value.strip() not in list(Precision):
             accepted = ", ".join(Precision)
             raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted are {accepted}")
-        found[name.strip() or ALL_MODELS] = Precision(value.strip())
+        model = name.strip() or ALL_MODELS
+        if model in found:
+            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted is one entry a model")
+        found[model] = Precision(value.strip())
     return found
 
 
+def _whole_number(value: str) -> int:
+    if not re.fullmatch(r"-?[0-9]{1,18}", value):
+        raise ValueError("accepted is a whole number")
+    return int(value)
+
+
 def _price(value: str) -> float:
-    price = float(value)
+    price = float(value) if re.fullmatch(r"[0-9.eE+-]+", value) else -1
     if not 0 <= price < 1:
         raise ValueError("accepted is a price in US dollars per second, 0 to 1")
     return price
+
+
+def _without_credentials(value: str) -> str:
+    """A value fit for an error, which callers may see: no `user:password@` of an address."""
+    return re.sub(r"[^/]*@", "***@", value)
+
+
+_SPACES = r"(?P<region>[a-z]{3}[0-9])\.digitaloceanspaces\.com"
+"""Hosts of DigitalOcean Spaces, which RunPod's SDK knows too."""
 
 
 class _Bucket(NamedTuple):
@@ -219,22 +239,14 @@ def _read_s3(env: _Environment) -> S3Settings | None:
     bucket = _read_bucket(env)
     if bucket.name is None:
         return None
-    key_id = env.text("PIXPOD_S3_ACCESS_KEY_ID", "BUCKET_ACCESS_KEY_ID", "AWS_ACCESS_KEY_ID")
-    secret = env.text(
-        "PIXPOD_S3_SECRET_ACCESS_KEY", "BUCKET_SECRET_ACCESS_KEY", "AWS_SECRET_ACCESS_KEY"
-    )
-    if (key_id is None) != (secret is None):
-        raise InvalidSettings(
-            "PIXPOD_S3_ACCESS_KEY_ID and PIXPOD_S3_SECRET_ACCESS_KEY: set both or neither"
-        )
-    token = env.text("AWS_SESSION_TOKEN")
+    keys = _read_keys(env)
     return S3Settings(
         bucket=bucket.name,
         endpoint_url=bucket.endpoint_url,
-        region=env.text("PIXPOD_S3_REGION", "AWS_REGION", "AWS_DEFAULT_REGION") or "us-east-1",
-        access_key_id=key_id,
-        secret_access_key=Secret(secret) if secret else None,
-        session_token=Secret(token) if token else None,
+        region=_read_region(env, bucket.endpoint_url),
+        access_key_id=keys.access_key_id,
+        secret_access_key=keys.secret_access_key,
+        session_token=keys.session_token,
         prefix=env.read(clean_prefix, "PIXPOD_S3_PREFIX") or "",
         public_base_url=env.read(_web_address, "PIXPOD_S3_PUBLIC_BASE_URL"),
         link_lifetime_s=env.whole("PIXPOD_S3_LINK_LIFETIME_S", 86_400, 60, MAX_LINK_LIFETIME_S),
@@ -243,8 +255,44 @@ def _read_s3(env: _Environment) -> S3Settings | None:
     )
 
 
+class _Keys(NamedTuple):
+    access_key_id: str | None = None
+    secret_access_key: Secret | None = None
+    session_token: Secret | None = None
+
+
+def _read_keys(env: _Environment) -> _Keys:
+    """The first pair that is set; halves of different pairs, or a token, never mix."""
+    for id_name, secret_name, token_name in (
+        ("PIXPOD_S3_ACCESS_KEY_ID", "PIXPOD_S3_SECRET_ACCESS_KEY", None),
+        ("BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", None),
+        ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN"),
+    ):
+        key_id, secret = env.text(id_name), env.text(secret_name)
+        if (key_id is None) != (secret is None):
+            raise InvalidSettings(f"{id_name} and {secret_name}: set both or neither")
+        if key_id is not None and secret is not None:
+            token = env.text(token_name) if token_name else None
+            return _Keys(key_id, Secret(secret), Secret(token) if token else None)
+    return _Keys()
+
+
+def _read_region(env: _Environment, endpoint_url: str | None) -> str:
+    """As set, else as the endpoint's host says: a signature for another region is refused."""
+    host = urlsplit(endpoint_url).hostname if endpoint_url else None
+    named = re.search(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}-[a-z-]+-[0-9]+)\.", host or "")
+    spaces = re.search(rf"(?:^|\.){_SPACES}$", host or "")
+    return (
+        env.text("PIXPOD_S3_REGION")
+        or (named and named[1])
+        or (spaces and spaces["region"])
+        or env.text("AWS_REGION", "AWS_DEFAULT_REGION")
+        or "us-east-1"
+    )
+
+
 def _read_bucket(env: _Environment) -> _Bucket:
-    """RunPod's BUCKET_ENDPOINT_URL carries the bucket in its path or as its first host label."""
+    """RunPod's BUCKET_ENDPOINT_URL carries the bucket in its path or as a label of its host."""
     name = env.text("PIXPOD_S3_BUCKET")
     own = env.read(_web_address, "PIXPOD_S3_ENDPOINT_URL")
     runpods = env.read(_web_address, "BUCKET_ENDPOINT_URL")
@@ -253,6 +301,8 @@ def _read_bucket(env: _Environment) -> _Bucket:
         if name is None and found.name is None:
             raise InvalidSettings("BUCKET_ENDPOINT_URL names no bucket: set PIXPOD_S3_BUCKET")
         return _Bucket(name or found.name, found.endpoint_url)
+    if name is None and own is not None:
+        raise InvalidSettings("PIXPOD_S3_ENDPOINT_URL is of no use without PIXPOD_S3_BUCKET")
     aws = env.read(_web_address, "AWS_ENDPOINT_URL_S3") or env.read(
         _web_address, "AWS_ENDPOINT_URL"
     )
@@ -260,24 +310,27 @@ def _read_bucket(env: _Environment) -> _Bucket:
 
 
 def _split_bucket(url: str) -> _Bucket:
+    """A path names the bucket; without one, the label before `s3.` or a Spaces region does."""
     parts = urlsplit(url)
-    virtual_hosted = re.fullmatch(r"(?P<bucket>.+)\.(?P<host>s3[.-].*amazonaws\.com)", parts.netloc)
-    if virtual_hosted:
-        host = urlunsplit((parts.scheme, virtual_hosted["host"], "", "", ""))
-        return _Bucket(virtual_hosted["bucket"], host)
-    host = urlunsplit((parts.scheme, parts.netloc, "", "", ""))
-    return _Bucket(parts.path.strip("/") or None, host)
+    path = parts.path.strip("/")
+    if "/" in path:
+        raise InvalidSettings("BUCKET_ENDPOINT_URL: accepted is a path of the bucket's name only")
+    labels = re.fullmatch(rf"(?P<bucket>.+?)\.(?P<host>s3[.-].+|{_SPACES})", parts.netloc)
+    if path or labels is None:
+        return _Bucket(path or None, urlunsplit((parts.scheme, parts.netloc, "", "", "")))
+    return _Bucket(labels["bucket"], urlunsplit((parts.scheme, labels["host"], "", "", "")))
 
 
 def _web_address(value: str) -> str:
-    if urlsplit(value).scheme not in ("http", "https") or not urlsplit(value).netloc:
-        raise ValueError("accepted is an http or https address")
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError("accepted is an http or https address without user and password")
     return value.rstrip("/")
 
 
 def clean_prefix(value: str) -> str:
-    """A key prefix as stored: no slash at its ends. Raises ValueError for one that is unsafe."""
-    prefix = value.strip("/")
+    """A key prefix as stored: no slash at its end. Raises ValueError for one that is unsafe."""
+    prefix = value.removesuffix("/")
     if not re.fullmatch(r"[A-Za-z0-9._/-]{0,200}", prefix):
         raise ValueError("accepted are up to 200 of A-Z a-z 0-9 . _ - /")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
