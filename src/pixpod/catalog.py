@@ -9,13 +9,15 @@ from dataclasses import dataclass
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
 
-STRICT = ConfigDict(extra="forbid", strict=False)
+CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
+Count = Annotated[int, Field(gt=0, strict=True)]
+Scale = Annotated[float, Field(ge=0, strict=True)]
 
 
 class Family(StrEnum):
@@ -61,36 +63,36 @@ SCHEDULERS: Mapping[Family, tuple[str, ...]] = {
 class Defaults:
     """What a request gets that does not say; None where the family has no such field."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = CHECKS
 
-    width: int
-    height: int
-    num_inference_steps: int
+    width: Count
+    height: Count
+    num_inference_steps: Count
     scheduler: str
-    guidance_scale: float | None = None
-    max_sequence_length: int | None = None
+    guidance_scale: Scale | None = None
+    max_sequence_length: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """The largest request that the model serves. `max_sequence_length` counts T5 tokens."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = CHECKS
 
-    min_side_px: int
-    max_side_px: int
-    max_pixels: int
-    max_steps: int
-    max_guidance: float
-    max_images: int
-    max_sequence_length: int | None = None
+    min_side_px: Count
+    max_side_px: Count
+    max_pixels: Count
+    max_steps: Count
+    max_guidance: Scale
+    max_images: Count
+    max_sequence_length: Count | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
     """One entry of the catalog. `precision` maps a device's kind to its default precision."""
 
-    __pydantic_config__ = STRICT
+    __pydantic_config__ = CHECKS
 
     name: str
     family: Family
@@ -136,34 +138,41 @@ def _parse(entries: dict[str, Any], source: str) -> dict[str, ModelSpec]:
     """TOML is untyped, hence Any; what leaves here is checked."""
     specs = {}
     for name, entry in entries.items():
+        where = f"{source}: model {name!r}"
+        if not isinstance(entry, dict):
+            raise InvalidSettings(f"{where}: accepted is a table")
+        if "name" in entry:
+            raise InvalidSettings(f"{where}: name: accepted is no such field, the table has it")
         try:
             specs[name] = _SPEC.validate_python({"name": name, **entry})
-        except (ValidationError, TypeError) as exc:
-            raise InvalidSettings(f"{source}: model {name!r}: {_first_problem(exc)}") from exc
-        _check_defaults(specs[name], source)
+        except ValidationError as exc:
+            problem = exc.errors(include_url=False, include_context=False)[0]
+            field = ".".join(map(str, problem["loc"]))
+            raise InvalidSettings(f"{where}: {field}: {problem['msg']}") from exc
+        _check_fit(specs[name], where)
     return specs
 
 
-def _first_problem(exc: Exception) -> str:
-    if isinstance(exc, ValidationError):
-        problem = exc.errors(include_url=False, include_context=False)[0]
-        return f"{'.'.join(map(str, problem['loc']))}: {problem['msg']}"
-    return "accepted is a table"
-
-
-def _check_defaults(spec: ModelSpec, source: str) -> None:
+def _check_fit(spec: ModelSpec, where: str) -> None:
     """A catalog whose own defaults break its limits would refuse every plain request."""
     defaults, limits, multiple = spec.defaults, spec.limits, spec.family.size_multiple_px
-    faults = {
-        "defaults.scheduler": defaults.scheduler not in spec.schedulers,
-        "defaults.width": defaults.width % multiple != 0,
-        "defaults.height": defaults.height % multiple != 0,
-        "limits.max_pixels": defaults.width * defaults.height > limits.max_pixels,
-        "limits.max_steps": defaults.num_inference_steps > limits.max_steps,
-        "defaults.max_sequence_length": (defaults.max_sequence_length is None)
-        == (spec.family is Family.FLUX),
-        "defaults.guidance_scale": (defaults.guidance_scale is None) == spec.takes_guidance,
+    sides = range(limits.min_side_px, limits.max_side_px + 1)
+    is_flux = spec.family is Family.FLUX
+    is_good = {
+        "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
+        "defaults.scheduler": defaults.scheduler in spec.schedulers,
+        "defaults.width": defaults.width in sides and defaults.width % multiple == 0,
+        "defaults.height": defaults.height in sides and defaults.height % multiple == 0,
+        "defaults.num_inference_steps": defaults.num_inference_steps <= limits.max_steps,
+        "defaults.guidance_scale": (defaults.guidance_scale is not None) == spec.takes_guidance
+        and (defaults.guidance_scale or 0) <= limits.max_guidance,
+        "defaults.max_sequence_length": (defaults.max_sequence_length is not None) == is_flux,
+        "limits.max_sequence_length": (limits.max_sequence_length is not None) == is_flux
+        and (defaults.max_sequence_length or 0) <= (limits.max_sequence_length or 0),
+        "limits.min_side_px": limits.min_side_px % multiple == 0,
+        "limits.max_side_px": limits.max_side_px % multiple == 0,
+        "limits.max_pixels": defaults.width * defaults.height <= limits.max_pixels,
     }
-    for field, is_faulty in faults.items():
-        if is_faulty:
-            raise InvalidSettings(f"{source}: model {spec.name!r}: {field} does not fit the rest")
+    for field, fits in is_good.items():
+        if not fits:
+            raise InvalidSettings(f"{where}: {field} does not fit the family or the other fields")
