@@ -47,7 +47,8 @@ class JsonFormatter(logging.Formatter):
             "message": record.getMessage(),
             "job_id": _job_id.get(),
         }
-        line |= {key: val for key, val in vars(record).items() if key not in _STANDARD_FIELDS}
+        known = _STANDARD_FIELDS | line.keys()
+        line |= {key: val for key, val in vars(record).items() if key not in known}
         if record.exc_info:
             line["traceback"] = self.formatException(record.exc_info)
         return json.dumps(line, ensure_ascii=False, default=str)

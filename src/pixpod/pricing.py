@@ -1,5 +1,6 @@
 """What the device time of a job is estimated to cost; prices are data in `pricing.toml`."""
 
+import re
 import tomllib
 from dataclasses import dataclass
 from importlib import resources
@@ -44,4 +45,9 @@ class PriceList:
         if self._own is not None:
             basis = "PIXPOD_USD_PER_GPU_SECOND"
             return Price(card=device_name, usd_per_second=self._own, basis=basis)
-        return next((price for price in self._prices if price.card in device_name), None)
+        return next((price for price in self._prices if _is_card(price.card, device_name)), None)
+
+
+def _is_card(card: str, device_name: str) -> bool:
+    """`L40` is also an L40S, but `A40` is no A4000, and `H200` no GH200."""
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(card)}(?![0-9])", device_name) is not None

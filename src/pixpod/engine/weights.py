@@ -10,7 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixpod.catalog import Family, ModelSpec
-from pixpod.errors import InvalidSettings, LicenceNotAccepted, ModelUnavailable
+from pixpod.errors import (
+    InvalidSettings,
+    LicenceNotAccepted,
+    ModelUnavailable,
+    WeightsUnreadable,
+)
 
 MANIFEST = "manifest.toml"
 
@@ -49,12 +54,14 @@ class Manifest:
         path = weights_dir / MANIFEST
         try:
             tables = tomllib.loads(path.read_text(encoding="utf-8"))
-            entries = {name: _to_weights(weights_dir, table) for name, table in tables.items()}
         except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
             raise InvalidSettings(f"PIXPOD_WEIGHTS_DIR={str(weights_dir)!r}: {exc}") from exc
-        except (KeyError, TypeError, AttributeError) as exc:
-            accepted = "accepted are tables with path, revision and vae"
-            raise InvalidSettings(f"{path}: {accepted}; wrong is {exc}") from exc
+        entries = {}
+        for name, table in tables.items():
+            if not _is_entry(table):
+                accepted = "a table of strings: path, revision, and maybe vae"
+                raise InvalidSettings(f"{path}: model {name!r}: accepted is {accepted}")
+            entries[name] = _to_weights(weights_dir, table)
         return cls(entries, path)
 
     @property
@@ -62,13 +69,23 @@ class Manifest:
         return tuple(self._entries)
 
     def get_weights(self, spec: ModelSpec) -> Weights:
-        """Raises ModelUnavailable if the model is not listed, or its folder is not as it says."""
+        """Raises ModelUnavailable if the model is not listed, or its folder is not as it says,
+        and WeightsUnreadable if what is in that folder is damaged.
+        """
         weights = self._entries.get(spec.name)
         if weights is None:
             held = ", ".join(self._entries) or "nothing"
             raise ModelUnavailable(f"{spec.name} is not in {self._path}, which lists {held}")
         _check_layout(spec, weights)
         return weights
+
+
+def _is_entry(table: object) -> bool:
+    return (
+        isinstance(table, dict)
+        and {"path", "revision"} <= table.keys() <= {"path", "revision", "vae"}
+        and all(isinstance(value, str) for value in table.values())
+    )
 
 
 def _to_weights(weights_dir: Path, table: Mapping[str, str]) -> Weights:
@@ -84,8 +101,12 @@ def _check_layout(spec: ModelSpec, weights: Weights) -> None:
     index = weights.folder / "model_index.json"
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
-    except (OSError, ValueError, KeyError, TypeError) as exc:
-        raise ModelUnavailable(f"{spec.name}: {index} cannot be read as a model index") from exc
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
+        raise ModelUnavailable(f"{spec.name}: {index}: {exc.strerror}") from exc
+    except (KeyError, TypeError) as exc:
+        raise ModelUnavailable(f"{spec.name}: {index} is no model index of diffusers") from exc
+    except (OSError, ValueError) as exc:
+        raise WeightsUnreadable(f"{spec.name}: {index} cannot be read as JSON") from exc
     expected = PIPELINE_CLASS[spec.family]
     if found != expected:
         raise ModelUnavailable(f"{spec.name}: {index} is of a {found}, expected is {expected}")
