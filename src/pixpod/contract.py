@@ -100,7 +100,7 @@ class OutputInput(_Edge):
         examples=["customers/42"],
         json_schema_extra={
             "maxLength": 200,
-            "pattern": "^([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)?$",
+            "pattern": r"^(?!(.*/)?\.{1,2}(/|$))([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)?$",
         },
     )
     metadata: bool | None = Field(
