@@ -1,0 +1,14 @@
+"""For every test: an environment that says nothing about this machine."""
+
+import os
+
+import pytest
+
+OUR_PREFIXES = ("PIXPOD_", "RUNPOD_", "AWS_", "BUCKET_")
+
+
+@pytest.fixture(autouse=True)
+def scrubbed_environment(monkeypatch):
+    for name in os.environ:
+        if name.startswith(OUR_PREFIXES):
+            monkeypatch.delenv(name)

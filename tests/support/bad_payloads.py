@@ -1,0 +1,382 @@
+"""Payloads that must be refused, and how, as data: for the parser and for the real handler.
+
+They suit `factories.OFFER`: all built-in models, delivery inline or to a directory. `expected`
+pairs each field that is named with a part of what is said about it, in the order of the reply.
+"""
+
+from dataclasses import dataclass
+from typing import Any
+
+PROMPT = "a red circle on a blue background"
+MAX_SEED = 2**53 - 1
+HUGE = 10**400
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BadPayload:
+    """`job` is what the platform hands over. Any: JSON documents, some of them broken."""
+
+    id: str
+    job: dict[str, Any]
+    expected: tuple[tuple[str, str], ...]
+    code: str = "invalid_input"
+
+
+def _bad(id, *expected, code="invalid_input", model="sdxl", **fields):
+    given = {"model": model, "prompt": PROMPT} | fields
+    return BadPayload(id=id, job={"id": "job-1", "input": given}, expected=expected, code=code)
+
+
+def _bad_output(id, *expected, code="invalid_input", **fields):
+    return _bad(id, *expected, code=code, output=fields)
+
+
+def _bad_job(id, job, *expected):
+    return BadPayload(id=id, job=job, expected=expected)
+
+
+def _not_supported(field, value):
+    return _bad(f"{field} alone", (field, "not supported"), code="not_supported", **{field: value})
+
+
+_GOOD_INPUT = {"model": "sdxl", "prompt": PROMPT}
+_NUL_TEXT = "without NUL"
+_UNICODE = "valid Unicode"
+_WHOLE = "a whole number"
+_BOOLEAN = "true or false"
+
+_JOBS = (
+    _bad_job("id missing", {"input": _GOOD_INPUT}, ("id", "a string")),
+    _bad_job("id null", {"id": None, "input": _GOOD_INPUT}, ("id", "a string")),
+    _bad_job("id empty", {"id": "", "input": _GOOD_INPUT}, ("id", "not empty")),
+    _bad_job("id a number", {"id": 7, "input": _GOOD_INPUT}, ("id", "a string")),
+    _bad_job("id no Unicode", {"id": "\ud800", "input": _GOOD_INPUT}, ("id", _UNICODE)),
+    _bad_job("input missing", {"id": "job-1"}, ("input", "an object")),
+    _bad_job("input null", {"id": "job-1", "input": None}, ("input", "an object")),
+    _bad_job("input a list", {"id": "job-1", "input": [_GOOD_INPUT]}, ("input", "an object")),
+    _bad_job("input a string", {"id": "job-1", "input": "{}"}, ("input", "an object")),
+    _bad_job("id and input missing", {}, ("id", "a string"), ("input", "an object")),
+    _bad_job(
+        "input empty",
+        {"id": "job-1", "input": {}},
+        ("model", "required"),
+        ("prompt", "required"),
+    ),
+)
+
+_NAMES = (
+    _bad("unknown field", ("flavour", "a field of the contract"), flavour="salt"),
+    _bad("misspelt field", ("num_inference_step", "'num_inference_steps'"), num_inference_step=4),
+    _bad("a name of A1111", ("cfg_scale", "here it is guidance_scale"), cfg_scale=7),
+    _bad("a name of OpenAI", ("size", "width and height"), size="1024x1024"),
+    _bad("webhook inside input", ("webhook", "webhook_url"), webhook="https://example.org"),
+    _bad("a dotted name", ("output.quality", "a field of"), **{"output.quality": 5}),
+    _bad("a dotted reserved name", ("output.put_urls", "a field of"), **{"output.put_urls": []}),
+    _bad("a dotted strange name", ("a.b", "a field of the contract"), **{"a.b": 1}),
+    _bad("an empty name", ("", "a field of the contract"), **{"": 1}),
+    _bad("a name no Unicode", ("?", "a field of the contract"), **{"\ud800": 1}),
+    _bad("a long name", ("x" * 80 + "...", "a field of"), **{"x" * 100_000: 1}),
+    _bad_output("nested unknown field", ("output.colour", "a field of the contract"), colour=1),
+    _bad_output("nested misspelt field", ("output.formt", "'format'"), formt="png"),
+    _bad_output("nested name no Unicode", ("output.?", "a field of the contract"), **{"\udc00": 1}),
+)
+
+_TYPES = (
+    _bad("model unknown", ("model", "'sdxl-tiny'"), model="sdxl-tinny"),
+    _bad("model a number", ("model", "a string"), model=15),
+    _bad("model null", ("model", "a string"), model=None),
+    _bad("model no Unicode", ("model", "one of"), model="\ud800"),
+    _bad("prompt null", ("prompt", "a string"), prompt=None),
+    _bad("prompt a number", ("prompt", "a string"), prompt=5),
+    _bad("prompt a list", ("prompt", "a string"), prompt=[PROMPT]),
+    _bad("prompt empty", ("prompt", "not empty"), prompt=""),
+    _bad("prompt blank", ("prompt", "not blank"), prompt=" \n\t\u00a0\u3000"),
+    _bad("prompt only NUL", ("prompt", "not blank"), prompt="\0"),
+    _bad("prompt with NUL", ("prompt", _NUL_TEXT), prompt="a\0b"),
+    _bad("prompt no Unicode", ("prompt", _UNICODE), prompt="a \ud83d circle"),
+    _bad("prompt too long", ("prompt", "at most 10000 characters"), prompt="x" * 10_001),
+    _bad("prompt_2 empty", ("prompt_2", "not empty"), prompt_2=""),
+    _bad("prompt_2 with NUL", ("prompt_2", _NUL_TEXT), prompt_2="\0"),
+    _bad("negative_prompt with NUL", ("negative_prompt", _NUL_TEXT), negative_prompt="\0"),
+    _bad("negative_prompt true", ("negative_prompt", "a string"), negative_prompt=True),
+    _bad("negative_prompt too long", ("negative_prompt", "10000"), negative_prompt="x" * 10_001),
+    _bad("width a string", ("width", _WHOLE), width="1024"),
+    _bad("width a boolean", ("width", _WHOLE), width=True),
+    _bad("width a float", ("width", _WHOLE), width=1024.0),
+    _bad("width zero", ("width", "more than 0"), width=0),
+    _bad("width negative", ("width", "more than 0"), width=-1024),
+    _bad("width huge", ("width", "512 to 2048"), width=HUGE),
+    _bad("height a list", ("height", _WHOLE), height=[1024]),
+    _bad("steps zero", ("num_inference_steps", "at least 1"), num_inference_steps=0),
+    _bad("steps a boolean", ("num_inference_steps", _WHOLE), num_inference_steps=True),
+    _bad("guidance a string", ("guidance_scale", "a number"), guidance_scale="7"),
+    _bad("guidance a boolean", ("guidance_scale", "a number"), guidance_scale=True),
+    _bad("guidance negative", ("guidance_scale", "at least 0"), guidance_scale=-0.1),
+    _bad("guidance NaN", ("guidance_scale", "finite"), guidance_scale=float("nan")),
+    _bad("guidance infinite", ("guidance_scale", "finite"), guidance_scale=float("inf")),
+    _bad("guidance huge", ("guidance_scale", "a number"), guidance_scale=HUGE),
+    _bad("deterministic a number", ("deterministic", _BOOLEAN), deterministic=1),
+    _bad("deterministic a string", ("deterministic", _BOOLEAN), deterministic="true"),
+    _bad("on_long_prompt unknown", ("on_long_prompt", "'truncate'"), on_long_prompt="truncat"),
+    _bad("api_version 2", ("api_version", "at most 1"), api_version=2),
+    _bad("api_version 0", ("api_version", "at least 1"), api_version=0),
+    _bad("api_version a string", ("api_version", _WHOLE), api_version="1"),
+    _bad("scheduler a number", ("scheduler", "a string"), scheduler=1),
+    _bad("output a string", ("output", "an object"), output="png"),
+    _bad("output a list", ("output", "an object"), output=[]),
+)
+
+_SEEDS = (
+    _bad("seed negative", ("seed.0", "at least 0"), seed=-1),
+    _bad("seed 2^53", ("seed.0", f"at most {MAX_SEED}"), seed=MAX_SEED + 1),
+    _bad("seed huge", ("seed.0", f"at most {MAX_SEED}"), seed=HUGE),
+    _bad("seed a boolean", ("seed.0", _WHOLE), seed=True),
+    _bad("seed a string", ("seed.0", _WHOLE), seed="42"),
+    _bad("seed a float", ("seed.0", _WHOLE), seed=1.0),
+    _bad("seed an object", ("seed.0", _WHOLE), seed={}),
+    _bad("seed an empty list", ("seed", "not empty"), seed=[]),
+    _bad("seed a nested list", ("seed.0", _WHOLE), seed=[[1]]),
+    _bad("one bad seed of three", ("seed.1", _WHOLE), seed=[1, None, 3]),
+    _bad("too many seeds", ("seed", "at most 8 seeds"), seed=list(range(9))),
+    _bad("fewer seeds than images", ("seed", "or 3 as"), seed=[1, 2], num_images=3),
+    _bad("more seeds than images", ("seed", "or 1 as"), seed=[1, 2], num_images=1),
+    _bad("num_images zero", ("num_images", "at least 1"), num_images=0),
+    _bad("num_images a boolean", ("num_images", _WHOLE), num_images=True),
+    _bad("too many images", ("num_images", "at most 8 for sdxl"), num_images=9),
+    _bad("huge num_images", ("num_images", "at most 8 for sdxl"), num_images=HUGE),
+)
+
+_MODEL_RULES = (
+    _bad("width too small", ("width", "512 to 2048"), width=504),
+    _bad("height too large", ("height", "512 to 2048"), height=2056),
+    _bad("sdxl multiple", ("width", "1016 and 1024"), width=1020),
+    _bad("flux multiple", ("width", "1024 and 1040"), model="flux-dev", width=1032),
+    _bad("sd15 multiple", ("height", "512 and 520"), model="sd15", height=515),
+    _bad(
+        "too many pixels", ("width", "nearest of this shape is 1448x1448"), width=2048, height=2048
+    ),
+    _bad(
+        "too many pixels for tiny", ("width", "128x128"), model="sdxl-tiny", width=256, height=256
+    ),
+    _bad(
+        "both sides wrong",
+        ("width", "512 to 2048"),
+        ("height", "1000 and 1008"),
+        width=9,
+        height=1001,
+    ),
+    _bad(
+        "steps for schnell",
+        ("num_inference_steps", "12"),
+        model="flux-schnell",
+        num_inference_steps=13,
+    ),
+    _bad("steps for sdxl", ("num_inference_steps", "at most 150"), num_inference_steps=151),
+    _bad(
+        "guidance on schnell",
+        ("guidance_scale", "distilled"),
+        model="flux-schnell",
+        guidance_scale=0,
+    ),
+    _bad("guidance too high", ("guidance_scale", "0 to 30"), guidance_scale=30.5),
+    _bad("true_cfg_scale on sdxl", ("true_cfg_scale", "use guidance_scale"), true_cfg_scale=2),
+    _bad("true_cfg_scale on sd15", ("true_cfg_scale", "only FLUX"), model="sd15", true_cfg_scale=1),
+    _bad(
+        "true_cfg_scale below 1",
+        ("true_cfg_scale", "at least 1"),
+        model="flux-dev",
+        true_cfg_scale=0.5,
+    ),
+    _bad(
+        "true_cfg_scale too high",
+        ("true_cfg_scale", "1 to 30"),
+        model="flux-dev",
+        true_cfg_scale=31,
+        negative_prompt="",
+    ),
+    _bad(
+        "true_cfg_scale without negative",
+        ("true_cfg_scale", "give a negative_prompt"),
+        model="flux-dev",
+        true_cfg_scale=2,
+    ),
+    _bad(
+        "negative without true_cfg_scale",
+        ("negative_prompt", "true_cfg_scale is above 1"),
+        model="flux-dev",
+        negative_prompt="text",
+    ),
+    _bad(
+        "negative with true_cfg_scale 1",
+        ("negative_prompt", "true_cfg_scale is above 1"),
+        model="flux-schnell",
+        negative_prompt="text",
+        true_cfg_scale=1,
+    ),
+    _bad(
+        "negative without guidance",
+        ("negative_prompt", "guidance_scale is above 1"),
+        negative_prompt="text",
+        guidance_scale=1,
+    ),
+    _bad(
+        "max_sequence_length on sdxl", ("max_sequence_length", "only FLUX"), max_sequence_length=77
+    ),
+    _bad(
+        "512 tokens on schnell",
+        ("max_sequence_length", "at most 256"),
+        model="flux-schnell",
+        max_sequence_length=257,
+    ),
+    _bad(
+        "max_sequence_length zero",
+        ("max_sequence_length", "at least 1"),
+        model="flux-dev",
+        max_sequence_length=0,
+    ),
+    _bad("prompt_2 on sd15", ("prompt_2", "one text encoder"), model="sd15", prompt_2="a cat"),
+    _bad(
+        "scheduler misspelt", ("scheduler", "'EulerDiscreteScheduler'"), scheduler="EulerDiscrete"
+    ),
+    _bad(
+        "scheduler of another family",
+        ("scheduler", "one of Euler"),
+        scheduler="FlowMatchEulerDiscreteScheduler",
+    ),
+    _bad(
+        "scheduler with strange text", ("scheduler", "one of Euler"), scheduler="\ud800__import__"
+    ),
+)
+
+_OUTPUT = (
+    _bad_output("format unknown", ("output.format", "did you mean 'jpeg'?"), format="jpg"),
+    _bad_output("format a list", ("output.format", "one of 'png'"), format=["png"]),
+    _bad_output("quality with png", ("output.quality", "jpeg or webp"), quality=80, format="png"),
+    _bad_output("quality without format", ("output.quality", "PNG is lossless"), quality=80),
+    _bad_output("quality zero", ("output.quality", "at least 1"), quality=0, format="jpeg"),
+    _bad_output("quality 101", ("output.quality", "at most 100"), quality=101, format="webp"),
+    _bad_output("quality a boolean", ("output.quality", _WHOLE), quality=True, format="jpeg"),
+    _bad_output("delivery unknown", ("output.delivery", "one of 's3'"), delivery="email"),
+    _bad_output("delivery not offered", ("output.delivery", "inline, directory"), delivery="s3"),
+    _bad_output("key_prefix climbs", ("output.key_prefix", "other than"), key_prefix="a/../../b"),
+    _bad_output("key_prefix absolute", ("output.key_prefix", "other than"), key_prefix="/etc"),
+    _bad_output("key_prefix with a gap", ("output.key_prefix", "other than"), key_prefix="a//b"),
+    _bad_output("key_prefix with a space", ("output.key_prefix", "A-Z"), key_prefix="a b"),
+    _bad_output("key_prefix with backslash", ("output.key_prefix", "A-Z"), key_prefix="a\\..\\b"),
+    _bad_output("key_prefix with newline", ("output.key_prefix", "A-Z"), key_prefix="a\n"),
+    _bad_output("key_prefix no Unicode", ("output.key_prefix", "A-Z"), key_prefix="\ud800"),
+    _bad_output("key_prefix too long", ("output.key_prefix", "200"), key_prefix="x" * 201),
+    _bad_output("metadata a string", ("output.metadata", _BOOLEAN), metadata="no"),
+)
+
+_NOT_SUPPORTED = (
+    _not_supported("image", "https://example.org/a.png"),
+    _not_supported("mask", "https://example.org/a.png"),
+    _not_supported("strength", 0.5),
+    _not_supported("loras", [{"source": "https://example.org/a", "scale": 1}]),
+    _not_supported("controlnets", []),
+    _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
+    _not_supported("refiner", {}),
+    _not_supported("upscale", 2),
+    _not_supported("safety", False),
+    _not_supported("webhook_url", "https://example.org/hook"),
+    _not_supported("webhook_events", ["completed"]),
+    _bad_output(
+        "put_urls alone",
+        ("output.put_urls", "not supported"),
+        code="not_supported",
+        put_urls=["https://example.org/put"],
+    ),
+    _bad_output(
+        "delivery by put",
+        ("output.delivery", "not supported"),
+        code="not_supported",
+        delivery="put",
+    ),
+    BadPayload(
+        id="s3Config",
+        job={"id": "job-1", "input": _GOOD_INPUT, "s3Config": {"accessSecret": "hidden"}},
+        expected=(("s3Config", "not supported"),),
+        code="not_supported",
+    ),
+    _bad(
+        "several features",
+        ("image", "not supported"),
+        ("strength", "not supported"),
+        ("output.delivery", "not supported"),
+        code="not_supported",
+        image="https://example.org/a.png",
+        strength=0.5,
+        output={"delivery": "put"},
+    ),
+    _bad(
+        "a feature and a mistake",
+        ("width", "more than 0"),
+        ("image", "not supported"),
+        image="https://example.org/a.png",
+        width=-1,
+    ),
+)
+
+_SEVERAL = (
+    _bad(
+        "everything at once",
+        ("prompt", "not blank"),
+        ("width", _WHOLE),
+        ("seed.0", "at least 0"),
+        ("seed.1", _WHOLE),
+        ("output.quality", "at most 100"),
+        ("flavour", "a field of the contract"),
+        ("height", "520 and 528"),
+        ("num_inference_steps", "at most 150"),
+        ("scheduler", "one of"),
+        ("output.delivery", "inline"),
+        ("upscale", "not supported"),
+        prompt=" ",
+        width="wide",
+        height=525,
+        seed=[-1, "x"],
+        num_inference_steps=1000,
+        scheduler="",
+        flavour=1,
+        upscale=2,
+        output={"quality": 1000, "format": "jpeg", "delivery": "s3"},
+    ),
+    _bad("model and width", ("width", _WHOLE), ("model", "one of"), model="dall-e", width="x"),
+    _bad(
+        "only the malformed half of a pair",
+        ("true_cfg_scale", "a number"),
+        model="flux-dev",
+        negative_prompt="x",
+        true_cfg_scale="2",
+    ),
+    _bad(
+        "the other malformed half",
+        ("negative_prompt", "a string"),
+        model="flux-dev",
+        negative_prompt=1,
+        true_cfg_scale=2,
+    ),
+    _bad(
+        "quality with an unknown format",
+        ("output.format", "one of"),
+        output={"format": "gif", "quality": 80},
+    ),
+    _bad(
+        "negative with malformed guidance",
+        ("guidance_scale", "a number"),
+        guidance_scale="1",
+        negative_prompt="x",
+    ),
+)
+
+BAD_PAYLOADS: tuple[BadPayload, ...] = (
+    *_JOBS,
+    *_NAMES,
+    *_TYPES,
+    *_SEEDS,
+    *_MODEL_RULES,
+    *_OUTPUT,
+    *_NOT_SUPPORTED,
+    *_SEVERAL,
+)

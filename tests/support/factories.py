@@ -1,0 +1,49 @@
+"""Valid values for tests to change: `make_request(width=128)`, `make_job(seed=0)`."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pixpod.catalog import load_catalog
+from pixpod.job import Delivery, GenerationRequest
+from pixpod.rules import Offer
+from pixpod.settings import Settings
+
+GOLDEN = Path(__file__).resolve().parents[1] / "golden"
+
+OFFER = Offer(models=load_catalog(), deliveries=(Delivery.INLINE, Delivery.DIRECTORY))
+"""All built-in models, tiny and real, of a deployment without S3."""
+
+REQUEST = GenerationRequest(
+    model="sdxl-tiny",
+    prompt="a red circle on a blue background",
+    prompt_2=None,
+    negative_prompt=None,
+    width=64,
+    height=64,
+    num_inference_steps=2,
+    guidance_scale=3.0,
+    true_cfg_scale=None,
+    max_sequence_length=None,
+    scheduler="EulerDiscreteScheduler",
+    seeds=(1,),
+    truncate_long_prompt=False,
+    deterministic=False,
+)
+
+
+def make_request(**changes):
+    return replace(REQUEST, **changes)
+
+
+def make_input(**changes):
+    return {"model": "sdxl-tiny", "prompt": "a red circle on a blue background"} | changes
+
+
+def make_job(**input):
+    """A job as the platform hands it over, of the shortest good input and these fields."""
+    return {"id": "job-1", "input": make_input(**input)}
+
+
+def make_settings(**env):
+    """The settings of a deployment that sets these environment variables and no others."""
+    return Settings.from_env(env)

@@ -1,0 +1,119 @@
+"""The schemas that ship and the golden files: neither changes without being looked at."""
+
+import json
+from importlib import resources
+
+import pytest
+from jsonschema import Draft202012Validator
+from support.bad_payloads import BAD_PAYLOADS
+from support.factories import GOLDEN, make_input
+from support.golden import golden_files
+
+from pixpod.contract import NOT_SUPPORTED, json_schemas
+
+FILES = golden_files()
+SHIPPED = resources.files("pixpod").joinpath("schema")
+
+
+def validator(name):
+    return Draft202012Validator(json.loads(SHIPPED.joinpath(name).read_text(encoding="utf-8")))
+
+
+@pytest.fixture(scope="module")
+def request_schema():
+    return validator("request.json")
+
+
+@pytest.fixture(scope="module")
+def reply_schema():
+    return validator("reply.json")
+
+
+@pytest.mark.parametrize("name", ["request.json", "reply.json"])
+def test_shipped_schema_is_what_the_types_say(name):
+    """Renew it with scripts/schema."""
+    shipped = SHIPPED.joinpath(name).read_text(encoding="utf-8")
+    assert shipped == json.dumps(json_schemas()[name], indent=2, ensure_ascii=False) + "\n"
+    Draft202012Validator.check_schema(json.loads(shipped))
+
+
+def test_golden_folder_has_these_files_only():
+    assert {path.name for path in GOLDEN.glob("*.json")} == FILES.keys()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_file_is_exact(name):
+    """Renew them as `support.golden` says, and read the diff."""
+    assert json.loads((GOLDEN / name).read_text(encoding="utf-8")) == FILES[name]
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_golden_file_follows_the_schema(name, request_schema, reply_schema):
+    if name.startswith("request"):
+        request_schema.validate(FILES[name]["job"]["input"])
+    else:
+        reply_schema.validate(FILES[name])
+
+
+def test_examples_of_the_schema_follow_it(request_schema):
+    examples = request_schema.schema["examples"]
+    assert examples
+    for example in examples:
+        request_schema.validate(example)
+
+
+def test_schema_describes_each_field(request_schema):
+    nested = request_schema.schema["$defs"]["OutputInput"]["properties"]
+    for name, field in (request_schema.schema["properties"] | nested).items():
+        assert "description" in field or name == "output", name
+
+
+BY_TYPE_ALONE = (
+    "input empty",
+    "unknown field",
+    "nested unknown field",
+    "prompt empty",
+    "prompt blank",
+    "prompt with NUL",
+    "prompt too long",
+    "prompt_2 empty",
+    "width a string",
+    "width a boolean",
+    "width zero",
+    "steps zero",
+    "guidance negative",
+    "seed negative",
+    "seed 2^53",
+    "seed an empty list",
+    "seed a nested list",
+    "api_version 2",
+    "on_long_prompt unknown",
+    "true_cfg_scale below 1",
+    "format unknown",
+    "quality 101",
+    "key_prefix climbs",
+    "key_prefix absolute",
+    "key_prefix with a space",
+    "key_prefix too long",
+    "image alone",
+    "put_urls alone",
+)
+"""Bad payloads that need no knowledge of a model or a deployment to be seen as bad."""
+
+
+@pytest.mark.parametrize("id", BY_TYPE_ALONE)
+def test_schema_refuses_what_the_parser_refuses(id, request_schema):
+    (bad,) = (bad for bad in BAD_PAYLOADS if bad.id == id)
+    assert not request_schema.is_valid(bad.job["input"])
+
+
+@pytest.mark.parametrize("field", sorted(NOT_SUPPORTED - {"s3Config", "output.put_urls"}))
+def test_schema_knows_what_is_reserved(field, request_schema):
+    assert request_schema.is_valid(make_input(**{field: None}))
+    assert not request_schema.is_valid(make_input(**{field: 1}))
+
+
+def test_schema_refuses_an_image_in_two_places(reply_schema):
+    reply = json.loads(json.dumps(FILES["reply_inline.json"]))
+    reply["images"][0]["url"] = "https://example.org"
+    assert not reply_schema.is_valid(reply)
