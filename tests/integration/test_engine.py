@@ -196,8 +196,10 @@ class TestCancel:
             async with build_tiny_worker(tmp_path) as worker:
                 await worker.handle({"id": "a", "input": {"model": "sd15-tiny", "prompt": PROMPT}})
 
+        before = threading.enumerate()
         asyncio.run(one_job())
-        assert not [t for t in threading.enumerate() if t.name.startswith("device")]
+        left = [thread for thread in threading.enumerate() if thread not in before]
+        assert not [thread for thread in left if thread.name.startswith("device")]
 
 
 class TestUnavailableModels:
