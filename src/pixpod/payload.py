@@ -132,7 +132,8 @@ def _unsupported_paths(found: Iterable[Problem]) -> set[FieldPath]:
 def _paths(given: Mapping[str, Any]) -> Iterator[FieldPath]:
     output = given.get("output")
     yield from ((name,) for name in given)
-    yield from (("output", name) for name in output or () if isinstance(output, dict))
+    if isinstance(output, dict):
+        yield from (("output", name) for name in output)
 
 
 def _value_at(given: Mapping[str, Any], path: FieldPath) -> object:

@@ -215,10 +215,10 @@ def _whole_number(value: str) -> int:
 
 
 def _price(value: str) -> float:
-    price = float(value) if re.fullmatch(r"[0-9.eE+-]+", value) else -1
-    if not 0 <= price < 1:
+    number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", value)
+    if number is None or not 0 <= float(value) < 1:
         raise ValueError("accepted is a price in US dollars per second, 0 to 1")
-    return price
+    return float(value)
 
 
 def _without_credentials(value: str) -> str:

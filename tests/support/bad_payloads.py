@@ -123,6 +123,7 @@ _TYPES = (
     _bad("api_version a string", ("api_version", _WHOLE), api_version="1"),
     _bad("scheduler a number", ("scheduler", "a string"), scheduler=1),
     _bad("output a string", ("output", "an object"), output="png"),
+    _bad("output a number", ("output", "an object"), output=1),
     _bad("output a list", ("output", "an object"), output=[]),
 )
 
