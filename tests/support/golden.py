@@ -9,6 +9,9 @@ import hashlib
 import json
 from dataclasses import asdict, replace
 
+from support.bad_payloads import BAD_PAYLOADS
+from support.factories import GOLDEN, OFFER
+
 from pixpod.errors import OutOfMemory, PayloadError
 from pixpod.job import (
     Cost,
@@ -20,8 +23,6 @@ from pixpod.job import (
     WorkerReport,
 )
 from pixpod.payload import parse_job, render_error, render_result
-from support.bad_payloads import BAD_PAYLOADS
-from support.factories import GOLDEN, OFFER
 
 PROMPT = "a red circle on a blue background"
 MINIMAL = {

@@ -147,8 +147,22 @@ json_values = st.recursive(
     max_leaves=6,
 )
 known_names = st.sampled_from(
-    ["model", "prompt", "width", "height", "seed", "num_images", "output", "guidance_scale"]
-    + ["true_cfg_scale", "negative_prompt", "scheduler", "output.quality", "image", "a.b"]
+    [
+        "model",
+        "prompt",
+        "width",
+        "height",
+        "seed",
+        "num_images",
+        "output",
+        "guidance_scale",
+        "true_cfg_scale",
+        "negative_prompt",
+        "scheduler",
+        "output.quality",
+        "image",
+        "a.b",
+    ]
 )
 output_names = st.sampled_from(["format", "quality", "delivery", "key_prefix", "put_urls"])
 outputs = st.dictionaries(output_names | st.text(max_size=3), json_values, max_size=3)
@@ -196,8 +210,19 @@ def planted(draw_text):
 @few
 @given(
     field=st.sampled_from(
-        ["prompt", "prompt_2", "negative_prompt", "text", "image", "webhook_url", "loras"]
-        + ["flavour", "mask", "webhook", "lora"]
+        [
+            "prompt",
+            "prompt_2",
+            "negative_prompt",
+            "text",
+            "image",
+            "webhook_url",
+            "loras",
+            "flavour",
+            "mask",
+            "webhook",
+            "lora",
+        ]
     ),
     value=planted(st.text(max_size=5)),
     rest=inputs,
