@@ -1,0 +1,335 @@
+"""One job through the worker with a FakeEngine: each delivery, each failure, no prompt in a log."""
+
+import asyncio
+import base64
+import io
+import json
+import logging
+from importlib import resources
+
+import pytest
+from jsonschema import Draft202012Validator
+from PIL import Image
+from support.factories import OFFER, make_job
+
+from pixpod import errors
+from pixpod.engine.fake import FakeEngine
+from pixpod.errors import (
+    InvalidInput,
+    InvalidSettings,
+    OutOfMemory,
+    PayloadError,
+    Problem,
+    StorageDenied,
+    StorageUnavailable,
+    WorkerError,
+)
+from pixpod.job import Delivery
+from pixpod.logs import JsonFormatter
+from pixpod.pricing import PriceList
+from pixpod.settings import Secret
+from pixpod.storage import DirectoryImageStore, InlineImageStore
+from pixpod.worker import PHASES, Worker, WorkerOptions, refuse_all
+
+PROMPT = "PLANTEDPROMPT on a blue background"
+SCHEMA = Draft202012Validator(
+    json.loads(resources.files("pixpod").joinpath("schema/reply.json").read_text(encoding="utf-8"))
+)
+
+
+class FailingStore:
+    """An ImageStore that takes the first images, then raises."""
+
+    def __init__(self, fail_with, *, num_good=0):
+        self.fail_with = fail_with
+        self.num_good = num_good
+
+    async def put(self, image, key):
+        self.num_good -= 1
+        if self.num_good < 0:
+            raise self.fail_with
+        return await InlineImageStore().put(image, key)
+
+
+@pytest.fixture
+def build(tmp_path):
+    def build_worker(engine=None, *, stores=None, max_reply_bytes=10_000_000):
+        directory = DirectoryImageStore(tmp_path)
+        return Worker(
+            offer=OFFER,
+            engine=engine or FakeEngine(),
+            stores={Delivery.INLINE: InlineImageStore(), Delivery.DIRECTORY: directory}
+            | (stores or {}),
+            prices=PriceList.load(0.5),
+            options=WorkerOptions(
+                worker_id="pod-1",
+                key_prefix="images",
+                key_secret=Secret("hidden"),
+                max_reply_bytes=max_reply_bytes,
+            ),
+        )
+
+    return build_worker
+
+
+@pytest.fixture
+def log_lines():
+    """All that is logged during a test, as the lines of a worker's log."""
+    stream = io.StringIO()
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(JsonFormatter())
+    root = logging.getLogger()
+    level = root.level
+    root.addHandler(handler)
+    root.setLevel(logging.DEBUG)
+    yield lambda: [json.loads(line) for line in stream.getvalue().splitlines()]
+    root.removeHandler(handler)
+    root.setLevel(level)
+
+
+def handle(worker, job):
+    reply = asyncio.run(worker.handle(job))
+    SCHEMA.validate(json.loads(json.dumps(reply, allow_nan=False)))
+    return reply
+
+
+# --- success -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("format", ["png", "jpeg", "webp"])
+def test_inline_image_is_in_the_reply(build, format):
+    reply = handle(build(), make_job(seed=7, output={"format": format}))
+    (image,) = reply["images"]
+    data = base64.b64decode(image["data"], validate=True)
+    with Image.open(io.BytesIO(data)) as picture:
+        assert picture.size == (image["width"], image["height"]) == (64, 64)
+        assert picture.format.lower() == format
+    assert len(data) == image["size_bytes"]
+    assert image["content_type"] == f"image/{format}"
+    assert image["seed"] == 7
+    assert "key" not in image
+
+
+def test_directory_has_the_images_under_their_keys(build, tmp_path):
+    output = {"delivery": "directory", "key_prefix": "customers/42"}
+    reply = handle(build(), make_job(num_images=2, output=output))
+    for index, image in enumerate(reply["images"]):
+        assert image["key"].startswith(f"images/customers/42/job-1/{index}-")
+        assert image["path"] == str(tmp_path / image["key"])
+        assert len((tmp_path / image["key"]).read_bytes()) == image["size_bytes"]
+
+
+def test_reply_is_honest_about_what_ran(build):
+    reply = handle(build(), make_job())
+    assert reply["api_version"] == 1
+    assert reply["model"] == {
+        "name": "sdxl-tiny",
+        "revision": "fake",
+        "precision": "float32",
+        "weights": "fake",
+    }
+    assert tuple(reply["timings_ms"]) == PHASES
+    assert reply["timings_ms"]["denoise"] == 2.0
+    assert reply["timings_ms"]["total"] > 0
+    assert reply["cost"]["gpu_ms"] == 6.0
+    assert reply["cost"]["estimated_usd"] == 0.003
+    assert reply["worker"]["id"] == "pod-1"
+
+
+def test_images_are_in_the_order_of_their_seeds(build):
+    worker = build()
+    together = handle(worker, make_job(seed=[5, 0, 3]))["images"]
+    alone = [handle(worker, make_job(seed=seed))["images"][0] for seed in (5, 0, 3)]
+    assert [image["seed"] for image in together] == [5, 0, 3]
+    assert [image["sha256"] for image in together] == [image["sha256"] for image in alone]
+
+
+def test_retried_job_gives_the_same_images_under_the_same_keys(build):
+    job = make_job(num_images=2, output={"delivery": "directory"})
+    assert handle(build(), job)["images"] == handle(build(), job)["images"]
+
+
+def test_only_the_first_reply_is_of_a_cold_start(build):
+    worker = build()
+    replies = [handle(worker, make_job(num_images=2)) for _ in range(3)]
+    assert [reply["worker"]["cold_start"] for reply in replies] == [True, False, False]
+    assert [reply["worker"]["images_served"] for reply in replies] == [2, 4, 6]
+
+
+def test_failed_job_is_not_counted(build):
+    engine = FakeEngine(fail_with=OutOfMemory("full"))
+    worker = build(engine)
+    handle(worker, make_job())
+    engine.fail_with = None
+    assert handle(worker, make_job())["worker"] | {"boot_ms": {}} == {
+        "id": "pod-1",
+        "cold_start": True,
+        "boot_ms": {},
+        "images_served": 1,
+    }
+
+
+def test_metadata_may_be_left_out_of_the_file(build):
+    worker = build()
+    with_it, without = (
+        base64.b64decode(image["data"])
+        for metadata in (True, False)
+        for image in handle(worker, make_job(prompt=PROMPT, output={"metadata": metadata}))[
+            "images"
+        ]
+    )
+    assert b"PLANTEDPROMPT" in with_it
+    assert b"PLANTEDPROMPT" not in without
+
+
+def test_worker_starts_and_stops_its_engine(build):
+    engine = FakeEngine()
+
+    async def live():
+        async with build(engine) as worker:
+            assert engine.is_started
+            await worker.handle(make_job())
+
+    asyncio.run(live())
+    assert not engine.is_started
+
+
+def test_worker_serves_several_event_loops_one_after_another(build):
+    worker = build()
+    assert all("images" in handle(worker, make_job()) for _ in range(3))
+
+
+# --- failure -------------------------------------------------------------------------------
+
+
+def concrete_errors():
+    for error in vars(errors).values():
+        if isinstance(error, type) and issubclass(error, WorkerError) and hasattr(error, "code"):
+            is_payload = issubclass(error, PayloadError)
+            problem = Problem(field="prompt", value=None, accepted="shorter")
+            yield error([problem]) if is_payload else error("as ordered")
+
+
+@pytest.mark.parametrize("error", list(concrete_errors()), ids=lambda error: error.code)
+def test_error_of_the_engine_is_the_reply(build, error):
+    worker = build(FakeEngine(fail_with=error))
+    expected = {"error": str(error)} | ({"refresh_worker": True} if error.refresh_worker else {})
+    assert handle(worker, make_job()) == expected
+
+
+def test_bad_payload_never_reaches_the_engine(build):
+    engine = FakeEngine()
+    reply = handle(build(engine), make_job(width="wide"))
+    assert reply["error"].startswith("invalid_input: ")
+    assert engine.requests == []
+
+
+def test_unforeseen_error_is_told_in_the_log_only(build, log_lines):
+    worker = build(FakeEngine(fail_with=RuntimeError("internals")))
+    reply = handle(worker, make_job())
+    assert reply == {"error": "internal_error: the worker's log has the details"}
+    (line,) = (line for line in log_lines() if line["level"] == "ERROR")
+    assert "RuntimeError: internals" in line["traceback"]
+    assert line["job_id"] == "job-1"
+
+
+@pytest.mark.parametrize("num_good", [0, 1])
+@pytest.mark.parametrize("error", [StorageDenied("no"), StorageUnavailable("later")])
+def test_error_of_a_store_is_the_reply(build, error, num_good):
+    worker = build(stores={Delivery.INLINE: FailingStore(error, num_good=num_good)})
+    assert handle(worker, make_job(num_images=2)) == {"error": str(error)}
+
+
+def test_worker_lives_on_after_a_failure(build):
+    engine = FakeEngine(fail_with=RuntimeError("internals"))
+    worker = build(engine)
+    handle(worker, make_job())
+    engine.fail_with = None
+    assert "images" in handle(worker, make_job())
+
+
+def test_reply_that_cannot_fit_is_refused_before_anything_is_drawn(build):
+    engine = FakeEngine()
+    reply = handle(build(engine, max_reply_bytes=60_000), make_job(num_images=4))
+    assert reply["error"].startswith("result_too_large: 4 inline png images of 64x64 may take ")
+    assert engine.requests == []
+
+
+def test_large_images_go_to_a_directory_all_the_same(build):
+    job = make_job(num_images=4, output={"delivery": "directory"})
+    assert "images" in handle(build(max_reply_bytes=1_000), job)
+
+
+def test_largest_inline_reply_fits_what_was_foreseen(build):
+    job = make_job(num_images=1, output={"format": "jpeg"})
+    for limit in range(50_000, 90_000, 2_000):
+        reply = handle(build(max_reply_bytes=limit), job)
+        assert "error" in reply or len(json.dumps(reply)) <= limit
+
+
+def test_cancelled_job_is_gone_and_the_next_is_served(build):
+    engine = FakeEngine(seconds=30)
+    worker = build(engine)
+
+    async def cancel_one():
+        task = asyncio.create_task(worker.handle(make_job()))
+        while not engine.requests:
+            await asyncio.sleep(0)
+        task.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await task
+        engine.seconds = 0
+        return await worker.handle(make_job())
+
+    assert asyncio.run(cancel_one())["worker"]["cold_start"]
+
+
+@pytest.mark.parametrize("error", [InvalidSettings("PIXPOD_DEVICE='gpu'"), OutOfMemory("full")])
+def test_refuse_all_answers_each_job_with_the_fault(error, log_lines):
+    refuse = refuse_all(error)
+    for _ in range(2):
+        reply = asyncio.run(refuse(make_job()))
+        SCHEMA.validate(reply)
+        assert reply["error"] == str(error)
+    assert [line["job_id"] for line in log_lines() if line["level"] == "ERROR"] == ["job-1"] * 2
+
+
+# --- logs ----------------------------------------------------------------------------------
+
+
+def test_overlapping_jobs_are_told_apart_in_the_log(build, log_lines):
+    worker = build(FakeEngine(seconds=0.01))
+
+    async def both():
+        jobs = ({**make_job(), "id": name} for name in ("left", "right"))
+        return await asyncio.gather(*(worker.handle(job) for job in jobs))
+
+    replies = asyncio.run(both())
+    assert sorted(reply["worker"]["cold_start"] for reply in replies) == [False, True]
+    ours = [line for line in log_lines() if line["logger"] == "pixpod.worker"]
+    for name in ("left", "right"):
+        messages = [line["message"] for line in ours if line["job_id"] == name]
+        assert messages == ["job started", "job done"]
+
+
+@pytest.mark.parametrize(
+    ("fail_with", "input"),
+    [
+        (None, {}),
+        (None, {"width": "wide", "text": PROMPT}),
+        (None, {"negative_prompt": PROMPT, "guidance_scale": 1}),
+        (InvalidInput([Problem(field="prompt", value="90 tokens", accepted="77")]), {}),
+        (OutOfMemory("full"), {}),
+        (RuntimeError("internals"), {}),
+    ],
+)
+def test_prompt_is_in_no_log(build, log_lines, fail_with, input):
+    worker = build(FakeEngine(fail_with=fail_with))
+    handle(worker, make_job(**{"prompt": PROMPT, "prompt_2": PROMPT} | input))
+    assert log_lines()
+    assert "PLANTEDPROMPT" not in json.dumps(log_lines())
+
+
+def test_secret_of_the_keys_is_in_no_log_and_no_reply(build, log_lines):
+    reply = handle(build(), make_job(output={"delivery": "directory"}))
+    assert "hidden" not in json.dumps([reply, log_lines()])
