@@ -1,0 +1,210 @@
+"""The architectures that are measured, as data: published full-size configurations and tiny ones.
+
+Numbers only; `random_models` builds them. Names are those of the catalog, whose entries give the
+defaults and limits of the requests.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pixpod.catalog import Family
+
+Config = Mapping[str, object]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Architecture:
+    """Configurations of a pipeline's parts, as their classes take them.
+
+    `second_text_encoder` is T5 for FLUX and the larger CLIP for SDXL.
+    """
+
+    name: str
+    family: Family
+    denoiser: Config
+    vae: Config
+    text_encoder: Config
+    second_text_encoder: Config
+    scheduler: Config
+
+
+_VAE = {
+    "down_block_types": ("DownEncoderBlock2D",) * 4,
+    "up_block_types": ("UpDecoderBlock2D",) * 4,
+    "block_out_channels": (128, 256, 512, 512),
+    "layers_per_block": 2,
+    "sample_size": 1024,
+}
+_FLUX_VAE = {
+    **_VAE,
+    "latent_channels": 16,
+    "scaling_factor": 0.3611,
+    "shift_factor": 0.1159,
+    "use_quant_conv": False,
+    "use_post_quant_conv": False,
+}
+_SDXL_VAE = {
+    **_VAE,
+    "latent_channels": 4,
+    "scaling_factor": 0.13025,
+    "force_upcast": False,  # as the fp16-safe VAE that is served with SDXL
+}
+_TINY_VAE = {"block_out_channels": (16, 16, 32, 32), "norm_num_groups": 8, "layers_per_block": 1}
+
+_CLIP_L = {
+    "vocab_size": 49408,
+    "hidden_size": 768,
+    "intermediate_size": 3072,
+    "num_hidden_layers": 12,
+    "num_attention_heads": 12,
+    "hidden_act": "quick_gelu",
+    "projection_dim": 768,
+}
+_CLIP_BIG_G = {
+    "vocab_size": 49408,
+    "hidden_size": 1280,
+    "intermediate_size": 5120,
+    "num_hidden_layers": 32,
+    "num_attention_heads": 20,
+    "hidden_act": "gelu",
+    "projection_dim": 1280,
+}
+_TINY_CLIP = {
+    "vocab_size": 256,
+    "hidden_size": 64,
+    "intermediate_size": 128,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "projection_dim": 64,
+}
+
+_T5 = {
+    "feed_forward_proj": "gated-gelu",
+    "is_encoder_decoder": False,
+    "use_cache": False,
+    "dropout_rate": 0.0,
+}
+_T5_XXL = {
+    **_T5,
+    "vocab_size": 32128,
+    "d_model": 4096,
+    "d_kv": 64,
+    "d_ff": 10240,
+    "num_layers": 24,
+    "num_heads": 64,
+}
+_TINY_T5 = {
+    **_T5,
+    "vocab_size": 256,
+    "d_model": 64,
+    "d_kv": 16,
+    "d_ff": 128,
+    "num_layers": 2,
+    "num_heads": 4,
+}
+
+_FLUX_TRANSFORMER = {
+    "in_channels": 64,
+    "num_layers": 19,
+    "num_single_layers": 38,
+    "attention_head_dim": 128,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "pooled_projection_dim": 768,
+    "guidance_embeds": True,
+    "axes_dims_rope": (16, 56, 56),
+}
+_SDXL_UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "sample_size": 128,
+    "down_block_types": ("DownBlock2D", "CrossAttnDownBlock2D", "CrossAttnDownBlock2D"),
+    "up_block_types": ("CrossAttnUpBlock2D", "CrossAttnUpBlock2D", "UpBlock2D"),
+    "block_out_channels": (320, 640, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": (5, 10, 20),
+    "cross_attention_dim": 2048,
+    "transformer_layers_per_block": (1, 2, 10),
+    "use_linear_projection": True,
+    "addition_embed_type": "text_time",
+    "addition_time_embed_dim": 256,
+    "projection_class_embeddings_input_dim": 2816,
+}
+
+_FLOW_MATCH = {"shift": 3.0, "use_dynamic_shifting": True}
+_EULER = {
+    "beta_start": 0.00085,
+    "beta_end": 0.012,
+    "beta_schedule": "scaled_linear",
+    "steps_offset": 1,
+}
+
+MID_SIZE_FLUX_TRANSFORMER: Config = {
+    **_FLUX_TRANSFORMER,
+    "num_layers": 4,
+    "num_single_layers": 8,
+    "num_attention_heads": 4,
+    "joint_attention_dim": 512,
+    "pooled_projection_dim": 256,
+}
+"""Deep and wide enough for FP8 to behave as in the full one; 71 million parameters."""
+
+ARCHITECTURES: Mapping[str, Architecture] = {
+    architecture.name: architecture
+    for architecture in (
+        Architecture(
+            name="flux-dev",
+            family=Family.FLUX,
+            denoiser=_FLUX_TRANSFORMER,
+            vae=_FLUX_VAE,
+            text_encoder=_CLIP_L,
+            second_text_encoder=_T5_XXL,
+            scheduler=_FLOW_MATCH,
+        ),
+        Architecture(
+            name="sdxl",
+            family=Family.SDXL,
+            denoiser=_SDXL_UNET,
+            vae=_SDXL_VAE,
+            text_encoder=_CLIP_L,
+            second_text_encoder=_CLIP_BIG_G,
+            scheduler=_EULER,
+        ),
+        Architecture(
+            name="flux-tiny",
+            family=Family.FLUX,
+            denoiser={
+                **_FLUX_TRANSFORMER,
+                "num_layers": 2,
+                "num_single_layers": 2,
+                "attention_head_dim": 32,
+                "num_attention_heads": 4,
+                "joint_attention_dim": 64,
+                "pooled_projection_dim": 64,
+                "axes_dims_rope": (8, 12, 12),
+            },
+            vae=_FLUX_VAE | _TINY_VAE,
+            text_encoder=_TINY_CLIP,
+            second_text_encoder=_TINY_T5,
+            scheduler=_FLOW_MATCH,
+        ),
+        Architecture(
+            name="sdxl-tiny",
+            family=Family.SDXL,
+            denoiser={
+                **_SDXL_UNET,
+                "block_out_channels": (32, 64, 64),
+                "norm_num_groups": 16,
+                "attention_head_dim": (2, 4, 4),
+                "cross_attention_dim": 128,
+                "transformer_layers_per_block": 1,
+                "addition_time_embed_dim": 32,
+                "projection_class_embeddings_input_dim": 64 + 6 * 32,
+            },
+            vae=_SDXL_VAE | _TINY_VAE,
+            text_encoder=_TINY_CLIP,
+            second_text_encoder=_TINY_CLIP,
+            scheduler=_EULER,
+        ),
+    )
+}

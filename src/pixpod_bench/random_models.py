@@ -1,0 +1,158 @@
+"""Pipelines of real architectures with random weights, made on the device without any file.
+
+Time and memory do not depend on what the weights are, as long as they are no special values;
+pictures are noise. Knows nothing of scenarios.
+"""
+
+import string
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+
+import diffusers
+import torch
+from diffusers import (
+    AutoencoderKL,
+    FluxPipeline,
+    FluxTransformer2DModel,
+    StableDiffusionXLPipeline,
+    UNet2DConditionModel,
+)
+from torch import nn
+from transformers import (
+    CLIPTextConfig,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    CLIPTokenizer,
+    T5Config,
+    T5EncoderModel,
+    T5Tokenizer,
+)
+
+from pixpod.catalog import Family, ModelSpec, Precision
+from pixpod.engine.loading import DTYPE, LoadedModel, Pipeline
+from pixpod.engine.quantization import quantize_float8_dynamic
+from pixpod.job import ModelIdentity
+from pixpod_bench.architectures import Architecture, Config
+
+STD = 0.02
+"""Spread of the weights: activations of all full-size models stay finite, also in float16."""
+
+_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
+
+
+def build_random_model(
+    architecture: Architecture, spec: ModelSpec, precision: Precision, device: torch.device
+) -> LoadedModel:
+    """The same weights for the same seed, device and precision."""
+    torch.manual_seed(0)
+    pipe = _BUILD[architecture.family](architecture, device, DTYPE[precision])
+    if precision is Precision.FLOAT8_DYNAMIC:
+        quantize_float8_dynamic(pipe.transformer, device)
+    pipe.set_progress_bar_config(disable=True)
+    identity = ModelIdentity(
+        name=spec.name, revision="random", precision=precision, weights="random"
+    )
+    return LoadedModel(
+        spec=spec,
+        identity=identity,
+        device=device,
+        pipe=pipe,
+        scheduler_config=pipe.scheduler.config,
+    )
+
+
+def build_random_module(
+    build: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype
+) -> nn.Module:
+    """Weights N(0, STD); biases and norms as the class initialises them."""
+    with device, _default_dtype(dtype):
+        module = build().eval().requires_grad_(False)
+    for parameter in module.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=STD)
+    return module
+
+
+def build_flux_transformer(
+    config: Config, device: torch.device, dtype: torch.dtype
+) -> FluxTransformer2DModel:
+    return build_random_module(lambda: FluxTransformer2DModel(**config), device, dtype)
+
+
+def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    clip_config = _clip_config(architecture.text_encoder, clip)
+    t5_config = T5Config(**architecture.second_text_encoder)
+    return FluxPipeline(
+        scheduler=_scheduler("FlowMatchEulerDiscreteScheduler", architecture),
+        tokenizer=clip,
+        tokenizer_2=t5,
+        text_encoder=build_random_module(lambda: CLIPTextModel(clip_config), device, dtype),
+        text_encoder_2=build_random_module(lambda: T5EncoderModel(t5_config), device, dtype),
+        transformer=build_flux_transformer(architecture.denoiser, device, dtype),
+        vae=build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype),
+    )
+
+
+def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    clip = _clip_tokenizer()
+    first = _clip_config(architecture.text_encoder, clip)
+    second = _clip_config(architecture.second_text_encoder, clip)
+    unet = architecture.denoiser
+    return StableDiffusionXLPipeline(
+        scheduler=_scheduler("EulerDiscreteScheduler", architecture),
+        tokenizer=clip,
+        tokenizer_2=clip,
+        text_encoder=build_random_module(lambda: CLIPTextModel(first), device, dtype),
+        text_encoder_2=build_random_module(
+            lambda: CLIPTextModelWithProjection(second), device, dtype
+        ),
+        unet=build_random_module(lambda: UNet2DConditionModel(**unet), device, dtype),
+        vae=build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype),
+        add_watermarker=False,
+    )
+
+
+_BUILD: Mapping[Family, Callable[[Architecture, torch.device, torch.dtype], Pipeline]] = {
+    Family.FLUX: _build_flux,
+    Family.SDXL: _build_sdxl,
+}
+
+
+def _scheduler(class_name: str, architecture: Architecture) -> object:
+    return getattr(diffusers, class_name)(**architecture.scheduler)
+
+
+def _clip_config(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
+    """CLIP pools at its end token, which must be the tokenizer's."""
+    return CLIPTextConfig(
+        **config,
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+    )
+
+
+def _clip_tokenizer() -> CLIPTokenizer:
+    """One token per character, so that no vocabulary has to be read; ids below 256."""
+    pieces = [piece for character in _CHARACTERS for piece in (character, f"{character}</w>")]
+    pieces += ["<|startoftext|>", "<|endoftext|>"]
+    vocabulary = {piece: number for number, piece in enumerate(pieces)}
+    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
+
+
+def _t5_tokenizer() -> T5Tokenizer:
+    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
+    vocabulary = special + [(character, -3.0) for character in _CHARACTERS]
+    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
+
+
+@contextmanager
+def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
+    """Parameters are made in their final type: FLUX in float32 first would not fit on a card."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(dtype)
+    try:
+        yield
+    finally:
+        torch.set_default_dtype(before)
