@@ -28,7 +28,7 @@ from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.pricing import PriceList
 from pixpod.settings import Secret
-from pixpod.storage import DirectoryImageStore, InlineImageStore
+from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.worker import PHASES, Worker, WorkerOptions, refuse_all
 
 PROMPT = "PLANTEDPROMPT on a blue background"
@@ -54,12 +54,14 @@ class FailingStore:
 @pytest.fixture
 def build(tmp_path):
     def build_worker(engine=None, *, stores=None, max_reply_bytes=10_000_000):
-        directory = DirectoryImageStore(tmp_path)
+        ours: dict[Delivery, ImageStore] = {
+            Delivery.INLINE: InlineImageStore(),
+            Delivery.DIRECTORY: DirectoryImageStore(tmp_path),
+        }
         return Worker(
             offer=OFFER,
             engine=engine or FakeEngine(),
-            stores={Delivery.INLINE: InlineImageStore(), Delivery.DIRECTORY: directory}
-            | (stores or {}),
+            stores=ours | (stores or {}),
             prices=PriceList.load(0.5),
             options=WorkerOptions(
                 worker_id="pod-1",
@@ -103,7 +105,7 @@ def test_inline_image_is_in_the_reply(build, format):
     data = base64.b64decode(image["data"], validate=True)
     with Image.open(io.BytesIO(data)) as picture:
         assert picture.size == (image["width"], image["height"]) == (64, 64)
-        assert picture.format.lower() == format
+        assert picture.format == format.upper()
     assert len(data) == image["size_bytes"]
     assert image["content_type"] == f"image/{format}"
     assert image["seed"] == 7
@@ -287,8 +289,12 @@ def test_cancelled_job_is_gone_and_the_next_is_served(build):
 @pytest.mark.parametrize("error", [InvalidSettings("PIXPOD_DEVICE='gpu'"), OutOfMemory("full")])
 def test_refuse_all_answers_each_job_with_the_fault(error, log_lines):
     refuse = refuse_all(error)
+
+    async def ask():
+        return await refuse(make_job())
+
     for _ in range(2):
-        reply = asyncio.run(refuse(make_job()))
+        reply = asyncio.run(ask())
         SCHEMA.validate(reply)
         assert reply["error"] == str(error)
     assert [line["job_id"] for line in log_lines() if line["level"] == "ERROR"] == ["job-1"] * 2
