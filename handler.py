@@ -5,12 +5,13 @@ import json
 import os
 import sys
 from pathlib import Path
+from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from pixpod.bootstrap import build_worker
 from pixpod.errors import WorkerError
-from pixpod.local_run import USAGE, read_test_input, run_job
+from pixpod.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.logs import configure_logging
 from pixpod.runpod_sdk import serve
 from pixpod.settings import Settings, keep_sdk_quiet
@@ -47,12 +48,19 @@ def build_handler() -> Handler:
 
 
 def run_locally(given: str | None) -> int:
-    text = read_test_input(given)
+    """Run one job and print its outcome as the only line on standard output."""
+    try:
+        text = read_test_input(given)
+    except WorkerError as error:
+        return report(failure(error))
     if text is None:
         sys.stderr.write(USAGE)
         return 1
-    outcome = run_job(build_handler(), text)
-    sys.stdout.write(json.dumps(outcome, ensure_ascii=False) + "\n")
+    return report(run_job(build_handler(), text))
+
+
+def report(outcome: dict[str, Any]) -> int:
+    sys.stdout.write(json.dumps(outcome) + "\n")
     return 0 if outcome["status"] == "COMPLETED" else 1
 
 

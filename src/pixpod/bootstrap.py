@@ -7,7 +7,7 @@ from pixpod.errors import InvalidSettings
 from pixpod.job import Delivery
 from pixpod.pricing import PriceList
 from pixpod.rules import Offer
-from pixpod.settings import Settings
+from pixpod.settings import ALL_MODELS, Settings
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.worker import Worker, WorkerOptions
 
@@ -45,8 +45,8 @@ def _choose_models(settings: Settings, manifest: Manifest) -> Catalog:
     """What PIXPOD_MODELS says, else all that the weights directory holds."""
     catalog = load_catalog(settings.catalog_file)
     names = settings.models or manifest.names
-    for name in names:
-        if name not in catalog:
+    for name in (*names, *settings.precisions):
+        if name not in catalog and name != ALL_MODELS:
             known = ", ".join(catalog)
             raise InvalidSettings(f"model {name!r} is not in the catalog, which has {known}")
     return {name: catalog[name] for name in names}

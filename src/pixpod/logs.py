@@ -24,11 +24,13 @@ CHATTY_LIBRARIES = (
 )
 """Only their errors are of use to whoever reads a worker's log."""
 
+MAX_JOB_ID_CHARACTERS = 200
+
 
 @contextmanager
-def job_context(job_id: str) -> Iterator[None]:
-    """Every line logged inside, also by other modules, names this job."""
-    token = _job_id.set(job_id)
+def job_context(job_id: object) -> Iterator[None]:
+    """Every line logged inside, also by other modules, names this job; a long id is cut."""
+    token = _job_id.set(str(job_id)[:MAX_JOB_ID_CHARACTERS])
     try:
         yield
     finally:

@@ -111,7 +111,7 @@ def _check_guidance(
     if given.true_cfg_scale is not None:
         accepted = "absent: only FLUX models have it"
         yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, "use guidance_scale")
-    if given.negative_prompt is None or "guidance_scale" in malformed:
+    if not given.negative_prompt or "guidance_scale" in malformed:  # many clients send an empty one
         return
     effective = spec.defaults.guidance_scale if guidance is None else guidance
     if not spec.takes_guidance:
@@ -132,7 +132,7 @@ def _check_true_cfg(
     if is_on and given.negative_prompt is None and "negative_prompt" not in malformed:
         hint = "give a negative_prompt, which may be empty"
         yield wrong("true_cfg_scale", scale, "1 or absent without a negative_prompt", hint)
-    if given.negative_prompt is not None and not is_on and "true_cfg_scale" not in malformed:
+    if given.negative_prompt and not is_on and "true_cfg_scale" not in malformed:
         accepted = "absent: it has no effect on FLUX unless true_cfg_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 

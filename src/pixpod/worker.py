@@ -101,7 +101,7 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(str(raw.get("id"))):
+        with job_context(raw.get("id")):
             try:
                 return render_result(await self._run(raw))
             except WorkerError as error:
@@ -123,8 +123,8 @@ class Worker:
             with timeline.phase("encode"):
                 encoded = await _encode_all(job, generation)
             with timeline.phase("upload"):
-                stored = await asyncio.gather(*(self._put(job, image) for image in encoded))
-        result = self._finish(generation, tuple(stored), timeline)
+                stored = await self._put_all(job, encoded)
+        result = self._finish(generation, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return result
 
@@ -142,6 +142,15 @@ class Worker:
                 f"{self._options.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
                 "for delivery by s3"
             )
+
+    async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
+        """Put side by side; waits for all, so that none is under way when the job is answered."""
+        puts = (self._put(job, image) for image in images)
+        results = await asyncio.gather(*puts, return_exceptions=True)
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+        return tuple(result for result in results if not isinstance(result, BaseException))
 
     async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
         key = image_key(
@@ -184,7 +193,7 @@ def refuse_all(error: WorkerError) -> Handler:
     """
 
     async def refuse(raw: Mapping[str, Any]) -> dict[str, Any]:
-        with job_context(str(raw.get("id"))):
+        with job_context(raw.get("id")):
             log.error("job refused", extra={"error": str(error)})
         return render_error(error)
 
@@ -202,6 +211,7 @@ def _log_failure(error: WorkerError) -> None:
 async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
     """Each image on a thread of its own: encoders let go of the interpreter's lock."""
     request, output = job.request, job.output
+    assert len(generation.images) == len(request.seeds), "an engine draws one image per seed"
 
     def encode_one(index: int) -> EncodedImage:
         seed = request.seeds[index]

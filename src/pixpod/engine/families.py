@@ -71,7 +71,7 @@ class FluxRules:
             prompt=request.prompt, prompt_2=request.prompt_2, max_sequence_length=length
         )
         arguments = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
-        if request.negative_prompt is not None:
+        if _has_true_cfg(request):
             embeds, pooled, _ = pipe.encode_prompt(
                 prompt=request.negative_prompt, prompt_2=None, max_sequence_length=length
             )
@@ -172,6 +172,10 @@ def _second_texts(request: GenerationRequest) -> Iterator[tuple[str, str]]:
 
 def _clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
     return TokenLimit(field=field, text=text, tokenizer=tokenizer, limit=tokenizer.model_max_length)
+
+
+def _has_true_cfg(request: GenerationRequest) -> bool:
+    return request.true_cfg_scale is not None and request.true_cfg_scale > 1
 
 
 def _has_guidance(request: GenerationRequest) -> bool:
