@@ -21,14 +21,12 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
-
-ROOT = Path(__file__).resolve().parents[1]
-sys.path[:0] = [str(ROOT / "src"), str(ROOT / "tests")]
-
 from support.s3_server import S3Server, running_s3
+
 from tiny_checkpoints.checker import check
 from tiny_checkpoints.scenes import Colour, Scene, Shape
 
+ROOT = Path(__file__).resolve().parents[1]
 START_LIMIT_S = 60
 JOB_LIMIT_S = 300
 

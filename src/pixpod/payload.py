@@ -26,7 +26,7 @@ from pixpod.job import (
 )
 from pixpod.problems import MAX_PROBLEMS, first_ones, is_unicode, to_problems, unknown_field, wrong
 from pixpod.rules import Offer, check_values, find_model
-from pixpod.settings import clean_prefix
+from pixpod.storage import clean_prefix
 
 DEFAULT_QUALITY = 90
 

@@ -12,7 +12,7 @@ from pixpod.contract import JobInput, OutputInput
 from pixpod.errors import Problem
 from pixpod.job import Delivery, ImageFormat
 from pixpod.problems import did_you_mean, wrong
-from pixpod.settings import clean_prefix
+from pixpod.storage import clean_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

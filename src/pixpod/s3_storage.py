@@ -16,7 +16,7 @@ from botocore.exceptions import ConnectionError as NotConnected
 
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, StoredImage
-from pixpod.settings import S3Settings
+from pixpod.s3_settings import S3Settings
 
 MAX_ATTEMPTS = 3
 """botocore waits up to 1 s before the second and up to 2 s before the third."""

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
+from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
-from pixpod.settings import Secret
 
 _MAX_JOB_ID_CHARACTERS = 80
 _TOKEN_BITS = 128
@@ -69,7 +69,7 @@ def image_key(
 ) -> str:
     """`<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, always the same for one image.
 
-    The prefixes are as `settings.clean_prefix` left them, maybe empty. Job ids are shown with
+    The prefixes are as `clean_prefix` left them, maybe empty. Job ids are shown with
     `_` for unsafe characters and cut, hence may look alike; the token is made of the whole id
     and cannot be guessed without `secret`.
     """
@@ -78,6 +78,16 @@ def image_key(
     token = digest.hexdigest()[: _TOKEN_BITS // 4]
     parts = (prefix, key_prefix, shown_id, f"{index}-{token}.{format}")
     return "/".join(part for part in parts if part)
+
+
+def clean_prefix(value: str) -> str:
+    """A key prefix as stored: no slash at its end. Raises ValueError for one that is unsafe."""
+    prefix = value.removesuffix("/")
+    if not re.fullmatch(r"[A-Za-z0-9._/-]{0,200}", prefix):
+        raise ValueError("accepted are up to 200 of A-Z a-z 0-9 . _ - /")
+    if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
+        raise ValueError("accepted are parts other than '', '.' and '..' between slashes")
+    return prefix
 
 
 def _write_whole(path: Path, data: bytes) -> None:

@@ -11,6 +11,7 @@ from typing import Any, Self
 
 from pixpod.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.engine.base import Engine
+from pixpod.environment import Secret
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
     Delivery,
@@ -25,7 +26,6 @@ from pixpod.logs import job_context
 from pixpod.payload import parse_job, render_error, render_result
 from pixpod.pricing import PriceList
 from pixpod.rules import Offer
-from pixpod.settings import Secret
 from pixpod.storage import ImageStore, image_key
 from pixpod.timeline import Timeline
 

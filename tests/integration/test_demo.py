@@ -1,7 +1,6 @@
 """What a newcomer runs first."""
 
 import subprocess
-import sys
 from pathlib import Path
 
 from PIL import Image
@@ -10,7 +9,7 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def test_demo_shows_two_images_that_match_their_prompts(tmp_path):
-    command = [sys.executable, str(ROOT / "scripts" / "demo.py"), "--out", str(tmp_path)]
+    command = [str(ROOT / "scripts" / "demo"), "--out", str(tmp_path)]
     run = subprocess.run(command, capture_output=True, text=True, timeout=300, cwd=ROOT)
     assert run.returncode == 0, run.stdout + run.stderr
     assert run.stdout.count("matches its prompt: yes") == 2

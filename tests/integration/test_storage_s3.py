@@ -18,10 +18,10 @@ import pytest
 from support.faulty_proxy import Fault
 from support.s3_server import FORBIDDEN_BUCKET
 
+from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
 from pixpod.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
-from pixpod.settings import Secret
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 
 pytest_plugins = ["integration.s3_servers"]

@@ -14,7 +14,8 @@ from botocore.config import Config
 from moto.server import ThreadedMotoServer
 from support.juicefs import juicefs_program, running_gateway
 
-from pixpod.settings import S3Settings, Secret
+from pixpod.environment import Secret
+from pixpod.s3_settings import S3Settings
 
 FORBIDDEN_BUCKET = "forbidden"
 """On moto: a bucket that is there, and that the credentials may not write to."""

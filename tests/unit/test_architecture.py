@@ -12,10 +12,18 @@ SRC = ROOT / "src"
 
 LAYERS = (
     {"errors", "job", "logs", "timeline", ""},
-    {"catalog", "contract", "encoding", "pricing", "engine.base"},
-    {"settings", "problems", "engine.fake", "engine.weights", "engine.quantization", "engine"},
-    {"rules", "storage", "s3_storage", "engine.loading"},
-    {"payload", "engine.families"},
+    {"catalog", "contract", "encoding", "environment", "pricing", "engine.base"},
+    {
+        "json_schema",
+        "problems",
+        "storage",
+        "engine.fake",
+        "engine.weights",
+        "engine.quantization",
+        "engine",
+    },
+    {"rules", "s3_settings", "engine.loading"},
+    {"payload", "s3_storage", "settings", "engine.families"},
     {"engine.drawing"},
     {"engine.diffusion"},
     {"worker"},

@@ -9,7 +9,8 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import GOLDEN, make_input
 from support.golden import golden_files
 
-from pixpod.contract import NOT_SUPPORTED, json_schemas
+from pixpod.contract import NOT_SUPPORTED
+from pixpod.json_schema import json_schemas
 
 FILES = golden_files()
 SHIPPED = resources.files("pixpod").joinpath("schema")

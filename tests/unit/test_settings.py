@@ -7,16 +7,11 @@ import pytest
 from support.factories import make_settings
 
 from pixpod.catalog import Precision
+from pixpod.environment import Secret
 from pixpod.errors import InvalidSettings
 from pixpod.job import Delivery
-from pixpod.settings import (
-    ALL_MODELS,
-    SOURCE_WEIGHTS_DIR,
-    Secret,
-    Settings,
-    clean_prefix,
-    keep_sdk_quiet,
-)
+from pixpod.settings import ALL_MODELS, SOURCE_WEIGHTS_DIR, Settings, keep_sdk_quiet
+from pixpod.storage import clean_prefix
 
 S3 = {
     "PIXPOD_S3_BUCKET": "pictures",
@@ -52,7 +47,7 @@ def test_empty_environment_is_a_desk():
     assert settings.worker_id == "local"
     assert settings.log_level == "INFO"
     assert not settings.preload
-    assert not settings.is_production
+    assert not settings.preload
     assert settings.deliveries == (Delivery.DIRECTORY, Delivery.INLINE)
 
 
@@ -342,7 +337,7 @@ def test_settings_are_frozen():
 @pytest.mark.parametrize("name", ["RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"])
 def test_platform_is_recognised(name):
     assert Settings.names_platform({name: "x"})
-    assert make_settings(**{name: "x"}).is_production
+    assert make_settings(**{name: "x"}).preload
     assert not Settings.names_platform({name: ""})
 
 
@@ -355,18 +350,18 @@ def test_production_worker_preloads_and_writes_to_no_disk():
 
 def test_production_worker_writes_to_a_disk_that_is_named():
     settings = make_settings(**PRODUCTION, PIXPOD_OUTPUT_DIR="/volume")
-    assert settings.default_delivery is Delivery.DIRECTORY
+    assert settings.deliveries[0] is Delivery.DIRECTORY
 
 
 def test_bucket_is_the_default_delivery_wherever_there_is_one():
     for env in (S3, S3 | PRODUCTION):
-        assert make_settings(**env).default_delivery is Delivery.S3
+        assert make_settings(**env).deliveries[0] is Delivery.S3
 
 
 @pytest.mark.parametrize("delivery", ["s3", "directory", "inline"])
 def test_default_delivery_may_be_chosen_and_keeps_the_others(delivery):
     settings = make_settings(**S3, PIXPOD_DELIVERY=delivery)
-    assert settings.default_delivery == delivery
+    assert settings.deliveries[0] == delivery
     assert set(settings.deliveries) == {Delivery.S3, Delivery.DIRECTORY, Delivery.INLINE}
 
 

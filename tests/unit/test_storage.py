@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat
-from pixpod.settings import Secret, clean_prefix
-from pixpod.storage import DirectoryImageStore, InlineImageStore, image_key
+from pixpod.storage import DirectoryImageStore, InlineImageStore, clean_prefix, image_key
 
 IMAGE = EncodedImage(
     index=0,

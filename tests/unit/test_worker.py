@@ -14,6 +14,7 @@ from support.factories import OFFER, make_job
 
 from pixpod import errors
 from pixpod.engine.fake import FakeEngine
+from pixpod.environment import Secret
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -27,7 +28,6 @@ from pixpod.errors import (
 from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.pricing import PriceList
-from pixpod.settings import Secret
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.worker import PHASES, Worker, WorkerOptions, refuse_all
 
