@@ -90,7 +90,10 @@ class _StepWatch:
 
 
 def _check_length(model: LoadedModel, request: GenerationRequest) -> list[str]:
-    """Warnings for what is cut. Raises InvalidInput if the request does not allow that."""
+    """Warnings for what is cut. Raises InvalidInput if the request does not allow that.
+
+    Encoders with the same tokenizer find the same; it is told once.
+    """
     problems, warnings = [], []
     for limit in RULES[model.spec.family].token_limits(model.pipe, request):
         found = count_tokens(limit)
@@ -111,8 +114,8 @@ def _check_length(model: LoadedModel, request: GenerationRequest) -> list[str]:
             )
         )
     if problems:
-        raise InvalidInput(problems)
-    return warnings
+        raise InvalidInput(list(dict.fromkeys(problems)))
+    return list(dict.fromkeys(warnings))
 
 
 def _to_images(decoded: torch.Tensor, model_name: str) -> list[RawImage]:
