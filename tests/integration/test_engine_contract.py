@@ -1,6 +1,7 @@
 """The fake engine and the real one keep the same promises."""
 
 import asyncio
+import weakref
 
 import pytest
 from support.factories import make_request
@@ -73,3 +74,12 @@ def test_cancelling_the_await_ends_it(engine):
 
 def test_serves_several_event_loops_one_after_another(engine):
     assert generate(engine).images == generate(engine).images
+
+
+def test_stopped_engine_keeps_no_model():
+    stopped = build_real()
+    generate(stopped)
+    module = weakref.ref(stopped._loaded[make_request().model].pipe.vae)
+    assert module() is not None
+    stopped.stop()
+    assert module() is None

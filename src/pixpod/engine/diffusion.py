@@ -89,7 +89,11 @@ class DiffusionEngine:
         for cancel in tuple(self._running):
             cancel.cancel()
         self._thread.shutdown(wait=True, cancel_futures=True)
-        self._loaded.clear()
+        if self._loaded:
+            from pixpod.engine import loading
+
+            self._loaded.clear()
+            loading.free_memory()
 
     # --- on the device's thread ---------------------------------------------------------------
 

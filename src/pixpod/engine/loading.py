@@ -3,6 +3,7 @@
 The only module that knows how diffusers and transformers load things.
 """
 
+import gc
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,6 +63,13 @@ def find_device(asked: str) -> torch.device:
 
 def name_device(device: torch.device) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
+
+
+def free_memory() -> None:
+    """Give back what dropped models held: their modules refer to each other in circles."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
 
 
 def choose_precision(spec: ModelSpec, device: torch.device, asked: Precision | None) -> Precision:
