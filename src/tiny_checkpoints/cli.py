@@ -15,7 +15,7 @@ from tiny_checkpoints import flux, pretrain, report, unet, vae
 from tiny_checkpoints.data import LatentBucket, load_latents
 from tiny_checkpoints.encoders import FluxText, TextStack
 from tiny_checkpoints.evaluate import evaluate, show
-from tiny_checkpoints.layout import publish
+from tiny_checkpoints.layout import publish, publish_vae
 from tiny_checkpoints.suites import MODELS
 from tiny_checkpoints.training import Course
 
@@ -47,7 +47,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--minutes", type=float, help="training time, instead of the usual")
     parser.add_argument("--init", type=Path, help="checkpoint to continue from")
+    parser.add_argument(
+        "--model", choices=[model.name for model in MODELS], help="evaluate this one only"
+    )
     parser.add_argument("--learning-rate", type=float, help="peak, instead of the usual")
+    parser.add_argument("--decoder-only", action="store_true", help="vae: keep the latents")
     parser.add_argument("--threads", type=int, default=1, help="two trainings fight over cores")
     parser.add_argument("--seed", type=int, default=0)
     return parser
@@ -55,7 +59,12 @@ def _parser() -> argparse.ArgumentParser:
 
 def train_vae(options: argparse.Namespace) -> None:
     model = AutoencoderKL.from_pretrained(options.init) if options.init else vae.build_vae()
-    vae.train_vae(model, _course(vae.COURSE, options), options.work / "vae")
+    course = _course(vae.COURSE, options)
+    vae.train_vae(model, course, options.work / "vae", decoder_only=options.decoder_only)
+    publish_vae(model, options.out)
+    if not options.decoder_only:
+        for stale in options.work.glob("latents-*.pt"):
+            stale.unlink()
 
 
 def train_flux(options: argparse.Namespace) -> None:
@@ -73,14 +82,17 @@ def train_unet(options: argparse.Namespace) -> None:
 
 
 def run_evaluation(options: argparse.Namespace) -> None:
-    results, rows = {}, {}
+    accuracy = DOCS / "benchmarks" / "tiny-accuracy.json"
     for model in MODELS:
-        results[model.name] = evaluate(model, options.out / model.name)
-        rows[model.name] = show(model, options.out / model.name)
-        table = report.accuracy_table(results[model.name])
-        report.write_between_marks(table, options.out / model.name / "README.md")
-    report.write_json(results, DOCS / "benchmarks" / "tiny-accuracy.json")
-    report.write_between_marks(report.summary_table(results), options.out / "README.md")
+        if options.model in (None, model.name):
+            result = evaluate(model, options.out / model.name)
+            known = {**report.read_json(accuracy), model.name: result}
+            results = {each.name: known[each.name] for each in MODELS if each.name in known}
+            report.write_json(results, accuracy)
+            table = report.accuracy_table(result)
+            report.write_between_marks(table, options.out / model.name / "README.md")
+            report.write_between_marks(report.summary_table(results), options.out / "README.md")
+    rows = {model.name: show(model, options.out / model.name) for model in MODELS}
     report.draw_sheet(rows, DOCS / "images" / "tiny-grid.png")
 
 

@@ -52,7 +52,7 @@ class Score:
 
 
 def load_pipeline(folder: Path) -> DiffusionPipeline:
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.bfloat16)
+    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
     pipeline.set_progress_bar_config(disable=True)
     return pipeline
 
@@ -61,7 +61,7 @@ def evaluate(model: TinyModel, folder: Path) -> dict[str, Any]:
     """All suites for one model: scores by suite, and the canonical cases that fail."""
     pipeline = load_pipeline(folder)
     suites = [*COMMON_SUITES, *model.own_suites]
-    suites.sort(key=lambda suite: suite.mode is Mode.FLOAT8)  # quantising cannot be taken back
+    suites.sort(key=lambda suite: list(Mode).index(suite.mode))  # casting cannot be taken back
     scores: dict[str, Any] = {}
     failures: list[dict[str, Any]] = []
     for suite in tqdm(suites, desc=model.name):
@@ -88,6 +88,8 @@ def judge(pipeline: DiffusionPipeline, model: TinyModel, suite: Suite) -> list[V
 
 def generate(pipeline: DiffusionPipeline, model: TinyModel, suite: Suite) -> Iterator[Pixels]:
     """Pictures for every case, in order, each from its own generator."""
+    if suite.mode in (Mode.BFLOAT16, Mode.FLOAT8):
+        pipeline.to(torch.bfloat16)
     if suite.mode is Mode.FLOAT8:
         quantise_float8(pipeline)
     options = {**model.defaults, **suite.options, "width": suite.width, "height": suite.height}

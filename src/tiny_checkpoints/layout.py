@@ -6,17 +6,18 @@ import uuid
 from pathlib import Path
 
 import torch
-from diffusers import DiffusionPipeline
+from diffusers import AutoencoderKL, DiffusionPipeline
+from safetensors.torch import load_file, save_file
 
 SHARED = "shared"
-_LINKED = {"vae": "vae", "tokenizer": "clip_tokenizer"}
-"""Component of a pipeline -> folder under `shared`; tokenizer_2 of SDXL is linked too."""
+_LINKED = {"AutoencoderKL": "vae", "CLIPTokenizer": "clip_tokenizer"}
+"""Class of a component -> folder under `shared`."""
 
 
 def publish(pipeline: DiffusionPipeline, out: Path) -> None:
     """Write `pipeline` to the folder `out` in bf16, beside the folder of shared parts.
 
-    A checkpoint that lies there already is replaced in one move, its model card is kept. Leaves
+    A checkpoint that lies there already is replaced, its model card is kept. Leaves
     the pipeline's weights as they are.
     """
     draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
@@ -26,15 +27,26 @@ def publish(pipeline: DiffusionPipeline, out: Path) -> None:
     _forget_where_from(draft)
     if (card := out / "README.md").exists():
         shutil.copy(card, draft)
-    if out.exists():
-        shutil.rmtree(out)
-    draft.rename(out)
+    _replace(out, draft)
+
+
+def publish_vae(vae: AutoencoderKL, cache: Path) -> None:
+    """Write the autoencoder that the pipelines in the folder `cache` link to."""
+    draft = cache / SHARED / ".vae"
+    vae.save_pretrained(draft)
+    _halve(draft)
+    _forget_where_from(draft)
+    _replace(cache / SHARED / "vae", draft)
+
+
+def _replace(folder: Path, draft: Path) -> None:
+    if folder.exists():
+        shutil.rmtree(folder)
+    draft.rename(folder)
 
 
 def _halve(folder: Path) -> None:
     """Rewrite every weight file in bf16, as `from_pretrained` would cast it."""
-    from safetensors.torch import load_file, save_file
-
     for path in folder.rglob("*.safetensors"):
         weights = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
         save_file(weights, path, metadata={"format": "pt"})
@@ -46,14 +58,11 @@ def _halve(folder: Path) -> None:
 
 
 def _share(folder: Path) -> None:
-    """Move what all families share to `shared` (unless it is there) and link to it."""
+    """Move what all families share to `shared` (unless it lies there) and link to it."""
     shared = folder.parent / SHARED
     shared.mkdir(parents=True, exist_ok=True)
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        is_clip_tokenizer = component.startswith("tokenizer") and "CLIP" in _class_of(
-            folder, component
-        )
-        name = _LINKED["tokenizer"] if is_clip_tokenizer else _LINKED.get(component)
+        name = _LINKED.get(_class_of(folder, component))
         if name is None:
             continue
         if (shared / name).exists():

@@ -21,6 +21,11 @@ def write_json(results: dict[str, Any], path: Path) -> None:
     path.write_text(json.dumps(results, indent=2) + "\n")
 
 
+def read_json(path: Path) -> dict[str, Any]:
+    """What an earlier evaluation wrote; empty if there was none."""
+    return dict(json.loads(path.read_text())) if path.exists() else {}
+
+
 def accuracy_table(result: dict[str, Any]) -> str:
     """One model's scores as a Markdown table, in percent."""
     lines = [

@@ -24,6 +24,7 @@ class Course:
     seed: int = 0
     warm_up_steps: int = 100
     weight_decay: float = 0.01
+    averaging: float = 0.998
     save_every_min: float = 6.0
 
     def learning_rate_at(self, step: int, progress: float) -> float:
@@ -35,7 +36,7 @@ class Course:
 class AveragedWeights:
     """Exponential moving average of parameters; these are the weights that are saved."""
 
-    def __init__(self, parameters: list[nn.Parameter], decay: float = 0.998) -> None:
+    def __init__(self, parameters: list[nn.Parameter], decay: float) -> None:
         self._parameters = parameters
         self._decay = decay
         self._num_updates = 0
@@ -68,7 +69,7 @@ def train(
     """
     parameters = [parameter for parameter in modules.parameters() if parameter.requires_grad]
     optimiser = _optimiser(parameters, course)
-    averaged = AveragedWeights(parameters)
+    averaged = AveragedWeights(parameters, course.averaging)
     modules.train()
     start = saved = time.monotonic()
     step, mean_loss = 0, 0.0
@@ -112,6 +113,6 @@ def _optimiser(parameters: list[nn.Parameter], course: Course) -> torch.optim.Op
             {"params": vectors, "weight_decay": 0.0},
         ],
         lr=course.learning_rate,
-        betas=(0.9, 0.98),
+        betas=(0.9, 0.99),
         fused=True,
     )

@@ -97,3 +97,16 @@ def test_a_slightly_noisy_picture_is_still_right():
     noise = np.random.default_rng(0).normal(0, 12, size=(64, 64, 3))
     picture = np.clip(draw(SCENE) + noise, 0, 255).astype(np.uint8)
     assert check(picture, SCENE).is_right
+
+
+def test_stray_pixels_do_not_matter():
+    picture = draw(SCENE)
+    picture[1, 1] = picture[62, 40] = SCENE.colour.rgb
+    verdict = check(picture, SCENE)
+    assert verdict.is_right and verdict.size and verdict.position
+
+
+def test_specks_alone_are_no_shape():
+    picture = np.full((64, 64, 3), Colour.BLUE.rgb, dtype=np.uint8)
+    picture[2::4, 2::4] = Colour.RED.rgb
+    assert recognise(picture).shape is None
