@@ -109,8 +109,10 @@ def _refined(pipeline: DiffusionPipeline, call: dict[str, Any]) -> NDArray[np.fl
     refiner.set_progress_bar_config(disable=True)
     latents = pipeline(**call, denoising_end=REFINER_START, output_type="latent").images
     kept = {name: value for name, value in call.items() if name not in ("width", "height")}
-    finished = refiner(**kept, image=latents, denoising_start=REFINER_START, output_type="np")
-    return np.asarray(finished.images)
+    # The pipeline takes an image of four channels for latents, these have 16: so hand them over as
+    # `latents`, which wins over whatever `image` holds.
+    kept |= {"image": latents[:, :4], "latents": latents, "denoising_start": REFINER_START}
+    return np.asarray(refiner(**kept, output_type="np").images)
 
 
 def _seeds(batch: Sequence[Case]) -> list[torch.Generator]:
