@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from torchao.quantization import Float8Tensor, quant_api
+from torchao.quantization import Float8Tensor, PerRow, quant_api
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading import LoadedModel, load_model
@@ -27,16 +27,18 @@ def copy_of(name: str, tmp_path: Path) -> Path:
     return Path(shutil.copytree(TINY / name, tmp_path / name, symlinks=False))
 
 
-class TestFloat8:
-    @pytest.fixture(scope="class")
-    def linears(self):
-        transformer = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe.transformer
-        return {
-            name: module.weight
-            for name, module in transformer.named_modules()
-            if isinstance(module, torch.nn.Linear)
-        }
+@pytest.fixture(scope="module")
+def linears():
+    """Weights of all Linear layers of a FLUX transformer in float8, by name."""
+    transformer = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe.transformer
+    return {
+        name: module.weight
+        for name, module in transformer.named_modules()
+        if isinstance(module, torch.nn.Linear)
+    }
 
+
+class TestFloat8:
     def test_blocks_are_float8_row_by_row(self, linears):
         blocks = [w for name, w in linears.items() if "transformer_blocks" in name]
         assert len(blocks) > 20
@@ -64,7 +66,7 @@ class TestFloat8:
     def test_hardware_check_of_torchao_is_back_afterwards(self):
         load("flux-tiny", Precision.FLOAT8_DYNAMIC)
         with pytest.raises(AssertionError, match="CUDA"):
-            quant_api._check_hardware_support(None)
+            quant_api._check_hardware_support((PerRow(), PerRow()))
 
 
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
