@@ -21,6 +21,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from support.juicefs import free_port
 from support.s3_server import S3Server, running_s3
 
 from tiny_checkpoints.checker import check
@@ -119,12 +120,6 @@ def wait_for_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> N
         else:
             return
     raise SystemExit(f"The handler did not start; the end of its log:\n{log.read_text()[-2000:]}")
-
-
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        return port
 
 
 def post(url: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -34,7 +34,7 @@ def juicefs_program() -> Path | None:
 def running_gateway(program: Path) -> Iterator[Gateway]:
     """An empty gateway, whose code is MinIO's, on a directory that is deleted at the end."""
     with TemporaryDirectory(prefix="pixpod-s3-") as directory:
-        address = f"127.0.0.1:{_free_port()}"
+        address = f"127.0.0.1:{free_port()}"
         volume = f"sqlite3://{directory}/meta.db"
         gateway = Gateway(f"http://{address}", "worker", "loopback-only-secret")
         keys = {
@@ -68,7 +68,7 @@ def running_gateway(program: Path) -> Iterator[Gateway]:
             process.wait(timeout=10)
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port: int = listener.getsockname()[1]
         return port

@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
+from support.factories import make_request
 
 import pixpod
 from pixpod.encoding import (
@@ -19,7 +20,7 @@ from pixpod.encoding import (
     generation_text,
     max_encoded_bytes,
 )
-from pixpod.job import GenerationRequest, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import ImageFormat, ModelIdentity, RawImage
 
 QUALITY = {ImageFormat.PNG: None, ImageFormat.JPEG: 90, ImageFormat.WEBP: 90}
 
@@ -27,21 +28,12 @@ MODEL = ModelIdentity(
     name="flux-tiny", revision="0123456789abcdef", precision="float32", weights="baked"
 )
 
-REQUEST = GenerationRequest(
+REQUEST = make_request(
     model="flux-tiny",
     prompt="a red circle, on a blue background",
-    prompt_2=None,
-    negative_prompt=None,
-    width=64,
-    height=64,
     num_inference_steps=8,
     guidance_scale=3.5,
-    true_cfg_scale=None,
-    max_sequence_length=None,
     scheduler="flow_match_euler",
-    seeds=(1,),
-    truncate_long_prompt=False,
-    deterministic=False,
 )
 
 
