@@ -2,6 +2,7 @@
 
 import argparse
 import json
+import logging
 import os
 import sys
 from pathlib import Path
@@ -42,6 +43,7 @@ def build_handler() -> Handler:
         configure_logging(settings.log_level)
         worker = build_worker(settings)
     except WorkerError as error:
+        logging.getLogger(__name__).error("set up wrongly", extra={"error": str(error)})
         return refuse_all(error)
     worker.start()
     return worker.handle
