@@ -191,7 +191,7 @@ class TestCancel:
 
         asyncio.run(cancel_soon())
         spent = desk.reply(model="sdxl-tiny", prompt=PROMPT, seed=1)["timings_ms"]
-        assert spent["queue"] < spent["denoise"] * 8 * 4 / 2, "the cancelled job ran on"
+        assert spent["queue"] < spent["denoise"] * 3, "the cancelled job ran on"
 
     def test_stopping_a_worker_leaves_no_thread(self, tmp_path):
         async def one_job() -> None:
