@@ -1,0 +1,1 @@
+"""RunPod Serverless on localhost: the real SDK runs against it. It knows nothing of images."""

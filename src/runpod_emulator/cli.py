@@ -1,0 +1,205 @@
+"""The command line: `serve` runs an emulator until Ctrl-C, `test` runs a RunPod Hub tests.json.
+
+Exit status: 0 after a clean stop or if all tests pass, 1 if the emulator cannot run or a test
+fails, 2 for what cannot be used of flags and files.
+"""
+
+import argparse
+import asyncio
+import ipaddress
+import logging
+import os
+import secrets
+import signal
+import sys
+import tempfile
+from collections.abc import Coroutine, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.emulator import Emulator
+from runpod_emulator.errors import EmulatorError, InvalidConfiguration
+from runpod_emulator.faults import FaultRule
+from runpod_emulator.flags import configuration_of, fault_rules, parse_flags
+from runpod_emulator.hub_run import Progress, Target, run_hub_tests
+from runpod_emulator.hub_tests import HubTests, read_hub_tests, report_of
+from runpod_emulator.logs import LogFormat, configure_logging
+from runpod_emulator.settings import EmulatorSettings, EndpointSettings
+from runpod_emulator.state_dir import checked_key, kept_key, prepare_state_dir
+from runpod_emulator.welcome import KEY_VARIABLE, KeySource, welcome
+from runpod_emulator.worker_environ import worker_environ
+
+logger = logging.getLogger(__name__)
+
+DEFAULT_HANDLER = Path("handler.py")
+DEFAULT_TESTS = Path(".runpod/tests.json")
+
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+STATUS_FAILED = 1
+STATUS_USAGE = 2
+STATUS_INTERRUPTED = 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit status; `arguments` without the program's name, by default those of the process."""
+    given = parse_flags(sys.argv[1:] if arguments is None else arguments)
+    try:
+        work = ACTIONS[given.action](given, os.environ)
+    except EmulatorError as error:
+        sys.stderr.write(f"{error}\n")
+        return STATUS_USAGE
+    try:
+        return asyncio.run(_until_signal(work))
+    except (EmulatorError, OSError) as error:
+        sys.stderr.write(f"{error}\n")
+        return STATUS_FAILED
+
+
+def prepare_serve(
+    given: argparse.Namespace, environ: Mapping[str, str]
+) -> Coroutine[Any, Any, int]:
+    """Check everything that can be checked before anything starts. Raises EmulatorError."""
+    configuration = configuration_of(given)
+    rules = fault_rules(given)
+    key, source = _own_key(given, environ)
+    configure_logging(
+        getattr(given, "log_level", "INFO"), getattr(given, "log_format", LogFormat.TEXT)
+    )
+    settings = configuration.settings(key)
+    _check_host(settings.host, source)
+    _check_environs(settings.endpoints)
+    return serve(settings, source, rules)
+
+
+async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule]) -> int:
+    """Until it is cancelled."""
+    prepare_state_dir(settings.state_dir)
+    if source is KeySource.KEPT:
+        settings = replace(settings, api_key=kept_key(settings.state_dir))
+    emulator = Emulator(settings)
+    for rule in rules:
+        emulator.faults.add(rule)
+    await emulator.start()
+    try:
+        sys.stdout.write(welcome(settings, emulator.base_url, source))
+        sys.stdout.flush()
+        await asyncio.Event().wait()
+    except asyncio.CancelledError:
+        return 0
+    finally:
+        await emulator.stop()
+    return 0
+
+
+def prepare_test(given: argparse.Namespace, environ: Mapping[str, str]) -> Coroutine[Any, Any, int]:
+    """Raises EmulatorError."""
+    file = read_hub_tests(getattr(given, "tests", DEFAULT_TESTS))
+    endpoint = _endpoint_under_test(given, file)
+    _check_environs((endpoint,))
+    if "execution_timeout_s" in given:
+        file = file.without_timeouts()
+    is_verbose = "verbose" in given
+    configure_logging("INFO" if is_verbose else "WARNING", LogFormat.TEXT)
+    return run_tests(file, endpoint, echo_logs=is_verbose)
+
+
+async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bool) -> int:
+    """On an emulator of their own, of which nothing is left."""
+    with tempfile.TemporaryDirectory(prefix="runpod-emulator-") as state_dir:
+        settings = EmulatorSettings(
+            endpoints=(endpoint,),
+            api_key=secrets.token_urlsafe(),
+            state_dir=Path(state_dir),
+            database=Path(state_dir, "jobs.db"),
+            behaviour=Behaviour(min_execution_timeout_s=0),
+            rate_limits=False,
+            echo_logs=echo_logs,
+        )
+        emulator = Emulator(settings)
+        await emulator.start()
+        try:
+            target = Target(url=emulator.url, endpoint=endpoint, api_key=settings.api_key)
+            results = await run_hub_tests(file, target, Progress(sys.stderr))
+        finally:
+            await emulator.stop()
+    sys.stdout.write(report_of(results))
+    return 0 if all(result.has_passed for result in results) else STATUS_FAILED
+
+
+ACTIONS = {"serve": prepare_serve, "test": prepare_test}
+
+
+def _endpoint_under_test(given: argparse.Namespace, file: HubTests) -> EndpointSettings:
+    """One worker, on the machine and with the environment that the file asks for."""
+    if "command" not in given and "handler" not in given:
+        given.handler = DEFAULT_HANDLER
+    given.env = [*file.env.items(), *getattr(given, "env", ())]
+    (endpoint,) = configuration_of(given).endpoints
+    return replace(
+        endpoint,
+        workers_min=1,
+        workers_max=1,
+        gpu=file.config.gpuTypeId or endpoint.gpu,
+        gpu_count=file.config.gpuCount or endpoint.gpu_count,
+    )
+
+
+def _own_key(given: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, KeySource]:
+    """The key that the user has chosen, empty if none. Raises InvalidConfiguration."""
+    if "api_key" in given:
+        return checked_key(given.api_key, "--api-key"), KeySource.FLAG
+    if environ.get(KEY_VARIABLE):
+        return checked_key(environ[KEY_VARIABLE], KEY_VARIABLE), KeySource.ENVIRONMENT
+    return "", KeySource.KEPT
+
+
+def _check_host(host: str, source: KeySource) -> None:
+    if _is_loopback(host):
+        return
+    if source is KeySource.KEPT:
+        accepted = f"127.0.0.1, or any other with a key of yours (--api-key, {KEY_VARIABLE})"
+        raise InvalidConfiguration("host", host, accepted)
+    logger.warning("other machines can reach the emulator, unencrypted", extra={"host": host})
+
+
+def _check_environs(endpoints: Sequence[EndpointSettings]) -> None:
+    """Raises EmulatorError for a variable that is the protocol's own, before a worker does."""
+    for endpoint in endpoints:
+        worker_environ(
+            endpoint,
+            Behaviour(),
+            base_url="http://localhost",
+            worker_id="",
+            token="",
+            directory=Path(),
+            inherited={},
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+async def _until_signal(work: Coroutine[Any, Any, int]) -> int:
+    """Run to the end, or to the first SIGINT or SIGTERM, which cancels; a second one kills."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+
+    def interrupt() -> None:
+        sys.stderr.write("\nStopping: workers may end their jobs. Once more kills them.\n")
+        for number in SIGNALS:
+            loop.remove_signal_handler(number)
+            signal.signal(number, signal.SIG_DFL)
+        task.cancel()
+
+    for number in SIGNALS:
+        loop.add_signal_handler(number, interrupt)
+    try:
+        return await task
+    except asyncio.CancelledError:
+        return STATUS_INTERRUPTED

@@ -1,0 +1,231 @@
+"""The client API of an endpoint: run, runsync, status, stream, cancel, retry, purge, health.
+
+Routes only: they check key, size and rate, translate JSON and leave every decision to the queue.
+"""
+
+from collections.abc import Awaitable, Callable, Mapping
+
+from aiohttp import web
+
+from runpod_emulator import wire
+from runpod_emulator.api_error import ApiError
+from runpod_emulator.fault_injection import answer_with_faults
+from runpod_emulator.faults import FaultPoint
+from runpod_emulator.gateway import Endpoint, Gateway
+from runpod_emulator.hazards import HazardKind, hazards_of_input
+from runpod_emulator.job import Job, JobStatus
+from runpod_emulator.limits import Operation, RateLimited, queue_is_full
+from runpod_emulator.queue import Submission
+from runpod_emulator.worker_state import WorkerState
+
+RUNSYNC_WAIT_MS = (1_000, 90_000, 300_000)
+STATUS_SYNC_WAIT_MS = (1_000, 90_000, 90_000)
+"""Least, default and most that `?wait=` may be; what lies outside is brought to the nearest."""
+
+NUM_REQUESTS_LISTED = 100
+
+EndpointAnswer = Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]]
+
+
+class ClientApi:
+    """Mounted below `/v2/{endpoint}`."""
+
+    def __init__(self, gateway: Gateway) -> None:
+        self._gateway = gateway
+
+    def routes(self) -> list[web.RouteDef]:
+        """Status, status-sync and stream answer to GET and POST, since SDKs use either."""
+        both = (web.get, web.post)
+        table = (
+            ("/run", Operation.RUN, self.run, (web.post,)),
+            ("/runsync", Operation.RUNSYNC, self.runsync, (web.post,)),
+            ("/status/{job}", Operation.STATUS, self.status, both),
+            ("/status-sync/{job}", Operation.STATUS_SYNC, self.status_sync, both),
+            ("/stream/{job}", Operation.STREAM, self.stream, both),
+            ("/cancel/{job}", Operation.CANCEL, self.cancel, (web.post,)),
+            ("/retry/{job}", Operation.RETRY, self.retry, (web.post,)),
+            ("/purge-queue", Operation.PURGE_QUEUE, self.purge_queue, (web.post,)),
+            ("/health", Operation.HEALTH, self.health, (web.get,)),
+            ("/requests", Operation.REQUESTS, self.requests, (web.get,)),
+            ("/metrics", Operation.HEALTH, self.metrics, (web.get,)),
+        )
+        return [
+            method("/v2/{endpoint}" + path, self._guarded(operation, answer))
+            for path, operation, answer, methods in table
+            for method in methods
+        ]
+
+    async def run(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        job = await self._submit(request, endpoint, is_sync=False)
+        return _json(wire.acknowledgement(job))
+
+    async def runsync(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        wait_s = _wait_s(request, RUNSYNC_WAIT_MS)
+        job = await self._submit(request, endpoint, is_sync=True)
+        return await self._status(endpoint, await endpoint.queue.wait_final(job.id, wait_s))
+
+    async def status(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        job = await endpoint.queue.get(request.match_info["job"])
+        if job is not None and "ttl" in request.query:
+            ttl_s = _milliseconds(request, "ttl", 0) / 1000
+            await endpoint.queue.set_ttl(job.id, ttl_s)
+        return await self._status(endpoint, job)
+
+    async def status_sync(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        wait_s = _wait_s(request, STATUS_SYNC_WAIT_MS)
+        job_id = request.match_info["job"]
+        return await self._status(endpoint, await endpoint.queue.wait_final(job_id, wait_s))
+
+    async def stream(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        """What was streamed since the last call; with `?wait=` at least one item or the end."""
+        job = self._found(await endpoint.queue.get(request.match_info["job"]))
+        chunks = list(await self._gateway.store.pop_chunks(job.id))
+        if not chunks and not job.status.is_final and "wait" in request.query:
+            await endpoint.queue.wait(job.id, _wait_s(request, STATUS_SYNC_WAIT_MS))
+            job = self._found(await endpoint.queue.get(job.id))
+            chunks = list(await self._gateway.store.pop_chunks(job.id))
+        if job.status is JobStatus.CANCELLED and not chunks:
+            self._report(HazardKind.ENDLESS_STREAM, endpoint, job.id)
+        return _json(wire.stream_object(job, chunks))
+
+    async def cancel(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        """A job that has ended already stays as it is, and its state is the answer."""
+        job_id = request.match_info["job"]
+        job = await endpoint.queue.cancel(job_id) or await endpoint.queue.get(job_id)
+        return _json(wire.acknowledgement(self._found(job)))
+
+    async def retry(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        job = self._found(await endpoint.queue.get(request.match_info["job"]))
+        retried = await endpoint.queue.retry(job.id)
+        if retried is None:
+            raise ApiError(400, f"status: {job.status} cannot be retried, FAILED or TIMED_OUT can")
+        return _json(wire.acknowledgement(retried))
+
+    async def purge_queue(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        removed = await endpoint.queue.purge()
+        return web.json_response({"removed": removed, "status": "completed"})
+
+    async def health(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        counts = await self._gateway.store.counts(endpoint.settings.id)
+        tally = await self._gateway.store.tally(endpoint.settings.id)
+        jobs = {
+            "completed": tally.completed,
+            "failed": tally.failed,
+            "inProgress": counts.get(JobStatus.IN_PROGRESS, 0),
+            "inQueue": counts.get(JobStatus.IN_QUEUE, 0),
+            "retried": tally.retried,
+        }
+        return web.json_response({"jobs": jobs, "workers": self._worker_counts(endpoint)})
+
+    async def requests(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        """The platform has this operation and does not document its body; ours is a guess."""
+        jobs = await self._gateway.store.recent(endpoint.settings.id, NUM_REQUESTS_LISTED)
+        listed = b",".join(wire.status_object(job, None) for job in jobs if not job.is_hidden)
+        return _json(b'{"requests":[' + listed + b"]}")
+
+    async def metrics(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
+        """As RunPod's Flash reads it."""
+        is_ready = (WorkerState.IDLE, WorkerState.RUNNING)
+        ready = [each.id for each in endpoint.fleet.workers.values() if each.state in is_ready]
+        workers = self._worker_counts(endpoint)
+        return web.json_response({"readyWorkers": ready, "workers": workers})
+
+    def _guarded(
+        self, operation: Operation, answer: EndpointAnswer
+    ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+        """Key, endpoint and rate before the answer, and whatever faults are wished for."""
+
+        async def admitted(request: web.Request) -> web.StreamResponse:
+            endpoint = self._gateway.endpoint_of(request)
+            try:
+                with self._gateway.limiter.admit(endpoint.settings.id, operation):
+                    return await answer(request, endpoint)
+            except RateLimited as error:
+                raise ApiError(429, str(error), retry_after_s=error.retry_after_s) from error
+
+        async def guarded(request: web.Request) -> web.StreamResponse:
+            self._gateway.check_key(request)
+            point = FaultPoint(operation)
+            return await answer_with_faults(self._gateway.faults, point, request, admitted)
+
+        return guarded
+
+    async def _submit(self, request: web.Request, endpoint: Endpoint, *, is_sync: bool) -> Job:
+        if self._gateway.draining.is_set():
+            raise ApiError(503, "the emulator is about to end and takes no further job")
+        behaviour, settings = self._gateway.behaviour, endpoint.settings
+        most = behaviour.max_runsync_bytes if is_sync else behaviour.max_run_bytes
+        raw = await self._body(request, most)
+        asked = wire.parse_run(raw)
+        policy = wire.policy_of(asked.policy, settings, behaviour)
+        counts = await self._gateway.store.counts(settings.id)
+        if queue_is_full(counts.get(JobStatus.IN_QUEUE, 0), settings, behaviour):
+            raise ApiError(429, "too many jobs in the queue of this endpoint")
+        s3_config = asked.s3Config
+        job = await endpoint.queue.submit(
+            Submission(
+                payload=wire.to_json(asked.input),
+                policy=policy,
+                is_sync=is_sync,
+                webhook_url=asked.webhook,
+                sealed_s3_config=self._gateway.sealer.seal(s3_config) if s3_config else None,
+            )
+        )
+        for kind in hazards_of_input(asked.input):
+            self._report(kind, endpoint, job.id)
+        return job
+
+    async def _body(self, request: web.Request, most: int) -> bytes:
+        """Refused by its declared length before it is read."""
+        declared = request.content_length or 0
+        raw = b"" if declared > most else await request.read()
+        if max(declared, len(raw)) > most:
+            raise ApiError(
+                self._gateway.behaviour.oversize_status,
+                f"body: {max(declared, len(raw))} bytes are too many, accepted are {most}",
+            )
+        return raw
+
+    async def _status(self, endpoint: Endpoint, job: Job | None) -> web.StreamResponse:
+        job = self._found(job)
+        return _json(wire.status_object(job, await self._gateway.store.output(job.id)))
+
+    def _found(self, job: Job | None) -> Job:
+        if job is None:
+            raise ApiError(404, "job not found")
+        return job
+
+    def _worker_counts(self, endpoint: Endpoint) -> Mapping[str, int]:
+        states = [worker.state for worker in endpoint.fleet.workers.values()]
+        # one that drains is still billed and at work
+        running = states.count(WorkerState.RUNNING) + states.count(WorkerState.DRAINING)
+        idle = states.count(WorkerState.IDLE)
+        counts_running = self._gateway.behaviour.ready_counts_running
+        return {
+            "idle": idle,
+            "initializing": states.count(WorkerState.INITIALIZING),
+            "ready": idle + running if counts_running else idle,
+            "running": running,
+            "throttled": states.count(WorkerState.THROTTLED),
+            "unhealthy": states.count(WorkerState.UNHEALTHY),
+        }
+
+    def _report(self, kind: HazardKind, endpoint: Endpoint, job_id: str) -> None:
+        self._gateway.hazards.report(kind, endpoint_id=endpoint.settings.id, job_id=job_id)
+
+
+def _json(body: bytes) -> web.Response:
+    return web.Response(body=body, content_type="application/json")
+
+
+def _wait_s(request: web.Request, limits: tuple[int, int, int]) -> float:
+    least, default, most = limits
+    return min(max(_milliseconds(request, "wait", default), least), most) / 1000
+
+
+def _milliseconds(request: web.Request, name: str, default: int) -> int:
+    """Raises `ApiError` 400 for what is no whole number."""
+    given = request.query.get(name, str(default))
+    if not given.isdecimal() or len(given) > 15:
+        raise ApiError(400, f"{name}: {given[:40]!r} is not accepted, milliseconds are")
+    return int(given)

@@ -1,0 +1,242 @@
+"""A configuration, from a TOML file or from flags, as checked settings.
+
+[emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed
+[behaviour]       any field of `Behaviour`
+[endpoints.ID]    handler or command, and any other field of `EndpointSettings`
+"""
+
+import re
+import shutil
+import sys
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from enum import StrEnum
+from pathlib import Path
+from typing import Annotated, Any, Literal, get_type_hints
+
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    ValidationInfo,
+    create_model,
+    model_validator,
+)
+
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.errors import EmulatorError
+from runpod_emulator.problems import validated
+from runpod_emulator.settings import EmulatorSettings, EndpointSettings
+
+DEFAULT_STATE_DIR = Path(".runpod_emulator")
+DEFAULT_PORT = 8008
+"""Not 8000, which the SDK's own test server takes."""
+
+ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
+
+STRICT = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
+
+AT_LEAST_0, AT_LEAST_1, ABOVE_0 = {"ge": 0}, {"ge": 1}, {"gt": 0}
+LIMITS: Mapping[str, Mapping[str, float]] = {
+    "poll_hold_s": {"ge": 0.1, "le": 80},  # the SDK gives up after 90 s; without any it spins
+    "ping_interval_s": AT_LEAST_1,
+    "heartbeat_timeout_s": ABOVE_0,
+    "webhook_timeout_s": ABOVE_0,
+    "max_policy_s": ABOVE_0,
+    "oversize_status": {"ge": 400, "le": 599},
+    "late_result_status": {"ge": 200, "le": 599},
+    "workers_per_step": AT_LEAST_1,
+    "scaler_value": ABOVE_0,
+    "execution_timeout_s": ABOVE_0,
+    "init_timeout_s": ABOVE_0,
+    "ttl_s": ABOVE_0,
+    "gpu_count": AT_LEAST_1,
+    "port": {"ge": 0, "le": 65535},
+}
+"""Of numbers in settings and behaviour; those not listed are 0 at least."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Configuration:
+    """What a file or the flags say. What they leave out is absent and keeps its default."""
+
+    emulator: Mapping[str, Any]  # values of EmulatorSettings by name, checked
+    behaviour: Mapping[str, Any]  # likewise of Behaviour
+    endpoints: tuple[EndpointSettings, ...]
+
+    def overridden_by(self, other: "Configuration") -> "Configuration":
+        """Setting by setting; the endpoints of both."""
+        return Configuration(
+            emulator={**self.emulator, **other.emulator},
+            behaviour={**self.behaviour, **other.behaviour},
+            endpoints=(*self.endpoints, *other.endpoints),
+        )
+
+    def settings(self, api_key: str) -> EmulatorSettings:
+        state_dir = self.emulator.get("state_dir", DEFAULT_STATE_DIR.absolute())
+        given = {
+            "port": DEFAULT_PORT,
+            "state_dir": state_dir,
+            "database": state_dir / "jobs.db",
+            **self.emulator,
+        }
+        behaviour = Behaviour(**self.behaviour)
+        return EmulatorSettings(
+            endpoints=self.endpoints, api_key=api_key, behaviour=behaviour, **given
+        )
+
+
+def read_config_file(path: Path) -> Configuration:
+    """Relative paths inside are relative to the file. Raises EmulatorError."""
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise EmulatorError(f"{path}: cannot be read as TOML: {error}") from error
+    return parse_configuration(document, path.absolute().parent)
+
+
+def parse_configuration(document: Mapping[str, object], base: Path) -> Configuration:
+    """`document` has the tables of a file; `base` is what relative paths are relative to.
+
+    Raises ConfigurationProblems.
+    """
+    # Any: the document's fields are made at run time, below
+    checked: Any = validated(ConfigurationDocument, document, context={"base": base})
+    emulator = _given(checked.emulator)
+    if "db" in emulator:
+        emulator["database"] = emulator.pop("db")
+    return Configuration(
+        emulator=emulator,
+        behaviour=_given(checked.behaviour),
+        endpoints=tuple(_endpoint(key, table) for key, table in checked.endpoints.items()),
+    )
+
+
+def command_of(handler: Path) -> tuple[str, ...]:
+    """How a handler is started: unbuffered, by the Python that runs the emulator."""
+    return (sys.executable, "-u", str(handler))
+
+
+def _absolute(path: Path, info: ValidationInfo) -> Path:
+    return Path(_base(info), path.expanduser())
+
+
+def _existing_handler(path: Path, info: ValidationInfo) -> Path:
+    absolute = _absolute(path, info)
+    if absolute.suffix != ".py" or not absolute.is_file():
+        raise ValueError("a Python file that exists; anything else is started by a command")
+    return absolute
+
+
+def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
+    """Files that it names get absolute paths: each worker has a working directory of its own."""
+    absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
+    if shutil.which(absolute[0]) is None:
+        raise ValueError(f"a list that starts with a program: {command[0]!r} is none")
+    return absolute
+
+
+def _absolute_if_file(part: str, base: Path) -> str:
+    looks_like_file = "/" in part or "." in part
+    return str(base / part) if looks_like_file and (base / part).is_file() else part
+
+
+def _base(info: ValidationInfo) -> Path:
+    assert isinstance(info.context, dict)
+    base: Path = info.context["base"]
+    return base
+
+
+def _id(key: str) -> str:
+    if not ENDPOINT_ID.fullmatch(key):
+        raise ValueError("an id of up to 63 letters, digits, - and _, as it is part of URLs")
+    return key
+
+
+AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+Handler = Annotated[Path, Field(strict=False), AfterValidator(_existing_handler)]
+Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_runnable)]
+
+
+class EmulatorBase(BaseModel):
+    """The paths, which become absolute."""
+
+    model_config = STRICT
+
+    db: AbsolutePath | None = None
+    state_dir: AbsolutePath | None = None
+
+
+class EndpointBase(BaseModel):
+    """What may stand in place of `command`, and how an endpoint's values fit together."""
+
+    model_config = STRICT
+
+    handler: Handler | None = None
+    command: Command | None = None
+
+    @model_validator(mode="after")
+    def _fits_together(self) -> "EndpointBase":
+        if (self.handler is None) == (self.command is None):
+            raise ValueError("either handler or command")
+        endpoint = _endpoint("", self)
+        least, most = endpoint.workers_min, endpoint.workers_max
+        if least > most:
+            raise ValueError(f"workers_min of at most workers_max, not {least} and {most}")
+        return self
+
+
+def _columns(record: type, *, without: tuple[str, ...] = (), **special: object) -> dict[str, Any]:
+    """Fields for `create_model` like those of a settings dataclass.
+
+    None of them is required: what is absent keeps the dataclass's default.
+    """
+    hints = {**get_type_hints(record), **special}
+    names = (each.name for each in fields(record) if each.name not in without)
+    return {
+        name: (hints[name], Field(default=None, **_checks(name, hints[name]))) for name in names
+    }
+
+
+def _checks(name: str, hint: object) -> dict[str, Any]:
+    if isinstance(hint, type) and issubclass(hint, StrEnum):
+        return {"strict": False}  # given by its text
+    is_number = hint in (int, float, int | None)
+    return dict(LIMITS.get(name, AT_LEAST_0)) if is_number else {}
+
+
+BehaviourTable = create_model(
+    "BehaviourTable",
+    __config__=STRICT,
+    **_columns(Behaviour, execution_timeout_status=Literal["FAILED", "TIMED_OUT"]),
+)
+EmulatorTable = create_model(
+    "EmulatorTable",
+    __base__=EmulatorBase,
+    **_columns(
+        EmulatorSettings, without=("endpoints", "api_key", "state_dir", "database", "behaviour")
+    ),
+)
+EndpointTable = create_model(
+    "EndpointTable", __base__=EndpointBase, **_columns(EndpointSettings, without=("id", "command"))
+)
+ConfigurationDocument = create_model(
+    "ConfigurationDocument",
+    __config__=STRICT,
+    emulator=(EmulatorTable, EmulatorTable()),
+    behaviour=(BehaviourTable, BehaviourTable()),
+    endpoints=(dict[Annotated[str, AfterValidator(_id)], EndpointTable], {}),  # type: ignore[valid-type] # made above
+)
+
+
+def _given(table: BaseModel) -> dict[str, Any]:
+    return table.model_dump(exclude_unset=True)
+
+
+def _endpoint(key: str, table: EndpointBase) -> EndpointSettings:
+    given = _given(table)
+    handler = given.pop("handler", None)
+    command = given.pop("command", None) or command_of(handler)
+    return EndpointSettings(id=key, command=command, **given)

@@ -1,0 +1,243 @@
+"""The emulator put together: where its parts meet, and its life from start to stop."""
+
+import asyncio
+import functools
+import logging
+import os
+import secrets
+import shutil
+import sys
+import time
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+
+from aiohttp import web
+
+from runpod_emulator import lifecycle, wire
+from runpod_emulator.billing import load_prices
+from runpod_emulator.errors import EmulatorError
+from runpod_emulator.faults import FaultPlan
+from runpod_emulator.fleet import Fleet, FleetTools
+from runpod_emulator.gateway import Endpoint, Gateway
+from runpod_emulator.hazards import HazardLog
+from runpod_emulator.job import Job
+from runpod_emulator.limits import RateLimiter
+from runpod_emulator.queue import JobQueue
+from runpod_emulator.reaper import Reaper
+from runpod_emulator.sealing import Sealer
+from runpod_emulator.server import make_app
+from runpod_emulator.settings import EmulatorSettings, EndpointSettings
+from runpod_emulator.sqlite_store import SqliteStore
+from runpod_emulator.store import StoreUnusable
+from runpod_emulator.webhooks import WebhookSender
+from runpod_emulator.worker_environ import worker_environ
+from runpod_emulator.worker_process import WorkerProcess
+from runpod_emulator.worker_session import WorkerSession
+
+logger = logging.getLogger(__name__)
+
+TICK_S = 0.1
+SWEEP_LIMIT = 200
+SALT_BYTES = 16
+
+
+class Emulator:
+    """RunPod Serverless on one machine.
+
+    `start` raises `EmulatorError`. After it `url` and `base_url` are known; `faults` and
+    `hazards` are there from the beginning.
+    """
+
+    def __init__(
+        self, settings: EmulatorSettings, *, clock: Callable[[], float] = time.time
+    ) -> None:
+        self.settings = settings
+        self.faults = FaultPlan(settings.seed)
+        self.hazards = HazardLog(clock)
+        self.url = ""
+        self._clock = clock
+        self._reaper = Reaper()
+        self._tasks: list[asyncio.Task[None]] = []
+
+    @property
+    def base_url(self) -> str:
+        """What clients set as `runpod.endpoint_url_base`."""
+        return f"{self.url}/v2"
+
+    async def start(self) -> None:
+        settings = self.settings
+        due_at = functools.partial(lifecycle.due_at, behaviour=settings.behaviour)
+        (settings.state_dir / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        try:
+            self._store = SqliteStore(settings.database, due_at)
+        except StoreUnusable as error:
+            raise EmulatorError(str(error)) from error
+        self._sender = WebhookSender(
+            self._store, settings.behaviour, self._clock, self._webhook_body, self._forget
+        )
+        self.gateway = self._build_gateway()
+        for endpoint in self.gateway.endpoints.values():
+            await endpoint.queue.recover()
+        await self._reaper.start()
+        await self._listen()
+        self._tasks = [
+            asyncio.create_task(self._tick_on(), name="ticks"),
+            asyncio.create_task(self._sender.run(), name="webhooks"),
+        ]
+        logger.info("emulator started", extra={"url": self.url})
+
+    async def stop(self) -> None:
+        """Take no further job, let workers finish, then end. Nothing that is kept is lost.
+
+        Does nothing the second time.
+        """
+        if self.gateway.draining.is_set():
+            return
+        self.gateway.draining.set()
+        await asyncio.gather(*(each.fleet.close() for each in self.gateway.endpoints.values()))
+        for task in self._tasks:
+            task.cancel()
+            with suppress(asyncio.CancelledError):
+                await task
+        await self._runner.cleanup()
+        await self._reaper.stop()
+        await self._store.close()
+        logger.info("emulator stopped")
+
+    def kill_workers(self) -> None:
+        """Do not wait for them any longer."""
+        for endpoint in self.gateway.endpoints.values():
+            endpoint.fleet.kill_all()
+
+    def _build_gateway(self) -> Gateway:
+        settings = self.settings
+        return Gateway(
+            endpoints={each.id: self._build_endpoint(each) for each in settings.endpoints},
+            store=self._store,
+            behaviour=settings.behaviour,
+            limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
+            faults=self.faults,
+            hazards=self.hazards,
+            sealer=Sealer(settings.api_key, _salt(settings.database)),
+            prices=load_prices(),
+            clock=self._clock,
+            started_at=self._clock(),
+            api_key=settings.api_key,
+        )
+
+    def _build_endpoint(self, endpoint: EndpointSettings) -> Endpoint:
+        listener = _Listener(self._sender)
+        queue = JobQueue(endpoint.id, self._store, self.settings.behaviour, self._clock, listener)
+        tools = FleetTools(
+            store=self._store,
+            behaviour=self.settings.behaviour,
+            clock=self._clock,
+            hazards=self.hazards,
+            faults=self.faults,
+            prices=load_prices(),
+            launch=self._launch,
+            clear=self._clear,
+        )
+        listener.fleet = Fleet(endpoint, queue, tools)
+        return Endpoint(settings=endpoint, queue=queue, fleet=listener.fleet)
+
+    async def _listen(self) -> None:
+        app = make_app(self.gateway, self.settings.host)
+        self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
+        await self._runner.setup()
+        site = web.TCPSite(self._runner, self.settings.host, self.settings.port)
+        try:
+            await site.start()
+        except OSError as error:
+            await self._runner.cleanup()
+            await self._reaper.stop()
+            await self._store.close()
+            raise EmulatorError(
+                f"cannot listen on {self.settings.host}:{self.settings.port}: {error.strerror}; "
+                "choose another port, or 0 for any"
+            ) from error
+        port = self._runner.addresses[0][1]
+        host = self.settings.host
+        self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+    async def _tick_on(self) -> None:
+        """Until cancelled. What goes wrong in one tick is logged and tried again in the next."""
+        while True:
+            try:
+                await self._tick()
+            except Exception:
+                logger.exception("tick failed")
+            await asyncio.sleep(TICK_S)
+
+    async def _tick(self) -> None:
+        for job in await self._store.due(self._clock(), SWEEP_LIMIT):
+            endpoint = self.gateway.endpoints.get(job.endpoint_id)
+            if endpoint is not None:
+                await endpoint.queue.sweep(job)
+            else:
+                await self._store.remove(job)
+        for endpoint in self.gateway.endpoints.values():
+            await endpoint.fleet.tick()
+
+    async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
+        directory = self._directory(worker)
+        environ = worker_environ(
+            endpoint,
+            self.settings.behaviour,
+            base_url=self.url,
+            worker_id=worker.id,
+            token=worker.token,
+            directory=directory,
+            inherited=os.environ,
+        )
+        return await WorkerProcess.start(
+            endpoint.command,
+            environ=environ,
+            directory=directory,
+            log=self.settings.state_dir / "logs" / f"{worker.id}.log",
+            reaper=self._reaper,
+            echo=functools.partial(_echo, worker.id) if self.settings.echo_logs else None,
+        )
+
+    def _clear(self, worker: WorkerSession) -> None:
+        """A worker's disk ends with it, as a container's does; its log stays."""
+        shutil.rmtree(self._directory(worker), ignore_errors=True)
+
+    def _directory(self, worker: WorkerSession) -> Path:
+        return self.settings.state_dir / "workers" / worker.id
+
+    async def _webhook_body(self, job: Job) -> bytes:
+        payload = await self._store.payload(job.id)
+        return wire.webhook_object(job, payload, await self._store.output(job.id))
+
+    async def _forget(self, job: Job) -> None:
+        await self._store.remove(job)
+
+
+class _Listener:
+    """Passes on what a queue tells; the fleet comes after the queue that it works on."""
+
+    fleet: Fleet
+
+    def __init__(self, sender: WebhookSender) -> None:
+        self._sender = sender
+
+    def job_must_stop(self, worker_id: str, job_id: str) -> None:
+        self.fleet.job_must_stop(worker_id, job_id)
+
+    def webhook_is_due(self) -> None:
+        self._sender.notify()
+
+
+def _salt(database: Path) -> bytes:
+    """Kept beside the database, so that what was sealed opens again after a restart."""
+    path = database.with_name(database.name + ".salt")
+    if not path.exists():
+        path.write_bytes(secrets.token_bytes(SALT_BYTES))
+        path.chmod(0o600)
+    return path.read_bytes()
+
+
+def _echo(worker_id: str, line: str) -> None:
+    sys.stderr.write(f"[{worker_id}] {line}\n")

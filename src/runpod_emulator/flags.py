@@ -1,0 +1,220 @@
+"""The flags of the command line, and the configuration that they make.
+
+With `--config` the endpoints are those of the file, and flags for an endpoint are refused; every
+other flag overrides the file.
+"""
+
+import argparse
+import json
+import re
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from runpod_emulator.config_file import (
+    DEFAULT_PORT,
+    DEFAULT_STATE_DIR,
+    Configuration,
+    parse_configuration,
+    read_config_file,
+)
+from runpod_emulator.errors import EmulatorError, InvalidConfiguration
+from runpod_emulator.faults import FaultPlan, FaultRule, InvalidFault, parse_rule
+from runpod_emulator.logs import LEVELS, LogFormat
+from runpod_emulator.settings import Scaler
+from runpod_emulator.welcome import KEY_VARIABLE
+
+DEFAULT_ENDPOINT_ID = "endpoint"
+
+_EMULATOR_KEYS = ("host", "port", "db", "state_dir", "rate_limits", "echo_logs", "seed")
+_ENDPOINT_KEYS = (
+    "handler",
+    "command",
+    "workers_min",
+    "workers_max",
+    "idle_timeout_s",
+    "scaler",
+    "scaler_value",
+    "execution_timeout_s",
+    "gpu",
+    "capacity",
+    "env",
+)
+"""Where the flags go: their names are those of the file."""
+
+_INSTEAD_OF_HANDLER = "or a command after a double dash, or --config with a file"
+_EPILOG = """\
+In place of --handler, a command may follow after a double dash:
+  -- python -u handler.py --flag
+"""
+
+
+def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
+    """What was given, nothing else: a flag that was left out is no attribute.
+
+    Ends the process as argparse does, with status 2 for a flag that cannot be.
+    """
+    own, command = _split(arguments)
+    if not own or (own[0].startswith("-") and own[0] not in ("-h", "--help")):
+        own = ["serve", *own]
+    given = _parser().parse_args(own)
+    if command:
+        given.command = command
+    return given
+
+
+def configuration_of(given: argparse.Namespace) -> Configuration:
+    """Raises EmulatorError with everything that cannot be used."""
+    flags = vars(given)
+    endpoint = {key: flags[key] for key in _ENDPOINT_KEYS if key in flags}
+    if "env" in endpoint:
+        endpoint["env"] = dict(endpoint["env"])
+    document: dict[str, object] = {
+        "emulator": {key: flags[key] for key in _EMULATOR_KEYS if key in flags},
+        "behaviour": {name: literal(text) for name, text in flags.get("behaviour", ())},
+    }
+    if "config" not in flags:
+        if not {"handler", "command"} & flags.keys():
+            raise InvalidConfiguration("--handler", None, f"a Python file, {_INSTEAD_OF_HANDLER}")
+        document["endpoints"] = {flags.get("endpoint", id_of(flags.get("handler"))): endpoint}
+        return parse_configuration(document, Path.cwd())
+    misplaced = [key for key in ("endpoint", *_ENDPOINT_KEYS) if key in flags]
+    if misplaced:
+        raise EmulatorError(f"with --config these belong into the file: {', '.join(misplaced)}")
+    in_file = read_config_file(flags["config"])
+    if not in_file.endpoints:
+        raise InvalidConfiguration("endpoints", None, "at least one table [endpoints.ID]")
+    return in_file.overridden_by(parse_configuration(document, Path.cwd()))
+
+
+def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
+    """Raises EmulatorError for a rule that cannot be, or an id that is there twice."""
+    plan = FaultPlan(seed=0)
+    for text in getattr(given, "fault", ()):
+        try:
+            plan.add(parse_rule(json.loads(text)))
+        except InvalidFault as error:
+            raise EmulatorError(f"--fault {text}: {error}") from error
+        except ValueError as error:
+            raise InvalidConfiguration("--fault", text, "a JSON object") from error
+    return tuple(tally.rule for tally in plan.rules)
+
+
+def id_of(handler: Path | None) -> str:
+    """The name of the handler's folder, as far as it can be an endpoint's id."""
+    folder = handler.absolute().parent.name if handler else ""
+    return re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
+
+
+def literal(text: str) -> object:
+    """`true`, `false` or a number as such, anything else as text."""
+    try:
+        value: object = json.loads(text)
+    except ValueError:
+        return text
+    return value if isinstance(value, bool | int | float) else text
+
+
+def pair(text: str) -> tuple[str, str]:
+    name, equals, value = text.partition("=")
+    if not name or not equals:
+        raise argparse.ArgumentTypeError(f"{name!r}: accepted is NAME=VALUE")
+    return name, value
+
+
+def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Own arguments, and the worker's command after a double dash."""
+    own = list(arguments)
+    at = own.index("--") if "--" in own else len(own)
+    return own[:at], own[at + 1 :]
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="runpod-emulator",
+        description="RunPod Serverless on this machine, for the unmodified runpod SDK.",
+        epilog="serve is meant if no command is named.",
+        allow_abbrev=False,
+    )
+    commands = parser.add_subparsers(dest="action", metavar="serve | test", required=True)
+    shared: dict[str, Any] = {  # keywords of one function, of several types
+        "allow_abbrev": False,
+        "argument_default": argparse.SUPPRESS,
+        "epilog": _EPILOG,
+        "formatter_class": argparse.RawDescriptionHelpFormatter,
+    }
+    serve = commands.add_parser(
+        "serve",
+        help="listen until Ctrl-C",
+        usage="runpod-emulator serve [FLAGS] (--handler FILE | --config FILE | -- COMMAND ...)",
+        **shared,
+    )
+    _add_endpoint_flags(serve)
+    _add_emulator_flags(serve)
+    test = commands.add_parser(
+        "test",
+        help="run a RunPod Hub tests.json",
+        usage="runpod-emulator test [FLAGS] [-- COMMAND ...]",
+        **shared,
+    )
+    _add_test_flags(test)
+    return parser
+
+
+def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the endpoint, named as in RunPod's console").add_argument
+    add("--endpoint", metavar="ID", help="default: the name of the handler's folder")
+    add("--handler", type=Path, metavar="FILE", help="the worker's Python file")
+    add("--workers-min", type=int, metavar="N", help="active workers; default 0")
+    add("--workers-max", type=int, metavar="N", help="default 3")
+    add("--idle-timeout", dest="idle_timeout_s", type=float, metavar="S", help="default 5")
+    add("--scaler", metavar="|".join(Scaler), help=f"default {Scaler.QUEUE_DELAY}")
+    add("--scaler-value", type=float, metavar="N", help="seconds, or requests a worker; default 4")
+    add(
+        "--execution-timeout",
+        dest="execution_timeout_s",
+        type=float,
+        metavar="S",
+        help="default 600",
+    )
+    add("--gpu", metavar="NAME", help="for the price, and told to the worker")
+    add("--capacity", type=int, metavar="N", help="cards there are: further workers are throttled")
+    add("--env", type=pair, action="append", metavar="NAME=VALUE", help="for workers; repeat")
+
+
+def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument_group("the emulator").add_argument
+    add("--config", type=Path, metavar="FILE", help="a TOML file, for more than one endpoint")
+    add("--host", help="default 127.0.0.1; another one needs an API key of yours")
+    add("--port", type=int, metavar="N", help=f"default {DEFAULT_PORT}; 0 is any that is free")
+    add("--api-key", metavar="KEY", help=f"or in {KEY_VARIABLE}; default: one made and kept")
+    add("--state-dir", type=Path, metavar="DIR", help=f"default {DEFAULT_STATE_DIR}")
+    add("--db", type=Path, metavar="FILE", help="default jobs.db in the state folder")
+    add("--no-rate-limits", dest="rate_limits", action="store_false", help="the platform has them")
+    add("--quiet", dest="echo_logs", action="store_false", help="do not show workers' logs")
+    add("--log-level", choices=LEVELS, help="of the emulator's own log; default INFO")
+    add("--log-format", type=LogFormat, choices=tuple(LogFormat), help="default text")
+    add("--seed", type=int, metavar="N", help="of faults by chance; default 0")
+    add(
+        "--behaviour",
+        type=pair,
+        action="append",
+        metavar="NAME=VALUE",
+        help="how the platform behaves where that is uncertain; repeat",
+    )
+    add("--fault", action="append", metavar="JSON", help="a fault on demand; repeat")
+
+
+def _add_test_flags(parser: argparse.ArgumentParser) -> None:
+    add = parser.add_argument
+    add("--handler", type=Path, metavar="FILE", help="default handler.py")
+    add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json")
+    add("--env", type=pair, action="append", metavar="NAME=VALUE", help="over the file's; repeat")
+    add(
+        "--timeout",
+        dest="execution_timeout_s",
+        type=float,
+        metavar="S",
+        help="execution of each test, instead of the file's",
+    )
+    add("--verbose", action="store_true", help="show the workers' and the emulator's logs")

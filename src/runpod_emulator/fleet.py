@@ -1,0 +1,292 @@
+"""One endpoint's workers: starts, watches, drains and replaces them.
+
+What it does is decided elsewhere: how many by `scaling`, who must go by `watchdog`.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.billing import Prices
+from runpod_emulator.errors import EmulatorError
+from runpod_emulator.faults import FaultAction, FaultPlan, FaultPoint, FaultRule
+from runpod_emulator.hazards import HazardKind, HazardLog
+from runpod_emulator.queue import JobQueue
+from runpod_emulator.scaling import EndpointView, WorkerView, backoff_s, decide
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.store import JobStore
+from runpod_emulator.watchdog import ForgetJob, Kill, LoseJob, Verdict, verdicts
+from runpod_emulator.worker_process import WorkerProcess
+from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.worker_state import WorkerState
+
+logger = logging.getLogger(__name__)
+
+NUM_RETIRED_KEPT = 100
+LOG_TAIL_LINES = 10
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FleetTools:
+    """What a fleet shares with the rest of the emulator.
+
+    `launch` starts a worker's process and raises `EmulatorError`; `clear` removes its directory.
+    """
+
+    store: JobStore
+    behaviour: Behaviour
+    clock: Callable[[], float]
+    hazards: HazardLog
+    faults: FaultPlan
+    prices: Prices
+    launch: Callable[[EndpointSettings, WorkerSession], Awaitable[WorkerProcess]]
+    clear: Callable[[WorkerSession], None]
+
+
+class Fleet:
+    """The workers of one endpoint. `workers` are those that have a place, `retired` the last ended.
+
+    `is_short_of_cards` makes every further worker THROTTLED until it is cleared.
+    """
+
+    def __init__(self, endpoint: EndpointSettings, queue: JobQueue, tools: FleetTools) -> None:
+        self.endpoint = endpoint
+        self.workers: dict[str, WorkerSession] = {}
+        self.retired: deque[WorkerSession] = deque(maxlen=NUM_RETIRED_KEPT)
+        self._ended_billed_s = 0
+        self._ended_usd: float | None = 0.0
+        self.num_failures = 0
+        self.is_short_of_cards = False
+        self._queue = queue
+        self._tools = tools
+        self._behaviour = tools.behaviour
+        self._last_step_at: float | None = None
+        self._is_closing = False
+        self._watchers: set[asyncio.Task[None]] = set()
+
+    def find(self, worker_id: str) -> WorkerSession | None:
+        """A worker that has a place, or one of the last that have ended."""
+        found = self.workers.get(worker_id)
+        return found or next((each for each in self.retired if each.id == worker_id), None)
+
+    def billed_s(self, now: float) -> int:
+        """Whole seconds of all workers since the emulator started, those that have ended too."""
+        return self._ended_billed_s + sum(
+            worker.meter.bill(now).billed_s for worker in self.workers.values()
+        )
+
+    def cost_usd(self, now: float) -> float | None:
+        """Of the same; None for a GPU without a published price."""
+        costs = [self._ended_usd, *(each.cost_usd(now) for each in self.workers.values())]
+        known = [cost for cost in costs if cost is not None]
+        return round(sum(known), 8) if len(known) == len(costs) else None
+
+    def job_must_stop(self, worker_id: str, job_id: str) -> None:
+        worker = self.workers.get(worker_id)
+        if worker is not None:
+            worker.ask_stop(job_id, self._tools.clock())
+
+    def drain(self, worker: WorkerSession, reason: str, *, grace_s: float | None = None) -> None:
+        """SIGTERM first, then the release of its polls: it must not ask again in between."""
+        if worker.process is None:
+            self._retire(worker, reason)
+            return
+        if worker.state is WorkerState.DRAINING:
+            return
+        logger.info("worker is drained", extra={"worker": worker.id, "reason": reason})
+        worker.process.terminate()
+        wait_s = self._behaviour.terminate_grace_s if grace_s is None else grace_s
+        worker.drain(reason, self._tools.clock() + wait_s)
+        self._queue.work.notify()
+
+    def kill(self, worker: WorkerSession, reason: str, *, is_blamed: bool = False) -> None:
+        """SIGKILL; what it held is requeued when its process is seen to be gone.
+
+        A worker that is to blame counts as crashed unless it has finished a job before.
+        """
+        worker.reason = reason
+        worker.is_asked_to_end |= not is_blamed
+        if worker.state is not WorkerState.DRAINING:
+            worker.state = WorkerState.UNHEALTHY
+        if worker.process is not None:
+            logger.warning("worker is killed", extra={"worker": worker.id, "reason": reason})
+            worker.process.kill()
+
+    def unfit(self, worker: WorkerSession, reason: str) -> None:
+        """Its own fitness check has failed; the SDK ends it by itself."""
+        worker.state = WorkerState.UNHEALTHY
+        worker.reason = reason
+
+    def apply(self, rule: FaultRule, worker: WorkerSession | None) -> None:
+        """Carry out a fault that strikes a worker, or the endpoint's supply of cards."""
+        if rule.action is FaultAction.THROTTLE:
+            self.is_short_of_cards = True
+        elif worker is None or worker.process is None:
+            return
+        elif rule.action is FaultAction.KILL:
+            self.kill(worker, "fault: kill")
+        elif rule.action is FaultAction.FREEZE:
+            worker.process.freeze()
+        elif rule.action is FaultAction.SPOT:
+            self.drain(worker, "fault: spot interruption", grace_s=rule.value or 0)
+
+    async def tick(self) -> None:
+        """Do what is due now; to be called a few times a second."""
+        for worker in list(self.workers.values()):
+            for verdict in list(self._verdicts(worker)):
+                await self._carry_out(worker, verdict)
+        self._free_crashed_places()
+        if not self._is_closing:
+            await self._scale()
+
+    async def close(self) -> None:
+        """Drain all workers; those that do not end in time are killed."""
+        self._is_closing = True
+        for worker in list(self.workers.values()):
+            self.drain(worker, "emulator ends")
+        while self.workers:
+            await self.tick()
+            await asyncio.wait(self._watchers, timeout=0.1) if self._watchers else None
+
+    def kill_all(self) -> None:
+        for worker in self.workers.values():
+            self.kill(worker, "emulator ends")
+
+    def _verdicts(self, worker: WorkerSession) -> list[Verdict]:
+        return list(verdicts(worker, self.endpoint, self._behaviour, self._tools.clock()))
+
+    async def _carry_out(self, worker: WorkerSession, verdict: Verdict) -> None:
+        now = self._tools.clock()
+        match verdict:
+            case Kill():
+                if verdict.hazard is not None:
+                    self._report(verdict.hazard, worker, job_id=verdict.job_id)
+                self.kill(worker, verdict.reason, is_blamed=verdict.is_blamed)
+            case LoseJob(job_id=job_id, reason=reason):
+                if not worker.jobs[job_id].is_let_go:
+                    self._report(HazardKind.LOST_RESULT, worker, job_id=job_id)
+                worker.let_go(job_id, now)
+                await self._queue.lose(job_id, worker.id, reason)
+            case ForgetJob(job_id=job_id):
+                worker.let_go(job_id, now)
+
+    async def _scale(self) -> None:
+        now = self._tools.clock()
+        view = EndpointView(
+            backlog=await self._tools.store.backlog(self.endpoint.id),
+            in_progress=sum(len(worker.jobs) for worker in self.workers.values()),
+            workers=tuple(
+                WorkerView(id=each.id, state=each.state, idle_since=each.idle_since)
+                for each in self.workers.values()
+            ),
+            last_step_at=self._last_step_at,
+        )
+        decision = decide(self.endpoint, self._behaviour, view, now)
+        for worker_id in decision.stop:
+            self.drain(self.workers[worker_id], "idle")
+        for _ in range(decision.start):
+            self._last_step_at = now
+            self._add()
+        await self._start_waiting()
+
+    def _add(self) -> None:
+        num_wanted = sum(each.state.is_wanted for each in self.workers.values())
+        is_active = num_wanted < self.endpoint.workers_min
+        price = self._tools.prices.usd_per_second(
+            self.endpoint.gpu, gpu_count=self.endpoint.gpu_count, is_active=is_active
+        )
+        worker = WorkerSession(self._tools.clock(), is_active=is_active, usd_per_second=price)
+        self.workers[worker.id] = worker
+
+    async def _start_waiting(self) -> None:
+        for worker in list(self.workers.values()):
+            if worker.state is WorkerState.THROTTLED and self._has_card():
+                await self._start(worker)
+
+    def _has_card(self) -> bool:
+        num_running = sum(each.process is not None for each in self.workers.values())
+        capacity = self.endpoint.capacity
+        return not self.is_short_of_cards and (capacity is None or num_running < capacity)
+
+    async def _start(self, worker: WorkerSession) -> None:
+        try:
+            process = await self._tools.launch(self.endpoint, worker)
+        except EmulatorError as error:
+            self._crashed(worker, str(error))
+            return
+        worker.started(process, self._tools.clock())
+        logger.info("worker started", extra={"worker": worker.id, "pid": process.pid})
+        watcher = asyncio.create_task(self._watch(worker, process))
+        self._watchers.add(watcher)
+        watcher.add_done_callback(self._watchers.discard)
+        for rule in self._draw(FaultPoint.WORKER_START, worker):
+            self.apply(rule, worker)
+
+    async def _watch(self, worker: WorkerSession, process: WorkerProcess) -> None:
+        """Until the process is gone; pings may go on after that and prove nothing."""
+        code = await process.wait()
+        ending = f"exited with {code}" if code >= 0 else f"ended by signal {-code}"
+        reason = f"{worker.reason}: {ending}" if worker.reason else ending
+        worker.ended(self._tools.clock())
+        self._tools.clear(worker)
+        for job_id in list(worker.jobs):
+            worker.let_go(job_id, self._tools.clock())
+            await self._requeue(job_id, worker, reason)
+        if worker.is_asked_to_end or worker.num_results:
+            self._retire(worker, reason)
+        else:
+            tail = "\n".join(process.log_tail(LOG_TAIL_LINES))
+            self._crashed(worker, f"{reason}; the end of its log:\n{tail}" if tail else reason)
+
+    async def _requeue(self, job_id: str, worker: WorkerSession, reason: str) -> None:
+        if self._is_closing:
+            await self._queue.give_back(job_id, worker.id, "emulator ended")
+        else:
+            await self._queue.lose(job_id, worker.id, f"worker lost: {reason}")
+
+    def _retire(self, worker: WorkerSession, reason: str) -> None:
+        now = self._tools.clock()
+        worker.state = WorkerState.STOPPED
+        worker.reason = reason
+        self.workers.pop(worker.id, None)
+        self._ended_billed_s += worker.meter.bill(now).billed_s
+        cost = worker.cost_usd(now)
+        if self._ended_usd is not None:
+            self._ended_usd = None if cost is None else self._ended_usd + cost
+        self.retired.append(worker)
+        if worker.num_results:
+            self.num_failures = 0
+        logger.info("worker ended", extra={"worker": worker.id, "reason": reason})
+
+    def _crashed(self, worker: WorkerSession, reason: str) -> None:
+        """It ended before it finished any job: its place stays empty for a growing time."""
+        self.num_failures += 1
+        worker.state = WorkerState.UNHEALTHY
+        worker.reason = reason
+        worker.retry_at = self._tools.clock() + backoff_s(self.num_failures, self._behaviour)
+        self._report(HazardKind.CRASH_LOOP, worker, reason)
+
+    def _free_crashed_places(self) -> None:
+        now = self._tools.clock()
+        for worker in list(self.workers.values()):
+            if worker.process is None and worker.retry_at is not None and now >= worker.retry_at:
+                self._retire(worker, worker.reason or "crashed")
+
+    def _draw(self, point: FaultPoint, worker: WorkerSession) -> tuple[FaultRule, ...]:
+        return self._tools.faults.draw(
+            point, endpoint_id=self.endpoint.id, worker_id=worker.id, job_id=None
+        )
+
+    def _report(
+        self, kind: HazardKind, worker: WorkerSession, detail: str = "", job_id: str | None = None
+    ) -> None:
+        self._tools.hazards.report(
+            kind,
+            endpoint_id=self.endpoint.id,
+            worker_id=worker.id,
+            job_id=job_id,
+            detail=detail,
+        )

@@ -1,0 +1,65 @@
+"""What all routes share: the endpoints, the rules and the books of one emulator."""
+
+import asyncio
+import hmac
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+
+from aiohttp import web
+
+from runpod_emulator.api_error import ApiError
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.billing import Prices
+from runpod_emulator.faults import FaultPlan
+from runpod_emulator.fleet import Fleet
+from runpod_emulator.hazards import HazardLog
+from runpod_emulator.limits import RateLimiter
+from runpod_emulator.queue import JobQueue
+from runpod_emulator.sealing import Sealer
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.store import JobStore
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint:
+    """One endpoint with its jobs and its workers."""
+
+    settings: EndpointSettings
+    queue: JobQueue
+    fleet: Fleet
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Gateway:
+    """`api_key` opens the client API and everything under `/emulator`.
+
+    Once `draining` is set no further job is accepted.
+    """
+
+    endpoints: Mapping[str, Endpoint]
+    store: JobStore
+    behaviour: Behaviour
+    limiter: RateLimiter
+    faults: FaultPlan
+    hazards: HazardLog
+    sealer: Sealer
+    prices: Prices
+    clock: Callable[[], float]
+    started_at: float
+    draining: asyncio.Event = field(default_factory=asyncio.Event)
+    api_key: str = field(repr=False)
+
+    def endpoint_of(self, request: web.Request) -> Endpoint:
+        """Raises `ApiError` 404 for an endpoint that there is not."""
+        endpoint = self.endpoints.get(request.match_info["endpoint"])
+        if endpoint is None:
+            raise ApiError(404, "endpoint not found")
+        return endpoint
+
+    def check_key(self, request: web.Request) -> None:
+        """`Bearer KEY` or the bare key, as the documentation uses both. Raises `ApiError` 401."""
+        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        if not given:
+            raise ApiError(401, "no token provided")
+        if not hmac.compare_digest(given.encode(), self.api_key.encode()):
+            raise ApiError(401, "invalid token")

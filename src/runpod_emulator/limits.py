@@ -1,0 +1,126 @@
+"""How much of an operation the platform accepts: requests in a time, requests at once, jobs queued.
+
+It knows no HTTP; whoever answers requests turns `RateLimited` into a 429.
+"""
+
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Final
+
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.settings import EndpointSettings
+
+WINDOW_S = 10.0
+BUSY_RETRY_S = 1.0
+"""When a place among concurrent requests becomes free is unknown; this is a guess."""
+
+QUEUE_FREE_JOBS = 50
+QUEUE_JOBS_PER_WORKER = 500
+
+
+class Operation(StrEnum):
+    """What a client asks of an endpoint, named as in the path."""
+
+    RUN = "run"
+    RUNSYNC = "runsync"
+    STATUS = "status"
+    STATUS_SYNC = "status-sync"
+    STREAM = "stream"
+    CANCEL = "cancel"
+    RETRY = "retry"
+    PURGE_QUEUE = "purge-queue"
+    HEALTH = "health"
+    REQUESTS = "requests"
+    OPENAI = "openai"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Limit:
+    """What one endpoint accepts of one operation; `concurrent` None is no limit."""
+
+    per_10_s: int
+    concurrent: int | None = None
+
+
+LIMITS: Final[Mapping[Operation, Limit]] = {
+    Operation.RUN: Limit(per_10_s=1000, concurrent=200),
+    Operation.RUNSYNC: Limit(per_10_s=2000, concurrent=400),
+    Operation.STATUS: Limit(per_10_s=2000, concurrent=400),
+    Operation.STATUS_SYNC: Limit(per_10_s=2000, concurrent=400),
+    Operation.STREAM: Limit(per_10_s=2000, concurrent=400),
+    Operation.CANCEL: Limit(per_10_s=100, concurrent=20),
+    Operation.PURGE_QUEUE: Limit(per_10_s=2),
+    Operation.REQUESTS: Limit(per_10_s=10, concurrent=2),
+    Operation.OPENAI: Limit(per_10_s=2000, concurrent=400),
+}
+"""RunPod's documentation, "send-requests"; an operation that is not listed has no limit.
+
+The platform raises them with the number of running workers, by a factor it does not publish.
+"""
+
+
+class RateLimited(Exception):
+    """More requests than the platform accepts; `retry_after_s` is when another may pass."""
+
+    def __init__(self, operation: Operation, limit: str, retry_after_s: float) -> None:
+        super().__init__(f"{operation}: at most {limit} for one endpoint")
+        self.operation = operation
+        self.limit = limit
+        self.retry_after_s = retry_after_s
+
+
+@dataclass(slots=True)
+class _Usage:
+    """Of one endpoint and operation: when each counted request leaves the window, and how many
+    are being answered."""
+
+    leave_at: deque[float] = field(default_factory=deque)
+    running: int = 0
+
+
+class RateLimiter:
+    """Counts requests in an exact sliding window, for each endpoint and operation alone.
+
+    `clock` never goes back, like `time.monotonic`. Refused requests are not counted. Usage is
+    kept for every endpoint that is asked for: admit requests for known endpoints only.
+    """
+
+    def __init__(self, clock: Callable[[], float], *, is_on: bool = True) -> None:
+        self._clock = clock
+        self._is_on = is_on
+        self._usage: defaultdict[tuple[str, Operation], _Usage] = defaultdict(_Usage)
+
+    @contextmanager
+    def admit(self, endpoint_id: str, operation: Operation) -> Iterator[None]:
+        """Around the answer to one request. Raises `RateLimited` on entering."""
+        limit = LIMITS.get(operation) if self._is_on else None
+        if limit is None:
+            yield
+            return
+        usage = self._usage[endpoint_id, operation]
+        self._count(usage, operation, limit)
+        try:
+            yield
+        finally:
+            usage.running -= 1
+
+    def _count(self, usage: _Usage, operation: Operation, limit: Limit) -> None:
+        now = self._clock()
+        while usage.leave_at and usage.leave_at[0] <= now:
+            usage.leave_at.popleft()
+        if len(usage.leave_at) >= limit.per_10_s:
+            accepted = f"{limit.per_10_s} requests in {WINDOW_S:.0f} s"
+            raise RateLimited(operation, accepted, usage.leave_at[0] - now)
+        if limit.concurrent is not None and usage.running >= limit.concurrent:
+            raise RateLimited(operation, f"{limit.concurrent} requests at once", BUSY_RETRY_S)
+        usage.leave_at.append(now + WINDOW_S)
+        usage.running += 1
+
+
+def queue_is_full(queued: int, settings: EndpointSettings, behaviour: Behaviour) -> bool:
+    """Whether a new job is refused with 429: older documentation, hence a switch."""
+    accepted = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * settings.workers_max)
+    return behaviour.queue_limit and queued > accepted

@@ -1,0 +1,305 @@
+"""One endpoint's jobs: applies the life cycle to what the store keeps and tells those who wait.
+
+It knows no HTTP and no process: workers are ids.
+"""
+
+from collections import defaultdict
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from typing import Protocol
+
+from runpod_emulator import lifecycle
+from runpod_emulator.behaviour import Behaviour, Purged
+from runpod_emulator.ids import new_job_id
+from runpod_emulator.job import Job, JobStatus, Policy, Webhook
+from runpod_emulator.store import UNCHANGED, JobStore, Unchanged
+from runpod_emulator.wake import Wake
+
+PURGE_STEP = 500
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Submission:
+    """What a caller asked for; `payload` is the JSON text of `input`."""
+
+    payload: bytes
+    policy: Policy
+    is_sync: bool = False
+    webhook_url: str | None = None
+    sealed_s3_config: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TakenJob:
+    """A job that was just marked IN_PROGRESS, with its input as JSON text."""
+
+    job: Job
+    payload: bytes
+
+
+class QueueListener(Protocol):
+    """Whom a queue tells what others must act on."""
+
+    def job_must_stop(self, worker_id: str, job_id: str) -> None:
+        """The platform has ended a job that this worker still runs."""
+
+    def webhook_is_due(self) -> None: ...
+
+
+class JobQueue:
+    """All that can happen to one endpoint's jobs.
+
+    Methods return the changed job, or None if the event came too late, the job is unknown, or
+    belongs to another endpoint; then nothing has changed. `work` wakes whenever a job is queued.
+    """
+
+    def __init__(
+        self,
+        endpoint_id: str,
+        store: JobStore,
+        behaviour: Behaviour,
+        clock: Callable[[], float],
+        listener: QueueListener,
+    ) -> None:
+        self.endpoint_id = endpoint_id
+        self.work = Wake()
+        self._store = store
+        self._behaviour = behaviour
+        self._clock = clock
+        self._listener = listener
+        self._ended: defaultdict[str, Wake] = defaultdict(Wake)
+        self._num_waiting: defaultdict[str, int] = defaultdict(int)
+
+    async def submit(self, asked: Submission) -> Job:
+        now = self._clock()
+        job = Job(
+            id=new_job_id(is_sync=asked.is_sync),
+            endpoint_id=self.endpoint_id,
+            is_sync=asked.is_sync,
+            policy=asked.policy,
+            created_at=now,
+            queued_at=now,
+            webhook=Webhook(url=asked.webhook_url) if asked.webhook_url else None,
+            sealed_s3_config=asked.sealed_s3_config,
+        )
+        job = lifecycle.submit(job)
+        await self._store.add(job, asked.payload)
+        self.work.notify()
+        return job
+
+    async def get(self, job_id: str) -> Job | None:
+        """A job that its caller may see; one whose time is over is gone, swept or not."""
+        job = await self._store.get(job_id)
+        if job is None or job.endpoint_id != self.endpoint_id or job.is_hidden:
+            return None
+        due = lifecycle.what_is_due(job, self._clock(), self._behaviour)
+        if due is None:
+            return job
+        await self.sweep(job)
+        return await self._visible(job_id)
+
+    async def take(self, worker_id: str, limit: int) -> list[TakenJob]:
+        """Mark up to `limit` waiting jobs IN_PROGRESS on this worker, oldest first."""
+        taken = []
+        for waiting in await self._store.queued(self.endpoint_id, limit):
+            job = await self._change(
+                waiting.id, lambda job: lifecycle.take(job, worker_id, self._clock())
+            )
+            payload = await self._store.payload(waiting.id)
+            if job is not None and payload is not None:
+                taken.append(TakenJob(job=job, payload=payload))
+        return taken
+
+    async def give_back(self, job_id: str, worker_id: str, reason: str) -> Job | None:
+        """Requeue at no cost to the job, e.g. when the poll that should get it was gone."""
+        return await self._change(
+            job_id,
+            lambda job: lifecycle.give_back(job, worker_id, self._clock(), reason),
+            output=None,
+        )
+
+    async def lose(self, job_id: str, worker_id: str, reason: str) -> Job | None:
+        """The worker, or just this job on it, is lost: requeue, or give up."""
+        return await self._change(
+            job_id,
+            lambda job: lifecycle.lose(job, worker_id, self._clock(), reason, self._behaviour),
+            output=None,
+        )
+
+    async def complete(self, job_id: str, worker_id: str, output: bytes | None) -> Job | None:
+        """`output` is JSON text, or None for a result without one."""
+        return await self._change(
+            job_id,
+            lambda job: lifecycle.complete(job, worker_id, self._clock(), self._behaviour),
+            output=output,
+        )
+
+    async def fail(
+        self, job_id: str, worker_id: str, error: str, output: bytes | None
+    ) -> Job | None:
+        return await self._change(
+            job_id,
+            lambda job: lifecycle.fail(job, worker_id, self._clock(), error, self._behaviour),
+            output=output,
+        )
+
+    async def progress(self, job_id: str, worker_id: str, output: bytes) -> Job | None:
+        return await self._change(
+            job_id,
+            lambda job: job if lifecycle.is_held(job, worker_id) else None,
+            output=output,
+        )
+
+    async def reopen(self, job_id: str, worker_id: str, output: bytes) -> Job | None:
+        """Progress after the result, for those who want the platform's bug."""
+        return await self._change(
+            job_id, lambda job: lifecycle.reopen(job, worker_id, self._clock()), output=output
+        )
+
+    async def add_chunk(self, job_id: str, worker_id: str, chunk: bytes) -> bool:
+        """Keep a streamed item if its job is this worker's. `chunk` is the posted JSON text."""
+        job = await self._store.get(job_id)
+        if job is None or not lifecycle.is_held(job, worker_id):
+            return False
+        await self._store.add_chunk(job_id, chunk)
+        self._wake(job_id)
+        return True
+
+    async def cancel(self, job_id: str) -> Job | None:
+        cancelled = await self._change(
+            job_id, lambda job: lifecycle.cancel(job, self._clock(), self._behaviour)
+        )
+        return self._stopped(cancelled)
+
+    async def retry(self, job_id: str) -> Job | None:
+        changed = await self._change(
+            job_id, lambda job: lifecycle.retry(job, self._clock()), output=None
+        )
+        if changed is not None:
+            await self._store.clear_chunks(job_id)
+        return changed
+
+    async def set_ttl(self, job_id: str, ttl_s: float) -> Job | None:
+        """From submission, as `policy.ttl`."""
+        return await self._change(
+            job_id, lambda job: replace(job, policy=replace(job.policy, ttl_s=ttl_s))
+        )
+
+    async def purge(self) -> int:
+        """Empty the queue; jobs that run go on. Returns how many were removed."""
+        removed = 0
+        while waiting := await self._store.queued(self.endpoint_id, PURGE_STEP):
+            for job in waiting:
+                removed += await self._purge_one(job)
+        return removed
+
+    async def recover(self) -> int:
+        """Requeue what was running when the emulator ended: its workers are gone with it."""
+        running = await self._store.in_progress(self.endpoint_id)
+        for job in running:
+            await self.give_back(job.id, job.worker_id or "", "emulator restarted")
+        return len(running)
+
+    async def sweep(self, job: Job) -> None:
+        """Do to a job what its time asks for (`lifecycle.what_is_due`)."""
+        now = self._clock()
+        due = lifecycle.what_is_due(job, now, self._behaviour)
+        if due is lifecycle.Due.TIME_OUT:
+            timed_out = await self._change(
+                job.id, lambda job: lifecycle.time_out(job, self._clock(), self._behaviour)
+            )
+            self._stopped(timed_out)
+        elif due is lifecycle.Due.EXPIRE:
+            await self._expire(job, now)
+
+    async def wait(self, job_id: str, timeout_s: float) -> None:
+        """Until the job ends, streams an item, or `timeout_s` have passed."""
+        with self._waiting(job_id) as ended:
+            await ended.wait(timeout_s)
+
+    async def wait_final(self, job_id: str, timeout_s: float) -> Job | None:
+        """The job once it has ended or `timeout_s` have passed; None when it is gone."""
+        deadline = self._clock() + timeout_s
+        with self._waiting(job_id) as changed:
+            while (job := await self.get(job_id)) is not None and not job.status.is_final:
+                left_s = deadline - self._clock()
+                if left_s <= 0:
+                    break
+                await changed.wait(left_s)
+        return job
+
+    async def _visible(self, job_id: str) -> Job | None:
+        job = await self._store.get(job_id)
+        return None if job is None or job.is_hidden else job
+
+    async def _purge_one(self, job: Job) -> bool:
+        if self._behaviour.purged is Purged.DELETED:
+            return await self._store.remove(job)
+        now = self._clock()
+        purged = await self._change(
+            job.id,
+            lambda job: (
+                lifecycle.cancel(job, now, self._behaviour, "purged")
+                if job.status is JobStatus.IN_QUEUE
+                else None
+            ),
+        )
+        return purged is not None
+
+    async def _expire(self, job: Job, now: float) -> None:
+        expired = lifecycle.expire(job, now, self._behaviour)
+        if expired is not None:
+            await self._change(job.id, lambda job: lifecycle.expire(job, now, self._behaviour))
+        elif await self._store.remove(job):
+            self._wake(job.id)
+            if job.status is JobStatus.IN_PROGRESS:
+                self._stopped(job)
+
+    def _stopped(self, job: Job | None) -> Job | None:
+        """Have the worker told of a job that the platform has ended."""
+        if job is not None and job.worker_id is not None:
+            self._listener.job_must_stop(job.worker_id, job.id)
+        return job
+
+    async def _change(
+        self,
+        job_id: str,
+        transition: Callable[[Job], Job | None],
+        *,
+        output: bytes | Unchanged | None = UNCHANGED,
+    ) -> Job | None:
+        """Apply a transition by compare and swap, again if somebody else was quicker."""
+        while (job := await self._store.get(job_id)) is not None:
+            changed = transition(job) if job.endpoint_id == self.endpoint_id else None
+            if changed is None:
+                return None
+            if await self._store.replace(changed, output=output):
+                changed = replace(changed, revision=changed.revision + 1)
+                self._announce(job, changed)
+                return changed
+        return None
+
+    def _announce(self, before: Job, after: Job) -> None:
+        if after.status is JobStatus.IN_QUEUE:
+            self.work.notify()
+        if after.status is not before.status:
+            self._wake(before.id)
+        if after.webhook is not None and after.webhook.next_at is not None:
+            self._listener.webhook_is_due()
+
+    def _wake(self, job_id: str) -> None:
+        if job_id in self._ended:
+            self._ended[job_id].notify()
+
+    @contextmanager
+    def _waiting(self, job_id: str) -> Iterator[Wake]:
+        """Somebody waits for this job; who waits last tidies up."""
+        self._num_waiting[job_id] += 1
+        try:
+            yield self._ended[job_id]
+        finally:
+            self._num_waiting[job_id] -= 1
+            if not self._num_waiting[job_id]:
+                del self._num_waiting[job_id]
+                self._ended.pop(job_id, None)

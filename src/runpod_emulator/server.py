@@ -1,0 +1,86 @@
+"""The HTTP server: routes put together, and what holds for all of them.
+
+Closed by default: every route but the API's description asks for a key, and a request that names
+another host than this one is refused, so that no web page can reach it by a name of its own.
+"""
+
+import logging
+from ipaddress import ip_address
+
+from aiohttp import web
+from aiohttp.typedefs import Handler
+
+from runpod_emulator import openapi
+from runpod_emulator.admin_api import AdminApi
+from runpod_emulator.api_error import ApiError
+from runpod_emulator.client_api import ClientApi
+from runpod_emulator.gateway import Gateway
+from runpod_emulator.store import StoreUnusable
+from runpod_emulator.worker_api import WorkerApi
+
+logger = logging.getLogger(__name__)
+
+MAX_BODY_BYTES = 256_000_000
+"""What is read at all; the platform's own limits are lower and answered more kindly."""
+
+
+def make_app(gateway: Gateway, host: str) -> web.Application:
+    """`host` is where it listens; an address that is not of this machine alone accepts any name."""
+    middlewares = [_errors_as_json]
+    if is_loopback(host):
+        middlewares.append(_only_this_host)
+    app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
+    app.add_routes(WorkerApi(gateway).routes())
+    app.add_routes(ClientApi(gateway).routes())
+    app.add_routes(AdminApi(gateway).routes())
+    app.router.add_get("/openapi.json", _openapi)
+    return app
+
+
+def is_loopback(host: str) -> bool:
+    """Whether only this machine can reach it."""
+    try:
+        return ip_address(host.strip("[]")).is_loopback
+    except ValueError:
+        return host == "localhost"
+
+
+@web.middleware
+async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
+    """The single error boundary of the server."""
+    try:
+        return await handler(request)
+    except ApiError as error:
+        return _refusal(error)
+    except web.HTTPException as error:
+        return _refusal(ApiError(error.status, error.reason))
+    except StoreUnusable as error:
+        logger.error("store unusable", extra={"error": str(error)})
+        return _refusal(ApiError(503, "the emulator cannot use its database; see its log"))
+    except ConnectionError:
+        raise
+    except Exception:
+        logger.exception("request failed", extra={"path": request.path})
+        return _refusal(ApiError(500, "internal error; see the emulator's log"))
+
+
+@web.middleware
+async def _only_this_host(request: web.Request, handler: Handler) -> web.StreamResponse:
+    name = request.host.rpartition(":")[0] if request.host[-1:] != "]" else request.host
+    if not is_loopback(name or request.host):
+        raise ApiError(403, "host: accepted are 127.0.0.1, [::1] and localhost")
+    return await handler(request)
+
+
+async def _openapi(request: web.Request) -> web.Response:
+    return web.json_response(openapi.document())
+
+
+def _refusal(error: ApiError) -> web.Response:
+    headers = {}
+    if error.retry_after_s is not None:
+        headers["Retry-After"] = str(max(1, round(error.retry_after_s)))
+    if error.status == 401:
+        # the platform's own answer here is plain text
+        return web.Response(status=401, text=error.message, headers=headers)
+    return web.json_response({"error": error.message}, status=error.status, headers=headers)

@@ -1,0 +1,99 @@
+"""Where jobs are kept: the seam behind which SQLite, or later a cluster's queue, may stand.
+
+A store keeps records and their payloads and orders them. It decides nothing: life cycle, retries
+and scaling are elsewhere. Every change is a compare and swap on a job's `revision`, so that a
+store may be shared by several gateways.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Final, Protocol
+
+from runpod_emulator.job import Job, JobStatus
+
+
+class Unchanged:
+    """The type of `UNCHANGED`."""
+
+
+UNCHANGED: Final = Unchanged()
+"""For `JobStore.replace`: leave the stored output as it is."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backlog:
+    """What scaling looks at: jobs that wait, low priority left out.
+
+    `oldest_queued_at` is None when `waiting` is 0.
+    """
+
+    waiting: int
+    oldest_queued_at: float | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tally:
+    """What an endpoint has seen since its database was made, removed jobs included."""
+
+    completed: int = 0
+    failed: int = 0
+    retried: int = 0
+
+
+class JobStore(Protocol):
+    """Raises `StoreUnusable` when its storage cannot be read or written."""
+
+    async def add(self, job: Job, payload: bytes) -> None:
+        """Keep a new job, durably before it returns. `payload` is the job's `input` as JSON."""
+
+    async def get(self, job_id: str) -> Job | None: ...
+
+    async def replace(self, job: Job, *, output: bytes | Unchanged | None = UNCHANGED) -> bool:
+        """Store `job` if its `revision` is still the stored one, which then counts up by one.
+
+        False, and nothing changed, if somebody else was quicker or the job is gone. `output`
+        (JSON text, or None to clear) changes together with the record. Counts the endpoint's
+        tally when the status becomes COMPLETED or FAILED, and when `retries` grows.
+        """
+
+    async def remove(self, job: Job) -> bool:
+        """Forget a job with all that belongs to it, if its revision is still the stored one."""
+
+    async def payload(self, job_id: str) -> bytes | None: ...
+
+    async def output(self, job_id: str) -> bytes | None: ...
+
+    async def queued(self, endpoint_id: str, limit: int) -> Sequence[Job]:
+        """The next jobs to hand out, in order of submission; a requeued job keeps its place."""
+
+    async def in_progress(self, endpoint_id: str) -> Sequence[Job]: ...
+
+    async def recent(self, endpoint_id: str, limit: int) -> Sequence[Job]:
+        """The jobs submitted last, newest first, whatever their status."""
+
+    async def due(self, now: float, limit: int) -> Sequence[Job]:
+        """Jobs that time itself changes (`lifecycle.due_at`), earliest first."""
+
+    async def webhooks_due(self, now: float, limit: int) -> Sequence[Job]:
+        """Jobs whose webhook's `next_at` has come, earliest first."""
+
+    async def backlog(self, endpoint_id: str) -> Backlog: ...
+
+    async def counts(self, endpoint_id: str) -> Mapping[JobStatus, int]:
+        """Jobs kept in each status; hidden ones left out, missing statuses are 0."""
+
+    async def tally(self, endpoint_id: str) -> Tally: ...
+
+    async def add_chunk(self, job_id: str, chunk: bytes) -> None:
+        """Append one streamed item, as the JSON text that the worker posted."""
+
+    async def pop_chunks(self, job_id: str) -> Sequence[bytes]:
+        """Items in order, each given out once."""
+
+    async def clear_chunks(self, job_id: str) -> None: ...
+
+    async def close(self) -> None: ...
+
+
+class StoreUnusable(Exception):
+    """The storage cannot be read or written; the message names it and the cause."""

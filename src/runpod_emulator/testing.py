@@ -1,0 +1,144 @@
+"""An emulator for the tests of a handler or a client: runs in a thread of its own.
+
+with running_emulator(settings_for(Path("handler.py"), tmp_path)) as emulator:
+    runpod.endpoint_url_base, runpod.api_key = emulator.base_url, emulator.api_key
+    assert runpod.Endpoint("test").run_sync({"prompt": "hello"}) == ...
+"""
+
+import asyncio
+import sys
+import threading
+import time
+from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.emulator import Emulator
+from runpod_emulator.errors import EmulatorError
+from runpod_emulator.faults import parse_rule
+from runpod_emulator.gateway import Gateway
+from runpod_emulator.settings import EmulatorSettings, EndpointSettings
+from runpod_emulator.state import job_details, snapshot
+
+T = TypeVar("T")
+
+START_LIMIT_S = 30.0
+POLL_S = 0.05
+
+QUICK = Behaviour(ping_interval_s=1.0, heartbeat_timeout_s=4.0, stop_grace_s=1.0)
+"""Notices what goes wrong sooner than the platform does."""
+
+
+class RunningEmulator:
+    """An emulator in another thread. Its methods wait for the answer."""
+
+    def __init__(self, emulator: Emulator, loop: asyncio.AbstractEventLoop) -> None:
+        self.url = emulator.url
+        self.base_url = emulator.base_url
+        self.api_key = emulator.settings.api_key
+        self._emulator = emulator
+        self._loop = loop
+
+    @property
+    def gateway(self) -> Gateway:
+        return self._emulator.gateway
+
+    def state(self) -> dict[str, Any]:
+        """As `/emulator/state`."""
+        return self._run(snapshot(self.gateway))
+
+    def job(self, job_id: str) -> dict[str, Any]:
+        """As `/emulator/jobs/ID`: status, history, cost. Raises KeyError."""
+
+        async def details() -> dict[str, Any]:
+            job = await self.gateway.store.get(job_id)
+            if job is None:
+                raise KeyError(job_id)
+            return job_details(self.gateway, self.gateway.endpoints[job.endpoint_id], job)
+
+        return self._run(details())
+
+    def add_fault(self, **rule: object) -> None:
+        """A rule as in `POST /emulator/faults`. Raises `InvalidFault`."""
+        self._emulator.faults.add(parse_rule(rule))
+
+    def clear_faults(self) -> None:
+        self._emulator.faults.clear()
+
+    def wait_until(
+        self, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 30.0
+    ) -> dict[str, Any]:
+        """The first state for which this holds. Raises TimeoutError."""
+        deadline = time.monotonic() + timeout_s
+        while not holds(state := self.state()):
+            if time.monotonic() > deadline:
+                raise TimeoutError(f"not so after {timeout_s:.0f} s")
+            time.sleep(POLL_S)
+        return state
+
+    def stop(self) -> None:
+        """Drain and end; may be called once more at the end of its context."""
+        self._run(self._emulator.stop())
+
+    def _run(self, coroutine: Coroutine[None, None, T]) -> T:
+        return asyncio.run_coroutine_threadsafe(coroutine, self._loop).result()
+
+
+def settings_for(
+    handler: Path,
+    state_dir: Path,
+    *,
+    behaviour: Behaviour = QUICK,
+    endpoint_id: str = "test",
+    rate_limits: bool = True,
+    **endpoint: Any,  # noqa: ANN401 - any other field of EndpointSettings
+) -> EmulatorSettings:
+    """One endpoint that runs `handler`, on a free port."""
+    command = (sys.executable, "-u", str(handler.absolute()))
+    return EmulatorSettings(
+        endpoints=(EndpointSettings(id=endpoint_id, command=command, **endpoint),),
+        api_key="test-key",
+        state_dir=state_dir,
+        database=state_dir / "jobs.db",
+        behaviour=behaviour,
+        rate_limits=rate_limits,
+        echo_logs=False,
+    )
+
+
+@contextmanager
+def running_emulator(settings: EmulatorSettings) -> Iterator[RunningEmulator]:
+    """Drains at the end, so that no job and no worker is left. Raises `EmulatorError`."""
+    started: Future[RunningEmulator] = Future()
+    over = threading.Event()
+
+    def run() -> None:
+        try:
+            asyncio.run(_run(settings, started, over))
+        finally:
+            started.cancel()  # nobody waits for what has died; nothing happens if it has started
+
+    thread = threading.Thread(target=run, name="emulator")
+    thread.start()
+    try:
+        yield started.result(START_LIMIT_S)
+    finally:
+        over.set()
+        thread.join()
+
+
+async def _run(
+    settings: EmulatorSettings, started: "Future[RunningEmulator]", over: threading.Event
+) -> None:
+    emulator = Emulator(settings)
+    try:
+        await emulator.start()
+    except EmulatorError as error:
+        started.set_exception(error)
+        return
+    started.set_result(RunningEmulator(emulator, asyncio.get_running_loop()))
+    await asyncio.to_thread(over.wait)
+    await emulator.stop()

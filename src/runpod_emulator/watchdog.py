@@ -1,0 +1,100 @@
+"""What is to be done about a worker, given what is known of it and the time.
+
+Policy only: it sees facts and a time, and acts on nothing.
+"""
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from runpod_emulator.behaviour import Behaviour, Unlisted
+from runpod_emulator.hazards import HazardKind
+from runpod_emulator.settings import EndpointSettings
+from runpod_emulator.worker_session import HeldJob, WorkerSession
+from runpod_emulator.worker_state import WorkerState
+
+
+@dataclass(frozen=True, slots=True)
+class Kill:
+    """End the worker by force; `hazard` is what its owner should be told, about `job_id` if any.
+
+    `is_blamed` if it counts as a crash.
+    """
+
+    reason: str
+    hazard: HazardKind | None = None
+    job_id: str | None = None
+    is_blamed: bool = True
+
+
+@dataclass(frozen=True, slots=True)
+class LoseJob:
+    """The worker lives, but a job on it is lost."""
+
+    job_id: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class ForgetJob:
+    """A job that was stopped and that the worker has let go of."""
+
+    job_id: str
+
+
+Verdict = Kill | LoseJob | ForgetJob
+
+
+def verdicts(
+    worker: WorkerSession, endpoint: EndpointSettings, behaviour: Behaviour, now: float
+) -> Iterator[Verdict]:
+    """Everything due for this worker; a kill comes alone."""
+    kill = _must_kill(worker, endpoint, behaviour, now)
+    if kill is not None:
+        yield kill
+        return
+    for job_id, held in worker.jobs.items():
+        if held.unlisted_since is None:
+            continue
+        unlisted_s = now - held.unlisted_since
+        if held.stop_asked_at is not None:
+            yield ForgetJob(job_id)
+        elif (
+            unlisted_s >= behaviour.heartbeat_timeout_s and behaviour.unlisted_job is Unlisted.LOST
+        ):
+            yield LoseJob(job_id, f"not in the worker's pings for {unlisted_s:.0f} s")
+
+
+def _must_kill(
+    worker: WorkerSession, endpoint: EndpointSettings, behaviour: Behaviour, now: float
+) -> Kill | None:
+    if worker.process is None or worker.started_at is None:
+        return None
+    if worker.kill_at is not None:
+        is_over = now >= worker.kill_at
+        reason = "did not end in time after SIGTERM"
+        return Kill(reason, is_blamed=False) if is_over else None
+    if worker.state is WorkerState.INITIALIZING:
+        limit_s = endpoint.start_limit_s
+        is_over = now - worker.started_at >= limit_s
+        reason = f"not ready after {limit_s:.0f} s"
+        return Kill(reason, hazard=HazardKind.SLOW_START) if is_over else None
+    silent_s = now - (worker.last_ping_at or worker.started_at)
+    if silent_s >= behaviour.heartbeat_timeout_s:
+        return Kill(f"no ping for {silent_s:.0f} s")
+    if behaviour.kill_if_not_stopped:
+        for job_id, held in worker.jobs.items():
+            if _ignores_stop(worker, held, behaviour):
+                return Kill(
+                    f"job {job_id} did not react to job-stop",
+                    hazard=HazardKind.BLOCKED_HANDLER,
+                    job_id=job_id,
+                    is_blamed=False,
+                )
+    return None
+
+
+def _ignores_stop(worker: WorkerSession, held: HeldJob, behaviour: Behaviour) -> bool:
+    """Whether a ping after the grace still lists a job that was to be stopped."""
+    if held.stop_asked_at is None or held.unlisted_since is not None:
+        return False
+    return (worker.last_ping_at or 0) > held.stop_asked_at + behaviour.stop_grace_s

@@ -1,0 +1,174 @@
+"""Posts jobs' ends to their webhooks: at least once each, and the same job never twice at a time.
+
+When an attempt is due and what follows it is `lifecycle`'s; what is posted is the caller's.
+"""
+
+import asyncio
+import io
+import logging
+import math
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from urllib.parse import urlsplit
+
+import aiohttp
+
+from runpod_emulator import lifecycle
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.job import Job, Webhook
+from runpod_emulator.store import JobStore, StoreUnusable
+
+logger = logging.getLogger(__name__)
+
+MAX_SENDS = 100
+MAX_SENDS_PER_RECEIVER = 20
+"""So few that a receiver which does not answer leaves room for the others."""
+
+_LOOK_AHEAD = 2 * MAX_SENDS
+_PAUSE_S = 10.0
+"""After what should not happen, such as a full disk: without it every moment is another attempt."""
+
+_GATHER_S = 0.02
+"""What happens within it is seen in one look at the store, which costs some ms when much waits."""
+
+_DELIVERED = 200
+
+
+class WebhookSender:
+    """Sends what the store says is due.
+
+    `body` is what is posted for a job. `forget` must remove a job that is over for its caller
+    and has waited for its webhook only; it is given the job at its stored revision.
+    """
+
+    def __init__(
+        self,
+        store: JobStore,
+        behaviour: Behaviour,
+        clock: Callable[[], float],
+        body: Callable[[Job], Awaitable[bytes]],
+        forget: Callable[[Job], Awaitable[None]],
+    ) -> None:
+        self._store = store
+        self._behaviour = behaviour
+        self._clock = clock
+        self._body = body
+        self._forget = forget
+        self._wake = asyncio.Event()
+        self._receivers: dict[str, str | None] = {}
+        """By id, of the jobs that are being sent."""
+
+    def notify(self) -> None:
+        """A job with a webhook has ended: look at once."""
+        self._wake.set()
+
+    async def run(self) -> None:
+        """Until cancelled, which cuts attempts off: the next run makes them again."""
+        async with self._session() as session, asyncio.TaskGroup() as sends:
+            while True:
+                self._wake.clear()
+                try:
+                    wait_s = await self._start_due(session, sends)
+                except StoreUnusable:
+                    logger.exception("webhooks cannot be read")
+                    wait_s = _PAUSE_S
+                with suppress(TimeoutError):
+                    async with asyncio.timeout(wait_s):
+                        await self._wake.wait()
+                        await asyncio.sleep(_GATHER_S)
+
+    def _session(self) -> aiohttp.ClientSession:
+        return aiohttp.ClientSession(
+            # a kept connection that has gone stale would cost an attempt
+            connector=aiohttp.TCPConnector(limit=0, force_close=True),
+            cookie_jar=aiohttp.DummyCookieJar(),
+            timeout=aiohttp.ClientTimeout(total=self._behaviour.webhook_timeout_s),
+        )
+
+    async def _start_due(
+        self, session: aiohttp.ClientSession, sends: asyncio.TaskGroup
+    ) -> float | None:
+        """Start what is due and has room; how long until the next is due, None if none is.
+
+        The store's earliest time would not do: it may be that of a job that is being sent.
+        """
+        now = self._clock()
+        for job in await self._store.webhooks_due(math.inf, _LOOK_AHEAD):
+            webhook = job.webhook
+            if webhook is None or webhook.next_at is None or job.id in self._receivers:
+                continue
+            if webhook.next_at > now:
+                return webhook.next_at - now
+            receiver = _receiver(webhook.url)
+            if self._has_room(receiver):
+                self._receivers[job.id] = receiver
+                sends.create_task(self._send(session, job, webhook))
+        return None
+
+    def _has_room(self, receiver: str | None) -> bool:
+        busy = list(self._receivers.values())
+        return len(busy) < MAX_SENDS and busy.count(receiver) < MAX_SENDS_PER_RECEIVER
+
+    async def _send(self, session: aiohttp.ClientSession, job: Job, webhook: Webhook) -> None:
+        try:
+            failure = await self._attempt(session, job, webhook)
+            await self._record(job, failure)
+        except Exception:
+            logger.exception("webhook broke", extra={"job_id": job.id})
+            await asyncio.sleep(_PAUSE_S)
+        finally:
+            del self._receivers[job.id]
+            self._wake.set()
+
+    async def _attempt(
+        self, session: aiohttp.ClientSession, job: Job, webhook: Webhook
+    ) -> str | None:
+        """Why the receiver cannot be said to have it; None when it has."""
+        body = await self._body(job)
+        failure = await _post(session, webhook.url, body)
+        outcome = {"attempt": webhook.attempts + 1, "status": failure or f"HTTP {_DELIVERED}"}
+        level = logging.INFO if failure is None else logging.WARNING
+        logger.log(level, "webhook attempt", extra={"job_id": job.id, **outcome})
+        return failure
+
+    async def _record(self, sent: Job, failure: str | None) -> None:
+        """Unless the job has ended anew meanwhile: then this attempt told of an older end."""
+        while (job := await self._store.get(sent.id)) and job.webhook == sent.webhook:
+            recorded = self._recorded(job, failure)
+            if recorded is None:
+                return
+            if recorded.is_hidden and recorded.webhook and recorded.webhook.next_at is None:
+                # not recorded first: a crash between the two would keep the job for ever
+                await self._forget(recorded)
+                return
+            if await self._store.replace(recorded):
+                return
+
+    def _recorded(self, job: Job, failure: str | None) -> Job | None:
+        now = self._clock()
+        if failure is None:
+            return lifecycle.webhook_delivered(job, now)
+        return lifecycle.webhook_failed(job, now, failure, self._behaviour)
+
+
+async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> str | None:
+    """Why this is no delivery, without the URL, which may hold a secret; None for a delivery."""
+    if _receiver(url) is None:
+        return "not an http or https URL"
+    headers = {"Content-Type": "application/json"}
+    try:
+        async with session.post(
+            url, data=io.BytesIO(body), headers=headers, allow_redirects=False
+        ) as reply:
+            return None if reply.status == _DELIVERED else f"HTTP {reply.status}"
+    except (aiohttp.ClientError, OSError, ValueError) as exc:
+        return type(exc).__name__
+
+
+def _receiver(url: str) -> str | None:
+    """Host and port, None for what is no http or https URL."""
+    try:
+        parts = urlsplit(url)
+    except ValueError:
+        return None
+    return parts.netloc or None if parts.scheme in ("http", "https") else None

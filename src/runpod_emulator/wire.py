@@ -1,0 +1,214 @@
+"""JSON of the platform's API, in both directions, as clients and workers expect it.
+
+Inputs and outputs pass through as JSON text: they are parsed to be checked, never looked at.
+"""
+
+import json
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from runpod_emulator.api_error import ApiError
+from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.job import Job, JobStatus, Policy
+from runpod_emulator.settings import EndpointSettings
+
+
+class PolicyFields(BaseModel):
+    """Times are milliseconds."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    executionTimeout: int | None = Field(default=None, description="from each take; least 5000")
+    ttl: int | None = Field(default=None, description="from submission; least 10000")
+    lowPriority: bool = Field(default=False, description="does not make the endpoint scale")
+
+
+class RunRequest(BaseModel):
+    """The body of `/run` and `/runsync`. Unknown keys are ignored, as on the platform."""
+
+    model_config = ConfigDict(extra="ignore", strict=True)
+
+    input: Any = Field(description="handed to the handler as it is")
+    webhook: str | None = Field(default=None, description="posted to when the job has ended")
+    policy: PolicyFields | None = None
+    s3Config: dict[str, Any] | None = Field(
+        default=None, description="accessId, accessSecret, bucketName, endpointUrl"
+    )
+
+
+class ResultKind(StrEnum):
+    """What a post to job-done says."""
+
+    PROGRESS = "progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostedResult:
+    """A worker's post to job-done, understood. `output` is JSON text, None if there is none."""
+
+    kind: ResultKind
+    body: Mapping[str, Any]
+    output: bytes | None
+    error: str | None
+    must_replace_worker: bool
+    has_nan: bool
+
+
+def to_json(value: object) -> bytes:
+    """Compact, and ASCII: half a surrogate pair, which JSON allows, has no other encoding."""
+    return json.dumps(value, separators=(",", ":")).encode()
+
+
+def parse_run(raw: bytes) -> RunRequest:
+    """Raises `ApiError` 400 with every field that does not fit."""
+    try:
+        return RunRequest.model_validate(json.loads(raw, parse_constant=_refuse_nan))
+    except ValidationError as error:
+        problems = "; ".join(
+            f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors()
+        )
+        raise ApiError(400, problems) from error
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "body: accepted is a JSON object with the key input") from error
+
+
+def policy_of(
+    asked: PolicyFields | None, endpoint: EndpointSettings, behaviour: Behaviour
+) -> Policy:
+    """Raises `ApiError` 400 for a time outside the platform's limits."""
+    asked = asked or PolicyFields()
+    limits = (
+        ("executionTimeout", asked.executionTimeout, behaviour.min_execution_timeout_s),
+        ("ttl", asked.ttl, behaviour.min_ttl_s),
+    )
+    longest_s = behaviour.max_policy_s
+    for name, given_ms, least_s in limits:
+        if given_ms is None:
+            continue
+        is_too_long = behaviour.enforce_max_policy and given_ms > longest_s * 1000
+        if given_ms < least_s * 1000 or is_too_long:
+            accepted = f"{least_s * 1000:.0f} to {longest_s * 1000:.0f} ms"
+            raise ApiError(400, f"policy.{name}: {given_ms} is not accepted, {accepted} is")
+    return Policy(
+        execution_timeout_s=_seconds(asked.executionTimeout, endpoint.execution_timeout_s),
+        ttl_s=_seconds(asked.ttl, endpoint.ttl_s),
+        is_low_priority=asked.lowPriority,
+    )
+
+
+def parse_result(raw: bytes) -> PostedResult:
+    """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
+    constants: list[str] = []
+    try:
+        body = json.loads(raw, parse_constant=_to_null(constants))
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "job-done: accepted is a JSON object") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, f"job-done: {type(body).__name__} is no JSON object")
+    error_text = body.get("error")
+    is_error = isinstance(error_text, str) and bool(error_text)
+    is_progress = body.get("status") == JobStatus.IN_PROGRESS and not is_error
+    kind = ResultKind.FAILED if is_error else ResultKind.COMPLETED
+    # the platform reports an object under `error` as COMPLETED without output (#299)
+    has_output = "output" in body and ("error" not in body or is_error)
+    return PostedResult(
+        kind=ResultKind.PROGRESS if is_progress else kind,
+        body=body,
+        output=to_json(body["output"]) if has_output else None,
+        error=error_text if is_error else None,
+        must_replace_worker=body.get("stopPod") is True,
+        has_nan=bool(constants),
+    )
+
+
+def parse_chunk(raw: bytes) -> dict[str, Any]:
+    """An item that a generator yielded, as the worker wrapped it: `{"output": ...}`."""
+    try:
+        chunk = json.loads(raw, parse_constant=_to_null([]))
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, "job-stream: accepted is a JSON object") from error
+    if not isinstance(chunk, dict):
+        raise ApiError(400, f"job-stream: {type(chunk).__name__} is no JSON object")
+    return chunk
+
+
+def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
+    """A long text in pieces of at most `max_bytes`; anything else in one, however large."""
+    output = chunk.get("output")
+    whole = to_json(chunk)
+    if len(whole) <= max_bytes or not isinstance(output, str):
+        return [whole]
+    # JSON escapes a character outside the basic plane as two groups of six
+    step = max(1, (max_bytes - 100) // 12)
+    pieces = (output[at : at + step] for at in range(0, len(output), step))
+    return [to_json({**chunk, "output": piece}) for piece in pieces]
+
+
+def job_for_worker(job: Job, payload: bytes | None, s3_config: object | None) -> bytes:
+    """What job-take hands out. Without `payload` the job has no `input`, and the SDK drops it."""
+    extras: dict[str, object] = {}
+    if job.webhook is not None:
+        extras["webhook"] = job.webhook.url
+    if s3_config is not None:
+        extras["s3Config"] = s3_config
+    return _object({"id": job.id, **extras}, input=payload)
+
+
+def acknowledgement(job: Job) -> bytes:
+    """What `/run`, `/cancel` and `/retry` answer."""
+    return to_json({"id": job.id, "status": job.status})
+
+
+def status_object(job: Job, output: bytes | None) -> bytes:
+    """What `/status`, `/status-sync` and `/runsync` answer."""
+    return _object(_status_fields(job), output=output)
+
+
+def stream_object(job: Job, chunks: list[bytes]) -> bytes:
+    return _object(_status_fields(job), stream=b"[" + b",".join(chunks) + b"]")
+
+
+def webhook_object(job: Job, payload: bytes | None, output: bytes | None) -> bytes:
+    """The information of status with the job's input and the webhook's own address (#409)."""
+    url = job.webhook.url if job.webhook is not None else None
+    return _object({**_status_fields(job), "webhook": url}, input=payload, output=output)
+
+
+def _status_fields(job: Job) -> dict[str, object]:
+    fields: dict[str, object] = {"id": job.id, "status": job.status}
+    if job.status is not JobStatus.IN_QUEUE:
+        fields["delayTime"] = job.delay_ms
+    if job.status.is_final:
+        fields["executionTime"] = job.execution_ms or 0
+    if job.worker_id is not None:
+        fields["workerId"] = job.worker_id
+    if job.error is not None:
+        fields["error"] = job.error
+    if job.retries:
+        fields["retries"] = job.retries
+    return fields
+
+
+def _object(fields: Mapping[str, object], **texts: bytes | None) -> bytes:
+    """A JSON object of plain fields and of members that are JSON text already."""
+    members = [to_json(fields)[1:-1]]
+    members += [b'"' + name.encode() + b'":' + text for name, text in texts.items() if text]
+    return b"{" + b",".join(members) + b"}"
+
+
+def _seconds(given_ms: int | None, default_s: float) -> float:
+    return default_s if given_ms is None else given_ms / 1000
+
+
+def _to_null(seen: list[str]) -> Callable[[str], None]:
+    return seen.append
+
+
+def _refuse_nan(name: str) -> None:
+    raise ValueError(f"{name} is not JSON")

@@ -1,0 +1,203 @@
+"""One worker as the operating system sees it: a process group, its signals and its output.
+
+It knows neither jobs nor the protocol. The group ends with its main process, since the SDK's ping
+process would otherwise go on for ever.
+"""
+
+import asyncio
+import contextlib
+import logging
+import os
+import shlex
+import signal
+from collections import deque
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+
+from runpod_emulator.errors import EmulatorError
+from runpod_emulator.reaper import Reaper, kill_group
+
+logger = logging.getLogger(__name__)
+
+MAX_LOG_BYTES = 10_000_000
+"""A fuller log becomes `NAME.1`, in place of an older one."""
+MAX_LINE_BYTES = 16_384
+"""Longer lines reach `echo` and the tail in pieces."""
+TAIL_LINES = 200
+DRAIN_S = 0.5
+"""How long output is still read when a process that left the group holds the pipe open."""
+
+
+class WorkerNotStarted(EmulatorError):
+    """The command cannot be run."""
+
+    def __init__(self, command: Sequence[str], cause: Exception) -> None:
+        super().__init__(f"worker not started: {shlex.join(command)}: {cause}")
+
+
+class WorkerProcess:
+    """Made by `start`. A signal to a worker that has ended does nothing."""
+
+    def __init__(
+        self,
+        process: asyncio.subprocess.Process,
+        output: "_Output",
+        pipe: asyncio.ReadTransport,
+        reaper: Reaper,
+    ) -> None:
+        self.pid = process.pid
+        """Also the id of its process group."""
+        self._process = process
+        self._output = output
+        self._pipe = pipe
+        self._reaper = reaper
+        self._end = asyncio.create_task(self._see_off(), name=f"worker process {self.pid}")
+
+    @classmethod
+    async def start(
+        cls,
+        command: Sequence[str],
+        *,
+        environ: Mapping[str, str],
+        directory: Path,
+        log: Path,
+        reaper: Reaper,
+        echo: Callable[[str], None] | None,
+    ) -> "WorkerProcess":
+        """Run `command` in `directory`, which is made if need be, with exactly `environ`.
+
+        What it prints is appended to `log`, and given to `echo` line by line. The process dies
+        with the event loop. Raises `WorkerNotStarted`.
+        """
+        try:
+            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            output = _Output(log, echo)
+            pipe, write_end = await _open_pipe(output)
+            try:
+                process = await asyncio.create_subprocess_exec(
+                    *command,
+                    stdin=asyncio.subprocess.DEVNULL,
+                    # a pipe that asyncio made would keep its wait() from returning while open
+                    stdout=write_end,
+                    stderr=asyncio.subprocess.STDOUT,
+                    cwd=directory,
+                    env=environ,
+                    start_new_session=True,
+                )
+            finally:
+                os.close(write_end)  # if there is no process, the pipe's end closes `output`
+        except (OSError, ValueError) as exc:
+            raise WorkerNotStarted(command, exc) from exc
+        reaper.add(process.pid)
+        return cls(process, output, pipe, reaper)
+
+    @property
+    def is_running(self) -> bool:
+        return self._process.returncode is None
+
+    async def wait(self) -> int:
+        """The exit code, negative for a signal, once the group is killed and its output read."""
+        return await asyncio.shield(self._end)
+
+    def terminate(self) -> None:
+        """To the main process only: pings go on while it drains."""
+        self._send(os.kill, signal.SIGTERM)
+
+    def kill(self) -> None:
+        self._send(os.killpg, signal.SIGKILL)
+
+    def freeze(self, *, whole_group: bool = True) -> None:
+        """Without `whole_group` the ping process lives on: a worker that hangs but pings."""
+        self._send(os.killpg if whole_group else os.kill, signal.SIGSTOP)
+
+    def thaw(self) -> None:
+        self._send(os.killpg, signal.SIGCONT)
+
+    def log_tail(self, lines: int = 20) -> list[str]:
+        """The last lines that it printed, as far as they are kept: `TAIL_LINES`."""
+        tail = self._output.tail
+        return list(tail)[max(0, len(tail) - lines) :]
+
+    def _send(self, send: Callable[[int, int], None], number: signal.Signals) -> None:
+        # not asyncio's send_signal: it may reap the process and so lose the exit code
+        if self.is_running:
+            with contextlib.suppress(ProcessLookupError, PermissionError):
+                send(self.pid, number)
+
+    async def _see_off(self) -> int:
+        with contextlib.closing(self._pipe):
+            try:
+                await self._process.wait()
+            finally:  # cancelled when the loop ends before the worker
+                kill_group(self.pid)
+                self._reaper.remove(self.pid)
+                code = await self._process.wait()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(DRAIN_S):
+                    await self._output.is_closed.wait()
+        await self._output.is_closed.wait()
+        return code
+
+
+class _Output(asyncio.Protocol):
+    """What a worker prints: as it comes into the log, by lines to `echo` and into the tail."""
+
+    def __init__(self, log: Path, echo: Callable[[str], None] | None) -> None:
+        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
+        self.is_closed = asyncio.Event()
+        self._log = log
+        self._echo = echo
+        self._rest = b""
+        log.touch(mode=0o600)
+        self._file = log.open("ab", buffering=0)
+
+    def data_received(self, data: bytes) -> None:
+        self._write(data)
+        *lines, self._rest = (self._rest + data).split(b"\n")
+        if len(self._rest) > MAX_LINE_BYTES:
+            lines.append(self._rest)
+            self._rest = b""
+        for line in lines:
+            self._say(line)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._file.close()
+        self.is_closed.set()
+        if self._rest:
+            self._say(self._rest)
+
+    def _write(self, data: bytes) -> None:
+        if self._file.closed:
+            return
+        try:
+            if self._file.tell() + len(data) > MAX_LOG_BYTES:
+                self._rotate()
+            self._file.write(data)
+        except OSError as exc:
+            self._file.close()
+            logger.warning(
+                "worker log given up", extra={"log": str(self._log), "cause": exc.strerror}
+            )
+
+    def _rotate(self) -> None:
+        self._file.close()
+        self._log.replace(self._log.with_name(f"{self._log.name}.1"))
+        self._log.touch(mode=0o600)
+        self._file = self._log.open("ab", buffering=0)
+
+    def _say(self, line: bytes) -> None:
+        # of a progress bar, what a terminal would show in the end
+        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
+        for start in range(0, len(shown) or 1, MAX_LINE_BYTES):
+            text = shown[start : start + MAX_LINE_BYTES].decode(errors="backslashreplace")
+            self.tail.append(text)
+            if self._echo is not None:
+                self._echo(text)
+
+
+async def _open_pipe(output: _Output) -> tuple[asyncio.ReadTransport, int]:
+    """A pipe that is read into `output`; the caller closes the returned end, for writing."""
+    read_end, write_end = os.pipe()
+    loop = asyncio.get_running_loop()
+    pipe, _ = await loop.connect_read_pipe(lambda: output, os.fdopen(read_end, "rb", buffering=0))
+    return pipe, write_end

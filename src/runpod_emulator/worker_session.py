@@ -1,0 +1,154 @@
+"""What the platform knows of one worker: its polls, pings and jobs, as facts with times.
+
+It holds no socket and no clock; what to do about the facts is in `watchdog`.
+"""
+
+import secrets
+from collections.abc import Collection
+from dataclasses import dataclass
+
+from runpod_emulator.billing import Meter, cost_usd
+from runpod_emulator.ids import new_worker_id
+from runpod_emulator.wake import Wake
+from runpod_emulator.worker_process import WorkerProcess
+from runpod_emulator.worker_state import WorkerState
+
+
+@dataclass(slots=True, kw_only=True)
+class HeldJob:
+    """A job that was handed to this worker.
+
+    `unlisted_since` starts when the worker is seen without it, `is_let_go` says that the worker
+    has told so itself.
+    """
+
+    taken_at: float
+    unlisted_since: float | None = None
+    stop_asked_at: float | None = None
+    is_let_go: bool = False
+
+
+class WorkerSession:
+    """One worker from its start to its end.
+
+    `reason` says why it is UNHEALTHY, DRAINING or STOPPED. `retry_at` is when a crashed worker's
+    place may be filled again. `wake` wakes its held job-stop poll.
+    """
+
+    def __init__(
+        self, created_at: float, *, is_active: bool = False, usd_per_second: float | None = None
+    ) -> None:
+        self.id = new_worker_id()
+        self.token = secrets.token_urlsafe(24)
+        self.created_at = created_at
+        self.is_active = is_active
+        self.usd_per_second = usd_per_second
+        self.state = WorkerState.THROTTLED
+        self.reason: str | None = None
+        self.process: WorkerProcess | None = None
+        self.meter = Meter(None)
+        self.started_at: float | None = None
+        self.idle_since: float | None = None
+        self.last_ping_at: float | None = None
+        self.kill_at: float | None = None
+        self.retry_at: float | None = None
+        self.jobs: dict[str, HeldJob] = {}
+        self.stops: list[str] = []
+        self.num_results = 0
+        self.is_asked_to_end = False
+        self.wake = Wake()
+
+    def started(self, process: WorkerProcess, now: float) -> None:
+        """Its process runs; it is billed from now on."""
+        self.process = process
+        self.meter = Meter(now)
+        self.started_at = now
+        self.state = WorkerState.INITIALIZING
+
+    def polled(self, *, has_jobs: bool, now: float) -> list[str]:
+        """It asked for work. Returns held jobs that it has let go of without a result.
+
+        `has_jobs` is its own `job_in_progress`: it lists a job from receipt until its result was
+        acknowledged, so 0 means that it holds none of those handed out before.
+        """
+        self._is_ready(now)
+        if has_jobs:
+            return []
+        news = [job_id for job_id, held in self.jobs.items() if not held.is_let_go]
+        for job_id in news:
+            self.jobs[job_id].is_let_go = True
+            self._unlisted(job_id, now)
+        return news
+
+    def pinged(self, listed: Collection[str], now: float) -> None:
+        self.last_ping_at = now
+        for job_id, held in self.jobs.items():
+            if job_id in listed:
+                held.unlisted_since = None
+            else:
+                self._unlisted(job_id, now)
+
+    def took(self, job_id: str, now: float) -> None:
+        self.jobs[job_id] = HeldJob(taken_at=now)
+        self._set_busy(now)
+
+    def let_go(self, job_id: str, now: float) -> bool:
+        """It is done with a job. False if it did not hold it."""
+        if self.jobs.pop(job_id, None) is None:
+            return False
+        if not self.jobs:
+            self._set_idle(now)
+        return True
+
+    def ask_stop(self, job_id: str, now: float) -> None:
+        """Tell it by the stop channel to end a job that it holds."""
+        held = self.jobs.get(job_id)
+        if held is None or held.stop_asked_at is not None:
+            return
+        held.stop_asked_at = now
+        self.stops.append(job_id)
+        self.wake.notify()
+
+    def pop_stops(self) -> list[str]:
+        stops, self.stops = self.stops, []
+        return stops
+
+    def drain(self, reason: str, kill_at: float) -> None:
+        """No further job for it; its polls are to be answered so that it can end."""
+        self.state = WorkerState.DRAINING
+        self.is_asked_to_end = True
+        self.reason = reason
+        self.kill_at = kill_at
+        self.wake.notify()
+
+    def cost_usd(self, now: float) -> float | None:
+        """So far; None for a GPU without a published price."""
+        return cost_usd(self.meter.bill(now).billed_s, self.usd_per_second)
+
+    def ended(self, now: float) -> None:
+        """Its process is gone; the bill is closed."""
+        self.meter.stopped(now)
+        self.process = None
+        self.idle_since = None
+
+    def _is_ready(self, now: float) -> None:
+        if self.state is WorkerState.INITIALIZING:
+            self.meter.ready(now)
+            self._set_idle(now)
+
+    def _set_busy(self, now: float) -> None:
+        self.idle_since = None
+        self.meter.busy(now)
+        if self.state is WorkerState.IDLE:
+            self.state = WorkerState.RUNNING
+
+    def _set_idle(self, now: float) -> None:
+        self.idle_since = now
+        self.meter.idle(now)
+        if self.state in (WorkerState.RUNNING, WorkerState.INITIALIZING):
+            self.state = WorkerState.IDLE
+
+    def _unlisted(self, job_id: str, now: float) -> None:
+        held = self.jobs[job_id]
+        if held.unlisted_since is None:
+            held.unlisted_since = now

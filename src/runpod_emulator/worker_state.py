@@ -1,0 +1,25 @@
+"""The states of a worker, as RunPod's console and `/health` name them, and what they allow."""
+
+from enum import StrEnum
+
+
+class WorkerState(StrEnum):
+    """THROTTLED has no process: it waits for a card. DRAINING takes no job and is about to end."""
+
+    INITIALIZING = "INITIALIZING"
+    IDLE = "IDLE"
+    RUNNING = "RUNNING"
+    THROTTLED = "THROTTLED"
+    UNHEALTHY = "UNHEALTHY"
+    DRAINING = "DRAINING"
+    STOPPED = "STOPPED"
+
+    @property
+    def can_take(self) -> bool:
+        """Whether a job may be handed to it."""
+        return self in (WorkerState.INITIALIZING, WorkerState.IDLE, WorkerState.RUNNING)
+
+    @property
+    def is_wanted(self) -> bool:
+        """Whether scaling counts it as one of the endpoint's workers."""
+        return self not in (WorkerState.DRAINING, WorkerState.STOPPED)
