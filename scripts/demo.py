@@ -1,34 +1,36 @@
-"""The main job end to end on one machine: two jobs through the real SDK, images into S3.
+"""The main job end to end on one machine: two jobs through the emulated platform, images into S3.
 
-Starts a local S3 server and the handler under RunPod's SDK, submits a FLUX (FP8) and an SDXL
-job, fetches the images back by their links, checks that they show what was asked for, and saves
+Starts a local S3 server, the emulator of RunPod's platform with `handler.py` behind it, and a
+client app that listens for webhooks. Submits a FLUX (FP8) and an SDXL job, waits for the webhook
+of each, fetches the images by their links, checks that they show what was asked for, and saves
 them. Everything listens on 127.0.0.1 only.
 """
 
 import argparse
 import io
 import json
-import os
-import socket
-import subprocess
+import logging
+import queue
 import sys
-import time
+import tempfile
+import threading
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import runpod
 from PIL import Image
-from support.juicefs import free_port
 from support.s3_server import S3Server, running_s3
 
+from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
 from tiny_checkpoints.checker import check
 from tiny_checkpoints.scenes import Colour, Scene, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
-START_LIMIT_S = 60
 JOB_LIMIT_S = 300
 
 SCENES = {
@@ -42,38 +44,61 @@ def main() -> int:
     parser.add_argument("--out", type=Path, default=Path("images/demo"), help="folder for images")
     out: Path = parser.parse_args().out
     out.mkdir(parents=True, exist_ok=True)
-    print("Starting a local S3 server and the handler under RunPod's SDK ...")
-    with running_s3() as server, running_handler(server, out / "worker.log") as url:
-        verdicts = [run_job(url, model, scene, out) for model, scene in SCENES.items()]
-    print(f"\nThe worker's log: {out / 'worker.log'}")
+    logging.getLogger("runpod_emulator").setLevel(logging.WARNING)
+    print("Starting a local S3 server, and handler.py behind the emulated platform ...")
+    with (
+        running_s3() as server,
+        tempfile.TemporaryDirectory() as state_dir,
+        running_platform(server, Path(state_dir)) as platform,
+        running_client_app() as app,
+    ):
+        for model, scene in SCENES.items():
+            submit(platform, app, model, scene)
+        verdicts = [report_next(app, out) for _ in SCENES]
+        report_bill(platform)
+        keep_logs(Path(state_dir), out)
     return 0 if all(verdicts) else 1
 
 
-def run_job(url: str, model: str, scene: Scene, out: Path) -> bool:
-    """Submit one job, report it, and say whether its image is what was asked for."""
-    job = {"input": {"model": model, "prompt": scene.caption, "seed": 7}}
-    print(f"\n{json.dumps(job)}")
-    answer = post(f"{url}/runsync", job)
-    if answer.get("status") != "COMPLETED":
-        print(f"  failed: {answer.get('error')}")
+def submit(platform: RunningEmulator, app: "ClientApp", model: str, scene: Scene) -> None:
+    """An asynchronous job, as a client app submits it with RunPod's SDK."""
+    runpod.api_key, runpod.endpoint_url_base = platform.api_key, platform.base_url
+    request = {
+        "input": {"model": model, "prompt": scene.caption, "seed": 7},
+        "webhook": app.url,
+    }
+    job = runpod.Endpoint("pixpod").run(request)
+    print(f"\n{json.dumps(request['input'])}\n  submitted: job {job.job_id}, {job.status()}")
+
+
+def report_next(app: "ClientApp", out: Path) -> bool:
+    """Wait for one webhook, and say whether its image is what was asked for."""
+    told = app.events.get(timeout=JOB_LIMIT_S)
+    print(f"\nWebhook: job {told['id']} is {told['status']}")
+    if told["status"] != "COMPLETED":
+        print(f"  failed: {told.get('error')}")
         return False
-    output = answer["output"]
-    image = output["images"][0]
+    model = told["input"]["model"]
+    image = told["output"]["images"][0]
     with urllib.request.urlopen(image["url"], timeout=10) as response:
         fetched = response.read()
     path = out / f"{model}.png"
     path.write_bytes(fetched)
-    is_right = check(np.asarray(Image.open(io.BytesIO(fetched)).convert("RGB")), scene).is_right
-    report(output, path, is_right)
+    drawn = np.asarray(Image.open(io.BytesIO(fetched)).convert("RGB"))
+    is_right = check(drawn, SCENES[model]).is_right
+    report(told, path, is_right)
     return is_right
 
 
-def report(output: dict[str, Any], path: Path, is_right: bool) -> None:
+def report(told: dict[str, Any], path: Path, is_right: bool) -> None:
+    output = told["output"]
     model, image = output["model"], output["images"][0]
     print(f"  ran:     {model['name']}, revision {model['revision']}, {model['precision']}")
     print(f"  fetched: {image['size_bytes']} bytes of {image['content_type']} from its S3 link")
     print(f"  saved:   {path}")
     print(f"  matches its prompt: {'yes' if is_right else 'NO'}")
+    print(f"  waited {told['delayTime']} ms, ran {told['executionTime']} ms", end="")
+    print(f" on worker {told['workerId']}")
     phases = {name: spent for name, spent in output["timings_ms"].items() if spent}
     print("  phases:  " + ", ".join(f"{name} {spent:.0f} ms" for name, spent in phases.items()))
     if output["worker"]["cold_start"]:
@@ -81,18 +106,22 @@ def report(output: dict[str, Any], path: Path, is_right: bool) -> None:
         print("  boot:    " + ", ".join(f"{name} {spent:.0f} ms" for name, spent in boot.items()))
 
 
+def report_bill(platform: RunningEmulator) -> None:
+    endpoint = platform.state()["endpoints"]["pixpod"]
+    gpu = endpoint["settings"]["gpu"]
+    print(f"\nOn RunPod, {endpoint['billed_s']} s of one {gpu}: ${endpoint['cost_usd']:.4f}")
+
+
+def keep_logs(state_dir: Path, out: Path) -> None:
+    log = out / "worker.log"
+    log.write_bytes(b"".join(each.read_bytes() for each in (state_dir / "logs").glob("*.log")))
+    print(f"The worker's log: {log}")
+
+
 @contextmanager
-def running_handler(server: S3Server, log: Path) -> Iterator[str]:
-    """`handler.py` behind the SDK's own HTTP server, set up for this bucket; yields its URL."""
-    port = free_port()
-    command = [
-        sys.executable,
-        str(ROOT / "handler.py"),
-        "--rp_serve_api",
-        f"--rp_api_port={port}",
-        "--rp_api_host=127.0.0.1",
-    ]
-    environ = os.environ | {
+def running_platform(server: S3Server, state_dir: Path) -> Iterator[RunningEmulator]:
+    """The emulator with an endpoint `pixpod`, set up for this bucket."""
+    environ = {
         "PIXPOD_S3_BUCKET": server.bucket,
         "PIXPOD_S3_ENDPOINT_URL": server.endpoint_url,
         "PIXPOD_S3_ACCESS_KEY_ID": server.access_key_id,
@@ -100,34 +129,45 @@ def running_handler(server: S3Server, log: Path) -> Iterator[str]:
         "PIXPOD_S3_ADDRESSING_STYLE": "path",
         "PIXPOD_S3_PREFIX": "demo",
     }
-    with log.open("wb") as output:
-        process = subprocess.Popen(command, env=environ, stdout=output, stderr=output)
-        try:
-            wait_for_port(port, process, log)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-            process.wait(timeout=30)
+    settings = settings_for(
+        ROOT / "handler.py", state_dir, endpoint_id="pixpod", env=environ, workers_max=1
+    )
+    with running_emulator(settings) as platform:
+        yield platform
 
 
-def wait_for_port(port: int, process: "subprocess.Popen[bytes]", log: Path) -> None:
-    deadline = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < deadline and process.poll() is None:
-        try:
-            socket.create_connection(("127.0.0.1", port), timeout=1).close()
-        except OSError:
-            time.sleep(0.1)
-        else:
-            return
-    raise SystemExit(f"The handler did not start; the end of its log:\n{log.read_text()[-2000:]}")
+class ClientApp(ThreadingHTTPServer):
+    """Stands for the app of a customer: keeps what the platform posts to its webhook."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), _Webhook)
+        self.url = f"http://127.0.0.1:{self.server_port}/runpod"
+        self.events: queue.Queue[dict[str, Any]] = queue.Queue()
 
 
-def post(url: str, body: dict[str, Any]) -> dict[str, Any]:
-    headers = {"Content-Type": "application/json"}
-    request = urllib.request.Request(url, data=json.dumps(body).encode(), headers=headers)
-    with urllib.request.urlopen(request, timeout=JOB_LIMIT_S) as response:
-        answer: dict[str, Any] = json.load(response)
-        return answer
+class _Webhook(BaseHTTPRequestHandler):
+    server: ClientApp
+
+    def do_POST(self) -> None:
+        self.server.events.put(json.loads(self.rfile.read(int(self.headers["Content-Length"]))))
+        self.send_response(200)
+        self.end_headers()
+
+    def log_message(self, format: str, *args: object) -> None:
+        """Quiet: the demo tells what came."""
+
+
+@contextmanager
+def running_client_app() -> Iterator[ClientApp]:
+    app = ClientApp()
+    thread = threading.Thread(target=app.serve_forever)
+    thread.start()
+    try:
+        yield app
+    finally:
+        app.shutdown()
+        thread.join()
+        app.server_close()
 
 
 if __name__ == "__main__":

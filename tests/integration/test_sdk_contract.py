@@ -1,15 +1,16 @@
-"""The real SDK runs the real handler as a production worker, against a stub of the platform."""
+"""The real SDK runs the real handler as a production worker behind the emulated platform."""
 
 import base64
-import os
-import signal
 import urllib.request
 from pathlib import Path
 
 import pytest
+from support.platform import submit, wait_for
 from support.s3_server import S3Server, running_s3
-from support.stub_platform import StubPlatform, running_platform, running_worker
 
+from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
+
+HANDLER = Path(__file__).resolve().parents[2] / "handler.py"
 PROMPT = "a red circle on a blue background, zanzibar"
 LONG_PROMPT = " ".join([PROMPT, *["marmalade"] * 200])
 
@@ -21,20 +22,13 @@ def s3():
 
 
 @pytest.fixture(scope="module")
-def platform():
-    with running_platform() as running:
-        yield running
+def state_dir(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("platform")
 
 
 @pytest.fixture(scope="module")
-def worker_log(tmp_path_factory) -> Path:
-    return tmp_path_factory.mktemp("worker") / "log"
-
-
-@pytest.fixture(scope="module")
-def worker(platform: StubPlatform, s3: S3Server, worker_log: Path):
+def platform(s3: S3Server, state_dir: Path):
     environ = {
-        **{name: os.environ[name] for name in ("PATH", "HOME") if name in os.environ},
         "PIXPOD_S3_BUCKET": s3.bucket,
         "PIXPOD_S3_ENDPOINT_URL": s3.endpoint_url,
         "PIXPOD_S3_ACCESS_KEY_ID": s3.access_key_id,
@@ -42,22 +36,23 @@ def worker(platform: StubPlatform, s3: S3Server, worker_log: Path):
         "PIXPOD_S3_ADDRESSING_STYLE": "path",
         "RUNPOD_LOG_LEVEL": "DEBUG",
     }
-    with running_worker(platform, environ, worker_log) as process:
-        yield process
+    settings = settings_for(HANDLER, state_dir, env=environ, workers_min=1, workers_max=1)
+    with running_emulator(settings) as running:
+        yield running
 
 
-def run(platform: StubPlatform, job_id: str, **given: object) -> dict:
-    return platform.run({"id": job_id, "input": given})
+def run(platform: RunningEmulator, **given: object) -> dict:
+    return wait_for(platform, submit(platform, {"input": given}))
 
 
-@pytest.mark.usefixtures("worker")
 class TestProductionWorker:
     """Tests run in this order on one worker; the last ones look at all that it printed."""
 
     def test_flux_job_ends_in_s3(self, platform, s3):
-        body = run(platform, "flux-1", model="flux-tiny", prompt=PROMPT)
-        image = body["output"]["images"][0]
-        assert body["output"]["model"]["precision"] == "float8_dynamic"
+        output = run(platform, model="flux-tiny", prompt=PROMPT)["output"]
+        image = output["images"][0]
+        assert output["model"]["precision"] == "float8_dynamic"
+        assert output["worker"]["cold_start"] is True
         with urllib.request.urlopen(image["url"]) as response:
             fetched = response.read()
         assert response.headers["Content-Type"] == "image/png"
@@ -66,83 +61,76 @@ class TestProductionWorker:
 
     def test_inline_job_returns_base64(self, platform):
         output = {"delivery": "inline", "format": "webp"}
-        body = run(platform, "sdxl-1", model="sdxl-tiny", prompt=PROMPT, output=output)
+        body = run(platform, model="sdxl-tiny", prompt=PROMPT, output=output)
         data = base64.b64decode(body["output"]["images"][0]["data"], validate=True)
         assert data[:4] == b"RIFF"
 
     def test_only_the_first_reply_is_a_cold_start(self, platform):
-        body = run(platform, "flux-2", model="flux-tiny", prompt=PROMPT)
-        first = platform.results["flux-1"]["output"]["worker"]
-        assert first["cold_start"] is True
-        assert first["id"] == "worker-1"
+        body = run(platform, model="flux-tiny", prompt=PROMPT)
         assert body["output"]["worker"]["cold_start"] is False
+        assert body["output"]["worker"]["id"] == body["workerId"]
         assert body["output"]["worker"]["images_served"] == 3
 
-    def test_retried_job_overwrites_its_own_image(self, platform):
-        first = platform.results.pop("flux-1")["output"]["images"][0]
-        again = run(platform, "flux-1", model="flux-tiny", prompt=PROMPT)["output"]["images"][0]
-        assert (again["key"], again["seed"], again["sha256"]) == (
-            first["key"],
-            first["seed"],
-            first["sha256"],
-        )
+    def test_retried_job_overwrites_its_own_image(self, platform, s3):
+        lost = {"at": "job-done", "action": "status", "value": 400, "count": 1}
+        platform.add_fault(id="lost-result", **lost)
+        body = run(platform, model="flux-tiny", prompt=PROMPT)
+        platform.clear_faults()
+        image = body["output"]["images"][0]
+        assert platform.job(body["id"])["executions"] == 2, "the first result was to be lost"
+        keys = [each for each in s3.all_keys() if body["id"] in each]
+        assert keys == [image["key"]]
+        assert len(s3.get(image["key"])["Body"]) == image["size_bytes"]
 
     def test_bad_payload_is_an_error_string(self, platform):
-        body = run(platform, "bad-1", model="flux-tiny", prompt=PROMPT, width=65)
+        body = run(platform, model="flux-tiny", prompt=PROMPT, width=65)
+        assert body["status"] == "FAILED"
         assert body["error"].startswith("invalid_input: ")
-        assert "output" not in body and "stopPod" not in body
+        assert "output" not in body
 
     def test_long_prompt_is_refused_with_counts_or_cut_with_a_warning(self, platform):
-        refused = run(platform, "long-1", model="sdxl-tiny", prompt=LONG_PROMPT)
+        refused = run(platform, model="sdxl-tiny", prompt=LONG_PROMPT)
         assert "at most 77 tokens" in refused["error"]
-        cut = run(
-            platform,
-            "long-2",
-            model="sdxl-tiny",
-            prompt=LONG_PROMPT,
-            on_long_prompt="truncate",
-        )
+        cut = run(platform, model="sdxl-tiny", prompt=LONG_PROMPT, on_long_prompt="truncate")
         assert "only 77 of its" in cut["output"]["warnings"][0]
 
-    def test_nothing_secret_was_printed(self, platform, s3, worker_log):
+    def test_nothing_is_held_to_hang_in_production(self, platform):
+        hazards = platform.state()["hazards"]["counts"]
+        assert hazards == {"lost-result": 1}, "only the result that a fault has thrown away"
+
+    def test_nothing_secret_was_printed(self, platform, s3, state_dir):
         urls = {
             "webhook_url": "https://client.example/hook?token=pomegranate",
             "image": "https://bucket.example/in.png?X-Amz-Signature=persimmon",
         }
-        run(platform, "planted-1", model="flux-tiny", prompt=PROMPT, **urls)
-        platform.run(
-            {
-                "id": "planted-2",
-                "input": {"model": "flux-tiny", "prompt": PROMPT},
-                "s3Config": {"accessSecret": "tamarind"},
-            }
-        )
-        run(platform, "planted-3", model="flux-tiny", prompt=PROMPT, api_key="quince")
-        printed = worker_log.read_text()
-        assert "flux-1" in printed, "the log must be the worker's"
+        known = run(platform, model="flux-tiny", prompt=PROMPT, **urls)
+        given = {"model": "flux-tiny", "prompt": PROMPT}
+        s3_config = {"accessSecret": "tamarind"}
+        wait_for(platform, submit(platform, {"input": given, "s3Config": s3_config}))
+        run(platform, model="flux-tiny", prompt=PROMPT, api_key="quince")
+        printed = "".join(each.read_text() for each in (state_dir / "logs").glob("*.log"))
+        assert known["id"] in printed, "the log must be the worker's"
+        (worker,) = platform.gateway.endpoints["test"].fleet.workers.values()
         planted = ["zanzibar", "marmalade", "pomegranate", "persimmon", "tamarind", "quince"]
-        planted += ["X-Amz-Signature", "Signature=", s3.secret_access_key, "loopback-only-key"]
-        planted += ["a red circle"]
+        planted += ["X-Amz-Signature", "Signature=", s3.secret_access_key, worker.token]
+        planted += ["a red circle", platform.api_key]
         assert [word for word in planted if word in printed] == []
 
-    def test_sigterm_ends_it_with_status_0(self, platform, worker):
-        worker.send_signal(signal.SIGTERM)
-        platform.release()
-        assert worker.wait(timeout=30) == 0
+    def test_sigterm_ends_it_with_status_0(self, platform):
+        platform.stop()
+        (worker,) = platform.gateway.endpoints["test"].fleet.retired
+        assert worker.reason == "emulator ends: exited with 0"
 
 
 def test_broken_deployment_answers_each_job_with_its_fault(tmp_path):
-    environ = {"PATH": os.environ["PATH"], "PIXPOD_MODELS": "flux-tiny,no-such-model"}
-    with (
-        running_platform() as platform,
-        running_worker(platform, environ, tmp_path / "log") as process,
-    ):
-        bodies = [run(platform, f"job-{n}", model="flux-tiny", prompt=PROMPT) for n in range(2)]
-        assert process.poll() is None
+    environ = {"PIXPOD_MODELS": "flux-tiny,no-such-model"}
+    with running_emulator(settings_for(HANDLER, tmp_path, env=environ)) as platform:
+        bodies = [run(platform, model="flux-tiny", prompt=PROMPT) for _ in range(2)]
+        assert len(platform.state()["endpoints"]["test"]["workers"]) == 1
+    assert bodies[0]["workerId"] == bodies[1]["workerId"], "it need not be replaced"
     for body in bodies:
         assert body["error"].startswith("invalid_settings: ")
         assert "no-such-model" in body["error"]
-        assert "stopPod" not in body
 
 
 def test_weights_that_cannot_be_read_replace_the_worker(tmp_path):
@@ -152,11 +140,11 @@ def test_weights_that_cannot_be_read_replace_the_worker(tmp_path):
     (tmp_path / "weights" / "manifest.toml").write_text(
         '[flux-tiny]\npath = "flux"\nrevision = "1"\n'
     )
-    environ = {"PATH": os.environ["PATH"], "PIXPOD_WEIGHTS_DIR": str(tmp_path / "weights")}
-    with (
-        running_platform() as platform,
-        running_worker(platform, environ, tmp_path / "log"),
-    ):
-        body = run(platform, "job-1", model="flux-tiny", prompt=PROMPT)
+    environ = {"PIXPOD_WEIGHTS_DIR": str(tmp_path / "weights")}
+    settings = settings_for(HANDLER, tmp_path / "state", env=environ)
+    with running_emulator(settings) as platform:
+        body = run(platform, model="flux-tiny", prompt=PROMPT)
+        state = platform.wait_until(lambda state: state["endpoints"]["test"]["retired"])
     assert body["error"].startswith("weights_unreadable: ")
-    assert body["stopPod"] is True
+    (worker,) = state["endpoints"]["test"]["retired"]
+    assert worker["reason"] == "refresh_worker: exited with 0"

@@ -54,6 +54,11 @@ class S3Server:
             answer["Body"] = body.read()
         return answer
 
+    def all_keys(self) -> list[str]:
+        """Of everything in the bucket, up to a thousand."""
+        listed = self._owner.list_objects_v2(Bucket=self.bucket).get("Contents", [])
+        return [each["Key"] for each in listed]
+
     def make_bucket(self, name: str) -> None:
         self._owner.create_bucket(Bucket=name)
 
