@@ -36,6 +36,9 @@ logger = logging.getLogger(__name__)
 DEFAULT_HANDLER = Path("handler.py")
 DEFAULT_TESTS = Path(".runpod/tests.json")
 
+BEHAVIOUR_UNDER_TEST = Behaviour(min_execution_timeout_s=0, terminate_grace_s=2)
+"""The Hub's timeouts are taken as they are, and in the end nobody waits for a worker."""
+
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS_FAILED = 1
 STATUS_USAGE = 2
@@ -113,7 +116,7 @@ async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bo
             api_key=secrets.token_urlsafe(),
             state_dir=Path(state_dir),
             database=Path(state_dir, "jobs.db"),
-            behaviour=Behaviour(min_execution_timeout_s=0),
+            behaviour=BEHAVIOUR_UNDER_TEST,
             rate_limits=False,
             echo_logs=echo_logs,
         )

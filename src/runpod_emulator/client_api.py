@@ -78,12 +78,15 @@ class ClientApi:
 
     async def stream(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         """What was streamed since the last call; with `?wait=` at least one item or the end."""
-        job = self._found(await endpoint.queue.get(request.match_info["job"]))
-        chunks = list(await self._gateway.store.pop_chunks(job.id))
-        if not chunks and not job.status.is_final and "wait" in request.query:
-            await endpoint.queue.wait(job.id, _wait_s(request, STATUS_SYNC_WAIT_MS))
-            job = self._found(await endpoint.queue.get(job.id))
+        wait_s = _wait_s(request, STATUS_SYNC_WAIT_MS) if "wait" in request.query else 0.0
+        deadline = self._gateway.clock() + wait_s
+        while True:
+            job = self._found(await endpoint.queue.get(request.match_info["job"]))
             chunks = list(await self._gateway.store.pop_chunks(job.id))
+            left_s = deadline - self._gateway.clock()
+            if chunks or job.status.is_final or left_s <= 0:
+                break
+            await endpoint.queue.wait(job.id, left_s)
         if job.status is JobStatus.CANCELLED and not chunks:
             self._report(HazardKind.ENDLESS_STREAM, endpoint, job.id)
         return _json(wire.stream_object(job, chunks))
@@ -158,8 +161,7 @@ class ClientApi:
         raw = await self._body(request, most)
         asked = wire.parse_run(raw)
         policy = wire.policy_of(asked.policy, settings, behaviour)
-        counts = await self._gateway.store.counts(settings.id)
-        if queue_is_full(counts.get(JobStatus.IN_QUEUE, 0), settings, behaviour):
+        if queue_is_full(await self._gateway.store.num_queued(settings.id), settings, behaviour):
             raise ApiError(429, "too many jobs in the queue of this endpoint")
         s3_config = asked.s3Config
         job = await endpoint.queue.submit(

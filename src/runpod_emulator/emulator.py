@@ -96,6 +96,8 @@ class Emulator:
             return
         self.gateway.draining.set()
         await asyncio.gather(*(each.fleet.close() for each in self.gateway.endpoints.values()))
+        for endpoint in self.gateway.endpoints.values():
+            endpoint.queue.release()
         for task in self._tasks:
             task.cancel()
             with suppress(asyncio.CancelledError):
@@ -154,7 +156,8 @@ class Emulator:
             await self._reaper.stop()
             await self._store.close()
             raise EmulatorError(
-                f"cannot listen on {self.settings.host}:{self.settings.port}: {error.strerror}; "
+                f"cannot listen on {self.settings.host}:{self.settings.port}: "
+                f"{os.strerror(error.errno) if error.errno else error}; "
                 "choose another port, or 0 for any"
             ) from error
         port = self._runner.addresses[0][1]

@@ -27,6 +27,7 @@ logger = logging.getLogger(__name__)
 
 NUM_RETIRED_KEPT = 100
 LOG_TAIL_LINES = 10
+CLOSE_POLL_S = 0.05
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -143,13 +144,12 @@ class Fleet:
             await self._scale()
 
     async def close(self) -> None:
-        """Drain all workers; those that do not end in time are killed."""
+        """Drain all workers; `tick` must go on meanwhile, to kill those that do not end in time."""
         self._is_closing = True
         for worker in list(self.workers.values()):
             self.drain(worker, "emulator ends")
         while self.workers:
-            await self.tick()
-            await asyncio.wait(self._watchers, timeout=0.1) if self._watchers else None
+            await asyncio.sleep(CLOSE_POLL_S)
 
     def kill_all(self) -> None:
         for worker in self.workers.values():
@@ -159,19 +159,24 @@ class Fleet:
         return list(verdicts(worker, self.endpoint, self._behaviour, self._tools.clock()))
 
     async def _carry_out(self, worker: WorkerSession, verdict: Verdict) -> None:
-        now = self._tools.clock()
         match verdict:
             case Kill():
                 if verdict.hazard is not None:
                     self._report(verdict.hazard, worker, job_id=verdict.job_id)
                 self.kill(worker, verdict.reason, is_blamed=verdict.is_blamed)
             case LoseJob(job_id=job_id, reason=reason):
-                if not worker.jobs[job_id].is_let_go:
-                    self._report(HazardKind.LOST_RESULT, worker, job_id=job_id)
-                worker.let_go(job_id, now)
-                await self._queue.lose(job_id, worker.id, reason)
+                await self._lose(worker, job_id, reason)
             case ForgetJob(job_id=job_id):
-                worker.let_go(job_id, now)
+                worker.let_go(job_id, self._tools.clock())
+
+    async def _lose(self, worker: WorkerSession, job_id: str, reason: str) -> None:
+        held = worker.jobs.get(job_id)
+        if held is None:
+            return  # its result has come since
+        if not held.is_let_go:
+            self._report(HazardKind.LOST_RESULT, worker, job_id=job_id)
+        worker.let_go(job_id, self._tools.clock())
+        await self._queue.lose(job_id, worker.id, reason)
 
     async def _scale(self) -> None:
         now = self._tools.clock()

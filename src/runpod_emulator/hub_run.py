@@ -37,18 +37,18 @@ class Progress:
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
         self._clock = clock
-        self._started_at = clock()
         self._news = ""
+        self._since = 0.0
 
     def show(self, name: str, status: JobStatus) -> None:
-        news = f"{name}: {status}"
-        if news != self._news:
-            self._started_at = self._clock()
+        now, news = self._clock(), f"{name}: {status}"
+        is_new = news != self._news
+        if is_new:
+            self._news, self._since = news, now
         if self._stream.isatty():
-            self._stream.write(f"\r\x1b[K{news} {self._clock() - self._started_at:.0f} s")
-        elif news != self._news:
+            self._stream.write(f"\r\x1b[K{news} {now - self._since:.0f} s")
+        elif is_new:
             self._stream.write(f"{news}\n")
-        self._news = news
         self._stream.flush()
 
     def clear(self) -> None:

@@ -5,6 +5,7 @@ Values of `env` are never shown: they may be secrets.
 
 import difflib
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar, get_args
 
 from pydantic import BaseModel, ValidationError
@@ -82,5 +83,7 @@ def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
 
 def _shown(loc: Sequence[str | int], value: object) -> object:
     """Plain values as they are; None, which shows nothing, for containers and secrets."""
+    if isinstance(value, Path):
+        return str(value)
     is_plain = isinstance(value, str | int | float | bool)
     return value if is_plain and "env" not in loc else None

@@ -68,6 +68,7 @@ class JobQueue:
         self._behaviour = behaviour
         self._clock = clock
         self._listener = listener
+        self._is_closing = False
         self._ended: defaultdict[str, Wake] = defaultdict(Wake)
         self._num_waiting: defaultdict[str, int] = defaultdict(int)
 
@@ -202,14 +203,14 @@ class JobQueue:
         return len(running)
 
     async def sweep(self, job: Job) -> None:
-        """Do to a job what its time asks for (`lifecycle.what_is_due`)."""
+        """Do what its time asks for (`lifecycle.what_is_due`) to a job as it was read.
+
+        One that has changed since is left to the next sweep.
+        """
         now = self._clock()
         due = lifecycle.what_is_due(job, now, self._behaviour)
         if due is lifecycle.Due.TIME_OUT:
-            timed_out = await self._change(
-                job.id, lambda job: lifecycle.time_out(job, self._clock(), self._behaviour)
-            )
-            self._stopped(timed_out)
+            self._stopped(await self._swap(job, lifecycle.time_out(job, now, self._behaviour)))
         elif due is lifecycle.Due.EXPIRE:
             await self._expire(job, now)
 
@@ -224,10 +225,16 @@ class JobQueue:
         with self._waiting(job_id) as changed:
             while (job := await self.get(job_id)) is not None and not job.status.is_final:
                 left_s = deadline - self._clock()
-                if left_s <= 0:
+                if left_s <= 0 or self._is_closing:
                     break
                 await changed.wait(left_s)
         return job
+
+    def release(self) -> None:
+        """Let nobody wait any longer: what has not ended by now does not end here."""
+        self._is_closing = True
+        for changed in self._ended.values():
+            changed.notify()
 
     async def _visible(self, job_id: str) -> Job | None:
         job = await self._store.get(job_id)
@@ -235,7 +242,7 @@ class JobQueue:
 
     async def _purge_one(self, job: Job) -> bool:
         if self._behaviour.purged is Purged.DELETED:
-            return await self._store.remove(job)
+            return await self._remove(job)
         now = self._clock()
         purged = await self._change(
             job.id,
@@ -250,11 +257,15 @@ class JobQueue:
     async def _expire(self, job: Job, now: float) -> None:
         expired = lifecycle.expire(job, now, self._behaviour)
         if expired is not None:
-            await self._change(job.id, lambda job: lifecycle.expire(job, now, self._behaviour))
-        elif await self._store.remove(job):
+            await self._swap(job, expired)
+        elif await self._remove(job) and job.status is JobStatus.IN_PROGRESS:
+            self._stopped(job)
+
+    async def _remove(self, job: Job) -> bool:
+        is_removed = await self._store.remove(job)
+        if is_removed:
             self._wake(job.id)
-            if job.status is JobStatus.IN_PROGRESS:
-                self._stopped(job)
+        return is_removed
 
     def _stopped(self, job: Job | None) -> Job | None:
         """Have the worker told of a job that the platform has ended."""
@@ -274,11 +285,19 @@ class JobQueue:
             changed = transition(job) if job.endpoint_id == self.endpoint_id else None
             if changed is None:
                 return None
-            if await self._store.replace(changed, output=output):
-                changed = replace(changed, revision=changed.revision + 1)
-                self._announce(job, changed)
-                return changed
+            if swapped := await self._swap(job, changed, output):
+                return swapped
         return None
+
+    async def _swap(
+        self, before: Job, after: Job | None, output: bytes | Unchanged | None = UNCHANGED
+    ) -> Job | None:
+        """Store `after` in place of `before`; None if there is nothing to store or it came late."""
+        if after is None or not await self._store.replace(after, output=output):
+            return None
+        after = replace(after, revision=after.revision + 1)
+        self._announce(before, after)
+        return after
 
     def _announce(self, before: Job, after: Job) -> None:
         if after.status is JobStatus.IN_QUEUE:

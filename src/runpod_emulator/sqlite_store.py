@@ -128,6 +128,9 @@ _BACKLOG = """
     SELECT count(*), min(queued_at) FROM jobs
     WHERE endpoint_id = ? AND status = 'IN_QUEUE' AND NOT is_hidden AND NOT is_low_priority
 """
+_NUM_QUEUED = """
+    SELECT count(*) FROM jobs WHERE endpoint_id = ? AND status = 'IN_QUEUE' AND NOT is_hidden
+"""
 _COUNTS = """
     SELECT status, count(*) FROM jobs WHERE endpoint_id = ? AND NOT is_hidden GROUP BY status
 """
@@ -248,6 +251,10 @@ class SqliteStore:
     async def backlog(self, endpoint_id: str) -> Backlog:
         ((waiting, oldest_queued_at),) = self._read(_BACKLOG, endpoint_id)
         return Backlog(waiting=waiting, oldest_queued_at=oldest_queued_at)
+
+    async def num_queued(self, endpoint_id: str) -> int:
+        ((num_queued,),) = self._read(_NUM_QUEUED, endpoint_id)
+        return int(num_queued)
 
     async def counts(self, endpoint_id: str) -> Mapping[JobStatus, int]:
         return dict.fromkeys(JobStatus, 0) | {

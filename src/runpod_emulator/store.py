@@ -79,6 +79,9 @@ class JobStore(Protocol):
 
     async def backlog(self, endpoint_id: str) -> Backlog: ...
 
+    async def num_queued(self, endpoint_id: str) -> int:
+        """Jobs that wait, of low priority too; costs less than all `counts`."""
+
     async def counts(self, endpoint_id: str) -> Mapping[JobStatus, int]:
         """Jobs kept in each status; hidden ones left out, missing statuses are 0."""
 

@@ -4,6 +4,7 @@ Inputs and outputs pass through as JSON text: they are parsed to be checked, nev
 """
 
 import json
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
@@ -16,14 +17,19 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.job import Job, JobStatus, Policy
 from runpod_emulator.settings import EndpointSettings
 
+MOST_MS = 10**15
+"""More than anybody waits, and few enough to be counted in seconds."""
+
 
 class PolicyFields(BaseModel):
     """Times are milliseconds."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
-    executionTimeout: int | None = Field(default=None, description="from each take; least 5000")
-    ttl: int | None = Field(default=None, description="from submission; least 10000")
+    executionTimeout: int | None = Field(
+        default=None, le=MOST_MS, description="from each take; least 5000"
+    )
+    ttl: int | None = Field(default=None, le=MOST_MS, description="from submission; least 10000")
     lowPriority: bool = Field(default=False, description="does not make the endpoint scale")
 
 
@@ -68,7 +74,8 @@ def to_json(value: object) -> bytes:
 def parse_run(raw: bytes) -> RunRequest:
     """Raises `ApiError` 400 with every field that does not fit."""
     try:
-        return RunRequest.model_validate(json.loads(raw, parse_constant=_refuse_nan))
+        body = json.loads(raw, parse_constant=_refuse_nan, parse_float=_finite)
+        return RunRequest.model_validate(body)
     except ValidationError as error:
         problems = "; ".join(
             f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors()
@@ -208,6 +215,14 @@ def _seconds(given_ms: int | None, default_s: float) -> float:
 
 def _to_null(seen: list[str]) -> Callable[[str], None]:
     return seen.append
+
+
+def _finite(digits: str) -> float:
+    """1e999 would be handed on as Infinity, which is not JSON."""
+    number = float(digits)
+    if math.isinf(number):
+        raise ValueError(f"{digits[:40]} is too large")
+    return number
 
 
 def _refuse_nan(name: str) -> None:

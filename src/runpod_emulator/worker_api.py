@@ -133,7 +133,9 @@ class WorkerApi:
         endpoint = self._gateway.endpoint_of(request)
         worker = endpoint.fleet.find(request.match_info["worker"])
         given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        if worker is None or not hmac.compare_digest(given.encode(), worker.token.encode()):
+        # bytes that are no UTF-8 arrive as half surrogate pairs
+        key = given.encode(errors="replace")
+        if worker is None or not hmac.compare_digest(key, worker.token.encode()):
             await asyncio.sleep(self._gateway.behaviour.unauthorised_delay_s)
             raise ApiError(401, "not the key of this worker")
         return endpoint, worker

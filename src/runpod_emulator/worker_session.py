@@ -96,6 +96,8 @@ class WorkerSession:
         """It is done with a job. False if it did not hold it."""
         if self.jobs.pop(job_id, None) is None:
             return False
+        # told later, it would end the next execution of the same job
+        self.stops = [each for each in self.stops if each != job_id]
         if not self.jobs:
             self._set_idle(now)
         return True

@@ -1,6 +1,7 @@
 """A tests.json of RunPod's Hub: what it may hold, and how results are told."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -53,14 +54,8 @@ def problems(read):
 
 
 def result(**given):
-    usual = {
-        "name": "first",
-        "http_status": 200,
-        "status": JobStatus.COMPLETED,
-        "duration_s": 1.25,
-        "error": None,
-    }
-    return HubResult(**usual | given)
+    usual = HubResult(name="first", http_status=200, status=JobStatus.COMPLETED, duration_s=1.25)
+    return replace(usual, **given)
 
 
 def test_template_of_the_hub_is_read(read):
