@@ -62,7 +62,7 @@ class AdminApi:
             self._gateway.faults.add(rule)
         except InvalidFault as error:
             raise ApiError(400, str(error)) from error
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ApiError(400, "fault: accepted is a JSON object") from error
         return web.json_response({"id": rule.id}, status=201)
 
@@ -102,9 +102,7 @@ class AdminApi:
             )
             endpoint.fleet.apply(rule, worker)
         elif action != "thaw":
-            raise ApiError(
-                404, f"action: {action}; accepted are {ACTIONS}"
-            )
+            raise ApiError(404, f"action: {action}; accepted are {ACTIONS}")
         return web.json_response({"id": worker.id, "state": worker.state})
 
     async def supply(self, request: web.Request) -> web.StreamResponse:

@@ -73,6 +73,8 @@ class Emulator:
             self._store = SqliteStore(settings.database, due_at)
         except StoreUnusable as error:
             raise EmulatorError(str(error)) from error
+        # what a killed emulator's workers have left; nobody else is here: the store is locked
+        shutil.rmtree(settings.state_dir / "workers", ignore_errors=True)
         self._sender = WebhookSender(
             self._store, settings.behaviour, self._clock, self._webhook_body, self._forget
         )
@@ -237,8 +239,9 @@ def _salt(database: Path) -> bytes:
     """Kept beside the database, so that what was sealed opens again after a restart."""
     path = database.with_name(database.name + ".salt")
     if not path.exists():
-        path.write_bytes(secrets.token_bytes(SALT_BYTES))
-        path.chmod(0o600)
+        draft = path.with_name(path.name + ".new")
+        draft.write_bytes(secrets.token_bytes(SALT_BYTES))
+        draft.replace(path)
     return path.read_bytes()
 
 

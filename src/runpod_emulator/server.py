@@ -54,6 +54,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         return _refusal(error)
     except web.HTTPException as error:
         return _refusal(ApiError(error.status, error.reason))
+    except web.RequestPayloadError:
+        return _refusal(ApiError(400, "body: not what Content-Encoding or its chunks say"))
     except StoreUnusable as error:
         logger.error("store unusable", extra={"error": str(error)})
         return _refusal(ApiError(503, "the emulator cannot use its database; see its log"))

@@ -57,7 +57,8 @@ def verdicts(
             continue
         unlisted_s = now - held.unlisted_since
         if held.stop_asked_at is not None:
-            yield ForgetJob(job_id)
+            if _has_stopped(worker, held):
+                yield ForgetJob(job_id)
         elif (
             unlisted_s >= behaviour.heartbeat_timeout_s and behaviour.unlisted_job is Unlisted.LOST
         ):
@@ -78,7 +79,8 @@ def _must_kill(
         is_over = now - worker.started_at >= limit_s
         reason = f"not ready after {limit_s:.0f} s"
         return Kill(reason, hazard=HazardKind.SLOW_START) if is_over else None
-    silent_s = now - (worker.last_ping_at or worker.started_at)
+    # its pings start with its polls, by another process: the first poll may be earlier
+    silent_s = now - (worker.last_ping_at or worker.ready_at or worker.started_at)
     if silent_s >= behaviour.heartbeat_timeout_s:
         return Kill(f"no ping for {silent_s:.0f} s")
     if behaviour.kill_if_not_stopped:
@@ -91,6 +93,14 @@ def _must_kill(
                     is_blamed=False,
                 )
     return None
+
+
+def _has_stopped(worker: WorkerSession, held: HeldJob) -> bool:
+    """Whether more says so than one ping before job-stop, which may have been before the take."""
+    if held.stop_asked_at is None or held.unlisted_since is None:
+        return False
+    news_after = min(held.stop_asked_at, held.unlisted_since)
+    return held.is_let_go or (worker.last_ping_at or 0) > news_after
 
 
 def _ignores_stop(worker: WorkerSession, held: HeldJob, behaviour: Behaviour) -> bool:

@@ -5,7 +5,7 @@ Inputs and outputs pass through as JSON text: they are parsed to be checked, nev
 
 import json
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from typing import Any
@@ -113,7 +113,7 @@ def parse_result(raw: bytes) -> PostedResult:
     """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
     constants: list[str] = []
     try:
-        body = json.loads(raw, parse_constant=_to_null(constants))
+        body = _lenient(raw, constants)
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "job-done: accepted is a JSON object") from error
     if not isinstance(body, dict):
@@ -137,7 +137,7 @@ def parse_result(raw: bytes) -> PostedResult:
 def parse_chunk(raw: bytes) -> dict[str, Any]:
     """An item that a generator yielded, as the worker wrapped it: `{"output": ...}`."""
     try:
-        chunk = json.loads(raw, parse_constant=_to_null([]))
+        chunk = _lenient(raw, [])
     except (ValueError, RecursionError) as error:
         raise ApiError(400, "job-stream: accepted is a JSON object") from error
     if not isinstance(chunk, dict):
@@ -213,8 +213,17 @@ def _seconds(given_ms: int | None, default_s: float) -> float:
     return default_s if given_ms is None else given_ms / 1000
 
 
-def _to_null(seen: list[str]) -> Callable[[str], None]:
-    return seen.append
+def _lenient(raw: bytes, seen: list[str]) -> Any:  # noqa: ANN401 - any JSON value
+    """NaN and what is too large for a number become null, and `seen` gets them."""
+
+    def number(digits: str) -> float | None:
+        value = float(digits)
+        if math.isfinite(value):
+            return value
+        seen.append(digits)
+        return None
+
+    return json.loads(raw, parse_constant=seen.append, parse_float=number)
 
 
 def _finite(digits: str) -> float:

@@ -70,7 +70,8 @@ class WorkerApi:
         while worker.state.can_take and not worker.stops and _is_open(request):
             if not await self._held(worker.wake, deadline):
                 break
-        stops = worker.pop_stops()
+        # a poll that is gone would take the news with it
+        stops = worker.pop_stops() if _is_open(request) else []
         return web.json_response({"jobsToStop": stops}) if stops else _nothing()
 
     async def done(self, request: web.Request) -> web.StreamResponse:

@@ -48,6 +48,7 @@ class WorkerSession:
         self.process: WorkerProcess | None = None
         self.meter = Meter(None)
         self.started_at: float | None = None
+        self.ready_at: float | None = None
         self.idle_since: float | None = None
         self.last_ping_at: float | None = None
         self.kill_at: float | None = None
@@ -135,6 +136,7 @@ class WorkerSession:
 
     def _is_ready(self, now: float) -> None:
         if self.state is WorkerState.INITIALIZING:
+            self.ready_at = now
             self.meter.ready(now)
             self._set_idle(now)
 
