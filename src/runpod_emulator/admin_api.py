@@ -67,10 +67,7 @@ class AdminApi:
         return web.json_response({"id": rule.id}, status=201)
 
     async def clear_faults(self, request: web.Request) -> web.StreamResponse:
-        """No rule is left, and cards are plenty again."""
-        self._gateway.faults.clear()
-        for endpoint in self._gateway.endpoints.values():
-            endpoint.fleet.is_short_of_cards = False
+        self._gateway.clear_faults()
         return web.Response(status=204)
 
     async def remove_fault(self, request: web.Request) -> web.StreamResponse:

@@ -6,7 +6,6 @@ fails, 2 for what cannot be used of flags and files.
 
 import argparse
 import asyncio
-import ipaddress
 import logging
 import os
 import secrets
@@ -26,6 +25,7 @@ from runpod_emulator.flags import configuration_of, fault_rules, parse_flags
 from runpod_emulator.hub_run import Progress, Target, run_hub_tests
 from runpod_emulator.hub_tests import HubTests, read_hub_tests, report_of
 from runpod_emulator.logs import LogFormat, configure_logging
+from runpod_emulator.server import is_loopback
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 from runpod_emulator.state_dir import checked_key, kept_key, prepare_state_dir
 from runpod_emulator.welcome import KEY_VARIABLE, KeySource, welcome
@@ -159,7 +159,7 @@ def _own_key(given: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str
 
 
 def _check_host(host: str, source: KeySource) -> None:
-    if _is_loopback(host):
+    if is_loopback(host):
         return
     if source is KeySource.KEPT:
         accepted = f"127.0.0.1, or any other with a key of yours (--api-key, {KEY_VARIABLE})"
@@ -179,13 +179,6 @@ def _check_environs(endpoints: Sequence[EndpointSettings]) -> None:
             directory=Path(),
             inherited={},
         )
-
-
-def _is_loopback(host: str) -> bool:
-    try:
-        return ipaddress.ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost"
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:

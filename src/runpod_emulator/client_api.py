@@ -3,6 +3,7 @@
 Routes only: they check key, size and rate, translate JSON and leave every decision to the queue.
 """
 
+import functools
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -35,7 +36,8 @@ class ClientApi:
 
     def routes(self) -> list[web.RouteDef]:
         """Status, status-sync and stream answer to GET and POST, since SDKs use either."""
-        both = (web.get, web.post)
+        get = functools.partial(web.get, allow_head=False)  # HEAD would drain streams
+        both = (get, web.post)
         table = (
             ("/run", Operation.RUN, self.run, (web.post,)),
             ("/runsync", Operation.RUNSYNC, self.runsync, (web.post,)),
@@ -45,9 +47,9 @@ class ClientApi:
             ("/cancel/{job}", Operation.CANCEL, self.cancel, (web.post,)),
             ("/retry/{job}", Operation.RETRY, self.retry, (web.post,)),
             ("/purge-queue", Operation.PURGE_QUEUE, self.purge_queue, (web.post,)),
-            ("/health", Operation.HEALTH, self.health, (web.get,)),
-            ("/requests", Operation.REQUESTS, self.requests, (web.get,)),
-            ("/metrics", Operation.HEALTH, self.metrics, (web.get,)),
+            ("/health", Operation.HEALTH, self.health, (get,)),
+            ("/requests", Operation.REQUESTS, self.requests, (get,)),
+            ("/metrics", Operation.HEALTH, self.metrics, (get,)),
         )
         return [
             method("/v2/{endpoint}" + path, self._guarded(operation, answer))

@@ -56,6 +56,12 @@ class Gateway:
             raise ApiError(404, "endpoint not found")
         return endpoint
 
+    def clear_faults(self) -> None:
+        """No rule is left, and cards are plenty again."""
+        self.faults.clear()
+        for endpoint in self.endpoints.values():
+            endpoint.fleet.is_short_of_cards = False
+
     def check_key(self, request: web.Request) -> None:
         """`Bearer KEY` or the bare key, as the documentation uses both. Raises `ApiError` 401."""
         given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()

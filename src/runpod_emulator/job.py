@@ -94,8 +94,8 @@ class Job:
 
     @property
     def delay_ms(self) -> int:
-        """How long it waited before the execution that counts, as clients see it."""
-        until = self.started_at if self.started_at is not None else self.queued_at
+        """How long it waited for the execution that counts, or for its end in the queue."""
+        until = self.started_at or self.finished_at or self.queued_at
         return round((until - self.created_at) * 1000)
 
     @property

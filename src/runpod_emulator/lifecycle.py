@@ -41,9 +41,7 @@ def submit(job: Job) -> Job:
 
 
 def take(job: Job, worker_id: str, now: float) -> Job | None:
-    """None also for a job whose ttl is over and that no sweep has reached yet."""
-    is_over = now >= job.created_at + job.policy.ttl_s
-    if job.status is not JobStatus.IN_QUEUE or job.is_hidden or is_over:
+    if job.status is not JobStatus.IN_QUEUE or job.is_hidden:
         return None
     taken = replace(job, worker_id=worker_id, started_at=now, executions=job.executions + 1)
     return _move(taken, JobStatus.IN_PROGRESS, now, "taken")

@@ -4,7 +4,7 @@ It knows no HTTP and no process: workers are ids.
 """
 
 from collections import defaultdict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
@@ -103,7 +103,7 @@ class JobQueue:
     async def take(self, worker_id: str, limit: int) -> list[TakenJob]:
         """Mark up to `limit` waiting jobs IN_PROGRESS on this worker, oldest first."""
         taken = []
-        for waiting in await self._store.queued(self.endpoint_id, limit):
+        for waiting in await self._next(limit):
             job = await self._change(
                 waiting.id, lambda job: lifecycle.take(job, worker_id, self._clock())
             )
@@ -229,6 +229,17 @@ class JobQueue:
                     break
                 await changed.wait(left_s)
         return job
+
+    async def _next(self, limit: int) -> Sequence[Job]:
+        """The head of the queue, swept: a job whose ttl is over is handed to nobody."""
+        while True:
+            waiting = await self._store.queued(self.endpoint_id, limit)
+            now = self._clock()
+            over = [job for job in waiting if lifecycle.what_is_due(job, now, self._behaviour)]
+            if not over:
+                return waiting
+            for job in over:
+                await self.sweep(job)
 
     def release(self) -> None:
         """Let nobody wait any longer: what has not ended by now does not end here."""

@@ -53,7 +53,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
     except ApiError as error:
         return _refusal(error)
     except web.HTTPException as error:
-        return _refusal(ApiError(error.status, error.reason))
+        refusal = _refusal(ApiError(error.status, error.reason))
+        refusal.headers.update({n: v for n, v in error.headers.items() if n == "Allow"})
+        return refusal
     except web.RequestPayloadError:
         return _refusal(ApiError(400, "body: not what Content-Encoding or its chunks say"))
     except StoreUnusable as error:

@@ -66,7 +66,7 @@ class RunningEmulator:
         self._emulator.faults.add(parse_rule(rule))
 
     def clear_faults(self) -> None:
-        self._emulator.faults.clear()
+        self.gateway.clear_faults()
 
     def wait_until(
         self, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 30.0

@@ -20,7 +20,7 @@ from runpod_emulator.queue import TakenJob
 from runpod_emulator.sealing import SealBroken
 from runpod_emulator.wake import Wake
 from runpod_emulator.wire import PostedResult, ResultKind
-from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.worker_session import SETTLE_S, WorkerSession
 
 DRAINING_HOLD_S = 0.5
 """Until SIGTERM has reached it, a draining worker asks again at once."""
@@ -67,12 +67,16 @@ class WorkerApi:
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _, worker = await self._authenticate(request)
         deadline = self._now() + self._gateway.behaviour.poll_hold_s
-        while worker.state.can_take and not worker.stops and _is_open(request):
-            if not await self._held(worker.wake, deadline):
-                break
         # a poll that is gone would take the news with it
-        stops = worker.pop_stops() if _is_open(request) else []
-        return web.json_response({"jobsToStop": stops}) if stops else _nothing()
+        while _is_open(request):
+            if stops := worker.pop_stops(self._now()):
+                return web.json_response({"jobsToStop": stops})
+            if not worker.state.can_take:
+                break
+            hold_until = min(deadline, self._now() + SETTLE_S) if worker.stops else deadline
+            if not await self._held(worker.wake, hold_until):
+                break
+        return _nothing()
 
     async def done(self, request: web.Request) -> web.StreamResponse:
         endpoint, worker = await self._authenticate(request)

@@ -13,6 +13,9 @@ from runpod_emulator.wake import Wake
 from runpod_emulator.worker_process import WorkerProcess
 from runpod_emulator.worker_state import WorkerState
 
+SETTLE_S = 0.5
+"""Until a job that was handed out has left the SDK's own queue, where no job-stop reaches it."""
+
 
 @dataclass(slots=True, kw_only=True)
 class HeldJob:
@@ -112,9 +115,11 @@ class WorkerSession:
         self.stops.append(job_id)
         self.wake.notify()
 
-    def pop_stops(self) -> list[str]:
-        stops, self.stops = self.stops, []
-        return stops
+    def pop_stops(self, now: float) -> list[str]:
+        """Each once. Held back for a moment after the take: the SDK loses what comes earlier."""
+        ripe = [job_id for job_id in self.stops if self._can_stop(job_id, now)]
+        self.stops = [job_id for job_id in self.stops if job_id not in ripe]
+        return ripe
 
     def drain(self, reason: str, kill_at: float) -> None:
         """No further job for it; its polls are to be answered so that it can end."""
@@ -133,6 +138,10 @@ class WorkerSession:
         self.meter.stopped(now)
         self.process = None
         self.idle_since = None
+
+    def _can_stop(self, job_id: str, now: float) -> bool:
+        held = self.jobs.get(job_id)
+        return held is None or now >= held.taken_at + SETTLE_S
 
     def _is_ready(self, now: float) -> None:
         if self.state is WorkerState.INITIALIZING:

@@ -254,6 +254,8 @@ class QueueMachine(RuleBasedStateMachine):
     @there_are(QUEUED)
     @rule(worker_id=st.sampled_from([WORKER, OTHER_WORKER]), limit=st.integers(1, 3))
     def take(self, worker_id, limit):
+        while any([self.age(job) for job in self.in_status(QUEUED)[:limit]]):
+            pass
         waiting = self.in_status(QUEUED)[:limit]
         for job in waiting:
             job.status, job.worker_id, job.started_at = RUNNING, worker_id, self.now

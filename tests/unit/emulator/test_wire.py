@@ -312,7 +312,7 @@ STATUS_OBJECTS: dict[str, tuple[Job, dict[str, object]]] = {
     ),
     "cancelled in the queue": (
         cancelled(make_job()),
-        {"status": "CANCELLED", "delayTime": 0, "executionTime": 0},
+        {"status": "CANCELLED", "delayTime": 3000, "executionTime": 0},
     ),
     "running again": (
         lost(make_job_in(RUNNING), 1),

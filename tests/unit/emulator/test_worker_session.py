@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.worker_session import SETTLE_S, WorkerSession
 from runpod_emulator.worker_state import WorkerState
 
 INITIALIZING = WorkerState.INITIALIZING
@@ -143,11 +143,21 @@ def test_stop_is_asked_for_once_and_for_jobs_that_it_holds():
     worker.ask_stop("b", NOW)
     worker.ask_stop("a", NOW + 1)
     worker.ask_stop("b", NOW + 2)
-    assert worker.pop_stops() == ["b", "a"]
-    assert worker.pop_stops() == []
+    assert worker.pop_stops(NOW) == ["b", "a"]
+    assert worker.pop_stops(NOW) == []
     worker.ask_stop("b", NOW + 3)
-    assert worker.pop_stops() == []
+    assert worker.pop_stops(NOW) == []
     assert (worker.jobs["b"].stop_asked_at, worker.jobs["a"].stop_asked_at) == (NOW, NOW + 1)
+
+
+def test_stop_waits_until_the_sdk_has_begun_with_its_job():
+    worker = ready_worker("a")
+    worker.took("b", NOW)
+    for job_id in ("b", "a"):
+        worker.ask_stop(job_id, NOW)
+    assert worker.pop_stops(NOW + SETTLE_S - 0.01) == ["a"]
+    assert worker.stops == ["b"]
+    assert worker.pop_stops(NOW + SETTLE_S) == ["b"]
 
 
 WAKING = {
