@@ -1,6 +1,6 @@
 """What the platform is believed to do where nobody has written it down: one switch for each.
 
-`docs/emulator-conformance.md` names the source of every default.
+`docs/conformance` names the source of every default and the test that holds it.
 """
 
 from dataclasses import dataclass
