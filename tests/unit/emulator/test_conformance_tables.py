@@ -1,4 +1,4 @@
-"""The tables under docs/conformance name tests and switches that there are, and forget no switch."""
+"""The tables under docs/conformance name tests and switches that exist, and forget no switch."""
 
 import ast
 import re
@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[3]
 TABLES = sorted((ROOT / "docs" / "conformance").glob("*.md"))
 TESTS = {path.name: path for path in (ROOT / "tests").glob("**/emulator/test_*.py")}
 MARKS = {"verified", "documented", "reported", "inferred", "uncertain"}
+KINDS = (ast.FunctionDef, ast.AsyncFunctionDef)
 SWITCHES = {field.name for field in fields(Behaviour)}
 
 
@@ -29,7 +30,7 @@ ROWS = list(rows())
 
 def functions(path):
     tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return {node.name for node in ast.walk(tree) if isinstance(node, KINDS)}
 
 
 def test_tables_are_found():
