@@ -20,10 +20,10 @@ import aiohttp
 from aiohttp import web
 
 from emulator_bench.verdict import ChaosResult, ChaosSettings
+from runpod_emulator.api.gateway import Endpoint
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule
-from runpod_emulator.gateway import Endpoint
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
 HANDLER = Path(__file__).with_name("handler.py")

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO
 
 from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.command_line.welcome import KEY_VARIABLE
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.welcome import KEY_VARIABLE
-from runpod_emulator.worker_environ import worker_environ
+from runpod_emulator.workers.environ import worker_environ
 
 HERE = Path(__file__).parent
 HANDLER = HERE / "handler.py"

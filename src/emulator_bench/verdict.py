@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Event, Job, JobStatus
+from runpod_emulator.jobs.job import Event, Job, JobStatus
 
 PLATFORMS_RETRIES = Behaviour().max_retries
 """With so few a job may end FAILED, if its history explains it."""

@@ -2,6 +2,6 @@
 
 import sys
 
-from runpod_emulator.cli import main
+from runpod_emulator.command_line.cli import main
 
 sys.exit(main())

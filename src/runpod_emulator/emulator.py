@@ -14,26 +14,27 @@ from pathlib import Path
 
 from aiohttp import web
 
-from runpod_emulator import lifecycle, wire
-from runpod_emulator.billing import load_prices
+from runpod_emulator.api import wire
+from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.api.limits import RateLimiter
+from runpod_emulator.api.server import make_app
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultPlan
-from runpod_emulator.fleet import Fleet, FleetTools
-from runpod_emulator.gateway import Endpoint, Gateway
 from runpod_emulator.hazards import HazardLog
-from runpod_emulator.job import Job
-from runpod_emulator.limits import RateLimiter
-from runpod_emulator.queue import JobQueue
-from runpod_emulator.reaper import Reaper
-from runpod_emulator.sealing import Sealer
-from runpod_emulator.server import make_app
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job
+from runpod_emulator.jobs.queue import JobQueue
+from runpod_emulator.jobs.sealing import Sealer
+from runpod_emulator.jobs.sqlite_store import SqliteStore
+from runpod_emulator.jobs.store import StoreUnusable
+from runpod_emulator.jobs.webhooks import WebhookSender
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
-from runpod_emulator.sqlite_store import SqliteStore
-from runpod_emulator.store import StoreUnusable
-from runpod_emulator.webhooks import WebhookSender
-from runpod_emulator.worker_environ import worker_environ
-from runpod_emulator.worker_process import WorkerProcess
-from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.workers.billing import load_prices
+from runpod_emulator.workers.environ import worker_environ
+from runpod_emulator.workers.fleet import Fleet, FleetTools
+from runpod_emulator.workers.process import WorkerProcess
+from runpod_emulator.workers.reaper import Reaper
+from runpod_emulator.workers.session import WorkerSession
 
 logger = logging.getLogger(__name__)
 

@@ -15,13 +15,13 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
+from runpod_emulator.api.gateway import Gateway
+from runpod_emulator.api.snapshot import job_details, snapshot
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import parse_rule
-from runpod_emulator.gateway import Gateway
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
-from runpod_emulator.state import job_details, snapshot
 
 T = TypeVar("T")
 

@@ -6,9 +6,9 @@ A job that is made here was submitted at `CREATED_AT`; `make_job_in` has it take
 
 from dataclasses import replace
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Job, JobStatus, Policy, Webhook
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, JobStatus, Policy, Webhook
 
 CREATED_AT = 1000.0
 WAITED_S = 10.0

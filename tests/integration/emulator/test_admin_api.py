@@ -12,7 +12,7 @@ import requests
 from prometheus_client.parser import text_string_to_metric_families
 from support.endpoint_client import EndpointClient, HandWorker, until, worked_by_hand
 
-from runpod_emulator.admin_api import AdminApi
+from runpod_emulator.api.admin_api import AdminApi
 from runpod_emulator.faults import ACTIONS, FaultAction, FaultPoint
 
 ROUTES = [

@@ -8,7 +8,7 @@ import pytest
 from emulator_bench.__main__ import main
 from emulator_bench.chaos import run_chaos
 from emulator_bench.verdict import ChaosSettings, is_explained
-from runpod_emulator.job import JobStatus
+from runpod_emulator.jobs.job import JobStatus
 
 MANY_RETRIES = ChaosSettings(
     num_jobs=60, num_workers=2, concurrency=8, kill_every=15, refusal_rate=0.1

@@ -338,6 +338,7 @@ def test_a_body_of_undeclared_size_is_limited_as_well(client):
         ("gzip", gzip.compress(b'{"input": "' + b"x" * 10_000_000 + b'"}'), 400),
         ("br", b"no brotli", 400),
     ],
+    ids=["small", "no gzip", "large", "no brotli"],
 )
 def test_a_compressed_body_is_limited_by_what_it_holds(client, encoding, body, status):
     headers = {"Content-Encoding": encoding, "Authorization": "test-key"}

@@ -8,8 +8,8 @@ import requests
 from openapi_spec_validator import validate
 from support.endpoint_client import worked_by_hand
 
-from runpod_emulator import openapi
-from runpod_emulator.client_api import ClientApi
+from runpod_emulator.api import openapi
+from runpod_emulator.api.client_api import ClientApi
 
 ACKNOWLEDGED = "/v2/{endpoint}/run"
 STATUS = "/v2/{endpoint}/status/{job}"

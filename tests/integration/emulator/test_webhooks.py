@@ -13,12 +13,12 @@ from pathlib import Path
 import pytest
 from aiohttp import web
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Job, JobStatus, Policy, Webhook
-from runpod_emulator.sqlite_store import SqliteStore
-from runpod_emulator.store import StoreUnusable
-from runpod_emulator.webhooks import MAX_SENDS_PER_RECEIVER, WebhookSender
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, JobStatus, Policy, Webhook
+from runpod_emulator.jobs.sqlite_store import SqliteStore
+from runpod_emulator.jobs.store import StoreUnusable
+from runpod_emulator.jobs.webhooks import MAX_SENDS_PER_RECEIVER, WebhookSender
 
 BEHAVIOUR = Behaviour(webhook_retry_interval_s=0.05, webhook_timeout_s=5.0)
 ONE_ATTEMPT = replace(BEHAVIOUR, webhook_retries=0)
@@ -28,10 +28,10 @@ SOURCE = str(Path(__file__).parents[3] / "src")
 SENDER_PROGRAM = """
 import asyncio, sys, time
 from pathlib import Path
-from runpod_emulator import lifecycle
+from runpod_emulator.jobs import lifecycle
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.sqlite_store import SqliteStore
-from runpod_emulator.webhooks import WebhookSender
+from runpod_emulator.jobs.sqlite_store import SqliteStore
+from runpod_emulator.jobs.webhooks import WebhookSender
 
 async def body(job):
     return b"{}"
@@ -507,7 +507,7 @@ async def test_every_attempt_is_one_line_in_the_log(tmp_path, caplog):
         with caplog.at_level(logging.INFO, logger="runpod_emulator"):
             async with sending(store):
                 await settled(store)
-        lines = [r for r in caplog.records if r.name == "runpod_emulator.webhooks"]
+        lines = [r for r in caplog.records if r.name == "runpod_emulator.jobs.webhooks"]
         assert [(r.levelname, r.job_id, r.attempt, r.status) for r in lines] == [
             ("WARNING", "j", 1, "HTTP 500"),
             ("INFO", "j", 2, "HTTP 200"),

@@ -19,14 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from runpod_emulator import reaper as reaper_module
-from runpod_emulator.reaper import Reaper
-from runpod_emulator.worker_process import (
+from runpod_emulator.workers import reaper as reaper_module
+from runpod_emulator.workers.process import (
     MAX_LINE_BYTES,
     MAX_LOG_BYTES,
     WorkerNotStarted,
     WorkerProcess,
 )
+from runpod_emulator.workers.reaper import Reaper
 
 SRC = Path(reaper_module.__file__).resolve().parents[1]
 PYTHON = (sys.executable, "-I", "-S", "-c")
@@ -61,8 +61,8 @@ os._exit(7)
 
 EMULATOR = """
 import asyncio, json, pathlib, sys
-from runpod_emulator.reaper import Reaper
-from runpod_emulator.worker_process import WorkerProcess
+from runpod_emulator.workers.reaper import Reaper
+from runpod_emulator.workers.process import WorkerProcess
 
 async def main(command, folder):
     reaper = Reaper()
@@ -502,7 +502,7 @@ def test_reaper_ignores_what_is_no_group_of_a_worker(tmp_path):
 @contextmanager
 def reaper_program():
     with subprocess.Popen(
-        [sys.executable, "-m", "runpod_emulator.reaper"],
+        [sys.executable, "-m", "runpod_emulator.workers.reaper"],
         stdin=subprocess.PIPE,
         env={**os.environ, "PYTHONPATH": str(SRC)},
         start_new_session=True,

@@ -7,8 +7,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runpod_emulator.billing import Bill, Meter, cost_usd, job_cost_usd, load_prices
 from runpod_emulator.settings import DEFAULT_GPU
+from runpod_emulator.workers.billing import Bill, Meter, cost_usd, job_cost_usd, load_prices
 
 NOTHING = Bill(start_s=0.0, run_s=0.0, idle_s=0.0, billed_s=0)
 FIRST_DAY = 1_790_000_000.0
@@ -131,7 +131,11 @@ def test_unknown_gpu_has_no_cost(gpu):
 
 
 def test_each_gpu_has_one_price_and_active_is_the_cheaper_one():
-    text = resources.files("runpod_emulator").joinpath("prices.toml").read_text(encoding="utf-8")
+    text = (
+        resources.files("runpod_emulator.workers")
+        .joinpath("prices.toml")
+        .read_text(encoding="utf-8")
+    )
     groups = tomllib.loads(text)["prices"]
     names = [gpu for group in groups for gpu in group["gpus"]]
     assert len(names) == len(set(names))

@@ -10,17 +10,23 @@ from pathlib import Path
 
 import pytest
 
-from runpod_emulator.cli import main
-from runpod_emulator.config_file import DEFAULT_PORT
+from runpod_emulator.command_line.cli import main
+from runpod_emulator.command_line.config_file import DEFAULT_PORT
+from runpod_emulator.command_line.flags import (
+    configuration_of,
+    fault_rules,
+    id_of,
+    literal,
+    parse_flags,
+)
+from runpod_emulator.command_line.hub_run import Progress
+from runpod_emulator.command_line.logs import JsonFormatter, TextFormatter
+from runpod_emulator.command_line.state_dir import kept_key, prepare_state_dir
+from runpod_emulator.command_line.welcome import KeySource, welcome
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultAction
-from runpod_emulator.flags import configuration_of, fault_rules, id_of, literal, parse_flags
-from runpod_emulator.hub_run import Progress
-from runpod_emulator.job import JobStatus
-from runpod_emulator.logs import JsonFormatter, TextFormatter
+from runpod_emulator.jobs.job import JobStatus
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings, Scaler
-from runpod_emulator.state_dir import kept_key, prepare_state_dir
-from runpod_emulator.welcome import KeySource, welcome
 
 
 @pytest.fixture

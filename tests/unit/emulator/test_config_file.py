@@ -7,7 +7,11 @@ from pathlib import Path
 import pytest
 
 from runpod_emulator.behaviour import Behaviour, LateProgress
-from runpod_emulator.config_file import DEFAULT_PORT, parse_configuration, read_config_file
+from runpod_emulator.command_line.config_file import (
+    DEFAULT_PORT,
+    parse_configuration,
+    read_config_file,
+)
 from runpod_emulator.errors import ConfigurationProblems, EmulatorError
 from runpod_emulator.settings import EndpointSettings, Scaler
 

@@ -42,7 +42,7 @@ def test_row_has_a_mark_and_tests_that_there_are(cells):
     _, source, mark, tests, _ = cells
     assert source
     assert mark.split()[0].rstrip(",;") in MARKS
-    name_of_file = None
+    name_of_file = ""
     for test in re.split(r"[,;]\s*", tests.replace("`", "")):
         file, _, name = test.rpartition("::")
         name_of_file = file or name_of_file

@@ -11,51 +11,65 @@ import pytest
 ROOT = Path(__file__).resolve().parents[3]
 SRC = ROOT / "src"
 
+ROOMS = {"jobs", "workers", "api", "command_line"}
+
 LAYERS = (
-    {"", "api_error", "behaviour", "billing", "errors", "faults", "ids", "job"},
-    {"logs", "reaper", "sealing", "wake", "worker_state"},
-    {"fault_injection", "hazards", "lifecycle", "metrics", "problems", "settings", "state_dir"},
-    {"store", "worker_process"},
-    {"config_file", "hub_tests", "limits", "queue", "scaling", "sqlite_store", "webhooks"},
-    {"welcome", "wire", "worker_environ", "worker_session"},
-    {"flags", "hub_run", "openapi", "watchdog"},
-    {"fleet"},
-    {"gateway"},
-    {"client_api", "state", "worker_api"},
-    {"admin_api"},
-    {"server"},
+    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
+    {"api.api_error", "jobs.job", "jobs.sealing"},
+    {"workers.billing", "workers.reaper", "workers.state"},
+    {"command_line.logs", "command_line.problems", "command_line.state_dir"},
+    {"api.fault_injection", "api.metrics", "hazards", "jobs.lifecycle", "settings"},
+    {"jobs.store", "workers.process"},
+    {"jobs.queue", "jobs.sqlite_store", "jobs.webhooks"},
+    {"workers.environ", "workers.scaling", "workers.session"},
+    {"workers.watchdog"},
+    {"workers.fleet"},
+    {"api.limits", "api.wire"},
+    {"api.gateway", "api.openapi"},
+    {"api.client_api", "api.snapshot", "api.worker_api"},
+    {"api.admin_api"},
+    {"api.server"},
     {"emulator"},
-    {"cli", "testing"},
+    {"command_line.config_file", "command_line.hub_tests", "testing"},
+    {"command_line.hub_run", "command_line.welcome"},
+    {"command_line.flags"},
+    {"command_line.cli"},
     {"__main__"},
 )
 """A module imports from layers above it in this list only; a new one is given its place here."""
 
 DECIDING = {
-    *("behaviour", "billing", "faults", "job", "lifecycle", "limits", "scaling", "store"),
-    "watchdog",
+    *("behaviour", "faults", "api.limits", "jobs.job", "jobs.lifecycle", "jobs.store"),
+    *("workers.billing", "workers.scaling", "workers.watchdog"),
 }
 HOMES = {
-    "sqlite3": {"sqlite_store"},
-    "fcntl": {"sqlite_store"},
-    "cryptography": {"sealing"},
-    "prometheus_client": {"metrics"},
-    "argparse": {"cli", "flags"},
-    "time": {"emulator", "hub_run", "testing"},
+    "sqlite3": {"jobs.sqlite_store"},
+    "fcntl": {"jobs.sqlite_store"},
+    "cryptography": {"jobs.sealing"},
+    "prometheus_client": {"api.metrics"},
+    "argparse": {"command_line.cli", "command_line.flags"},
+    "time": {"emulator", "command_line.hub_run", "testing"},
 }
 """Libraries that few may know; everybody else is given a clock."""
 
-READ_THE_ENVIRONMENT = ["cli", "emulator"]
-SPEAK_TO_THE_TERMINAL = ["cli", "emulator"]
-CATCH_ALL = ["emulator", "server", "webhooks"]
+READ_THE_ENVIRONMENT = ["command_line.cli", "emulator"]
+SPEAK_TO_THE_TERMINAL = ["command_line.cli", "emulator"]
+CATCH_ALL = ["api.server", "emulator", "jobs.webhooks"]
 OTHERS = {"pixpod", "runpod", "torch", "diffusers", "numpy", "PIL"}
 SQL = re.compile(r"\b(SELECT\s|INSERT INTO|UPDATE\s+\w+\s+SET|DELETE FROM|CREATE TABLE|PRAGMA)")
 
 
 def trees_of(package):
+    folder = SRC / package
     return {
-        path.stem if path.stem != "__init__" else "": ast.parse(path.read_text(encoding="utf-8"))
-        for path in sorted((SRC / package).rglob("*.py"))
+        name_in(folder, path): ast.parse(path.read_text(encoding="utf-8"))
+        for path in sorted(folder.rglob("*.py"))
     }
+
+
+def name_in(folder, path):
+    parts = path.relative_to(folder).with_suffix("").parts
+    return ".".join(part for part in parts if part != "__init__")
 
 
 TREES = trees_of("runpod_emulator")
@@ -69,13 +83,14 @@ def imports(tree):
         elif isinstance(node, ast.ImportFrom):
             assert node.level == 0 and node.module, "imports are absolute"
             yield node.module
-            if node.module == "runpod_emulator":
-                yield from (f"runpod_emulator.{alias.name}" for alias in node.names)
+            if node.module.startswith("runpod_emulator"):
+                yield from (f"{node.module}.{alias.name}" for alias in node.names)
 
 
 def own_imports(tree):
     names = (name.partition(".") for name in imports(tree))
-    return {module for package, _, module in names if package == "runpod_emulator"} - {""}
+    own = {module for package, _, module in names if package == "runpod_emulator"}
+    return own & set(TREES) - ROOMS - {""}
 
 
 def libraries(tree):
@@ -139,7 +154,7 @@ def test_sql_is_in_one_place():
         for node in ast.walk(tree)
         if isinstance(node, ast.Constant) and isinstance(node.value, str) and SQL.search(node.value)
     }
-    assert with_sql == {"sqlite_store"}
+    assert with_sql == {"jobs.sqlite_store"}
 
 
 def test_environment_is_read_at_the_edge():
@@ -160,7 +175,7 @@ def test_catch_alls_are_few_and_log_what_they_caught():
         if isinstance(handler, ast.ExceptHandler)
         and (handler.type is None or ast.unparse(handler.type) in ("Exception", "BaseException"))
     }
-    assert list(broad) == CATCH_ALL
+    assert sorted(broad) == CATCH_ALL
     assert all("logger.exception" in calls_and_names(handler) for handler in broad.values())
 
 
@@ -175,7 +190,7 @@ def test_names_that_say_nothing_are_not_used():
 
 def test_importing_the_emulator_starts_nothing_and_needs_none_of_what_runs_on_it():
     code = (
-        "import sys, threading; sys.path.insert(0, 'src'); import runpod_emulator.cli;"
+        "import sys, threading; sys.path.insert(0, 'src'); import runpod_emulator.command_line.cli;"
         f"print(sorted({OTHERS!r} & sys.modules.keys()), threading.active_count())"
     )
     run = subprocess.run(

@@ -6,15 +6,15 @@ from pathlib import Path
 
 import pytest
 
-from runpod_emulator.errors import ConfigurationProblems, EmulatorError
-from runpod_emulator.hub_tests import (
+from runpod_emulator.command_line.hub_tests import (
     MAX_ERROR_CHARACTERS,
     HubResult,
     read_hub_tests,
     readable_error,
     report_of,
 )
-from runpod_emulator.job import JobStatus
+from runpod_emulator.errors import ConfigurationProblems, EmulatorError
+from runpod_emulator.jobs.job import JobStatus
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -25,13 +25,13 @@ from hypothesis.stateful import (
 )
 from support.jobs import OTHER_WORKER, WORKER, make_policy
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour, ExpiredInQueue, Purged
-from runpod_emulator.job import Job, JobStatus, Policy
-from runpod_emulator.queue import JobQueue, Submission
-from runpod_emulator.sqlite_store import SqliteStore
-from runpod_emulator.store import Backlog, Tally
-from runpod_emulator.webhooks import WebhookSender
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, JobStatus, Policy
+from runpod_emulator.jobs.queue import JobQueue, Submission
+from runpod_emulator.jobs.sqlite_store import SqliteStore
+from runpod_emulator.jobs.store import Backlog, Tally
+from runpod_emulator.jobs.webhooks import WebhookSender
 
 QUEUED = JobStatus.IN_QUEUE
 RUNNING = JobStatus.IN_PROGRESS

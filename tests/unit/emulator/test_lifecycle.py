@@ -21,10 +21,10 @@ from support.jobs import (
     make_webhook,
 )
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour, ExpiredInQueue
-from runpod_emulator.job import Event, JobStatus
-from runpod_emulator.lifecycle import Due
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Event, JobStatus
+from runpod_emulator.jobs.lifecycle import Due
 
 NOW = 1100.0
 

@@ -6,14 +6,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.limits import (
+from runpod_emulator.api.limits import (
     WINDOW_S,
     Operation,
     RateLimited,
     RateLimiter,
     queue_is_full,
 )
+from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import EndpointSettings
 
 ENDPOINT = EndpointSettings(id="e", command=("worker",))

@@ -9,10 +9,10 @@ from hypothesis import settings as tried
 from hypothesis import strategies as st
 
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.scaling import Decision, EndpointView, WorkerView, backoff_s, decide
+from runpod_emulator.jobs.store import Backlog
 from runpod_emulator.settings import EndpointSettings, Scaler
-from runpod_emulator.store import Backlog
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.scaling import Decision, EndpointView, WorkerView, backoff_s, decide
+from runpod_emulator.workers.state import WorkerState
 
 NOW = 1000.0
 BEHAVIOUR = Behaviour()

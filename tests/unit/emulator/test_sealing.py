@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from runpod_emulator.sealing import MASK, SealBroken, Sealer, redact
+from runpod_emulator.jobs.sealing import MASK, SealBroken, Sealer, redact
 
 S3_CONFIG = {
     "accessId": "AKIAEXAMPLE",

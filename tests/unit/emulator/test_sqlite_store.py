@@ -24,10 +24,10 @@ from support.jobs import (
     make_webhook,
 )
 
-from runpod_emulator import lifecycle
-from runpod_emulator.job import Event, Job, JobStatus, Policy, Webhook
-from runpod_emulator.sqlite_store import SCHEMA_VERSION, SqliteStore
-from runpod_emulator.store import UNCHANGED, Backlog, StoreUnusable, Tally
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
+from runpod_emulator.jobs.sqlite_store import SCHEMA_VERSION, SqliteStore
+from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally
 
 SRC = Path(__file__).resolve().parents[3] / "src"
 PAYLOAD = b'{"prompt": "a red circle"}'
@@ -512,8 +512,8 @@ import asyncio, sys
 from dataclasses import replace
 from itertools import count
 from pathlib import Path
-from runpod_emulator.job import Job, JobStatus, Policy
-from runpod_emulator.sqlite_store import SqliteStore
+from runpod_emulator.jobs.job import Job, JobStatus, Policy
+from runpod_emulator.jobs.sqlite_store import SqliteStore
 
 async def write(store):
     for number in count():

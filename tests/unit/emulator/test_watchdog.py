@@ -8,9 +8,9 @@ import pytest
 from runpod_emulator.behaviour import Behaviour, Unlisted
 from runpod_emulator.hazards import HazardKind
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.watchdog import ForgetJob, Kill, LoseJob, verdicts
-from runpod_emulator.worker_session import WorkerSession
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.session import WorkerSession
+from runpod_emulator.workers.state import WorkerState
+from runpod_emulator.workers.watchdog import ForgetJob, Kill, LoseJob, verdicts
 
 STARTED_AT = 1000.0
 READY_AT = 1200.0

@@ -8,12 +8,13 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from support.jobs import BEHAVIOUR, make_job, make_job_in, make_policy, make_webhook
 
-from runpod_emulator import lifecycle, wire
-from runpod_emulator.api_error import ApiError
+from runpod_emulator.api import wire
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.wire import PolicyFields, ResultKind
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Job, JobStatus, Policy
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, JobStatus, Policy
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.wire import PolicyFields, ResultKind
 
 QUEUED = JobStatus.IN_QUEUE
 RUNNING = JobStatus.IN_PROGRESS

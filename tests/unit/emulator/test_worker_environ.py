@@ -8,7 +8,7 @@ import pytest
 
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.worker_environ import ProtectedVariable, worker_environ
+from runpod_emulator.workers.environ import ProtectedVariable, worker_environ
 
 ENDPOINT = EndpointSettings(id="ep", command=("python", "handler.py"), gpu="NVIDIA RTX A5000")
 BASE_URL = "http://127.0.0.1:8000"

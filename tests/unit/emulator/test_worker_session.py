@@ -5,8 +5,8 @@ from typing import Any
 
 import pytest
 
-from runpod_emulator.worker_session import SETTLE_S, WorkerSession
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.session import SETTLE_S, WorkerSession
+from runpod_emulator.workers.state import WorkerState
 
 INITIALIZING = WorkerState.INITIALIZING
 IDLE = WorkerState.IDLE

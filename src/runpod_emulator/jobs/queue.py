@@ -9,11 +9,11 @@ from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from typing import Protocol
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour, Purged
 from runpod_emulator.ids import new_job_id
-from runpod_emulator.job import Job, JobStatus, Policy, Webhook
-from runpod_emulator.store import UNCHANGED, JobStore, Unchanged
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, JobStatus, Policy, Webhook
+from runpod_emulator.jobs.store import UNCHANGED, JobStore, Unchanged
 from runpod_emulator.wake import Wake
 
 PURGE_STEP = 500

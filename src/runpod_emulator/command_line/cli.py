@@ -17,19 +17,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from runpod_emulator.api.server import is_loopback
 from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.command_line.flags import configuration_of, fault_rules, parse_flags
+from runpod_emulator.command_line.hub_run import Progress, Target, run_hub_tests
+from runpod_emulator.command_line.hub_tests import HubTests, read_hub_tests, report_of
+from runpod_emulator.command_line.logs import LogFormat, configure_logging
+from runpod_emulator.command_line.state_dir import checked_key, kept_key, prepare_state_dir
+from runpod_emulator.command_line.welcome import KEY_VARIABLE, KeySource, welcome
 from runpod_emulator.emulator import Emulator
 from runpod_emulator.errors import EmulatorError, InvalidConfiguration
 from runpod_emulator.faults import FaultRule
-from runpod_emulator.flags import configuration_of, fault_rules, parse_flags
-from runpod_emulator.hub_run import Progress, Target, run_hub_tests
-from runpod_emulator.hub_tests import HubTests, read_hub_tests, report_of
-from runpod_emulator.logs import LogFormat, configure_logging
-from runpod_emulator.server import is_loopback
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
-from runpod_emulator.state_dir import checked_key, kept_key, prepare_state_dir
-from runpod_emulator.welcome import KEY_VARIABLE, KeySource, welcome
-from runpod_emulator.worker_environ import worker_environ
+from runpod_emulator.workers.environ import worker_environ
 
 logger = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field
 
+from runpod_emulator.command_line.problems import validated
 from runpod_emulator.errors import EmulatorError
-from runpod_emulator.job import JobStatus
-from runpod_emulator.problems import validated
+from runpod_emulator.jobs.job import JobStatus
 
 _STRICT = ConfigDict(extra="forbid", strict=True)
 MAX_ERROR_CHARACTERS = 100

@@ -2,8 +2,8 @@
 
 from typing import Any
 
-from runpod_emulator.job import JobStatus
-from runpod_emulator.wire import RunRequest
+from runpod_emulator.api.wire import RunRequest
+from runpod_emulator.jobs.job import JobStatus
 
 JSON = "application/json"
 

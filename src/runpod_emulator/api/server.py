@@ -10,13 +10,13 @@ from ipaddress import ip_address
 from aiohttp import web
 from aiohttp.typedefs import Handler
 
-from runpod_emulator import openapi
-from runpod_emulator.admin_api import AdminApi
-from runpod_emulator.api_error import ApiError
-from runpod_emulator.client_api import ClientApi
-from runpod_emulator.gateway import Gateway
-from runpod_emulator.store import StoreUnusable
-from runpod_emulator.worker_api import WorkerApi
+from runpod_emulator.api import openapi
+from runpod_emulator.api.admin_api import AdminApi
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.client_api import ClientApi
+from runpod_emulator.api.gateway import Gateway
+from runpod_emulator.api.worker_api import WorkerApi
+from runpod_emulator.jobs.store import StoreUnusable
 
 logger = logging.getLogger(__name__)
 

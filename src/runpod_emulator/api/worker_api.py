@@ -9,18 +9,18 @@ from collections.abc import Sequence
 
 from aiohttp import web
 
-from runpod_emulator import wire
-from runpod_emulator.api_error import ApiError
+from runpod_emulator.api import wire
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.fault_injection import Answer, answer_with_faults, drop
+from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.api.wire import PostedResult, ResultKind
 from runpod_emulator.behaviour import EmptyInput, LateProgress
-from runpod_emulator.fault_injection import Answer, answer_with_faults, drop
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule
-from runpod_emulator.gateway import Endpoint, Gateway
 from runpod_emulator.hazards import HazardKind, hazards_of_chunk, hazards_of_result
-from runpod_emulator.queue import TakenJob
-from runpod_emulator.sealing import SealBroken
+from runpod_emulator.jobs.queue import TakenJob
+from runpod_emulator.jobs.sealing import SealBroken
 from runpod_emulator.wake import Wake
-from runpod_emulator.wire import PostedResult, ResultKind
-from runpod_emulator.worker_session import SETTLE_S, WorkerSession
+from runpod_emulator.workers.session import SETTLE_S, WorkerSession
 
 DRAINING_HOLD_S = 0.5
 """Until SIGTERM has reached it, a draining worker asks again at once."""

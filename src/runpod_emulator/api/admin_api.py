@@ -4,13 +4,13 @@ import json
 
 from aiohttp import web
 
-from runpod_emulator import metrics
-from runpod_emulator.api_error import ApiError
-from runpod_emulator.fault_injection import Answer
+from runpod_emulator.api import metrics
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.fault_injection import Answer
+from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.api.snapshot import job_details, snapshot
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule, InvalidFault, parse_rule
-from runpod_emulator.gateway import Endpoint, Gateway
-from runpod_emulator.state import job_details, snapshot
-from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.workers.session import WorkerSession
 
 SPOT_NOTICE_S = 5.0
 LOG_LINES = 200

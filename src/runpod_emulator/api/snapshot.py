@@ -3,10 +3,10 @@
 from dataclasses import asdict
 from typing import Any
 
-from runpod_emulator.billing import job_cost_usd
-from runpod_emulator.gateway import Endpoint, Gateway
-from runpod_emulator.job import Job
-from runpod_emulator.worker_session import WorkerSession
+from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.jobs.job import Job
+from runpod_emulator.workers.billing import job_cost_usd
+from runpod_emulator.workers.session import WorkerSession
 
 NUM_RECENT_JOBS = 50
 

@@ -7,17 +7,17 @@ from dataclasses import dataclass, field
 
 from aiohttp import web
 
-from runpod_emulator.api_error import ApiError
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.limits import RateLimiter
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.billing import Prices
 from runpod_emulator.faults import FaultPlan
-from runpod_emulator.fleet import Fleet
 from runpod_emulator.hazards import HazardLog
-from runpod_emulator.limits import RateLimiter
-from runpod_emulator.queue import JobQueue
-from runpod_emulator.sealing import Sealer
+from runpod_emulator.jobs.queue import JobQueue
+from runpod_emulator.jobs.sealing import Sealer
+from runpod_emulator.jobs.store import JobStore
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.store import JobStore
+from runpod_emulator.workers.billing import Prices
+from runpod_emulator.workers.fleet import Fleet
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,8 +11,8 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
-from runpod_emulator.job import Event, Job, JobStatus, Policy, Webhook
-from runpod_emulator.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
+from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
+from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
 
 SCHEMA_VERSION = 1
 """Counts up with every change of the tables or of the fields of a `Job`."""

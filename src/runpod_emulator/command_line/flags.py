@@ -11,18 +11,18 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from runpod_emulator.config_file import (
+from runpod_emulator.command_line.config_file import (
     DEFAULT_PORT,
     DEFAULT_STATE_DIR,
     Configuration,
     parse_configuration,
     read_config_file,
 )
+from runpod_emulator.command_line.logs import LEVELS, LogFormat
+from runpod_emulator.command_line.welcome import KEY_VARIABLE
 from runpod_emulator.errors import EmulatorError, InvalidConfiguration
 from runpod_emulator.faults import FaultPlan, FaultRule, InvalidFault, parse_rule
-from runpod_emulator.logs import LEVELS, LogFormat
 from runpod_emulator.settings import Scaler
-from runpod_emulator.welcome import KEY_VARIABLE
 
 DEFAULT_ENDPOINT_ID = "endpoint"
 

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from runpod_emulator.behaviour import Behaviour, Unlisted
 from runpod_emulator.hazards import HazardKind
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.worker_session import HeldJob, WorkerSession
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.session import HeldJob, WorkerSession
+from runpod_emulator.workers.state import WorkerState
 
 
 @dataclass(frozen=True, slots=True)

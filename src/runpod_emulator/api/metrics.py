@@ -7,8 +7,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from runpod_emulator.job import JobStatus
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.jobs.job import JobStatus
+from runpod_emulator.workers.state import WorkerState
 
 PREFIX = "runpod_emulator"
 

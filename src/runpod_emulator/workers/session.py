@@ -7,11 +7,11 @@ import secrets
 from collections.abc import Collection
 from dataclasses import dataclass
 
-from runpod_emulator.billing import Meter, cost_usd
 from runpod_emulator.ids import new_worker_id
 from runpod_emulator.wake import Wake
-from runpod_emulator.worker_process import WorkerProcess
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.billing import Meter, cost_usd
+from runpod_emulator.workers.process import WorkerProcess
+from runpod_emulator.workers.state import WorkerState
 
 SETTLE_S = 0.5
 """Until a job that was handed out has left the SDK's own queue, where no job-stop reaches it."""

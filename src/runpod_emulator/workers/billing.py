@@ -41,7 +41,8 @@ class Prices:
 
 def load_prices() -> Prices:
     """The prices that came with the emulator."""
-    text = resources.files("runpod_emulator").joinpath("prices.toml").read_text(encoding="utf-8")
+    file = resources.files("runpod_emulator.workers").joinpath("prices.toml")
+    text = file.read_text(encoding="utf-8")
     groups = tomllib.loads(text)["prices"]
     return Prices(
         {

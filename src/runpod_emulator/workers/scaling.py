@@ -10,9 +10,9 @@ from math import ceil
 from typing import Final
 
 from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.jobs.store import Backlog
 from runpod_emulator.settings import EndpointSettings, Scaler
-from runpod_emulator.store import Backlog
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.state import WorkerState
 
 COMING = (WorkerState.INITIALIZING, WorkerState.THROTTLED)
 

@@ -8,8 +8,8 @@ import shlex
 from enum import Enum
 from pathlib import Path
 
+from runpod_emulator.command_line.state_dir import KEY_FILE
 from runpod_emulator.settings import EmulatorSettings
-from runpod_emulator.state_dir import KEY_FILE
 
 KEY_VARIABLE = "RUNPOD_EMULATOR_API_KEY"
 

@@ -8,7 +8,7 @@ from dataclasses import replace
 from enum import Enum, auto
 
 from runpod_emulator.behaviour import Behaviour, ExpiredInQueue
-from runpod_emulator.job import Event, Job, JobStatus
+from runpod_emulator.jobs.job import Event, Job, JobStatus
 
 LEGAL = {
     JobStatus.IN_QUEUE: {JobStatus.IN_PROGRESS, JobStatus.CANCELLED, JobStatus.TIMED_OUT},

@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from runpod_emulator.api_error import ApiError
+from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Job, JobStatus, Policy
+from runpod_emulator.jobs.job import Job, JobStatus, Policy
 from runpod_emulator.settings import EndpointSettings
 
 MOST_MS = 10**15

@@ -15,7 +15,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runpod_emulator.errors import EmulatorError
-from runpod_emulator.reaper import Reaper, kill_group
+from runpod_emulator.workers.reaper import Reaper, kill_group
 
 logger = logging.getLogger(__name__)
 

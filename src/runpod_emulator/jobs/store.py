@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Final, Protocol
 
-from runpod_emulator.job import Job, JobStatus
+from runpod_emulator.jobs.job import Job, JobStatus
 
 
 class Unchanged:

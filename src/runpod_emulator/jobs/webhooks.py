@@ -13,10 +13,10 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from runpod_emulator import lifecycle
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.job import Job, Webhook
-from runpod_emulator.store import JobStore, StoreUnusable
+from runpod_emulator.jobs import lifecycle
+from runpod_emulator.jobs.job import Job, Webhook
+from runpod_emulator.jobs.store import JobStore, StoreUnusable
 
 logger = logging.getLogger(__name__)
 

@@ -26,8 +26,8 @@ from pydantic import (
 )
 
 from runpod_emulator.behaviour import Behaviour
+from runpod_emulator.command_line.problems import validated
 from runpod_emulator.errors import EmulatorError
-from runpod_emulator.problems import validated
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
 DEFAULT_STATE_DIR = Path(".runpod_emulator")

@@ -10,18 +10,18 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 
 from runpod_emulator.behaviour import Behaviour
-from runpod_emulator.billing import Prices
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultAction, FaultPlan, FaultPoint, FaultRule
 from runpod_emulator.hazards import HazardKind, HazardLog
-from runpod_emulator.queue import JobQueue
-from runpod_emulator.scaling import EndpointView, WorkerView, backoff_s, decide
+from runpod_emulator.jobs.queue import JobQueue
+from runpod_emulator.jobs.store import JobStore
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.store import JobStore
-from runpod_emulator.watchdog import ForgetJob, Kill, LoseJob, Verdict, verdicts
-from runpod_emulator.worker_process import WorkerProcess
-from runpod_emulator.worker_session import WorkerSession
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.workers.billing import Prices
+from runpod_emulator.workers.process import WorkerProcess
+from runpod_emulator.workers.scaling import EndpointView, WorkerView, backoff_s, decide
+from runpod_emulator.workers.session import WorkerSession
+from runpod_emulator.workers.state import WorkerState
+from runpod_emulator.workers.watchdog import ForgetJob, Kill, LoseJob, Verdict, verdicts
 
 logger = logging.getLogger(__name__)
 

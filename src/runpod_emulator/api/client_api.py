@@ -8,16 +8,16 @@ from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
 
-from runpod_emulator import wire
-from runpod_emulator.api_error import ApiError
-from runpod_emulator.fault_injection import answer_with_faults
+from runpod_emulator.api import wire
+from runpod_emulator.api.api_error import ApiError
+from runpod_emulator.api.fault_injection import answer_with_faults
+from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.api.limits import Operation, RateLimited, queue_is_full
 from runpod_emulator.faults import FaultPoint
-from runpod_emulator.gateway import Endpoint, Gateway
 from runpod_emulator.hazards import HazardKind, hazards_of_input
-from runpod_emulator.job import Job, JobStatus
-from runpod_emulator.limits import Operation, RateLimited, queue_is_full
-from runpod_emulator.queue import Submission
-from runpod_emulator.worker_state import WorkerState
+from runpod_emulator.jobs.job import Job, JobStatus
+from runpod_emulator.jobs.queue import Submission
+from runpod_emulator.workers.state import WorkerState
 
 RUNSYNC_WAIT_MS = (1_000, 90_000, 300_000)
 STATUS_SYNC_WAIT_MS = (1_000, 90_000, 90_000)
