@@ -268,7 +268,7 @@ def test_slow_answers_the_same_bit_by_bit(admin, client):
     admin.add_fault(at="health", action="slow", value=num_bytes * 3)
     began = time.monotonic()
     assert client.get("/health").json() == whole
-    assert time.monotonic() - began >= 0.3
+    assert time.monotonic() - began >= 0.25  # of a third, less the pause after the last piece
 
 
 def test_drop_does_nothing_and_answers_nothing(admin, client):
