@@ -24,6 +24,10 @@ MAX_BODY_BYTES = 256_000_000
 """What is read at all; the platform's own limits are lower and answered more kindly."""
 
 
+USUAL_NAMES = ("127.0.0.1", "localhost")
+"""What most requests say; the rest is looked at more closely."""
+
+
 def make_app(gateway: Gateway, host: str) -> web.Application:
     """`host` is where it listens; an address that is not of this machine alone accepts any name."""
     middlewares = [_errors_as_json]
@@ -71,7 +75,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 @web.middleware
 async def _only_this_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     name = request.host.rpartition(":")[0] if request.host[-1:] != "]" else request.host
-    if not is_loopback(name or request.host):
+    if name not in USUAL_NAMES and not is_loopback(name or request.host):
         raise ApiError(403, "host: accepted are 127.0.0.1, [::1] and localhost")
     return await handler(request)
 

@@ -230,6 +230,12 @@ class JobQueue:
                 await changed.wait(left_s)
         return job
 
+    def release(self) -> None:
+        """Let nobody wait any longer: what has not ended by now does not end here."""
+        self._is_closing = True
+        for changed in self._ended.values():
+            changed.notify()
+
     async def _next(self, limit: int) -> Sequence[Job]:
         """The head of the queue, swept: a job whose ttl is over is handed to nobody."""
         while True:
@@ -240,12 +246,6 @@ class JobQueue:
                 return waiting
             for job in over:
                 await self.sweep(job)
-
-    def release(self) -> None:
-        """Let nobody wait any longer: what has not ended by now does not end here."""
-        self._is_closing = True
-        for changed in self._ended.values():
-            changed.notify()
 
     async def _visible(self, job_id: str) -> Job | None:
         job = await self._store.get(job_id)

@@ -57,10 +57,10 @@ class Fleet:
         self.endpoint = endpoint
         self.workers: dict[str, WorkerSession] = {}
         self.retired: deque[WorkerSession] = deque(maxlen=NUM_RETIRED_KEPT)
-        self._ended_billed_s = 0
-        self._ended_usd: float | None = 0.0
         self.num_failures = 0
         self.is_short_of_cards = False
+        self._ended_billed_s = 0
+        self._ended_usd: float | None = 0.0
         self._queue = queue
         self._tools = tools
         self._behaviour = tools.behaviour
@@ -110,6 +110,7 @@ class Fleet:
         """
         worker.reason = reason
         worker.is_asked_to_end |= not is_blamed
+        worker.is_killed = True
         if worker.state is not WorkerState.DRAINING:
             worker.state = WorkerState.UNHEALTHY
         if worker.process is not None:
@@ -137,7 +138,7 @@ class Fleet:
     async def tick(self) -> None:
         """Do what is due now; to be called a few times a second."""
         for worker in list(self.workers.values()):
-            for verdict in list(self._verdicts(worker)):
+            for verdict in self._verdicts(worker):
                 await self._carry_out(worker, verdict)
         self._free_crashed_places()
         if not self._is_closing:
@@ -221,6 +222,10 @@ class Fleet:
             process = await self._tools.launch(self.endpoint, worker)
         except EmulatorError as error:
             self._crashed(worker, str(error))
+            return
+        if worker.id not in self.workers:
+            process.kill()  # the emulator has begun to end meanwhile
+            await process.wait()
             return
         worker.started(process, self._tools.clock())
         logger.info("worker started", extra={"worker": worker.id, "pid": process.pid})

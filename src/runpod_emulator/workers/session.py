@@ -60,6 +60,7 @@ class WorkerSession:
         self.stops: list[str] = []
         self.num_results = 0
         self.is_asked_to_end = False
+        self.is_killed = False
         self.wake = Wake()
 
     def started(self, process: WorkerProcess, now: float) -> None:

@@ -68,7 +68,7 @@ def verdicts(
 def _must_kill(
     worker: WorkerSession, endpoint: EndpointSettings, behaviour: Behaviour, now: float
 ) -> Kill | None:
-    if worker.process is None or worker.started_at is None:
+    if worker.process is None or worker.started_at is None or worker.is_killed:
         return None
     if worker.kill_at is not None:
         is_over = now >= worker.kill_at
