@@ -4,11 +4,15 @@ A job that is made here was submitted at `CREATED_AT`; `make_job_in` has it take
 `WAITED_S` and ended after `RAN_S` more.
 """
 
+from collections.abc import Coroutine
 from dataclasses import replace
+from typing import Any, TypeVar
 
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus, Policy, Webhook
+
+T = TypeVar("T")
 
 CREATED_AT = 1000.0
 WAITED_S = 10.0
@@ -59,3 +63,13 @@ def make_job_in(status, **changes):
         return job
     taken = lifecycle.take(job, WORKER, STARTED_AT)
     return taken if status is JobStatus.IN_PROGRESS else _ENDS[status](taken)
+
+
+def answer(coroutine: Coroutine[Any, Any, T]) -> T:
+    """What it returns; a store that answers on the spot awaits nothing."""
+    try:
+        coroutine.send(None)
+    except StopIteration as end:
+        returned: T = end.value
+        return returned
+    raise AssertionError(f"{coroutine} awaits something")

@@ -98,14 +98,13 @@ def worker_now(platform):
     return able(platform.wait_until(able))[0]
 
 
-@pytest.fixture(scope="module")
-def patient(handlers, tmp_path_factory):
-    """Holds polls for 20 s, as the platform is believed to do."""
-    directory = tmp_path_factory.mktemp("patient")
+@contextmanager
+def spoken_by_hand(handlers, directory, behaviour):
+    """An endpoint whose one worker leaves the protocol to the test."""
     settings = settings_for(
         handlers / "silent.py",
         directory,
-        behaviour=BY_HAND,
+        behaviour=behaviour,
         workers_min=1,
         workers_max=1,
         rate_limits=False,
@@ -115,18 +114,16 @@ def patient(handlers, tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def patient(handlers, tmp_path_factory):
+    """Holds polls for 20 s, as the platform is believed to do."""
+    with spoken_by_hand(handlers, tmp_path_factory.mktemp("patient"), BY_HAND) as running:
+        yield running
+
+
+@pytest.fixture(scope="module")
 def impatient(handlers, tmp_path_factory):
     """Holds polls for a moment, and has the platform's known bugs."""
-    directory = tmp_path_factory.mktemp("impatient")
-    settings = settings_for(
-        handlers / "silent.py",
-        directory,
-        behaviour=IMPATIENT,
-        workers_min=1,
-        workers_max=1,
-        rate_limits=False,
-    )
-    with running_emulator(settings) as running:
+    with spoken_by_hand(handlers, tmp_path_factory.mktemp("impatient"), IMPATIENT) as running:
         yield running
 
 

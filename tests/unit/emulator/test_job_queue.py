@@ -23,7 +23,7 @@ from hypothesis.stateful import (
     precondition,
     rule,
 )
-from support.jobs import OTHER_WORKER, WORKER, make_policy
+from support.jobs import OTHER_WORKER, WORKER, answer, make_policy
 
 from runpod_emulator.behaviour import Behaviour, ExpiredInQueue, Purged
 from runpod_emulator.jobs import lifecycle
@@ -42,15 +42,6 @@ TIMED_OUT = JobStatus.TIMED_OUT
 
 URL = "http://127.0.0.1:9/hook"
 MANY = 1000
-
-
-def answer(coroutine):
-    """What it returns; here nothing has to wait for anything."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError(f"{coroutine} awaits something")
 
 
 def ids(jobs):
@@ -347,7 +338,7 @@ class QueueMachine(RuleBasedStateMachine):
     @rule(seconds=SOME_TIME_S)
     def pass_time_and_see_what_is_due(self, seconds):
         self.now += seconds
-        self.seen_due = answer(self.store.due(self.now, MANY))
+        self.seen_due = list(answer(self.store.due(self.now, MANY)))
 
     @precondition(lambda self: self.seen_due)
     @rule()

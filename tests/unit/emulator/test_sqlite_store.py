@@ -18,6 +18,7 @@ from support.jobs import (
     CREATED_AT,
     ENDED_AT,
     WORKER,
+    answer,
     make_job,
     make_job_in,
     make_policy,
@@ -33,15 +34,6 @@ SRC = Path(__file__).resolve().parents[3] / "src"
 PAYLOAD = b'{"prompt": "a red circle"}'
 OUTPUT = b'{"images": []}'
 LATER = ENDED_AT + 10
-
-
-def answer(coroutine):
-    """What it returns; a store that answers on the spot awaits nothing."""
-    try:
-        coroutine.send(None)
-    except StopIteration as end:
-        return end.value
-    raise AssertionError(f"{coroutine} awaits something")
 
 
 class Desk(NamedTuple):
