@@ -5,6 +5,7 @@
 
 from dataclasses import dataclass
 from enum import StrEnum
+from typing import Literal
 
 
 class ExpiredInQueue(StrEnum):
@@ -60,8 +61,8 @@ class Behaviour:
     kill_if_not_stopped: bool = True
     terminate_grace_s: float = 30.0
     """From SIGTERM to SIGKILL."""
-    execution_timeout_status: str = "FAILED"
-    """Or TIMED_OUT, as the documentation has it."""
+    execution_timeout_status: Literal["FAILED", "TIMED_OUT"] = "FAILED"
+    """The documentation says TIMED_OUT, users report FAILED."""
     expired_in_queue: ExpiredInQueue = ExpiredInQueue.DELETED
     purged: Purged = Purged.CANCELLED
     empty_input: EmptyInput = EmptyInput.WARN

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from enum import StrEnum
 from pathlib import Path
-from typing import Annotated, Any, Literal, get_type_hints
+from typing import Annotated, Any, get_type_hints
 
 from pydantic import (
     AfterValidator,
@@ -210,7 +210,7 @@ def _checks(name: str, hint: object) -> dict[str, Any]:
 BehaviourTable = create_model(
     "BehaviourTable",
     __config__=STRICT,
-    **_columns(Behaviour, execution_timeout_status=Literal["FAILED", "TIMED_OUT"]),
+    **_columns(Behaviour),
 )
 EmulatorTable = create_model(
     "EmulatorTable",

@@ -850,6 +850,21 @@ class TestConcurrency:
         for job_id in ids:
             wait_for(kinds.four, job_id)
 
+    def test_changed_concurrency_counts_once_what_was_in_flight_has_ended(self, kinds, tmp_path):
+        wait_for(kinds.four, ask(kinds.four, "set_concurrency", value=2))
+        # a poll that was open before still asks for the old number
+        wait_for(kinds.four, ask(kinds.four, "give", value=1))
+        gates = [tmp_path / str(n) for n in range(3)]
+        ids = [ask(kinds.four, "hold", until=str(gate)) for gate in gates]
+        until(lambda: running(kinds.four) == ids[:2])
+        gates[0].touch()
+        until(lambda: running(kinds.four) == ids[1:])
+        for gate in gates:
+            gate.touch()
+        for job_id in ids:
+            wait_for(kinds.four, job_id)
+        wait_for(kinds.four, ask(kinds.four, "set_concurrency", value=4))
+
     def test_results_of_a_blocking_handler_arrive_when_the_last_has_ended(self, kinds):
         last = max(wait_for(kinds.blocking, each)["output"]["ended_at"] for each in kinds.blocked)
         events = [kinds.blocking.job(each)["history"][-1] for each in kinds.blocked]

@@ -12,7 +12,7 @@ from pathlib import Path
 import runpod
 
 POLL_S = 0.02
-CONCURRENCY = int(os.environ.get("CONCURRENCY", "1"))
+limits = {"concurrency": int(os.environ.get("CONCURRENCY", "1"))}
 STRANGE = {
     "set": {1, 2},
     "bytes": b"raw",
@@ -68,6 +68,10 @@ async def meet(job, others):
     return await barriers.setdefault(others, asyncio.Barrier(others)).wait()
 
 
+async def set_concurrency(job, value):
+    limits["concurrency"] = value
+
+
 async def fail(job, name="ValueError", message="broken"):
     error = asyncio.CancelledError if name == "CancelledError" else getattr(builtins, name)
     raise error(message)
@@ -114,6 +118,7 @@ ACTIONS = {
         hold,
         swallow,
         meet,
+        set_concurrency,
         fail,
         leave,
         progress,
@@ -132,7 +137,7 @@ if __name__ == "__main__":
     runpod.serverless.start(
         {
             "handler": handler,
-            "concurrency_modifier": lambda current: CONCURRENCY,
+            "concurrency_modifier": lambda current: limits["concurrency"],
             "refresh_worker": "REFRESH_WORKER" in os.environ,
         }
     )
