@@ -14,9 +14,13 @@ class Wake:
         self._event.set()
         self._event = asyncio.Event()
 
-    async def wait(self, timeout_s: float) -> None:
-        """Return at the next `notify`, or after `timeout_s`."""
-        event = self._event
+    def ticket(self) -> asyncio.Event:
+        """To be drawn before one looks: `wait` with it also finds what came while one looked."""
+        return self._event
+
+    async def wait(self, timeout_s: float, ticket: asyncio.Event | None = None) -> None:
+        """Return at the first `notify` since the ticket, or from now on, or after `timeout_s`."""
+        event = ticket or self._event
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await event.wait()

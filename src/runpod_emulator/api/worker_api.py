@@ -56,10 +56,12 @@ class WorkerApi:
         limit = _batch_size(request)
         self._note_poll(endpoint, worker, request)
         deadline = self._now() + self._gateway.behaviour.poll_hold_s
+        work = endpoint.queue.work
         while worker.state.can_take and _is_open(request):
+            ticket = work.ticket()
             if taken := await endpoint.queue.take(worker.id, limit):
                 return await self._hand_out(request, endpoint, worker, taken)
-            if not await self._held(endpoint.queue.work, deadline):
+            if not await self._held(work, deadline, ticket):
                 return _nothing()
         await asyncio.sleep(DRAINING_HOLD_S)
         return _nothing()
@@ -151,11 +153,11 @@ class WorkerApi:
             if worker.jobs[job_id].stop_asked_at is None:
                 self._report(HazardKind.LOST_RESULT, endpoint, worker, job_id)
 
-    async def _held(self, wake: Wake, deadline: float) -> bool:
+    async def _held(self, wake: Wake, deadline: float, ticket: asyncio.Event | None = None) -> bool:
         """Wait for `wake`; False once the hold is over."""
         left_s = deadline - self._now()
         if left_s > 0:
-            await wake.wait(left_s)
+            await wake.wait(left_s, ticket)
         return left_s > 0
 
     async def _hand_out(

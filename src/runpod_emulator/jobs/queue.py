@@ -223,12 +223,13 @@ class JobQueue:
         """The job once it has ended or `timeout_s` have passed; None when it is gone."""
         deadline = self._clock() + timeout_s
         with self._waiting(job_id) as changed:
-            while (job := await self.get(job_id)) is not None and not job.status.is_final:
+            while True:
+                ticket = changed.ticket()
+                job = await self.get(job_id)
                 left_s = deadline - self._clock()
-                if left_s <= 0 or self._is_closing:
-                    break
-                await changed.wait(left_s)
-        return job
+                if job is None or job.status.is_final or left_s <= 0 or self._is_closing:
+                    return job
+                await changed.wait(left_s, ticket)
 
     def release(self) -> None:
         """Let nobody wait any longer: what has not ended by now does not end here."""
