@@ -25,6 +25,7 @@ class KeySource(Enum):
 def welcome(settings: EmulatorSettings, base_url: str, source: KeySource) -> str:
     key_file = settings.state_dir / KEY_FILE
     in_python, in_shell = _key_expressions(key_file, source)
+    modules = "runpod" if source is KeySource.KEPT else "os, runpod"
     first = settings.endpoints[0].id
     body = shlex.quote(json.dumps({"input": {"prompt": "Hello"}}))
     return f"""\
@@ -35,7 +36,7 @@ RunPod emulator at {base_url}
   to stop    Ctrl-C lets running jobs end; a second Ctrl-C kills them
 
 Python:
-  import os, runpod
+  import {modules}
   runpod.endpoint_url_base = {json.dumps(base_url)}
   runpod.api_key = {in_python}
   print(runpod.Endpoint({json.dumps(first)}).run_sync({{"prompt": "Hello"}}))
