@@ -22,14 +22,14 @@ from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultPlan
 from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs import lifecycle
-from runpod_emulator.jobs.job import Job
+from runpod_emulator.jobs.job import Job, JobStatus
 from runpod_emulator.jobs.queue import JobQueue
 from runpod_emulator.jobs.sealing import Sealer
 from runpod_emulator.jobs.sqlite_store import SqliteStore
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.jobs.webhooks import WebhookSender
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
-from runpod_emulator.workers.billing import load_prices
+from runpod_emulator.workers.billing import Prices, load_prices
 from runpod_emulator.workers.environ import worker_environ
 from runpod_emulator.workers.fleet import Fleet, FleetTools
 from runpod_emulator.workers.process import WorkerProcess
@@ -110,42 +110,47 @@ class Emulator:
         await self._store.close()
         logger.info("emulator stopped")
 
-    def kill_workers(self) -> None:
-        """Do not wait for them any longer."""
+    def job_must_stop(self, worker_id: str, job_id: str) -> None:
+        """What a queue tells (`QueueListener`): the worker's fleet tells the worker."""
         for endpoint in self.gateway.endpoints.values():
-            endpoint.fleet.kill_all()
+            endpoint.fleet.job_must_stop(worker_id, job_id)
+
+    def webhook_is_due(self) -> None:
+        """What a queue tells (`QueueListener`)."""
+        self._sender.notify()
 
     def _build_gateway(self) -> Gateway:
-        settings = self.settings
+        settings, prices = self.settings, load_prices()
         return Gateway(
-            endpoints={each.id: self._build_endpoint(each) for each in settings.endpoints},
+            endpoints={each.id: self._build_endpoint(each, prices) for each in settings.endpoints},
             store=self._store,
             behaviour=settings.behaviour,
             limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
             faults=self.faults,
             hazards=self.hazards,
             sealer=Sealer(settings.api_key, _salt(settings.database)),
-            prices=load_prices(),
+            prices=prices,
             clock=self._clock,
             started_at=self._clock(),
             api_key=settings.api_key,
         )
 
-    def _build_endpoint(self, endpoint: EndpointSettings) -> Endpoint:
-        listener = _Listener(self._sender)
-        queue = JobQueue(endpoint.id, self._store, self.settings.behaviour, self._clock, listener)
+    def _build_endpoint(self, endpoint: EndpointSettings, prices: Prices) -> Endpoint:
+        queue = self._build_queue(endpoint.id)
         tools = FleetTools(
             store=self._store,
             behaviour=self.settings.behaviour,
             clock=self._clock,
             hazards=self.hazards,
             faults=self.faults,
-            prices=load_prices(),
+            prices=prices,
             launch=self._launch,
             clear=self._clear,
         )
-        listener.fleet = Fleet(endpoint, queue, tools)
-        return Endpoint(settings=endpoint, queue=queue, fleet=listener.fleet)
+        return Endpoint(settings=endpoint, queue=queue, fleet=Fleet(endpoint, queue, tools))
+
+    def _build_queue(self, endpoint_id: str) -> JobQueue:
+        return JobQueue(endpoint_id, self._store, self.settings.behaviour, self._clock, self)
 
     async def _listen(self) -> None:
         app = make_app(self.gateway, self.settings.host)
@@ -182,9 +187,17 @@ class Emulator:
             if endpoint is not None:
                 await endpoint.queue.sweep(job)
             else:
-                await self._store.remove(job)
+                await self._sweep_absent(job)
         for endpoint in self.gateway.endpoints.values():
             await endpoint.fleet.tick()
+
+    async def _sweep_absent(self, job: Job) -> None:
+        """A job of an endpoint that this start was not told of: it waits for another start."""
+        queue = self._build_queue(job.endpoint_id)
+        if job.status is JobStatus.IN_PROGRESS:
+            await queue.give_back(job.id, job.worker_id or "", "its endpoint is absent")
+        else:
+            await queue.sweep(job)
 
     async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
         directory = self._directory(worker)
@@ -219,21 +232,6 @@ class Emulator:
 
     async def _forget(self, job: Job) -> None:
         await self._store.remove(job)
-
-
-class _Listener:
-    """Passes on what a queue tells; the fleet comes after the queue that it works on."""
-
-    fleet: Fleet
-
-    def __init__(self, sender: WebhookSender) -> None:
-        self._sender = sender
-
-    def job_must_stop(self, worker_id: str, job_id: str) -> None:
-        self.fleet.job_must_stop(worker_id, job_id)
-
-    def webhook_is_due(self) -> None:
-        self._sender.notify()
 
 
 def _salt(database: Path) -> bytes:

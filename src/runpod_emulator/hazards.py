@@ -4,7 +4,6 @@ It sees payloads but never repeats them, and it changes nothing about a job.
 """
 
 import logging
-import math
 from collections import Counter, deque
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -169,7 +168,7 @@ def hazards_of_input(value: object) -> list[HazardKind]:
 
 
 def hazards_of_result(
-    body: Mapping[str, object], size_bytes: int, behaviour: Behaviour
+    body: Mapping[str, object], size_bytes: int, behaviour: Behaviour, *, has_nan: bool
 ) -> list[HazardKind]:
     """`body` is what a worker posted to job-done as a job's end, `size_bytes` long on the wire."""
     findings = {
@@ -177,16 +176,16 @@ def hazards_of_result(
         HazardKind.NO_OUTPUT: "output" not in body and "error" not in body,
         HazardKind.DOUBLE_WRAPPED_OUTPUT: _is_wrap(body.get("output"), "output"),
         HazardKind.ERROR_NOT_A_STRING: not isinstance(body.get("error", ""), str),
-        HazardKind.NOT_A_NUMBER: _has_not_a_number(body),
+        HazardKind.NOT_A_NUMBER: has_nan,
     }
     return _found(findings)
 
 
-def hazards_of_chunk(chunk: object, size_bytes: int, behaviour: Behaviour) -> list[HazardKind]:
-    """`chunk` is what a worker posted to job-stream."""
+def hazards_of_chunk(size_bytes: int, behaviour: Behaviour, *, has_nan: bool) -> list[HazardKind]:
+    """Of what a worker posted to job-stream, `size_bytes` long on the wire."""
     findings = {
         HazardKind.OVERSIZE_CHUNK: size_bytes > behaviour.max_chunk_bytes,
-        HazardKind.NOT_A_NUMBER: _has_not_a_number(chunk),
+        HazardKind.NOT_A_NUMBER: has_nan,
     }
     return _found(findings)
 
@@ -197,17 +196,3 @@ def _found(findings: Mapping[HazardKind, bool]) -> list[HazardKind]:
 
 def _is_wrap(value: object, name: str) -> bool:
     return isinstance(value, dict) and value.keys() == {name}
-
-
-def _has_not_a_number(value: object) -> bool:
-    """Looks everywhere, without recursion: what workers post may be nested deeply."""
-    unseen = [value]
-    while unseen:
-        value = unseen.pop()
-        if isinstance(value, float) and not math.isfinite(value):
-            return True
-        if isinstance(value, Mapping):
-            unseen.extend(value.values())
-        elif isinstance(value, list):
-            unseen.extend(value)
-    return False

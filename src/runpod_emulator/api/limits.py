@@ -34,7 +34,6 @@ class Operation(StrEnum):
     PURGE_QUEUE = "purge-queue"
     HEALTH = "health"
     REQUESTS = "requests"
-    OPENAI = "openai"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +53,6 @@ LIMITS: Final[Mapping[Operation, Limit]] = {
     Operation.CANCEL: Limit(per_10_s=100, concurrent=20),
     Operation.PURGE_QUEUE: Limit(per_10_s=2),
     Operation.REQUESTS: Limit(per_10_s=10, concurrent=2),
-    Operation.OPENAI: Limit(per_10_s=2000, concurrent=400),
 }
 """RunPod's documentation, "send-requests"; an operation that is not listed has no limit.
 

@@ -66,6 +66,14 @@ class PostedResult:
     has_nan: bool
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PostedChunk:
+    """An item that a generator yielded, as the worker wrapped it: `{"output": ...}`."""
+
+    body: dict[str, Any]
+    has_nan: bool
+
+
 def to_json(value: object) -> bytes:
     """Compact, and ASCII: half a surrogate pair, which JSON allows, has no other encoding."""
     return json.dumps(value, separators=(",", ":")).encode()
@@ -111,13 +119,7 @@ def policy_of(
 
 def parse_result(raw: bytes) -> PostedResult:
     """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
-    constants: list[str] = []
-    try:
-        body = _lenient(raw, constants)
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "job-done: accepted is a JSON object") from error
-    if not isinstance(body, dict):
-        raise ApiError(400, f"job-done: {type(body).__name__} is no JSON object")
+    body, has_nan = _posted(raw, "job-done")
     error_text = body.get("error")
     is_error = isinstance(error_text, str) and bool(error_text)
     is_progress = body.get("status") == JobStatus.IN_PROGRESS and not is_error
@@ -130,19 +132,14 @@ def parse_result(raw: bytes) -> PostedResult:
         output=to_json(body["output"]) if has_output else None,
         error=error_text if is_error else None,
         must_replace_worker=body.get("stopPod") is True,
-        has_nan=bool(constants),
+        has_nan=has_nan,
     )
 
 
-def parse_chunk(raw: bytes) -> dict[str, Any]:
-    """An item that a generator yielded, as the worker wrapped it: `{"output": ...}`."""
-    try:
-        chunk = _lenient(raw, [])
-    except (ValueError, RecursionError) as error:
-        raise ApiError(400, "job-stream: accepted is a JSON object") from error
-    if not isinstance(chunk, dict):
-        raise ApiError(400, f"job-stream: {type(chunk).__name__} is no JSON object")
-    return chunk
+def parse_chunk(raw: bytes) -> PostedChunk:
+    """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
+    body, has_nan = _posted(raw, "job-stream")
+    return PostedChunk(body=body, has_nan=has_nan)
 
 
 def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
@@ -213,17 +210,24 @@ def _seconds(given_ms: int | None, default_s: float) -> float:
     return default_s if given_ms is None else given_ms / 1000
 
 
-def _lenient(raw: bytes, seen: list[str]) -> Any:  # noqa: ANN401 - any JSON value
-    """NaN and what is too large for a number become null, and `seen` gets them."""
+def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
+    """A worker's body, and whether something in it was no number that JSON has."""
+    replaced: list[str] = []
 
     def number(digits: str) -> float | None:
         value = float(digits)
         if math.isfinite(value):
             return value
-        seen.append(digits)
+        replaced.append(digits)
         return None
 
-    return json.loads(raw, parse_constant=seen.append, parse_float=number)
+    try:
+        body = json.loads(raw, parse_constant=replaced.append, parse_float=number)
+    except (ValueError, RecursionError) as error:
+        raise ApiError(400, f"{route}: accepted is a JSON object") from error
+    if not isinstance(body, dict):
+        raise ApiError(400, f"{route}: {type(body).__name__} is no JSON object")
+    return body, bool(replaced)
 
 
 def _finite(digits: str) -> float:

@@ -107,10 +107,10 @@ class WorkerApi:
         endpoint, worker = await self._authenticate(request)
         job_id = request.match_info["job"]
         raw = await request.read()
-        chunk = wire.parse_chunk(raw)
-        for kind in hazards_of_chunk(chunk, len(raw), self._gateway.behaviour):
+        chunk, behaviour = wire.parse_chunk(raw), self._gateway.behaviour
+        for kind in hazards_of_chunk(len(raw), behaviour, has_nan=chunk.has_nan):
             self._report(kind, endpoint, worker, job_id)
-        for piece in wire.split_chunk(chunk, self._gateway.behaviour.max_chunk_bytes):
+        for piece in wire.split_chunk(chunk.body, behaviour.max_chunk_bytes):
             await endpoint.queue.add_chunk(job_id, worker.id, piece)
         return web.json_response({})
 
@@ -235,8 +235,8 @@ class WorkerApi:
         *,
         is_late: bool,
     ) -> None:
-        kinds = hazards_of_result(posted.body, size_bytes, self._gateway.behaviour)
-        kinds += [HazardKind.NOT_A_NUMBER] if posted.has_nan else []
+        behaviour = self._gateway.behaviour
+        kinds = hazards_of_result(posted.body, size_bytes, behaviour, has_nan=posted.has_nan)
         kinds += [HazardKind.LATE_RESULT] if is_late else []
         for kind in kinds:
             self._report(kind, endpoint, worker, job_id)

@@ -1,19 +1,14 @@
-"""Callers' `s3Config` at rest: encrypted under a key made from the API key, and masked for display.
+"""Callers' `s3Config` at rest: encrypted under a key made from the API key.
 
 It knows nothing of jobs or of where the sealed text is kept.
 """
 
 import base64
 import json
-from collections.abc import Mapping
 
 from cryptography.fernet import Fernet, InvalidToken
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
-
-MASK = "***"
-SHOWN = frozenset({"bucketName", "endpointUrl", "objectPath"})
-"""Keys whose values may be shown; everything else in an `s3Config` counts as a secret."""
 
 _KEY_BYTES = 32
 _PURPOSE = b"runpod_emulator s3Config"
@@ -46,16 +41,3 @@ class Sealer:
                 "under which the job was submitted, or submit the job again"
             ) from exc
         return opened
-
-
-def redact(s3_config: Mapping[str, object]) -> dict[str, object]:
-    """The same keys with every value masked that is, or may carry, a secret."""
-    return {
-        name: value if name in SHOWN and _is_plain(value) else MASK
-        for name, value in s3_config.items()
-    }
-
-
-def _is_plain(value: object) -> bool:
-    """Whether it is a text that can hold neither a URL's user and password nor a signature."""
-    return isinstance(value, str) and not set(value) & set("@?#")

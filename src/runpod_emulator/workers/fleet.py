@@ -152,10 +152,6 @@ class Fleet:
         while self.workers:
             await asyncio.sleep(CLOSE_POLL_S)
 
-    def kill_all(self) -> None:
-        for worker in self.workers.values():
-            self.kill(worker, "emulator ends")
-
     def _verdicts(self, worker: WorkerSession) -> list[Verdict]:
         return list(verdicts(worker, self.endpoint, self._behaviour, self._tools.clock()))
 

@@ -99,7 +99,7 @@ def worker_now(platform):
 
 
 @contextmanager
-def spoken_by_hand(handlers, directory, behaviour):
+def spoken_by_hand(handlers, directory, behaviour, **endpoint):
     """An endpoint whose one worker leaves the protocol to the test."""
     settings = settings_for(
         handlers / "silent.py",
@@ -108,6 +108,7 @@ def spoken_by_hand(handlers, directory, behaviour):
         workers_min=1,
         workers_max=1,
         rate_limits=False,
+        **endpoint,
     )
     with running_emulator(settings) as running:
         yield running
@@ -143,15 +144,8 @@ def by_hand_on(platform):
 @contextmanager
 def platform_by_hand(handlers, directory, behaviour, **endpoint):
     """One of its own, with its worker."""
-    settings = settings_for(
-        handlers / "silent.py",
-        directory,
-        behaviour=behaviour,
-        workers_min=1,
-        workers_max=1,
-        **endpoint,
-    )
-    with running_emulator(settings) as platform, by_hand_on(platform) as worker:
+    running = spoken_by_hand(handlers, directory, behaviour, **endpoint)
+    with running as platform, by_hand_on(platform) as worker:
         yield platform, worker
 
 
@@ -428,6 +422,14 @@ class TestResultsByHand:
         by_hand.done(job_id, {"output": []})
         assert by_hand.post("job-stream", job_id, {"output": 2}).ok
         assert call(patient, f"/stream/{job_id}")["stream"] == [{"output": 1}]
+
+    def test_nan_in_a_streamed_item_becomes_null_and_is_reported(self, patient, by_hand):
+        job_id = submit(patient, {"input": {"n": 1}})
+        by_hand.take()
+        assert by_hand.post("job-stream", job_id, b'{"output": NaN}').ok
+        assert call(patient, f"/stream/{job_id}")["stream"] == [{"output": None}]
+        assert hazards_of(patient, job_id) == {"not-a-number"}
+        by_hand.done(job_id, {"output": []})
 
 
 class TestPingsByHand:

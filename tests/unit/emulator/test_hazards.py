@@ -1,7 +1,6 @@
 """What hangs in production is recognised, counted and told with what to do about it."""
 
 import logging
-import math
 
 import pytest
 
@@ -50,38 +49,28 @@ def test_hazards_of_an_input(value, expected):
         ({"output": {"output": 1, "seed": 2}}, []),
         ({"error": {"code": 5}}, [HazardKind.ERROR_NOT_A_STRING]),
         ({"error": None}, [HazardKind.ERROR_NOT_A_STRING]),
-        ({"output": math.nan}, [HazardKind.NOT_A_NUMBER]),
-        ({"output": {"scores": [1.0, {"worst": -math.inf}]}}, [HazardKind.NOT_A_NUMBER]),
         ({"output": "NaN"}, []),
     ],
 )
 def test_hazards_of_a_result(body, expected):
-    assert hazards_of_result(body, 1000, BEHAVIOUR) == expected
-
-
-def test_a_deeply_nested_result_is_searched_to_its_end():
-    output: object = math.inf
-    for _ in range(100_000):
-        output = [output]
-    num_found = len(hazards_of_result({"output": output}, 1000, BEHAVIOUR))
-    assert num_found == 1
+    assert hazards_of_result(body, 1000, BEHAVIOUR, has_nan=False) == expected
 
 
 def test_a_result_over_the_limit_is_a_hazard_besides_others():
-    found = hazards_of_result({"output": math.nan}, 1001, BEHAVIOUR)
+    found = hazards_of_result({"output": None}, 1001, BEHAVIOUR, has_nan=True)
     assert found == [HazardKind.OVERSIZE_RESULT, HazardKind.NOT_A_NUMBER]
 
 
 @pytest.mark.parametrize(
-    ("chunk", "size_bytes", "expected"),
+    ("size_bytes", "has_nan", "expected"),
     [
-        ({"output": 1}, 100, []),
-        ({"output": 1}, 101, [HazardKind.OVERSIZE_CHUNK]),
-        ({"output": [math.nan]}, 100, [HazardKind.NOT_A_NUMBER]),
+        (100, False, []),
+        (101, False, [HazardKind.OVERSIZE_CHUNK]),
+        (100, True, [HazardKind.NOT_A_NUMBER]),
     ],
 )
-def test_hazards_of_a_chunk(chunk, size_bytes, expected):
-    assert hazards_of_chunk(chunk, size_bytes, BEHAVIOUR) == expected
+def test_hazards_of_a_chunk(size_bytes, has_nan, expected):
+    assert hazards_of_chunk(size_bytes, BEHAVIOUR, has_nan=has_nan) == expected
 
 
 def test_every_kind_has_advice():

@@ -28,7 +28,6 @@ DOCUMENTED = {
     "cancel": (100, 20),
     "purge-queue": (2, None),
     "requests": (10, 2),
-    "openai": (2000, 400),
 }
 CONCURRENT = [(Operation(name), most) for name, (_, most) in DOCUMENTED.items() if most]
 

@@ -261,7 +261,9 @@ def test_what_is_no_text_stays_in_one_piece(chunk):
 
 
 def test_nan_in_a_chunk_becomes_null():
-    assert wire.parse_chunk(b'{"output":[NaN,1e999,2.5]}') == {"output": [None, None, 2.5]}
+    chunk = wire.parse_chunk(b'{"output":[NaN,1e999,2.5]}')
+    assert (chunk.body, chunk.has_nan) == ({"output": [None, None, 2.5]}, True)
+    assert not wire.parse_chunk(b'{"output":"NaN"}').has_nan
 
 
 # what the platform answers
