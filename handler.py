@@ -1,6 +1,7 @@
 """RunPod's entry: a worker on the platform, or one job at your desk with `--test_input`."""
 
 import argparse
+import faulthandler
 import json
 import logging
 import os
@@ -10,13 +11,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
+from pixpod import runpod_sdk
 from pixpod.bootstrap import build_worker
+from pixpod.engine.model_loader import HostFaultListener
 from pixpod.errors import WorkerError
 from pixpod.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.logs import configure_logging
-from pixpod.runpod_sdk import serve
-from pixpod.settings import Settings, keep_sdk_quiet
-from pixpod.worker import Handler, refuse_all
+from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
+from pixpod.timeline import BootTimeline, Span, since_process_start
+from pixpod.worker import RefusingWorker, Worker
 
 
 def main() -> int:
@@ -28,29 +31,42 @@ def main() -> int:
     parser.add_argument("--rp_serve_api", action="store_true", help="the SDK's own local server")
     flags, _ = parser.parse_known_args()
     keep_sdk_quiet(os.environ)
+    keep_hub_offline(os.environ)
     is_worker = flags.rp_serve_api or Settings.names_platform(os.environ)
     if is_worker and flags.test_input is None:
-        serve(build_handler())
-        return 0
+        serve()
     return run_locally(flags.test_input)
 
 
-def build_handler() -> Handler:
-    """A started worker's handler, or one that answers each job with what is set up wrongly."""
+def serve() -> None:
+    """Be a worker until the platform ends it, and then leave at once."""
+    faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
+    timeline = BootTimeline(since_process_start())
+    worker = start_worker(timeline, on_host_fault=runpod_sdk.leave_host)
+    runpod_sdk.serve(worker.handle, worker.check_host, timeline)
+    runpod_sdk.leave(0)
+
+
+def start_worker(
+    timeline: BootTimeline, on_host_fault: HostFaultListener | None = None
+) -> Worker | RefusingWorker:
+    """A worker that loads already, or one that answers each job with what is set up wrongly."""
     configure_logging("INFO")
     try:
         settings = Settings.from_env(os.environ)
         configure_logging(settings.log_level)
-        worker = build_worker(settings)
+        worker = build_worker(settings, timeline, on_host_fault)
     except WorkerError as error:
         logging.getLogger(__name__).error("set up wrongly", extra={"error": str(error)})
-        return refuse_all(error)
+        return RefusingWorker(error)
+    timeline.add(Span(phase="start", began_s=0, ended_s=timeline.clock()))
     worker.start()
-    return worker.handle
+    return worker
 
 
 def run_locally(given: str | None) -> int:
     """Run one job and print its outcome as the only line on standard output."""
+    timeline = BootTimeline(since_process_start())
     try:
         text = read_test_input(given)
     except WorkerError as error:
@@ -58,7 +74,7 @@ def run_locally(given: str | None) -> int:
     if text is None:
         sys.stderr.write(USAGE)
         return 1
-    return report(run_job(build_handler(), text))
+    return report(run_job(start_worker(timeline).handle, text))
 
 
 def report(outcome: dict[str, Any]) -> int:

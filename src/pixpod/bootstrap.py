@@ -1,35 +1,42 @@
 """Where concrete classes meet: settings in, a worker out."""
 
+import time
+
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.engine.diffusion import DiffusionEngine
-from pixpod.engine.weights import Manifest
-from pixpod.errors import InvalidSettings
+from pixpod.engine.model_loader import HostFaultListener, ModelLoader
+from pixpod.engine.sources import (
+    BakedSource,
+    HubSource,
+    PlatformCacheSource,
+    VolumeSource,
+    WeightsLocator,
+)
+from pixpod.errors import InvalidSettings, WorkerError
 from pixpod.job import Delivery
 from pixpod.pricing import PriceList
 from pixpod.rules import Offer
 from pixpod.settings import ALL_MODELS, Settings
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
+from pixpod.timeline import BootTimeline
 from pixpod.worker import Worker, WorkerOptions
 
 
-def build_worker(settings: Settings) -> Worker:
+def build_worker(
+    settings: Settings,
+    timeline: BootTimeline | None = None,
+    on_host_fault: HostFaultListener | None = None,
+) -> Worker:
     """Wire a worker; nothing heavy is imported and nothing is loaded before it is started.
 
-    Use it as `async with build_worker(settings) as worker`. Raises InvalidSettings.
+    Use it as `async with build_worker(settings) as worker`. `on_host_fault` is told of what this
+    host cannot do, before the jobs that wait for it are answered. Raises InvalidSettings.
     """
-    manifest = Manifest.read(settings.weights_dir)
-    models = _choose_models(settings, manifest)
-    engine = DiffusionEngine(
-        models=models,
-        manifest=manifest,
-        device=settings.device,
-        precisions=settings.precisions,
-        accepted_licences=settings.accepted_licences,
-        preload=settings.preload,
-    )
+    locator = _build_locator(settings)
+    models = _choose_models(settings, locator)
     return Worker(
         offer=Offer(models=models, deliveries=settings.deliveries),
-        engine=engine,
+        engine=_build_engine(settings, models, locator, timeline, on_host_fault),
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
         prices=PriceList.load(settings.usd_per_gpu_second),
         options=WorkerOptions(
@@ -41,10 +48,68 @@ def build_worker(settings: Settings) -> Worker:
     )
 
 
-def _choose_models(settings: Settings, manifest: Manifest) -> Catalog:
-    """What PIXPOD_MODELS says, else all that the weights directory holds."""
+def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
+    """The engine of such a worker alone. Raises InvalidSettings."""
+    locator = _build_locator(settings)
+    return _build_engine(settings, _choose_models(settings, locator), locator, timeline, None)
+
+
+def _build_engine(
+    settings: Settings,
+    models: Catalog,
+    locator: WeightsLocator,
+    timeline: BootTimeline | None,
+    on_host_fault: HostFaultListener | None,
+) -> DiffusionEngine:
+    timeline = timeline or BootTimeline(time.perf_counter)
+    loader = ModelLoader(
+        models=models,
+        locator=locator,
+        device=settings.device,
+        asked_precision=settings.asked_precision,
+        accepted_licences=settings.accepted_licences,
+        verify=settings.verify,
+        timeline=timeline,
+        on_host_fault=on_host_fault or _answer_with_it,
+    )
+    return DiffusionEngine(
+        models=models,
+        loader=loader,
+        timeline=timeline,
+        preload=settings.preload,
+        warmup_sizes=settings.warmup_sizes,
+    )
+
+
+def _answer_with_it(error: WorkerError) -> None:
+    """At a desk the job that waits is answered with the host's fault."""
+
+
+def _build_locator(settings: Settings) -> WeightsLocator:
+    """All places where weights may be, the quickest first."""
+    return WeightsLocator(
+        (
+            BakedSource(settings.weights_dir),
+            PlatformCacheSource(
+                settings.hub_cache_dir,
+                weights_dir=settings.weights_dir,
+                asked=settings.asked_precision,
+            ),
+            VolumeSource(settings.volume_dir, settings.local_dir),
+            HubSource(settings.local_dir, settings.hub_token, is_allowed=settings.is_hub_allowed),
+        )
+    )
+
+
+def _choose_models(settings: Settings, locator: WeightsLocator) -> Catalog:
+    """What PIXPOD_MODELS says, else all that the image or the volume holds."""
     catalog = load_catalog(settings.catalog_file)
-    names = settings.models or manifest.names
+    names = settings.models or locator.names
+    if not names:
+        raise InvalidSettings(
+            f"PIXPOD_WEIGHTS_DIR={str(settings.weights_dir)!r} holds no models, nor does a volume: "
+            "bake some, or name those to be brought in PIXPOD_MODELS"
+        )
     for name in (*names, *settings.precisions):
         if name not in catalog and name != ALL_MODELS:
             known = ", ".join(catalog)

@@ -20,6 +20,10 @@ Count = Annotated[int, Field(gt=0, strict=True)]
 Scale = Annotated[float, Field(ge=0, strict=True)]
 
 
+Size = tuple[int, int]
+"""Width and height in pixels."""
+
+
 class Family(StrEnum):
     """An architecture with its own pipeline, request fields and rules."""
 
@@ -31,6 +35,17 @@ class Family(StrEnum):
     def size_multiple_px(self) -> int:
         """Sides must be a multiple of this: VAE stride 8, times 2 for FLUX's packed latents."""
         return 16 if self is Family.FLUX else 8
+
+    @property
+    def denoiser(self) -> str:
+        """The component that draws, as diffusers names its folder."""
+        return "transformer" if self is Family.FLUX else "unet"
+
+    @property
+    def components(self) -> tuple[str, ...]:
+        """The folders with weights, in the order in which an image needs them."""
+        second = () if self is Family.SD15 else ("text_encoder_2",)
+        return ("text_encoder", *second, self.denoiser, "vae")
 
 
 class Precision(StrEnum):

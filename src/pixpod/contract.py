@@ -226,6 +226,7 @@ class ModelReply(BaseModel):
 class TimingsReply(BaseModel):
     """Milliseconds of each phase; one that did not take place is 0."""
 
+    load: float
     queue: float
     fetch: float
     text_encode: float

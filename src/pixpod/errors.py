@@ -11,6 +11,8 @@
     ├── StorageDenied             storage_denied          deployment
     ├── StorageUnavailable        storage_unavailable     host
     ├── WeightsUnreadable         weights_unreadable      host, worker is replaced
+    ├── DiskFull                  disk_full               host, worker is replaced
+    ├── HubUnavailable            hub_unavailable         host, worker is replaced
     ├── DeviceUnavailable         device_unavailable      host, worker is replaced
     ├── OutOfMemory               out_of_memory           host, worker is replaced
     ├── NumericalFault            numerical_fault         host
@@ -123,6 +125,22 @@ class WeightsUnreadable(WorkerError):
     """Files of a model are there but cannot be read: a bad copy or a bad disk."""
 
     code = "weights_unreadable"
+    fault = Fault.HOST
+    refresh_worker = True
+
+
+class DiskFull(WorkerError):
+    """Files that must be brought to this host do not fit on its disk."""
+
+    code = "disk_full"
+    fault = Fault.HOST
+    refresh_worker = True
+
+
+class HubUnavailable(WorkerError):
+    """The model hub did not answer this host, or what it sent was damaged."""
+
+    code = "hub_unavailable"
     fault = Fault.HOST
     refresh_worker = True
 

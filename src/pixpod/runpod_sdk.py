@@ -1,13 +1,84 @@
-"""The few touches on RunPod's SDK. It is imported when it is needed: that takes seconds."""
+"""The few touches on RunPod's SDK. It is imported when it is needed: that takes most of a second.
 
+Each touch on what the SDK does not document has a test that notices when it changes.
+"""
+
+import asyncio
+import logging
+import multiprocessing
+import os
+import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import ModuleType
+from typing import NoReturn
+
+from pixpod.errors import WorkerError
+from pixpod.timeline import BootTimeline
 from pixpod.worker import Handler
 
 
-def serve(handler: Handler) -> None:
+def serve(handler: Handler, check_host: Callable[[], None], timeline: BootTimeline) -> None:
     """Hand jobs of the platform to `handler` until the platform ends the worker.
 
-    The SDK reads its environment when it is imported, so that must be complete before.
+    No job is taken if `check_host` raises: the SDK reports the worker as unhealthy and exits
+    with 1. The SDK reads its environment when it is imported, so that must be complete before.
     """
-    import runpod
+    with timeline.span("sdk"), _processor_name_from_proc():
+        import runpod
 
+    async def host() -> None:
+        """Named as the report shall name what failed."""
+        await asyncio.to_thread(check_host)
+        timeline.mark("taking_jobs")
+
+    runpod.serverless.register_fitness_check(host)
     runpod.serverless.start({"handler": handler})
+
+
+def leave_host(error: WorkerError) -> NoReturn:
+    """Report this host as unhealthy and end the process at once, its jobs unanswered.
+
+    The platform gives them to another worker; an answer would make them fail for good.
+    """
+    from runpod.serverless.modules import rp_fitness
+
+    rp_fitness._report_unhealthy("host", str(error))
+    leave(1)
+
+
+def leave(status: int) -> NoReturn:
+    """End the process without waiting for threads that still import or load.
+
+    The SDK's ping process would outlive us and go on to report our jobs.
+    """
+    for child in multiprocessing.active_children():
+        child.kill()
+    logging.shutdown()
+    os._exit(status)
+
+
+@contextmanager
+def _processor_name_from_proc() -> Iterator[None]:
+    """Stands in for the package cpuinfo, which the SDK asks for one name while it is imported:
+    that takes more than a second, because it tries everything that any system may offer.
+    """
+    stand_in = ModuleType("cpuinfo")
+    stand_in.get_cpu_info = lambda: {"brand_raw": _processor_name()}  # type: ignore[attr-defined]
+    before = sys.modules.get("cpuinfo")
+    sys.modules["cpuinfo"] = before or stand_in
+    try:
+        yield
+    finally:
+        if before is None:
+            del sys.modules["cpuinfo"]
+
+
+def _processor_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return "unknown"
+    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
+    return next(names, "unknown")

@@ -8,15 +8,22 @@ import re
 from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
 from pathlib import Path
+from tempfile import gettempdir
 
-from pixpod.catalog import Precision
+from pixpod.catalog import Precision, Size
 from pixpod.environment import Environment, Secret
 from pixpod.errors import InvalidSettings
 from pixpod.job import Delivery
+from pixpod.prefetch import Verify
 from pixpod.s3_settings import S3Settings, read_s3
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
 """Where a source checkout keeps its weights; a container names its own by PIXPOD_WEIGHTS_DIR."""
+
+PLATFORM_VOLUME = Path("/runpod-volume")
+"""Where the platform mounts a network volume, and keeps the models that it caches."""
+
+HUB_CACHE = Path("huggingface-cache/hub")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,6 +35,13 @@ class Settings:
     """
 
     weights_dir: Path
+    hub_cache_dir: Path
+    volume_dir: Path
+    local_dir: Path
+    is_hub_allowed: bool
+    hub_token: Secret | None
+    verify: Verify
+    warmup_sizes: tuple[Size, ...] | None
     models: tuple[str, ...] | None
     catalog_file: Path | None
     accepted_licences: frozenset[str]
@@ -42,6 +56,10 @@ class Settings:
     usd_per_gpu_second: float | None
     worker_id: str
     log_level: str
+
+    def asked_precision(self, model: str) -> Precision | None:
+        """What a model shall run in; None for what its weights and the catalog say."""
+        return self.precisions.get(model, self.precisions.get(ALL_MODELS))
 
     @staticmethod
     def names_platform(environ: Mapping[str, str]) -> bool:
@@ -59,6 +77,13 @@ class Settings:
         s3 = read_s3(env)
         return cls(
             weights_dir=env.read(Path, "PIXPOD_WEIGHTS_DIR") or SOURCE_WEIGHTS_DIR,
+            hub_cache_dir=env.read(Path, "PIXPOD_HUB_CACHE_DIR") or PLATFORM_VOLUME / HUB_CACHE,
+            volume_dir=env.read(Path, "PIXPOD_VOLUME_DIR") or PLATFORM_VOLUME / "pixpod",
+            local_dir=env.read(Path, "PIXPOD_LOCAL_DIR") or Path(gettempdir()) / "pixpod-weights",
+            is_hub_allowed=env.switch("PIXPOD_ALLOW_HUB", default=False),
+            hub_token=Secret(token) if (token := env.text("HF_TOKEN")) else None,
+            verify=Verify(env.choice("PIXPOD_VERIFY", ("chunks", "sizes", "full"))),
+            warmup_sizes=_read_sizes(env),
             models=env.listed("PIXPOD_MODELS"),
             catalog_file=env.read(Path, "PIXPOD_CATALOG"),
             accepted_licences=frozenset(env.listed("PIXPOD_ACCEPT_LICENCES") or ()),
@@ -87,6 +112,13 @@ def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:
             environ[name] = "INFO"
 
 
+def keep_hub_offline(environ: MutableMapping[str, str]) -> None:
+    """Let diffusers and transformers look for nothing on the network; the one place that may
+    (`engine.sources`) asks the hub by itself. They must not be imported before.
+    """
+    environ["HF_HUB_OFFLINE"] = "1"
+
+
 ALL_MODELS = "*"
 """Key of `Settings.precisions` for models that have no entry of their own."""
 
@@ -104,6 +136,22 @@ def _read_precisions(env: Environment) -> Mapping[str, Precision]:
             raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted is one entry a model")
         found[model] = Precision(value.strip())
     return found
+
+
+def _read_sizes(env: Environment) -> tuple[Size, ...] | None:
+    """`1024x1024,832x1216`, or `none`; None if nothing is said."""
+    listed = env.listed("PIXPOD_WARMUP_SIZES")
+    if listed is None or listed == ("none",):
+        return None if listed is None else ()
+    return tuple(_size(entry) for entry in listed)
+
+
+def _size(entry: str) -> Size:
+    found = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", entry)
+    if not found:
+        accepted = "sizes such as 1024x1024,832x1216, or none"
+        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES={entry!r}: accepted are {accepted}")
+    return int(found[1]), int(found[2])
 
 
 def _price(value: str) -> float:

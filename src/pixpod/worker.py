@@ -35,6 +35,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 """What RunPod's SDK calls for each job. Any: JSON documents."""
 
 PHASES = (
+    "load",
     "queue",
     "fetch",
     "text_encode",
@@ -90,6 +91,10 @@ class Worker:
     def start(self) -> None:
         """Begin to load models in the background; jobs may come at once."""
         self._engine.start()
+
+    def check_host(self) -> None:
+        """Raises a WorkerError if this host cannot serve, whatever the deployment is."""
+        self._engine.check_host()
 
     def stop(self) -> None:
         """End what is running and free the device; waits for the current step."""
@@ -186,18 +191,23 @@ class Worker:
         )
 
 
-def refuse_all(error: WorkerError) -> Handler:
-    """A handler for a deployment that is set up wrongly: it answers each job with its fault.
+class RefusingWorker:
+    """Stands in for a worker of a deployment that is set up wrongly: each job gets its fault.
 
     Cheaper for the owner than a worker that crashes and is started again on every host.
     """
 
-    async def refuse(raw: Mapping[str, Any]) -> dict[str, Any]:
-        with job_context(raw.get("id")):
-            log.error("job refused", extra={"error": str(error)})
-        return render_error(error)
+    def __init__(self, error: WorkerError) -> None:
+        self._error = error
 
-    return refuse
+    def check_host(self) -> None:
+        """The host is sound; it is the deployment that is not."""
+
+    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        """As `Worker.handle`."""
+        with job_context(raw.get("id")):
+            log.error("job refused", extra={"error": str(self._error)})
+        return render_error(self._error)
 
 
 def _log_failure(error: WorkerError) -> None:

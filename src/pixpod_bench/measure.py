@@ -11,12 +11,12 @@ from itertools import groupby
 import torch
 from torchao.quantization import Float8Tensor
 
+from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.base import CancelToken
 from pixpod.engine.drawing import draw
 from pixpod.engine.loading import LoadedModel
 from pixpod.job import Generation, GenerationRequest
-from pixpod_bench.architectures import ARCHITECTURES
 from pixpod_bench.random_models import build_random_model
 from pixpod_bench.scenarios import Scenario, Variant
 

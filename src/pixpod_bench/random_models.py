@@ -4,7 +4,6 @@ Time and memory do not depend on what the weights are, as long as they are no sp
 pictures are noise. Knows nothing of scenarios.
 """
 
-import string
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 
@@ -25,19 +24,17 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
-    T5Tokenizer,
 )
 
+from pixpod.baking.architectures import Architecture, Config
+from pixpod.baking.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.loading import DTYPE, LoadedModel, Pipeline
 from pixpod.engine.quantization import quantize_float8_dynamic
 from pixpod.job import ModelIdentity
-from pixpod_bench.architectures import Architecture, Config
 
 STD = 0.02
 """Spread of the weights: activations of all full-size models stay finite, also in float16."""
-
-_CHARACTERS = string.ascii_lowercase + string.digits + string.punctuation
 
 
 def build_random_model(
@@ -80,8 +77,9 @@ def build_flux_transformer(
 
 
 def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    clip, t5 = _clip_tokenizer(), _t5_tokenizer()
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
     clip_config = _clip_config(architecture.text_encoder, clip)
+    assert architecture.second_text_encoder is not None
     t5_config = T5Config(**architecture.second_text_encoder)
     return FluxPipeline(
         scheduler=_scheduler("FlowMatchEulerDiscreteScheduler", architecture),
@@ -95,7 +93,8 @@ def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.d
 
 
 def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    clip = _clip_tokenizer()
+    clip = clip_tokenizer()
+    assert architecture.second_text_encoder is not None
     first = _clip_config(architecture.text_encoder, clip)
     second = _clip_config(architecture.second_text_encoder, clip)
     unet = architecture.denoiser
@@ -131,20 +130,6 @@ def _clip_config(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
         eos_token_id=tokenizer.eos_token_id,
         pad_token_id=tokenizer.pad_token_id,
     )
-
-
-def _clip_tokenizer() -> CLIPTokenizer:
-    """One token per character, so that no vocabulary has to be read; ids below 256."""
-    pieces = [piece for character in _CHARACTERS for piece in (character, f"{character}</w>")]
-    pieces += ["<|startoftext|>", "<|endoftext|>"]
-    vocabulary = {piece: number for number, piece in enumerate(pieces)}
-    return CLIPTokenizer(vocab=vocabulary, merges=[], model_max_length=77)
-
-
-def _t5_tokenizer() -> T5Tokenizer:
-    special = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -2.0)]
-    vocabulary = special + [(character, -3.0) for character in _CHARACTERS]
-    return T5Tokenizer(vocab=vocabulary, extra_ids=0, model_max_length=512)
 
 
 @contextmanager

@@ -4,11 +4,14 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from pixpod.engine.sources import BakedSource
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading import LoadedModel, find_device, load_model
-from pixpod.engine.weights import Manifest
+from pixpod.engine.weights import files_to_read
+from pixpod.prefetch import Prefetch, Verify
 from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.timeline import BootTimeline, since_process_start
 
 
 def pytest_addoption(parser):
@@ -37,16 +40,14 @@ def float8_device(device) -> torch.device:
     return device
 
 
-@pytest.fixture(scope="session")
-def tiny_weights() -> Manifest:
-    """The trained checkpoints that ship with the source."""
-    return Manifest.read(SOURCE_WEIGHTS_DIR)
-
-
 @pytest.fixture
-def load_tiny(tiny_weights) -> Callable[[str, Precision, torch.device], LoadedModel]:
+def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
     def load(name: str, precision: Precision, device: torch.device) -> LoadedModel:
         spec = load_catalog()[name]
-        return load_model(spec, tiny_weights.get_weights(spec), precision, device)
+        weights = BakedSource(SOURCE_WEIGHTS_DIR).find(spec)
+        prefetch = Prefetch(threads=2, verify=Verify.CHUNKS)
+        prefetch.add(name, files_to_read(spec, weights))
+        timeline = BootTimeline(since_process_start())
+        return load_model(spec, weights, precision, device, prefetch, timeline)
 
     return load

@@ -9,14 +9,15 @@ import numpy as np
 import pytest
 import torch
 
+from pixpod.baking.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
+from pixpod.bootstrap import build_engine
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.base import CancelToken
-from pixpod.engine.diffusion import DiffusionEngine
 from pixpod.engine.drawing import draw
 from pixpod.engine.quantization import quantize_float8_dynamic
 from pixpod.errors import OutOfMemory
 from pixpod.job import GenerationRequest
-from pixpod_bench.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
+from pixpod.settings import Settings
 from pixpod_bench.measure import make_request
 from pixpod_bench.random_models import build_flux_transformer, build_random_model
 from pixpod_bench.scenarios import Scenario, Variant
@@ -137,25 +138,19 @@ def test_too_large_a_request_is_out_of_memory_and_the_next_one_is_drawn(cuda):
     assert pictures(model, request_for("flux-tiny")) == before
 
 
-def test_stopped_engine_gives_its_memory_back(tiny_weights, cuda, float8_device):
+def test_stopped_engine_gives_its_memory_back(cuda, float8_device):
     """A first engine fills what libraries keep for themselves; the second must leave no more."""
-    _run_one_engine(tiny_weights)
+    _run_one_engine()
     gc.collect()
     before = torch.cuda.memory_allocated(cuda)
-    _run_one_engine(tiny_weights)
+    _run_one_engine()
     assert torch.cuda.memory_allocated(cuda) <= before
 
 
-def _run_one_engine(tiny_weights) -> None:
-    catalog = load_catalog()
-    engine = DiffusionEngine(
-        models={name: catalog[name] for name in TINY_MODELS},
-        manifest=tiny_weights,
-        device="cuda",
-        precisions={"flux-tiny": Precision.FLOAT8_DYNAMIC},
-        accepted_licences=frozenset(),
-        preload=False,
-    )
+def _run_one_engine() -> None:
+    environ = {"PIXPOD_DEVICE": "cuda", "PIXPOD_PRECISION": "flux-tiny=float8_dynamic"}
+    engine = build_engine(Settings.from_env(environ))
+    engine.start()
     for name in TINY_MODELS:
         asyncio.run(engine.generate(request_for(name)))
     engine.stop()

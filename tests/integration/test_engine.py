@@ -8,6 +8,7 @@ import pytest
 from support.tiny_models import MODELS, Desk, Pixels, build_tiny_worker
 
 from pixpod.catalog import SCHEDULERS, Family
+from pixpod.manifest import MANIFEST, ManifestEntry, render_manifest
 
 PROMPT = "a red circle on a blue background"
 SIXTEEN_BIT_BOUND = 4
@@ -208,9 +209,12 @@ class TestUnavailableModels:
     def test_cuda_model_never_runs_on_a_cpu(self, tmp_path):
         weights = tmp_path / "weights"
         folder = weights / "sdxl"
-        folder.mkdir(parents=True)
+        for component in Family.SDXL.components:
+            (folder / component).mkdir(parents=True)
+            (folder / component / "model.safetensors").touch()
         (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
-        (weights / "manifest.toml").write_text('[sdxl]\npath = "sdxl"\nrevision = "1"\n')
+        manifest = {"sdxl": ManifestEntry(name="sdxl", path="sdxl", revision="1")}
+        (weights / MANIFEST).write_text(render_manifest(manifest))
         environ = {"PIXPOD_WEIGHTS_DIR": str(weights), "PIXPOD_DEVICE": "cpu"}
         reply = self._reply(tmp_path, "sdxl", **environ)
         assert reply["error"].startswith("device_unavailable: sdxl runs on CUDA only")

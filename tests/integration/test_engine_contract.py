@@ -2,29 +2,18 @@
 
 import asyncio
 import weakref
+from typing import Any
 
 import pytest
-from support.factories import make_request
+from support.factories import make_request, make_settings
 
-from pixpod.catalog import load_catalog
+from pixpod.bootstrap import build_engine
 from pixpod.engine.base import Engine
-from pixpod.engine.diffusion import DiffusionEngine
 from pixpod.engine.fake import FakeEngine
-from pixpod.engine.weights import Manifest
-from pixpod.settings import SOURCE_WEIGHTS_DIR
 
 
-def build_real() -> DiffusionEngine:
-    manifest = Manifest.read(SOURCE_WEIGHTS_DIR)
-    catalog = load_catalog()
-    return DiffusionEngine(
-        models={name: catalog[name] for name in manifest.names},
-        manifest=manifest,
-        device="cpu",
-        precisions={},
-        accepted_licences=frozenset(),
-        preload=False,
-    )
+def build_real() -> Engine:
+    return build_engine(make_settings(PIXPOD_DEVICE="cpu"))
 
 
 @pytest.fixture(scope="module", params=[FakeEngine, build_real])
@@ -52,7 +41,13 @@ def test_a_seed_is_its_picture_and_another_is_not(engine):
 
 
 def test_timings_have_the_phases_of_an_engine(engine):
-    assert generate(engine).timings_ms.keys() == {"queue", "text_encode", "denoise", "decode"}
+    assert generate(engine).timings_ms.keys() == {
+        "load",
+        "queue",
+        "text_encode",
+        "denoise",
+        "decode",
+    }
 
 
 def test_name_of_the_model_that_ran_is_told(engine):
@@ -77,9 +72,9 @@ def test_serves_several_event_loops_one_after_another(engine):
 
 
 def test_stopped_engine_keeps_no_model():
-    stopped = build_real()
+    stopped: Any = build_real()
     generate(stopped)
-    module = weakref.ref(stopped._loaded[make_request().model].pipe.vae)
+    module = weakref.ref(stopped._loader.load(make_request().model).result().pipe.vae)
     assert module() is not None
     stopped.stop()
     assert module() is None

@@ -14,7 +14,7 @@ from diffusers import AutoencoderKL, UNet2DConditionModel
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from pixpod_bench.architectures import ARCHITECTURES
+from pixpod.baking.architectures import ARCHITECTURES
 from pixpod_bench.random_models import build_flux_transformer, build_random_module
 from pixpod_bench.report import COLUMNS
 from pixpod_bench.requirements import MissingPackages, find_missing, provide, read_pins

@@ -131,20 +131,3 @@ def test_broken_deployment_answers_each_job_with_its_fault(tmp_path):
     for body in bodies:
         assert body["error"].startswith("invalid_settings: ")
         assert "no-such-model" in body["error"]
-
-
-def test_weights_that_cannot_be_read_replace_the_worker(tmp_path):
-    folder = tmp_path / "weights" / "flux"
-    folder.mkdir(parents=True)
-    (folder / "model_index.json").write_text('{"_class_name": "FluxPipeline"}')
-    (tmp_path / "weights" / "manifest.toml").write_text(
-        '[flux-tiny]\npath = "flux"\nrevision = "1"\n'
-    )
-    environ = {"PIXPOD_WEIGHTS_DIR": str(tmp_path / "weights")}
-    settings = settings_for(HANDLER, tmp_path / "state", env=environ)
-    with running_emulator(settings) as platform:
-        body = run(platform, model="flux-tiny", prompt=PROMPT)
-        state = platform.wait_until(lambda state: state["endpoints"]["test"]["retired"])
-    assert body["error"].startswith("weights_unreadable: ")
-    (worker,) = state["endpoints"]["test"]["retired"]
-    assert worker["reason"] == "refresh_worker: exited with 0"

@@ -93,6 +93,7 @@ RESULT = JobResult(
     images=(),
     model=ModelIdentity(name="flux-dev", revision="0ef5fff", precision="bfloat16", weights="baked"),
     timings_ms={
+        "load": 0.0,
         "queue": 0.04,
         "fetch": 0.0,
         "text_encode": 12.345,

@@ -13,27 +13,41 @@ SRC = ROOT / "src"
 LAYERS = (
     {"errors", "job", "logs", "timeline", ""},
     {"catalog", "contract", "encoding", "environment", "pricing", "engine.base"},
-    {
-        "json_schema",
-        "problems",
-        "storage",
-        "engine.fake",
-        "engine.weights",
-        "engine.quantization",
-        "engine",
-    },
-    {"rules", "s3_settings", "engine.loading"},
-    {"payload", "s3_storage", "settings", "engine.families"},
-    {"engine.drawing"},
+    {"json_schema", "problems", "storage", "manifest", "disk", "engine.device_probe"},
+    {"rules", "s3_settings", "prefetch", "hub", "engine", "engine.quantization"},
+    {"payload", "s3_storage", "settings", "engine.fake", "engine.weights", "engine.warmup"},
+    {"engine.binding", "engine.device_memory", "engine.sources.base"},
+    {"engine.sources.copying", "engine.sources.local_copies"},
+    {"engine.sources.baked", "engine.sources.hub", "engine.sources.platform_cache"},
+    {"engine.sources.volume", "engine.loading"},
+    {"engine.sources.locator", "engine.families"},
+    {"engine.sources", "engine.drawing"},
+    {"engine.model_loader"},
     {"engine.diffusion"},
     {"worker"},
     {"bootstrap", "local_run", "runpod_sdk"},
 )
 """A module imports from layers above it in this list only; a new one is given its place here."""
 
-STANDARD_LIBRARY_ONLY = {"job", "errors", "logs", "timeline", "engine.base", "engine.weights"}
+STANDARD_LIBRARY_ONLY = {
+    "job",
+    "errors",
+    "logs",
+    "timeline",
+    "manifest",
+    "engine.base",
+    "engine.weights",
+    "engine.device_probe",
+}
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
-MAY_BE_HEAVY = ("engine.loading", "engine.drawing", "engine.families", "engine.quantization")
+MAY_BE_HEAVY = (
+    "engine.binding",
+    "engine.device_memory",
+    "engine.drawing",
+    "engine.families",
+    "engine.loading",
+    "engine.quantization",
+)
 CONCRETE = {"engine.diffusion", "engine.fake", "s3_storage", "bootstrap"}
 
 
@@ -129,7 +143,7 @@ def test_environment_is_read_in_one_place(name):
     assert not {"os.environ", "os.getenv", "environ", "getenv"} & used
 
 
-@pytest.mark.parametrize("name", TREES)
+@pytest.mark.parametrize("name", sorted(TREES.keys() - {"baking.cli"}))
 def test_standard_output_is_left_to_results(name):
     assert not {"print", "sys.stdout", "sys.__stdout__"} & set(calls_and_names(TREES[name]))
 

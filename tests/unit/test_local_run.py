@@ -6,7 +6,7 @@ import pytest
 
 from pixpod.errors import InvalidSettings
 from pixpod.local_run import read_test_input, run_job
-from pixpod.worker import refuse_all
+from pixpod.worker import RefusingWorker
 
 
 async def echo(job):
@@ -27,7 +27,7 @@ def test_id_of_the_job_is_kept():
 
 
 def test_error_of_the_handler_is_a_failed_job():
-    outcome = run_job(refuse_all(InvalidSettings("PIXPOD_DEVICE='gpu'")), "{}")
+    outcome = run_job(RefusingWorker(InvalidSettings("PIXPOD_DEVICE='gpu'")).handle, "{}")
     assert outcome == {
         "id": "local_test",
         "status": "FAILED",

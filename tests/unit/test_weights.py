@@ -1,126 +1,121 @@
-"""The manifest of a weights directory, and what is said when it is not as it says."""
+"""A model's folder: its layout, which files of it are read, and its licence."""
 
 import json
+from dataclasses import replace
 
 import pytest
+from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model, files_of, write_files
 
-from pixpod.catalog import load_catalog
-from pixpod.engine.weights import PIPELINE_CLASS, Manifest
-from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
-from pixpod.settings import SOURCE_WEIGHTS_DIR
-
-SDXL = load_catalog()["sdxl"]
-ENTRY = '[sdxl]\npath = "sdxl"\nrevision = "abc"\n'
-
-
-@pytest.fixture
-def manifest(tmp_path):
-    def write(text):
-        (tmp_path / "manifest.toml").write_text(text, encoding="utf-8")
-        return Manifest.read(tmp_path)
-
-    return write
-
-
-@pytest.fixture
-def index(tmp_path):
-    path = tmp_path / "sdxl" / "model_index.json"
-    path.parent.mkdir()
-    path.write_text(json.dumps({"_class_name": PIPELINE_CLASS[SDXL.family]}), encoding="utf-8")
-    return path
-
-
-def test_listed_model_is_found(manifest, index, tmp_path):
-    held = manifest(ENTRY)
-    weights = held.get_weights(SDXL)
-    assert held.names == ("sdxl",)
-    assert (weights.folder, weights.revision, weights.vae) == (tmp_path / "sdxl", "abc", None)
-    assert weights.source == "baked"
-
-
-def test_separate_vae_is_found(manifest, index, tmp_path):
-    (tmp_path / "vae").mkdir()
-    (tmp_path / "vae" / "config.json").touch()
-    assert manifest(ENTRY + 'vae = "vae"').get_weights(SDXL).vae == tmp_path / "vae"
-
-
-def test_empty_manifest_holds_nothing(manifest):
-    held = manifest("")
-    assert held.names == ()
-    with pytest.raises(ModelUnavailable, match="lists nothing"):
-        held.get_weights(SDXL)
-
-
-def test_shipped_manifest_lists_models_of_the_catalog():
-    names = Manifest.read(SOURCE_WEIGHTS_DIR).names
-    assert names
-    assert set(names) <= load_catalog().keys()
-
-
-def test_missing_manifest_names_the_variable(tmp_path):
-    with pytest.raises(InvalidSettings, match="PIXPOD_WEIGHTS_DIR"):
-        Manifest.read(tmp_path / "absent")
-
-
-def test_broken_toml_names_the_variable(manifest):
-    with pytest.raises(InvalidSettings, match="PIXPOD_WEIGHTS_DIR"):
-        manifest("[sdxl")
-
-
-@pytest.mark.parametrize(
-    "text",
-    [
-        "sdxl = 1",
-        "sdxl = []",
-        '[sdxl]\npath = "sdxl"',
-        '[sdxl]\nrevision = "abc"',
-        '[sdxl]\npath = "sdxl"\nrevision = 5',
-        '[sdxl]\npath = 5\nrevision = "abc"',
-        ENTRY + "vae = true",
-        ENTRY + 'vea = "vae"',
-    ],
+from pixpod.engine.sources.base import weights_of
+from pixpod.engine.weights import (
+    Weights,
+    check_layout,
+    check_licence,
+    component_folder,
+    files_to_read,
+    tensor_paths,
 )
-def test_broken_entry_names_file_and_model(manifest, text):
-    with pytest.raises(InvalidSettings, match=r"manifest\.toml: model 'sdxl': accepted is a table"):
-        manifest(text)
+from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+
+SDXL = CATALOG["sdxl"]
+FLUX_DEV = CATALOG["flux-dev"]
 
 
-def test_unlisted_model_says_what_is_listed(manifest):
-    with pytest.raises(ModelUnavailable, match=r"sdxl is not in .*manifest\.toml.* lists sd15"):
-        manifest(ENTRY.replace("sdxl", "sd15")).get_weights(SDXL)
+@pytest.fixture
+def weights(tmp_path):
+    return weights_of(tmp_path, add_model(tmp_path, "sdxl"), "baked")
 
 
-def test_missing_folder_is_the_deployments_fault(manifest):
+def test_good_folder_passes(weights):
+    check_layout(SDXL, weights)
+
+
+def test_missing_folder_is_the_deployments_fault(weights, tmp_path):
     with pytest.raises(ModelUnavailable, match=r"model_index\.json: No such file"):
-        manifest(ENTRY).get_weights(SDXL)
+        check_layout(SDXL, replace(weights, folder=tmp_path / "absent"))
 
 
-def test_folder_that_is_a_file_is_the_deployments_fault(manifest, tmp_path):
-    (tmp_path / "sdxl").touch()
+def test_folder_that_is_a_file_is_the_deployments_fault(weights, tmp_path):
+    (tmp_path / "file").touch()
     with pytest.raises(ModelUnavailable, match=r"model_index\.json: Not a directory"):
-        manifest(ENTRY).get_weights(SDXL)
+        check_layout(SDXL, replace(weights, folder=tmp_path / "file"))
 
 
-def test_folder_of_another_pipeline_is_the_deployments_fault(manifest, index):
-    index.write_text('{"_class_name": "FluxPipeline"}', encoding="utf-8")
-    with pytest.raises(ModelUnavailable, match="of a FluxPipeline, expected is StableDiffusionXL"):
-        manifest(ENTRY).get_weights(SDXL)
+def test_folder_of_another_pipeline_is_the_deployments_fault(weights):
+    with pytest.raises(ModelUnavailable, match="StableDiffusionXLPipeline, expected is Flux"):
+        check_layout(FLUX_DEV, weights)
 
 
 @pytest.mark.parametrize("text", ["{}", "[]", '"text"'])
-def test_folder_in_another_layout_is_the_deployments_fault(manifest, index, text):
-    index.write_text(text, encoding="utf-8")
+def test_folder_in_another_layout_is_the_deployments_fault(weights, text):
+    (weights.folder / "model_index.json").write_text(text, encoding="utf-8")
     with pytest.raises(ModelUnavailable, match="no model index"):
-        manifest(ENTRY).get_weights(SDXL)
+        check_layout(SDXL, weights)
 
 
 @pytest.mark.parametrize("data", [b"", b'{"_class_na', b"\xff\xff"])
-def test_damaged_index_is_the_hosts_fault(manifest, index, data):
-    index.write_bytes(data)
+def test_damaged_index_is_the_hosts_fault(weights, data):
+    (weights.folder / "model_index.json").write_bytes(data)
     with pytest.raises(WeightsUnreadable, match="cannot be read as JSON"):
-        manifest(ENTRY).get_weights(SDXL)
+        check_layout(SDXL, weights)
 
 
-def test_missing_vae_is_the_deployments_fault(manifest, index):
+def test_missing_vae_is_the_deployments_fault(weights, tmp_path):
     with pytest.raises(ModelUnavailable, match="holds no VAE"):
-        manifest(ENTRY + 'vae = "vae"').get_weights(SDXL)
+        check_layout(SDXL, replace(weights, vae=tmp_path / "absent"))
+
+
+def test_separate_vae_takes_the_place_of_the_models_own(weights, tmp_path):
+    write_files(tmp_path / "other", {"config.json": b"{}", WEIGHTS_NAME: b"1234"})
+    changed = replace(weights, vae=tmp_path / "other")
+    check_layout(SDXL, changed)
+    assert component_folder(changed, "vae") == tmp_path / "other"
+    assert component_folder(changed, "unet") == weights.folder / "unet"
+    assert files_to_read(SDXL, changed)[tmp_path / "other" / WEIGHTS_NAME].size_bytes == 4
+
+
+def test_files_are_read_in_the_order_of_the_components_as_the_manifest_lists_them(weights):
+    found = files_to_read(SDXL, weights)
+    assert [path.parent.name for path in found] == list(SDXL.family.components)
+    assert set(found.values()) <= set(weights.files)
+
+
+def test_file_that_nobody_lists_is_expected_as_it_is(weights):
+    found = files_to_read(SDXL, replace(weights, files=()))
+    assert {path.stat().st_size: "" for path in found} == {
+        file.size_bytes: file.sha256 for file in found.values()
+    }
+
+
+def test_missing_component_is_said(weights):
+    (weights.folder / "unet" / WEIGHTS_NAME).unlink()
+    with pytest.raises(WeightsUnreadable, match=r"unet: holds no \.safetensors"):
+        files_to_read(SDXL, weights)
+
+
+def test_shards_are_those_of_the_index_in_order(tmp_path):
+    shards = [f"model-0000{n}-of-00003.safetensors" for n in (1, 2, 3)]
+    index = {"weight_map": {"b": shards[2], "a": shards[1], "c": shards[0], "d": shards[2]}}
+    text = json.dumps(index).encode()
+    write_files(tmp_path, {"model.safetensors.index.json": text, "model.safetensors": b"old"})
+    assert [path.name for path in tensor_paths(tmp_path)] == shards
+
+
+@pytest.mark.parametrize("text", ["", "[]", "{}", '{"weight_map": []}'])
+def test_damaged_index_of_shards_is_the_hosts_fault(tmp_path, text):
+    (tmp_path / "model.safetensors.index.json").write_text(text)
+    with pytest.raises(WeightsUnreadable, match="index of shards"):
+        tensor_paths(tmp_path)
+
+
+def test_licence_that_must_be_accepted_is_refused_until_it_is():
+    with pytest.raises(LicenceNotAccepted, match="PIXPOD_ACCEPT_LICENCES"):
+        check_licence(FLUX_DEV, frozenset({"MIT"}))
+    check_licence(FLUX_DEV, frozenset({FLUX_DEV.licence}))
+    check_licence(CATALOG["flux-schnell"], frozenset())
+
+
+def test_weights_directory_of_the_tests_is_in_the_layout(tmp_path):
+    for name in ("flux-dev", "sd15"):
+        write_files(tmp_path / name, files_of(CATALOG[name]))
+        check_layout(CATALOG[name], Weights(folder=tmp_path / name, revision="1", source="baked"))

@@ -29,7 +29,7 @@ from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.pricing import PriceList
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from pixpod.worker import PHASES, Worker, WorkerOptions, refuse_all
+from pixpod.worker import PHASES, RefusingWorker, Worker, WorkerOptions
 
 PROMPT = "PLANTEDPROMPT on a blue background"
 SCHEMA = Draft202012Validator(
@@ -287,8 +287,8 @@ def test_cancelled_job_is_gone_and_the_next_is_served(build):
 
 
 @pytest.mark.parametrize("error", [InvalidSettings("PIXPOD_DEVICE='gpu'"), OutOfMemory("full")])
-def test_refuse_all_answers_each_job_with_the_fault(error, log_lines):
-    refuse = refuse_all(error)
+def test_refusing_worker_answers_each_job_with_the_fault(error, log_lines):
+    refuse = RefusingWorker(error).handle
 
     async def ask():
         return await refuse(make_job())

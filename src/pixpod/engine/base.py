@@ -36,11 +36,17 @@ class Engine(Protocol):
         """Begin to load what is to be served, in the background."""
         ...
 
+    def check_host(self) -> None:
+        """Raises a WorkerError of Fault.HOST if it takes but a moment to see that nothing can be
+        served here.
+        """
+        ...
+
     async def generate(self, request: GenerationRequest) -> Generation:
         """Draw one image per seed, in their order.
 
         Waits for the model to be loaded. Cancelling the await ends the work at its next step.
-        `timings_ms` has `queue`, `text_encode`, `denoise` and `decode`.
+        `timings_ms` has `load`, `queue`, `text_encode`, `denoise` and `decode`.
 
         Raises:
             InvalidInput: the prompt has more tokens than the model reads.

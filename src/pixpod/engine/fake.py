@@ -23,6 +23,9 @@ class FakeEngine:
     def start(self) -> None:
         self.is_started = True
 
+    def check_host(self) -> None:
+        pass
+
     async def generate(self, request: GenerationRequest) -> Generation:
         self.requests.append(request)
         await asyncio.sleep(self.seconds)
@@ -33,7 +36,13 @@ class FakeEngine:
             model=ModelIdentity(
                 name=request.model, revision="fake", precision="float32", weights="fake"
             ),
-            timings_ms={"queue": 0.0, "text_encode": 1.0, "denoise": 2.0, "decode": 3.0},
+            timings_ms={
+                "load": 0.0,
+                "queue": 0.0,
+                "text_encode": 1.0,
+                "denoise": 2.0,
+                "decode": 3.0,
+            },
         )
 
     def boot_ms(self) -> dict[str, float]:

@@ -25,9 +25,12 @@ def quantize_float8_dynamic(transformer: nn.Module, device: torch.device) -> Non
     Per row, because a scale over the whole batch would let an image's neighbours change it.
     The module must be in bfloat16 and its sizes multiples of 16.
     """
-    recipe = Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
     with _hardware_check_of_torchao(device):
-        quantize_(transformer, recipe, filter_fn=_is_quantized)
+        quantize_(transformer, float8_dynamic_recipe(), filter_fn=_is_quantized)
+
+
+def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
+    return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
 
 
 def _is_quantized(module: nn.Module, name: str) -> bool:

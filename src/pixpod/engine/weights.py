@@ -1,23 +1,19 @@
-"""Where the bytes of a model are: the manifest of the weights directory, and its checks.
+"""Where the bytes of a model are, and the checks that need no weights to be read.
 
-Standard library only; reads no weights.
+Standard library only. The sources that a deployment may have are in `sources`.
 """
 
 import json
-import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Protocol
 
-from pixpod.catalog import Family, ModelSpec
-from pixpod.errors import (
-    InvalidSettings,
-    LicenceNotAccepted,
-    ModelUnavailable,
-    WeightsUnreadable,
-)
+from pixpod.catalog import Family, ModelSpec, Precision
+from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.manifest import WeightFile
 
-MANIFEST = "manifest.toml"
+MODEL_INDEX = "model_index.json"
 
 PIPELINE_CLASS: Mapping[Family, str] = {
     Family.FLUX: "FluxPipeline",
@@ -29,76 +25,51 @@ PIPELINE_CLASS: Mapping[Family, str] = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Weights:
-    """A folder in the layout of diffusers, of a known revision.
+    """A folder in the layout of diffusers, of a known revision, and where it came from.
 
-    `vae` is a folder that replaces the one inside, e.g. SDXL's fp16-safe VAE. `source` tells
-    where the files came from.
+    `vae` is a folder that replaces the one inside, e.g. SDXL's fp16-safe VAE. `precision` is
+    what the denoiser is stored in; None means 16 bits or wider, as a repository has it. `files`
+    is what a manifest says about the files; empty if no manifest does.
     """
 
     folder: Path
     revision: str
+    source: str
     vae: Path | None = None
-    source: str = "baked"
+    precision: Precision | None = None
+    files: tuple[WeightFile, ...] = ()
 
 
-class Manifest:
-    """The models that a weights directory holds, by name."""
-
-    def __init__(self, entries: Mapping[str, Weights], path: Path) -> None:
-        self._entries = entries
-        self._path = path
-
-    @classmethod
-    def read(cls, weights_dir: Path) -> "Manifest":
-        """Raises InvalidSettings if the directory has no readable manifest."""
-        path = weights_dir / MANIFEST
-        try:
-            tables = tomllib.loads(path.read_text(encoding="utf-8"))
-        except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-            raise InvalidSettings(f"PIXPOD_WEIGHTS_DIR={str(weights_dir)!r}: {exc}") from exc
-        entries = {}
-        for name, table in tables.items():
-            if not _is_entry(table):
-                accepted = "a table of strings: path, revision, and maybe vae"
-                raise InvalidSettings(f"{path}: model {name!r}: accepted is {accepted}")
-            entries[name] = _to_weights(weights_dir, table)
-        return cls(entries, path)
+class WeightsSource(Protocol):
+    """One of the places where a deployment's weights may be."""
 
     @property
-    def names(self) -> tuple[str, ...]:
-        return tuple(self._entries)
+    def name(self) -> str:
+        """`baked`, `platform_cache`, `volume` or `hub`: what a reply says of its weights."""
+        ...
 
-    def get_weights(self, spec: ModelSpec) -> Weights:
-        """Raises ModelUnavailable if the model is not listed, or its folder is not as it says,
-        and WeightsUnreadable if what is in that folder is damaged.
+    def find(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights as they are on a local disk now; None if they are not. Quick."""
+        ...
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights on a local disk, copied or downloaded first if need be.
+
+        None if this source does not have the model. May take minutes; safe to call from several
+        processes at once.
+
+        Raises:
+            ModelUnavailable: this source should have the model, but cannot give it to anybody.
+            WeightsUnreadable, DiskFull: this host could not bring it.
         """
-        weights = self._entries.get(spec.name)
-        if weights is None:
-            held = ", ".join(self._entries) or "nothing"
-            raise ModelUnavailable(f"{spec.name} is not in {self._path}, which lists {held}")
-        _check_layout(spec, weights)
-        return weights
+        ...
 
 
-def _is_entry(table: object) -> bool:
-    return (
-        isinstance(table, dict)
-        and {"path", "revision"} <= table.keys() <= {"path", "revision", "vae"}
-        and all(isinstance(value, str) for value in table.values())
-    )
-
-
-def _to_weights(weights_dir: Path, table: Mapping[str, str]) -> Weights:
-    vae = table.get("vae")
-    return Weights(
-        folder=weights_dir / table["path"],
-        revision=table["revision"],
-        vae=weights_dir / vae if vae else None,
-    )
-
-
-def _check_layout(spec: ModelSpec, weights: Weights) -> None:
-    index = weights.folder / "model_index.json"
+def check_layout(spec: ModelSpec, weights: Weights) -> None:
+    """Raises ModelUnavailable if the folder is not one of a model of this family, and
+    WeightsUnreadable if what is in that folder is damaged.
+    """
+    index = weights.folder / MODEL_INDEX
     try:
         found = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
     except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
@@ -114,6 +85,52 @@ def _check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
 
 
+def component_folder(weights: Weights, component: str) -> Path:
+    if component == "vae" and weights.vae:
+        return weights.vae
+    return weights.folder / component
+
+
+def tensor_paths(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of one component, in order: its shards, else the one file it has.
+
+    Where a repository has variants, the plain file is taken, else the first. Raises
+    WeightsUnreadable if there is none or the index is damaged.
+    """
+    found = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))
+    if found:
+        try:
+            shards = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"].values()
+            return tuple(folder / shard for shard in sorted(set(shards)))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
+            raise WeightsUnreadable(f"{found[0]}: cannot be read as an index of shards") from exc
+    files = sorted(folder.glob("*.safetensors"), key=lambda path: (path.name.count("."), path.name))
+    if not files:
+        raise WeightsUnreadable(f"{folder}: holds no .safetensors file")
+    return (files[0],)
+
+
+def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
+    """All weight files of a model, in the order in which they are needed.
+
+    What a manifest does not list is expected to be as long as it is, and is not checked.
+    """
+    listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
+    return {
+        path: listed.get(path.resolve()) or _unlisted(path)
+        for component in spec.family.components
+        for path in tensor_paths(component_folder(weights, component))
+    }
+
+
+def _unlisted(path: Path) -> WeightFile:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as exc:
+        raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
+    return WeightFile(path=path.name, size_bytes=size_bytes, sha256="")
+
+
 def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
     """Raises LicenceNotAccepted unless the deployment has accepted what must be accepted."""
     if spec.licence_must_be_accepted and spec.licence not in accepted:
@@ -121,3 +138,5 @@ def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
             f"{spec.name} has the licence {spec.licence}: read it, then add it to "
             "PIXPOD_ACCEPT_LICENCES if your use is allowed"
         )
+
+

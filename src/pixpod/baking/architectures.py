@@ -1,7 +1,7 @@
-"""The architectures that are measured, as data: published full-size configurations and tiny ones.
+"""The architectures that can be made up, as data: published full-size configurations and tiny ones.
 
-Numbers only; `random_models` builds them. Names are those of the catalog, whose entries give the
-defaults and limits of the requests.
+Numbers only; others build them, with random weights. Names are those of the catalog, whose entries
+give the defaults and limits of the requests.
 """
 
 from collections.abc import Mapping
@@ -16,7 +16,7 @@ Config = Mapping[str, object]
 class Architecture:
     """Configurations of a pipeline's parts, as their classes take them.
 
-    `second_text_encoder` is T5 for FLUX and the larger CLIP for SDXL.
+    `second_text_encoder` is T5 for FLUX and the larger CLIP for SDXL; SD 1.5 has none.
     """
 
     name: str
@@ -24,8 +24,8 @@ class Architecture:
     denoiser: Config
     vae: Config
     text_encoder: Config
-    second_text_encoder: Config
     scheduler: Config
+    second_text_encoder: Config | None = None
 
 
 _VAE = {
@@ -49,6 +49,7 @@ _SDXL_VAE = {
     "scaling_factor": 0.13025,
     "force_upcast": False,  # as the fp16-safe VAE that is served with SDXL
 }
+_SD15_VAE = {**_VAE, "latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}
 _TINY_VAE = {"block_out_channels": (16, 16, 32, 32), "norm_num_groups": 8, "layers_per_block": 1}
 
 _CLIP_L = {
@@ -130,6 +131,17 @@ _SDXL_UNET = {
     "addition_time_embed_dim": 256,
     "projection_class_embeddings_input_dim": 2816,
 }
+_SD15_UNET = {
+    "in_channels": 4,
+    "out_channels": 4,
+    "sample_size": 64,
+    "down_block_types": ("CrossAttnDownBlock2D",) * 3 + ("DownBlock2D",),
+    "up_block_types": ("UpBlock2D",) + ("CrossAttnUpBlock2D",) * 3,
+    "block_out_channels": (320, 640, 1280, 1280),
+    "layers_per_block": 2,
+    "attention_head_dim": 8,
+    "cross_attention_dim": 768,
+}
 
 _FLOW_MATCH = {"shift": 3.0, "use_dynamic_shifting": True}
 _EULER = {
@@ -160,6 +172,23 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             text_encoder=_CLIP_L,
             second_text_encoder=_T5_XXL,
             scheduler=_FLOW_MATCH,
+        ),
+        Architecture(
+            name="flux-schnell",
+            family=Family.FLUX,
+            denoiser=_FLUX_TRANSFORMER | {"guidance_embeds": False},
+            vae=_FLUX_VAE,
+            text_encoder=_CLIP_L,
+            second_text_encoder=_T5_XXL,
+            scheduler={"shift": 1.0, "use_dynamic_shifting": False},
+        ),
+        Architecture(
+            name="sd15",
+            family=Family.SD15,
+            denoiser=_SD15_UNET,
+            vae=_SD15_VAE,
+            text_encoder=_CLIP_L,
+            scheduler=_EULER,
         ),
         Architecture(
             name="sdxl",

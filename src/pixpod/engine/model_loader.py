@@ -1,0 +1,196 @@
+"""Models from the first byte to ready, side by side, in the background.
+
+Reading begins at once, importing torch at the same time; each model then waits for its own files
+only. Imports no torch itself, and draws nothing.
+"""
+
+import logging
+import os
+import threading
+from collections.abc import Callable, Iterable
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixpod.catalog import Catalog, Precision
+from pixpod.engine.device_probe import check_cards
+from pixpod.engine.sources import WeightsLocator
+from pixpod.engine.weights import check_layout, check_licence, files_to_read
+from pixpod.errors import Fault, WorkerError
+from pixpod.prefetch import Prefetch, Verify
+from pixpod.timeline import BootTimeline, Span
+
+if TYPE_CHECKING:
+    import torch
+
+    from pixpod.engine.loading import LoadedModel
+
+log = logging.getLogger(__name__)
+
+HostFaultListener = Callable[[WorkerError], None]
+"""Called by the thread that found it, before anybody who waits is told."""
+
+
+class ModelLoader:
+    """Loads each model once. `device` is `auto`, `cuda` or `cpu`; a precision of None is that of
+    the weights, or the catalog's.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Catalog,
+        locator: WeightsLocator,
+        device: str,
+        asked_precision: Callable[[str], Precision | None],
+        accepted_licences: frozenset[str],
+        verify: Verify,
+        timeline: BootTimeline,
+        on_host_fault: HostFaultListener,
+    ) -> None:
+        self._models = models
+        self._locator = locator
+        self._asked_device = device
+        self._asked_precision = asked_precision
+        self._accepted_licences = accepted_licences
+        self._timeline = timeline
+        self._on_host_fault = on_host_fault
+        self._prefetch = Prefetch(threads=_reading_threads(), verify=verify, clock=timeline.clock)
+        self._first_paths: tuple[Path, ...] = ()
+        self._lock = threading.Lock()
+        self._loads: dict[str, Future[LoadedModel]] = {}
+        self._device: Future[torch.device] | None = None
+        self._threads = ThreadPoolExecutor(len(models) + 1, thread_name_prefix="load")
+
+    def preload(self, names: Iterable[str]) -> None:
+        """Begin with these models, the first one first."""
+        names = tuple(names)
+        for name in names:
+            self._read_ahead(name)
+        for name in names:
+            self.load(name)
+
+    def load(self, name: str) -> "Future[LoadedModel]":
+        """The model, ready or on its way; what is under way for others waits for its bytes.
+
+        The future's error is a WorkerError. After a fault of the host the next call tries again.
+        """
+        with self._lock:
+            load = self._loads.get(name)
+            if load is None or _is_to_be_repeated(load):
+                load = self._loads[name] = self._threads.submit(self._load, name)
+        if not load.done():
+            self._prefetch.prefer(name)
+        return load
+
+    def check_host(self) -> None:
+        """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
+        is loaded: no card that works, files that are short, damage in what that model needs.
+
+        Waits for the first model's files on this disk to be read, without which no job could
+        begin; a job that is taken earlier would be lost with a bad copy. Says nothing about the
+        deployment's faults.
+        """
+        try:
+            for spec in self._models.values():
+                self._locator.find(spec)
+            is_card_needed = any(spec.requires_cuda for spec in self._models.values())
+            if self._asked_device == "cuda" or (self._asked_device == "auto" and is_card_needed):
+                check_cards()
+            for path in self._first_paths:
+                self._prefetch.wait(path)
+        except WorkerError as error:
+            if error.fault is Fault.HOST:
+                raise
+
+    def reading(self) -> tuple[Span, ...]:
+        """When the bytes of each file came, as spans of the boot."""
+        return tuple(
+            Span(
+                phase="read",
+                subject=f"{read.model}/{read.path.parent.name}/{read.path.name}",
+                began_s=read.began_s,
+                ended_s=read.ended_s,
+                size_bytes=read.size_bytes,
+            )
+            for read in self._prefetch.spans()
+        )
+
+    def stop(self) -> None:
+        """End what is under way, drop all models and free the device."""
+        self._prefetch.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        if self._loads:
+            from pixpod.engine import loading
+
+            self._loads.clear()
+            loading.free_memory()
+
+    # --- on the threads of this loader --------------------------------------------------------
+
+    def _read_ahead(self, name: str) -> None:
+        """Begin to read what is on the local disk; what is wrong with it, `_load` will say."""
+        spec = self._models[name]
+        try:
+            check_licence(spec, self._accepted_licences)
+            weights = self._locator.find(spec)
+            if weights is not None:
+                check_layout(spec, weights)
+                files = files_to_read(spec, weights)
+                self._prefetch.add(name, files)
+                self._first_paths = self._first_paths or tuple(files)
+        except WorkerError:
+            return
+
+    def _load(self, name: str) -> "LoadedModel":
+        try:
+            model = self._load_model(name)
+        except WorkerError as error:
+            log.error("model not loaded", extra={"model": name, "error": str(error)})
+            if error.fault is Fault.HOST:
+                self._on_host_fault(error)
+            raise
+        self._timeline.mark("ready", name)
+        log.info("model ready", extra={"model": name, "precision": model.identity.precision})
+        return model
+
+    def _load_model(self, name: str) -> "LoadedModel":
+        spec = self._models[name]
+        device = self._prepare()
+        check_licence(spec, self._accepted_licences)
+        with self._timeline.span("bring", name):
+            weights = self._locator.bring(spec)
+        check_layout(spec, weights)
+        self._prefetch.add(name, files_to_read(spec, weights))
+        on = device.result()  # diffusers must be imported by one thread, or others see half of it
+        from pixpod.engine import loading
+
+        precision = loading.choose_precision(spec, weights, on, self._asked_precision(name))
+        return loading.load_model(spec, weights, precision, on, self._prefetch, self._timeline)
+
+    def _prepare(self) -> "Future[torch.device]":
+        with self._lock:
+            if self._device is None:
+                self._device = self._threads.submit(self._import_and_find_device)
+        return self._device
+
+    def _import_and_find_device(self) -> "torch.device":
+        with self._timeline.span("import"):
+            from pixpod.engine import drawing, loading  # noqa: F401 - the device's thread needs it
+
+            loading.silence_libraries()
+            loading.import_pipelines({spec.family for spec in self._models.values()})
+        with self._timeline.span("device"):
+            return loading.prepare_device(self._asked_device)
+
+
+def _is_to_be_repeated(load: "Future[LoadedModel]") -> bool:
+    if not load.done():
+        return False
+    error = load.exception()
+    return isinstance(error, WorkerError) and error.fault is Fault.HOST
+
+
+def _reading_threads() -> int:
+    """Two a core: half of them wait for the disk while the others compute checksums."""
+    return max(4, min(16, 2 * (os.cpu_count() or 1)))

@@ -1,0 +1,194 @@
+"""manifest.toml of a weights directory: which models it holds, and what each file must be.
+
+    format = 2
+
+    [models.flux-dev]
+    path = "flux-dev"                         # a folder in the layout of diffusers
+    revision = "0ef5fff..."
+    repository = "black-forest-labs/FLUX.1-dev"
+    precision = "float8_dynamic"              # what the denoiser is stored in
+    licence = "flux-1-dev-non-commercial"
+    recipe = "..."
+    versions = { torch = "2.13.0", torchao = "0.18.0" }
+
+    [[models.flux-dev.files]]                 # in the order in which a boot needs them
+    path = "transformer/diffusion_pytorch_model-00001-of-00003.safetensors"
+    size_bytes = 4289993121
+    sha256 = "..."
+    chunks = ["9a5c...", ...]                 # xxh3_64 of each 64 MiB, as 16 hex digits
+
+Only `path` and `revision` must be there. A model without `files` is served without checks.
+Reads no weights.
+"""
+
+import json
+import re
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+
+from pixpod.catalog import Precision
+from pixpod.errors import InvalidSettings
+
+MANIFEST = "manifest.toml"
+FORMAT = 2
+
+CHUNK_BYTES = 64 * 1024 * 1024
+"""What one fast checksum covers; the last chunk of a file is shorter."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightFile:
+    """One file of a model. `path` is relative to the model's folder, with forward slashes.
+
+    `chunks` are the xxh3_64 digests of its CHUNK_BYTES pieces; empty for a file that is read
+    as a whole, such as a config.
+    """
+
+    path: str
+    size_bytes: int
+    sha256: str
+    chunks: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ManifestEntry:
+    """One model of a weights directory. `path` and `vae` are relative to that directory.
+
+    `vae` replaces the folder's own. `precision` is what the denoiser is stored in; None if
+    nobody wrote it down. `recipe` and `versions` tell how the files were made.
+    """
+
+    name: str
+    path: str
+    revision: str
+    vae: str | None = None
+    repository: str | None = None
+    precision: Precision | None = None
+    licence: str | None = None
+    recipe: str | None = None
+    versions: Mapping[str, str] | None = None
+    files: tuple[WeightFile, ...] = ()
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(file.size_bytes for file in self.files)
+
+
+Manifest = Mapping[str, ManifestEntry]
+
+
+def read_manifest(directory: Path) -> Manifest:
+    """The models of a weights directory by name, in the order of its manifest.
+
+    Raises InvalidSettings if there is no manifest that can be read; a damaged entry is named.
+    """
+    path = directory / MANIFEST
+    try:
+        document = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
+        raise InvalidSettings(f"{path}: {exc}") from exc
+    if document.get("format") != FORMAT:
+        found = document.get("format", "none")
+        raise InvalidSettings(f"{path}: format {found!r}: accepted is {FORMAT}; bake again")
+    tables = document.get("models", {})
+    if not isinstance(tables, dict) or document.keys() - {"format", "models"}:
+        raise InvalidSettings(f"{path}: accepted are format and [models.<name>] tables")
+    return {name: _parse_entry(name, table, str(path)) for name, table in tables.items()}
+
+
+def render_manifest(manifest: Manifest) -> str:
+    """The text of manifest.toml; `read_manifest` gives the same entries back."""
+    lines = [
+        "# What this weights directory holds. Written by scripts/bake; checked by",
+        "# scripts/bake --verify and by each worker that boots from it.",
+        "",
+        f"format = {FORMAT}",
+    ]
+    for name, entry in manifest.items():
+        lines += ["", f"[models.{_key(name)}]"]
+        lines += [
+            f"{field} = {_text(value)}"
+            for field in _TEXTS
+            if (value := getattr(entry, field)) is not None
+        ]
+        if entry.versions:
+            pairs = ", ".join(f"{_key(k)} = {_text(v)}" for k, v in entry.versions.items())
+            lines.append(f"versions = {{ {pairs} }}")
+        for file in entry.files:
+            lines += ["", f"[[models.{_key(name)}.files]]", f"path = {_text(file.path)}"]
+            lines += [f"size_bytes = {file.size_bytes}", f"sha256 = {_text(file.sha256)}"]
+            if file.chunks:
+                lines += ["chunks = [", *(f"    {_text(c)}," for c in file.chunks), "]"]
+    return "\n".join(lines) + "\n"
+
+
+_TEXTS = ("path", "revision", "vae", "repository", "precision", "licence", "recipe")
+
+
+def _parse_entry(name: str, table: object, source: str) -> ManifestEntry:
+    where = f"{source}: model {name!r}"
+    if not isinstance(table, dict):
+        raise InvalidSettings(f"{where}: accepted is a table")
+    unknown = table.keys() - {*_TEXTS, "versions", "files"}
+    if unknown:
+        raise InvalidSettings(f"{where}: {min(unknown)}: accepted is no such field")
+    texts = {field: table[field] for field in _TEXTS if field in table}
+    for field in {"path", "revision", *texts}:
+        if not isinstance(texts.get(field), str) or not texts[field]:
+            raise InvalidSettings(f"{where}: {field}: accepted is a text")
+    precision = texts.pop("precision", None)
+    if precision is not None and precision not in list(Precision):
+        accepted = ", ".join(Precision)
+        raise InvalidSettings(f"{where}: precision {precision!r}: accepted are {accepted}")
+    for field in ("path", "vae"):
+        if field in texts and not _is_inside(texts[field]):
+            raise InvalidSettings(f"{where}: {field}: accepted is a path inside the directory")
+    versions, files = table.get("versions", {}), table.get("files", [])
+    if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
+        raise InvalidSettings(f"{where}: versions: accepted is a table of texts")
+    if not isinstance(files, list):
+        raise InvalidSettings(f"{where}: files: accepted is a list of tables")
+    return ManifestEntry(
+        name=name,
+        precision=None if precision is None else Precision(precision),
+        versions=versions or None,
+        files=tuple(_parse_file(file, where) for file in files),
+        **texts,
+    )
+
+
+def _parse_file(table: object, where: str) -> WeightFile:
+    if not isinstance(table, dict) or not isinstance(table.get("path"), str):
+        raise InvalidSettings(f"{where}: files: accepted is a table with a path")
+    where = f"{where}: file {table['path']!r}"
+    size, sha256, chunks = table.get("size_bytes"), table.get("sha256"), table.get("chunks", [])
+    if not _is_inside(table["path"]):
+        raise InvalidSettings(f"{where}: accepted is a path inside the model's folder")
+    if not isinstance(size, int) or isinstance(size, bool) or size < 0:
+        raise InvalidSettings(f"{where}: size_bytes: accepted is a number of bytes")
+    if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
+        raise InvalidSettings(f"{where}: sha256: accepted are 64 hex digits")
+    expected = -(-size // CHUNK_BYTES)
+    is_good = isinstance(chunks, list) and all(
+        isinstance(chunk, str) and re.fullmatch("[0-9a-f]{16}", chunk) for chunk in chunks
+    )
+    if not is_good or len(chunks) not in (0, expected):
+        accepted = f"{expected} checksums of 16 hex digits, one per {CHUNK_BYTES} bytes"
+        raise InvalidSettings(f"{where}: chunks: accepted are {accepted}")
+    return WeightFile(path=table["path"], size_bytes=size, sha256=sha256, chunks=tuple(chunks))
+
+
+def _is_inside(path: str) -> bool:
+    pure = PurePosixPath(path)
+    return not pure.is_absolute() and ".." not in pure.parts and bool(pure.parts)
+
+
+def _key(name: str) -> str:
+    return name if re.fullmatch(r"[A-Za-z0-9_-]+", name) else json.dumps(name)
+
+
+def _text(value: str) -> str:
+    """A JSON string is a TOML basic string."""
+    return json.dumps(value, ensure_ascii=False)

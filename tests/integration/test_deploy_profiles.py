@@ -1,0 +1,19 @@
+"""The profiles that scripts/deploy knows are those that scripts/bake makes."""
+
+from pixpod.baking.recipes import PROFILES
+from pixpod_deploy.profiles import load_profiles
+
+
+def test_profiles_are_those_of_the_bake():
+    baked = {
+        name: {(each.model, each.precision, each.t5, each.adaln) for each in recipes}
+        for name, recipes in PROFILES.items()
+    }
+    known = {
+        name: {
+            (model, precision, profile.t5, profile.adaln)
+            for model, precision in profile.models.items()
+        }
+        for name, profile in load_profiles().items()
+    }
+    assert known == baked

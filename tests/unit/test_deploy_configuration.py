@@ -1,0 +1,190 @@
+"""What may be asked for, and the endpoint that follows from it."""
+
+import pytest
+
+from pixpod_deploy.build import build_wanted
+from pixpod_deploy.configuration import Configuration, parse, read_file
+from pixpod_deploy.endpoint import CpuCompute, GpuCompute
+from pixpod_deploy.errors import InvalidConfiguration
+
+BASE = {"name": "pixpod", "image": "example.org/pixpod:1.0", "profile": "flux-schnell+sdxl"}
+FLUX_DEV = BASE | {"profile": "flux-dev", "accept_licences": ["flux-1-dev-non-commercial"]}
+CACHED = {"name": "x", "image": "x:1", "mode": "cached-model"}
+VOLUME = BASE | {"mode": "volume", "network_volume_id": "vol1"}
+
+
+def wanted(**keys):
+    return build_wanted(parse(BASE | keys))
+
+
+@pytest.mark.parametrize(
+    ("keys", "words"),
+    [
+        ({"nmae": "x"}, "nmae"),
+        ({"name": ""}, "name"),
+        ({"image": 3}, "image = 3"),
+        ({"mode": "bakde"}, "mode = 'bakde'"),
+        ({"max_workers": 0}, "max_workers = 0"),
+        ({"min_workers": 4}, "min_workers = 4: accepted is at most max_workers, 3"),
+        ({"idle_timeout_s": 3601}, "idle_timeout_s = 3601"),
+        ({"scaler_value": 0.4}, "scaler_value = 0.4"),
+        ({"scaler": "request_count", "scaler_value": 1.5}, "whole number of requests"),
+        ({"scaler": "request_count", "idle_timeout_s": 5}, "the platform refuses it"),
+        ({"flashboot": "yes"}, "flashboot = 'yes'"),
+        ({"min_cuda": "13"}, "min_cuda = '13'"),
+        ({"profile": "flux"}, "profile = 'flux': accepted is any of tiny, flux-schnell"),
+        ({"profile": "slim"}, "one with weights in mode baked"),
+        ({"models": ["sd15"]}, "models = 'sd15': accepted is any of flux-schnell, sdxl"),
+        ({"models": []}, "one or more of"),
+        ({"precision": {"sd15": "float16"}}, "a model that is served"),
+        ({"precision": {"sdxl": "int3"}}, "precision.sdxl"),
+        ({"mode": "volume"}, "network_volume_id: accepted is an id"),
+        ({"network_volume_id": "v"}, "none in mode baked"),
+        ({"gpu_pools": []}, "gpu_pools = []"),
+        ({"cpu": "cpu5c", "gpu_pools": ["ADA_24"]}, "either cpu or gpu_pools"),
+        ({"env": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
+        ({"secrets": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
+        ({"env": {"PIXPOD_LOG_LEVEL": "LOUD"}}, "PIXPOD_LOG_LEVEL='LOUD'"),
+        ({"env": {"PIXPOD_S3_BUCKET": "images"}}, "PIXPOD_KEY_SECRET is needed"),
+        ({"env": {"A": "b"}, "secrets": {"A": "c"}}, "a variable that [secrets] has not"),
+        ({"secrets": {"A": "has space"}}, "secrets.A"),
+        ({"env": {"1A": "b"}}, "env.1A"),
+        (CACHED | {"models": ["sdxl", "sd15"]}, "the platform caches one"),
+        (CACHED | {"models": ["sdxl-tiny"]}, "this one ships with the source"),
+        ({"profile": "flux-dev"}, "'flux-1-dev-non-commercial' for flux-dev: read it"),
+    ],
+    ids=str,
+)
+def test_what_cannot_work_is_refused(keys, words):
+    with pytest.raises(InvalidConfiguration) as caught:
+        wanted(**keys)
+    assert words in str(caught.value)
+
+
+def test_baked_image_needs_a_profile():
+    with pytest.raises(InvalidConfiguration, match="profile: accepted is any of tiny"):
+        build_wanted(parse({"name": "x", "image": "x:1"}))
+
+
+@pytest.mark.parametrize(
+    "env",
+    [
+        {"HF_TOKEN": "hunter2"},
+        {"PIXPOD_S3_SECRET_ACCESS_KEY": "hunter2"},
+        {"MY_PROXY": "http://user:hunter2@proxy.example"},
+    ],
+    ids=lambda env: next(iter(env)),
+)
+def test_secret_in_plain_text_is_refused_unseen(env):
+    with pytest.raises(InvalidConfiguration, match="Secrets") as caught:
+        parse(BASE | {"env": env})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_value_of_a_variable_is_not_in_a_complaint():
+    with pytest.raises(InvalidConfiguration, match=r"env\.A") as caught:
+        parse(BASE | {"env": {"A": ["hunter2"]}})
+    assert "hunter2" not in str(caught.value)
+
+
+def test_secrets_go_by_reference():
+    env = wanted(
+        env={"PIXPOD_S3_BUCKET": "images"},
+        secrets={"PIXPOD_S3_ACCESS_KEY_ID": "id", "PIXPOD_S3_SECRET_ACCESS_KEY": "s3-key"},
+    ).spec.env
+    assert env["PIXPOD_S3_SECRET_ACCESS_KEY"] == "{{ RUNPOD_SECRET_s3-key }}"
+    assert env["PIXPOD_S3_BUCKET"] == "images"
+
+
+def test_models_are_told_to_the_worker():
+    assert wanted().spec.env == {"PIXPOD_MODELS": "flux-schnell,sdxl"}
+
+
+def test_precision_is_told_to_the_worker_only_if_asked_for():
+    env = wanted(precision={"sdxl": "bfloat16"}).spec.env
+    assert env["PIXPOD_PRECISION"] == "sdxl=bfloat16"
+
+
+def test_baked_flux_goes_to_the_cheapest_cards_with_float8():
+    spec = build_wanted(parse(FLUX_DEV | {"profile": "flux-dev-24gb"})).spec
+    assert isinstance(spec.compute, GpuCompute)
+    assert spec.compute.pools[0].id == "ADA_24"
+    assert spec.compute.min_cuda == "13.0"
+    assert spec.container_disk_gb == 35
+    assert spec.env["PIXPOD_ACCEPT_LICENCES"] == "flux-1-dev-non-commercial"
+
+
+def test_subset_of_a_profile_needs_less():
+    spec = wanted(models=["sdxl"]).spec
+    assert spec.env == {"PIXPOD_MODELS": "sdxl"}
+    assert isinstance(spec.compute, GpuCompute)
+    assert spec.compute.pools[0].id == "AMPERE_16"
+
+
+def test_tiny_profile_runs_on_a_cpu():
+    spec = wanted(profile="tiny").spec
+    assert spec.compute == CpuCompute(flavor="cpu5c", vcpus=4)
+
+
+def test_tiny_profile_runs_on_a_gpu_if_told():
+    assert isinstance(wanted(profile="tiny", gpu_pools=["ADA_24"]).spec.compute, GpuCompute)
+
+
+def test_cached_model_is_a_thing_of_the_console():
+    built = build_wanted(parse(CACHED | {"models": ["sdxl"]}))
+    assert any("stabilityai/stable-diffusion-xl-base-1.0" in remark for remark in built.remarks)
+    assert built.spec.network_volume_ids == ()
+    assert built.spec.container_disk_gb == 20
+
+
+def test_cost_of_quantising_at_boot_is_told():
+    keys = CACHED | {"models": ["flux-schnell"], "precision": {"flux-schnell": "float8_dynamic"}}
+    assert any("quantises" in remark for remark in build_wanted(parse(keys)).remarks)
+
+
+def test_volume_is_attached_and_its_copy_fits_on_the_disk():
+    spec = build_wanted(parse(VOLUME)).spec
+    assert spec.network_volume_ids == ("vol1",)
+    assert spec.container_disk_gb == 50
+
+
+def test_precision_without_figures_needs_pools_and_disk_by_name():
+    keys = {"models": ["sdxl"], "precision": {"sdxl": "float32"}}
+    with pytest.raises(InvalidConfiguration, match="gpu_pools and container_disk_gb set by you"):
+        wanted(**keys)
+    spec = wanted(**keys, gpu_pools=["ADA_24"], container_disk_gb=40).spec
+    assert spec.container_disk_gb == 40
+
+
+def test_idle_timeout_is_the_platforms_business_with_request_count():
+    assert wanted().spec.idle_timeout_s == 5
+    assert wanted(scaler="request_count").spec.idle_timeout_s is None
+
+
+@pytest.mark.parametrize(
+    ("image", "is_moved"),
+    [
+        ("example.org:5000/pixpod", True),
+        ("pixpod:latest", True),
+        ("example.org:5000/pixpod:1.0", False),
+        ("pixpod@sha256:0123", False),
+    ],
+)
+def test_tag_that_moves_is_remarked(image, is_moved):
+    remarks = wanted(image=image).remarks
+    assert any("tag is moved" in remark for remark in remarks) is is_moved
+
+
+def test_keys_are_read_from_a_file(tmp_path):
+    file = tmp_path / "deploy.toml"
+    file.write_text('name = "x"\nimage = "y:1"\n[env]\nA = "b"\n', encoding="utf-8")
+    assert parse(read_file(file)) == Configuration(name="x", image="y:1", env={"A": "b"})
+
+
+@pytest.mark.parametrize("content", [None, "name = ", b"\xff"], ids=["absent", "no TOML", "binary"])
+def test_file_that_cannot_be_read_is_named(tmp_path, content):
+    file = tmp_path / "deploy.toml"
+    if content is not None:
+        file.write_bytes(content.encode() if isinstance(content, str) else content)
+    with pytest.raises(InvalidConfiguration, match=r"--config = .*deploy\.toml"):
+        read_file(file)
