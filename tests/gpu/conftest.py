@@ -4,10 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
-from pixpod.engine.sources import BakedSource
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading import LoadedModel, find_device, load_model
+from pixpod.engine.sources import BakedSource
 from pixpod.engine.weights import files_to_read
 from pixpod.prefetch import Prefetch, Verify
 from pixpod.settings import SOURCE_WEIGHTS_DIR
