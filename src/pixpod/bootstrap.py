@@ -114,6 +114,9 @@ def _choose_models(settings: Settings, locator: WeightsLocator) -> Catalog:
         if name not in catalog and name != ALL_MODELS:
             known = ", ".join(catalog)
             raise InvalidSettings(f"model {name!r} is not in the catalog, which has {known}")
+    for name in names:
+        if settings.device == "cpu" and catalog[name].requires_cuda:
+            raise InvalidSettings(f"PIXPOD_DEVICE='cpu': accepted for {name} are cuda, auto")
     return {name: catalog[name] for name in names}
 
 

@@ -5,6 +5,7 @@ been read is in the page cache and mapped: a CPU's tensors are views of these ma
 are copied from them. Knows no model and no tensor.
 """
 
+import contextlib
 import errno
 import hashlib
 import mmap
@@ -68,7 +69,8 @@ class MappedFile:
     def read_ahead(self, offset: int, size_bytes: int) -> None:
         """Let the kernel begin with a range, a multiple of the page size from the start."""
         if isinstance(self._map, mmap.mmap):
-            self._map.madvise(mmap.MADV_WILLNEED, offset, size_bytes)
+            with contextlib.suppress(OSError):  # a hint only; what is wrong, reading will tell
+                self._map.madvise(mmap.MADV_WILLNEED, offset, size_bytes)
 
 
 class Prefetch:
@@ -76,13 +78,20 @@ class Prefetch:
 
     All methods may be called from any thread. What cannot be read, or is not as its manifest
     says, is kept in `damage`, and all waits raise it: a host with one bad file serves nothing.
+    The thread that finds it calls `on_damage`, once, so that nobody need wait to know.
     """
 
     def __init__(
-        self, *, threads: int, verify: Verify, clock: Callable[[], float] = time.perf_counter
+        self,
+        *,
+        threads: int,
+        verify: Verify,
+        clock: Callable[[], float] = time.perf_counter,
+        on_damage: Callable[[WeightsUnreadable], None] = lambda damage: None,
     ) -> None:
         self._verify = verify
         self._clock = clock
+        self._on_damage = on_damage
         self._max_threads = threads
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
@@ -186,8 +195,10 @@ class Prefetch:
             began_s = self._clock()
             is_good = piece.read()
             with self._changed:
-                self._note(piece, began_s, is_good)
+                damage = self._note(piece, began_s, is_good)
                 self._changed.notify_all()
+            if damage:
+                self._on_damage(damage)
 
     def _next(self) -> "_Piece | None":
         """The next piece of the first model that has one left; None when reading is over."""
@@ -199,7 +210,8 @@ class Prefetch:
                 self._changed.wait()
         return None
 
-    def _note(self, piece: "_Piece", began_s: float, is_good: bool) -> None:
+    def _note(self, piece: "_Piece", began_s: float, is_good: bool) -> WeightsUnreadable | None:
+        """The damage, if this is the first."""
         file = self._files[piece.path.resolve()]
         file.began_s = min(file.began_s, began_s)
         file.ended_s = max(file.ended_s, self._clock())
@@ -211,6 +223,8 @@ class Prefetch:
                 f"{piece.path}: bytes {piece.offset} to {piece.offset + piece.size_bytes} are not "
                 "what was baked: this copy is damaged"
             )
+            return self._damage
+        return None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
@@ -246,10 +260,14 @@ class _File:
 
 
 def _cut(mapped: MappedFile, expected: WeightFile, verify: Verify) -> Iterator[_Piece]:
-    """Chunks with their fast checksums, or the whole file with its sha256."""
-    is_whole = bool(expected.sha256) and (verify is Verify.FULL or not expected.chunks)
+    """Chunks with their fast checksums where there are any, or the whole file with its sha256.
+
+    A large file without chunks was checked when it was downloaded; its sha256 would keep one
+    thread busy for longer than all others need.
+    """
+    is_small = expected.size_bytes <= CHUNK_BYTES and not expected.chunks
     digests: tuple[str, ...]
-    if is_whole and verify is not Verify.SIZES:
+    if expected.sha256 and (verify is Verify.FULL or (is_small and verify is Verify.CHUNKS)):
         digests, step_bytes, compute = (expected.sha256,), expected.size_bytes, _sha256
     else:
         digests = () if verify is Verify.SIZES else expected.chunks

@@ -201,7 +201,9 @@ class RefusingWorker:
         self._error = error
 
     def check_host(self) -> None:
-        """The host is sound; it is the deployment that is not."""
+        """Raises the fault if it is this host's: a disk that fails when settings are read."""
+        if self._error.fault is Fault.HOST:
+            raise self._error
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """As `Worker.handle`."""

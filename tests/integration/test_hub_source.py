@@ -106,15 +106,16 @@ def test_download_that_breaks_off_goes_on_where_it_was(source, hub, small_blocks
     assert hub.bytes_sent[TRANSFORMER] == size
 
 
-def test_damaged_download_is_refused_and_only_that_file_is_repeated(source, hub):
-    hub.damaged = {TRANSFORMER}
-    with pytest.raises(HubUnavailable, match=f"{TRANSFORMER} arrived damaged: try again"):
+@pytest.mark.parametrize("path", [TRANSFORMER, "transformer/config.json"])
+def test_damaged_download_is_refused_and_only_that_file_is_repeated(source, hub, path):
+    hub.damaged = {path}
+    with pytest.raises(HubUnavailable, match=f"{path} arrived damaged: try again"):
         source().bring(FLUX)
     assert source().find(FLUX) is None
     hub.damaged.clear()
     hub.downloads.clear()
     assert bytes_below(source().bring(FLUX).folder) == files_of(FLUX)
-    assert TRANSFORMER in [path for path, _ in hub.downloads]
+    assert path in [downloaded for downloaded, _ in hub.downloads]
     assert len(hub.downloads) < len(files_of(FLUX))
 
 
@@ -134,6 +135,12 @@ def test_gated_model_without_access_says_what_to_do(source, token, said):
     with pytest.raises(ModelUnavailable, match=said) as refusal:
         source(token).bring(FLUX_DEV)
     assert str(token) not in str(refusal.value)
+
+
+def test_token_of_the_machine_is_not_used(source, monkeypatch):
+    monkeypatch.setenv("HF_TOKEN", TOKEN)  # the library would find it
+    with pytest.raises(ModelUnavailable, match="no token was given"):
+        source().bring(FLUX_DEV)
 
 
 def test_missing_revision_is_the_catalogs_fault(source, hub):

@@ -1,5 +1,9 @@
 """What may be asked for, and the endpoint that follows from it."""
 
+import tomllib
+from dataclasses import fields
+from pathlib import Path
+
 import pytest
 
 from pixpod_deploy.build import build_wanted
@@ -188,3 +192,10 @@ def test_file_that_cannot_be_read_is_named(tmp_path, content):
         file.write_bytes(content.encode() if isinstance(content, str) else content)
     with pytest.raises(InvalidConfiguration, match=r"--config = .*deploy\.toml"):
         read_file(file)
+
+
+def test_documented_file_works_and_names_every_key():
+    text = (Path(__file__).resolve().parents[2] / "docs/deploy.md").read_text(encoding="utf-8")
+    example = text[text.index("```toml") + 7 :].partition("```")[0]
+    assert build_wanted(parse(tomllib.loads(example)))
+    assert [field.name for field in fields(Configuration) if field.name not in example] == []

@@ -108,6 +108,7 @@ def test_created_endpoint_needs_no_change(keys):
             {"scaling": {"type": "REQUEST_COUNT", "requestCount": 4}},
             {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}},
         ),
+        ({"scaling__queueDelay": 9}, {"scaling": {"type": "QUEUE_DELAY", "queueDelay": 4}}),
         ({"gpu__minCudaVersion": None}, {"gpu": {"minCudaVersion": "13.0"}}),
         (
             {"gpu__minCudaVersion": None, "gpu__allowedCudaVersions": ["12.8"]},

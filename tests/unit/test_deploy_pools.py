@@ -25,17 +25,17 @@ def ids(pools):
     return [pool.id for pool in pools]
 
 
-@given(device_gib=st.floats(0, 250), float8=st.booleans())
-def test_chosen_are_the_cheapest_that_fit_in_order_of_price(device_gib, float8):
+@given(pools=st.permutations(POOLS), device_gib=st.floats(0, 250), float8=st.booleans())
+def test_chosen_are_the_cheapest_that_fit_in_order_of_price(pools, device_gib, float8):
     need = Need(device_gib=device_gib, files_gb=1, float8=float8)
     prices = sorted(
         pool.usd_per_second for pool in POOLS if pool.fits(need) and pool.usd_per_second is not None
     )
     if not prices:
         with pytest.raises(InvalidConfiguration, match="more than any pool has"):
-            choose_pools(POOLS, need)
+            choose_pools(pools, need)
         return
-    chosen = choose_pools(POOLS, need)
+    chosen = choose_pools(pools, need)
     assert all(pool.fits(need) for pool in chosen)
     assert [pool.usd_per_second for pool in chosen] == prices[:MAX_CHOSEN]
 

@@ -104,8 +104,9 @@ def test_any_flipped_bit_is_found(tmp_path_factory, size, share):
         (Verify.SIZES, True, False),
         (Verify.SIZES, False, False),
         (Verify.CHUNKS, True, True),
-        (Verify.CHUNKS, False, True),
+        (Verify.CHUNKS, False, False),
         (Verify.FULL, True, True),
+        (Verify.FULL, False, True),
     ],
 )
 def test_what_each_mode_checks(tmp_path, make_prefetch, verify, has_chunks, is_found):
@@ -117,6 +118,16 @@ def test_what_each_mode_checks(tmp_path, make_prefetch, verify, has_chunks, is_f
     if not is_found:
         prefetch.wait(path)
         return
+    with pytest.raises(WeightsUnreadable):
+        prefetch.wait(path)
+
+
+def test_small_file_without_chunks_is_checked_as_a_whole(tmp_path, make_prefetch):
+    path = tmp_path / "weights"
+    file = describe(path, b"x" * CHUNK, has_chunks=False)
+    flip(path, CHUNK - 1)
+    prefetch = make_prefetch()
+    prefetch.add("model", {path: file})
     with pytest.raises(WeightsUnreadable):
         prefetch.wait(path)
 

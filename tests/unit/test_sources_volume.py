@@ -205,6 +205,14 @@ def test_flipped_byte_on_the_volume_is_named_and_the_deployments_fault(source, v
     assert not [path for path in bytes_below(source._copies.directory) if UNET in path]
 
 
+def test_flipped_byte_is_the_deployments_fault_also_behind_a_damaged_beginning(volume, tmp_path):
+    flip(volume / "sdxl" / UNET)
+    write_files(tmp_path / "to", {f"{UNET}.part": b"garbage"})
+    files = read_manifest(volume)["sdxl"].files
+    with pytest.raises(ModelUnavailable, match=rf"{UNET} is damaged"):
+        copy_files(volume / "sdxl", tmp_path / "to", files, no_progress)
+
+
 def test_first_failure_is_told_and_stops_the_other_files(tmp_path, monkeypatch):
     """The file that is asked for first is still being copied when the second one fails."""
     data = {"a.safetensors": b"a" * 5000, "z.safetensors": b"z" * 10}

@@ -119,3 +119,26 @@ def test_weights_directory_of_the_tests_is_in_the_layout(tmp_path):
     for name in ("flux-dev", "sd15"):
         write_files(tmp_path / name, files_of(CATALOG[name]))
         check_layout(CATALOG[name], Weights(folder=tmp_path / name, revision="1", source="baked"))
+
+
+@pytest.mark.parametrize(
+    ("names", "chosen"),
+    [
+        (["model.safetensors"], "model.safetensors"),
+        (["model.safetensors", "model.fp16.safetensors"], "model.fp16.safetensors"),
+        (["m.safetensors", "m.non_ema.safetensors"], "m.safetensors"),
+        (["model.fp16.safetensors"], "model.fp16.safetensors"),
+    ],
+)
+def test_half_of_the_bytes_is_read_where_a_repository_has_them(tmp_path, names, chosen):
+    for name in names:
+        (tmp_path / name).touch()
+    assert tensor_paths(tmp_path) == (tmp_path / chosen,)
+
+
+@pytest.mark.parametrize("variant", ["", "fp16."])
+def test_shards_are_those_of_the_index(tmp_path, variant):
+    shards = [f"model.{variant}-0000{number}-of-00002.safetensors" for number in (2, 1)]
+    index = {"weight_map": {"b": shards[0], "a": shards[1], "c": shards[0]}}
+    (tmp_path / f"model.safetensors.index.{variant}json").write_text(json.dumps(index))
+    assert tensor_paths(tmp_path) == tuple(tmp_path / shard for shard in sorted(shards))

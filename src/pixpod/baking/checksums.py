@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import IO, Protocol
 
 import xxhash
 
@@ -13,6 +14,7 @@ Progress = Callable[[int], object]
 """Told of the bytes read since the last call, from several threads."""
 
 _THREADS = 4
+_BLOCK_BYTES = 1024 * 1024
 _WEIGHTS = ".safetensors"
 
 
@@ -24,14 +26,10 @@ def describe_file(folder: Path, path: str, progress: Progress) -> WeightFile:
     sha256 = hashlib.sha256()
     chunks = []
     size_bytes = 0
-    buffer = bytearray(min(CHUNK_BYTES, (folder / path).stat().st_size))
-    with (folder / path).open("rb", buffering=0) as file:
-        while count := _fill(file.readinto, buffer):
-            piece = memoryview(buffer)[:count]
-            sha256.update(piece)
-            chunks.append(xxhash.xxh3_64_hexdigest(piece))
-            size_bytes += count
-            progress(count)
+    with (folder / path).open("rb") as file:
+        while chunk_bytes := _read_chunk(file, sha256, xxh3 := xxhash.xxh3_64(), progress):
+            chunks.append(xxh3.hexdigest())
+            size_bytes += chunk_bytes
     return WeightFile(
         path=path,
         size_bytes=size_bytes,
@@ -52,10 +50,16 @@ def total_bytes(folder: Path, paths: Iterable[str]) -> int:
     return sum((folder / path).stat().st_size for path in paths)
 
 
-def _fill(read_into: Callable[[memoryview], int | None], buffer: bytearray) -> int:
-    """As much of the buffer as the file has; a read may return less than what was asked for."""
-    view = memoryview(buffer)
-    filled = 0
-    while filled < len(view) and (count := read_into(view[filled:])):
-        filled += count
-    return filled
+class _Hash(Protocol):
+    def update(self, data: bytes, /) -> object: ...
+
+
+def _read_chunk(file: IO[bytes], first: _Hash, second: _Hash, progress: Progress) -> int:
+    """Both hashes of the next CHUNK_BYTES, in blocks that stay in a processor's cache."""
+    left_bytes = CHUNK_BYTES
+    while left_bytes and (block := file.read(min(_BLOCK_BYTES, left_bytes))):
+        first.update(block)
+        second.update(block)
+        left_bytes -= len(block)
+        progress(len(block))
+    return CHUNK_BYTES - left_bytes

@@ -3,7 +3,6 @@
 Modules are built on the meta device only; no weights are read here.
 """
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -12,17 +11,15 @@ from typing import Any
 import torch
 from diffusers import AutoencoderKL, FluxTransformer2DModel, TorchAoConfig, UNet2DConditionModel
 from torch import nn
-from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 from transformers import TorchAoConfig as TransformersTorchAoConfig
 
-from pixpod.baking.shards import PlannedTensor, StoredTensor
-from pixpod.engine.quantization import KEEP_16_BIT, float8_dynamic_recipe, quantize_float8_dynamic
+from pixpod.baking.parts import Planner, float8_parts
+from pixpod.baking.shards import PlannedTensor
+from pixpod.engine.quantization import KEEP_16_BIT, float8_dynamic_recipe
 
 Config = dict[str, Any]
 """The JSON of a `config.json`, hence Any."""
-
-CPU = torch.device("cpu")
 
 _Class = Any
 """A class of diffusers or transformers, which have no types."""
@@ -109,8 +106,8 @@ class Component:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
     def store(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A tensor of any floating type as its parts."""
-        return _flatten(name, tensor, self.storage.dtype, name in self.float8_names)[0]
+        """A tensor in the component's type as its parts."""
+        return float8_parts(name, tensor) if name in self.float8_names else {name: tensor}
 
 
 def plan_component(name: str, class_name: str, config: Config, storage: Storage) -> Component:
@@ -120,23 +117,20 @@ def plan_component(name: str, class_name: str, config: Config, storage: Storage)
     """
     kind = CLASSES[class_name]
     module = build_on_meta(kind, config)
-    float8_names = frozenset(
-        f"{layer}.weight" for layer in _float8_layers(module, storage) if storage.is_float8
-    )
-    tensors = in_execution_order(_untied(module), kind.order)
-    planner = _Planner(storage.dtype)
-    planned = [planner.plan(key, tensors[key], key in float8_names) for key in tensors]
-    metadata = {"format": "pt"}
-    if storage.is_float8:
-        metadata |= planner.described | {"tensor_names": json.dumps(list(tensors))}
+    float8_layers = _float8_layers(module, storage) if storage.is_float8 else frozenset()
+    planner = Planner()
+    planned = [
+        planner.plan(key, _cast(tensor, storage.dtype), key in float8_layers)
+        for key, tensor in in_execution_order(_untied(module), kind.order).items()
+    ]
     return Component(
         name=name,
         kind=kind,
         config=_stored_config(kind, config, storage),
         storage=storage,
         tensors=tuple(planned),
-        float8_names=float8_names,
-        metadata=metadata,
+        float8_names=frozenset(tensor.name for tensor in planned if len(tensor.parts) > 1),
+        metadata={"format": "pt"} | (dict(planner.metadata()) if storage.is_float8 else {}),
     )
 
 
@@ -168,69 +162,19 @@ def _untied(module: nn.Module) -> dict[str, torch.Tensor]:
     return {name: value for name, value in module.state_dict().items() if name in first}
 
 
-def _float8_layers(module: nn.Module, storage: Storage) -> list[str]:
-    return [
-        name
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _float8_layers(module: nn.Module, storage: Storage) -> frozenset[str]:
+    """The weights that are to be float8, if their sizes allow it."""
+    return frozenset(
+        f"{name}.weight"
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
         and name.split(".")[0] not in KEEP_16_BIT
         and (storage.is_adaln_float8 or not _ADALN.fullmatch(name))
-    ]
-
-
-class _Planner:
-    """Plans tensors; torchao takes its time for each shape, so that it is asked only once."""
-
-    def __init__(self, dtype: torch.dtype) -> None:
-        self.described: dict[str, str] = {}
-        self._dtype = dtype
-        self._known: dict[
-            tuple[torch.Size, torch.dtype, bool], tuple[dict[str, torch.Tensor], dict[str, str]]
-        ] = {}
-
-    def plan(self, name: str, tensor: torch.Tensor, is_float8: bool) -> PlannedTensor:
-        key = (tensor.shape, tensor.dtype, is_float8)
-        if key not in self._known:
-            self._known[key] = _flatten(_ANY, tensor, self._dtype, is_float8)
-        parts, described = self._known[key]
-        self.described[name] = described[_ANY]
-        return PlannedTensor(
-            name=name,
-            parts=tuple(
-                StoredTensor(
-                    name=_part_name(name, part), dtype=value.dtype, shape=tuple(value.shape)
-                )
-                for part, value in parts.items()
-            ),
-        )
-
-
-_ANY = "layer.weight"
-
-
-def _part_name(name: str, part: str) -> str:
-    """The name of a part of `_ANY` for another tensor, as torchao forms it."""
-    if part == _ANY:
-        return name
-    layer, _, leaf = name.rpartition(".")
-    return f"{layer}._{leaf}_{part.removeprefix('layer._weight_')}"
-
-
-def _flatten(
-    name: str, tensor: torch.Tensor, dtype: torch.dtype, is_float8: bool
-) -> tuple[dict[str, torch.Tensor], dict[str, str]]:
-    """The parts of a tensor and what torchao's header says of it."""
-    if tensor.is_floating_point():
-        tensor = tensor.to(dtype)
-    if is_float8:
-        layer = nn.Linear(1, 1, bias=False, device="meta")
-        layer.weight = nn.Parameter(tensor, requires_grad=False)
-        quantize_float8_dynamic(layer, CPU)
-        # a Parameter's own type is what the function below goes by
-        tensor = layer.weight.data if type(layer.weight) is nn.Parameter else layer.weight
-    parts, described = flatten_tensor_state_dict({name: tensor.detach()})
-    described.pop("tensor_names")
-    return parts, described
+    )
 
 
 def _stored_config(kind: ComponentClass, config: Config, storage: Storage) -> Config:

@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.manifest import MANIFEST
+from pixpod.manifest import MANIFEST, read_manifest
 
 Layers = tuple[tuple[str, ...], ...]
 
@@ -30,7 +30,7 @@ def spread(sizes_bytes: Mapping[str, int], num_layers: int) -> Layers:
 
 
 def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, Mapping[str, int]]:
-    """Fill `to/0`, `to/1` ... with the directory's files, hard links where the disk allows it.
+    """Fill `to/0`, `to/1` ... with the models' files, hard links where the disk allows it.
 
     The manifest is in the last, so that it comes into an image after all that it lists. Returns
     the bytes of each file by layer. Raises InvalidSettings if `to` is there already or there is
@@ -42,8 +42,9 @@ def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, 
         raise InvalidSettings(f"--to {to}: is not empty")
     sizes = {
         path.relative_to(directory).as_posix(): path.stat().st_size
-        for path in sorted(directory.rglob("*"))
-        if path.is_file() and path != directory / MANIFEST
+        for entry in read_manifest(directory).values()
+        for path in (directory / entry.path).rglob("*")
+        if path.is_file()
     }
     layers = [dict.fromkeys(layer, 0) for layer in spread(sizes, num_layers)]
     layers[-1][MANIFEST] = 0

@@ -32,7 +32,7 @@ def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, fol
             _convert_flux(file, config, dtype, folder)
         else:
             _convert_pipeline(spec.family, file, config, dtype, folder)
-    except (SafetensorError, OSError, ValueError, KeyError, RuntimeError, AttributeError) as exc:
+    except (SafetensorError, OSError, ValueError, LookupError, RuntimeError, AttributeError) as exc:
         raise WeightsUnreadable(
             f"{file}: diffusers cannot convert it with the configs in {config}: {exc}"
         ) from exc

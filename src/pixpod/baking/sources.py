@@ -109,6 +109,8 @@ def opened(
         downloads = directory / _DOWNLOADS / spec.name
         yield _fetch(spec, options, downloads, bars)
         shutil.rmtree(downloads)
+        if not any(downloads.parent.iterdir()):
+            downloads.parent.rmdir()
     elif path.is_file():
         with _converted(spec, options, path, dtype, directory) as origin:
             yield origin

@@ -65,9 +65,8 @@ class DiffusionEngine:
 
     def start(self) -> None:
         if self._preload:
-            self._loader.preload(self._models)
-            for name in self._models:
-                self._loader.load(name).add_done_callback(self._plan_warmup)
+            for load in self._loader.preload(self._models):
+                load.add_done_callback(self._plan_warmup)
 
     def check_host(self) -> None:
         self._loader.check_host()

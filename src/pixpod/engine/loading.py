@@ -243,7 +243,10 @@ def _bind(
         bind(skeleton, tensors, dtype)
     except NamesDiffer as exc:
         log.warning("slow load", extra={"folder": str(folder), "reason": str(exc)})
-        slow = type(skeleton).from_pretrained(folder, dtype=dtype, local_files_only=True)
+        variant = "fp16" if ".fp16" in tensor_paths(folder)[0].name else None
+        slow = type(skeleton).from_pretrained(
+            folder, dtype=dtype, variant=variant, local_files_only=True
+        )
         return slow.requires_grad_(False).eval().to(device)
     return skeleton
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Protocol
 
 from pixpod.catalog import Family, ModelSpec, Precision
+from pixpod.disk import sha256_of
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
 from pixpod.manifest import WeightFile
 
@@ -85,6 +86,23 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
 
 
+def check_small_files(weights: Weights) -> None:
+    """Raises WeightsUnreadable if a config or a tokenizer is not what was baked: a copy with
+    one wrong byte there would draw other pictures and say nothing. Tensors are left out, and so
+    is what no manifest lists.
+    """
+    for file in weights.files:
+        path = weights.folder / file.path
+        if path.suffix == ".safetensors" or not file.sha256:
+            continue
+        try:
+            is_good = sha256_of(path) == file.sha256
+        except OSError as exc:
+            raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
+        if not is_good:
+            raise WeightsUnreadable(f"{path}: not what was baked: this copy is damaged")
+
+
 def component_folder(weights: Weights, component: str) -> Path:
     if component == "vae" and weights.vae:
         return weights.vae
@@ -94,20 +112,28 @@ def component_folder(weights: Weights, component: str) -> Path:
 def tensor_paths(folder: Path) -> tuple[Path, ...]:
     """The safetensors files of one component, in order: its shards, else the one file it has.
 
-    Where a repository has variants, the plain file is taken, else the first. Raises
-    WeightsUnreadable if there is none or the index is damaged.
+    Where a repository has a float16 variant, that is taken: the plain files of SDXL and SD 1.5
+    have twice its bytes. Raises WeightsUnreadable if there is none or the index is damaged.
     """
-    found = sorted(folder.glob("*.safetensors.index.json"), key=lambda path: len(path.name))
-    if found:
+    index = _first(folder, "*.safetensors.index.fp16.json", "*.safetensors.index.json")
+    if index is not None:
         try:
-            shards = json.loads(found[0].read_text(encoding="utf-8"))["weight_map"].values()
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
             return tuple(folder / shard for shard in sorted(set(shards)))
         except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
-            raise WeightsUnreadable(f"{found[0]}: cannot be read as an index of shards") from exc
-    files = sorted(folder.glob("*.safetensors"), key=lambda path: (path.name.count("."), path.name))
-    if not files:
+            raise WeightsUnreadable(f"{index}: cannot be read as an index of shards") from exc
+    file = _first(folder, "*.fp16.safetensors", "*.safetensors")
+    if file is None:
         raise WeightsUnreadable(f"{folder}: holds no .safetensors file")
-    return (files[0],)
+    return (file,)
+
+
+def _first(folder: Path, *patterns: str) -> Path | None:
+    """The file of the first pattern that has any; of several, the one without a variant."""
+    for pattern in patterns:
+        if found := list(folder.glob(pattern)):
+            return min(found, key=lambda path: (path.name.count("."), path.name))
+    return None
 
 
 def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
@@ -138,5 +164,3 @@ def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
             f"{spec.name} has the licence {spec.licence}: read it, then add it to "
             "PIXPOD_ACCEPT_LICENCES if your use is allowed"
         )
-
-

@@ -44,8 +44,6 @@ class VolumeSource:
         if found := self._copies.find(entry.name, version):
             return found
         with self._copies.making(entry.name, version) as folder:
-            if found := self._copies.find(entry.name, version):  # another process was faster
-                return found
             copy_files(
                 self._volume_dir / entry.path,
                 folder / entry.path,

@@ -1,0 +1,1 @@
+"""Creates and updates the RunPod Serverless endpoint that runs pixpod; never in the image."""

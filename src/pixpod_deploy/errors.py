@@ -1,0 +1,67 @@
+"""What stops a deployment, worded for the person who runs it.
+
+DeployError                    status
+├── InvalidConfiguration       2   a flag or a key of the file cannot be used
+├── NotConfirmed               3   nobody said yes; nothing was changed
+├── CredentialsRefused         4   no API key, a wrong one, or one without the right
+├── RequestRefused             5   the platform does not accept what was asked for
+├── EndpointConflict           6   the name is there, and not for us to update
+└── PlatformUnavailable        7   too many requests, trouble at the platform, no connection
+"""
+
+from typing import ClassVar
+
+
+class DeployError(Exception):
+    """Base; the message says what is wrong and what to do. `status` is the exit status."""
+
+    status: ClassVar[int] = 1
+
+
+class InvalidConfiguration(DeployError):
+    """A field cannot be used. `value` is shown: leave it None for a secret or nothing."""
+
+    status = 2
+
+    def __init__(self, field: str, value: object, accepted: str) -> None:
+        given = "" if value is None else f" = {value!r}"
+        super().__init__(f"{field}{given}: accepted is {accepted}")
+        self.field = field
+
+
+class NotConfirmed(DeployError):
+    """The plan was not accepted, or there was nobody to ask."""
+
+    status = 3
+
+
+class CredentialsRefused(DeployError):
+    """There is no API key, or the platform does not accept it (401, 403)."""
+
+    status = 4
+
+
+class RequestRefused(DeployError):
+    """The platform understood the request and refuses it (400, 404, 409, 422)."""
+
+    status = 5
+
+
+class EndpointConflict(DeployError):
+    """Endpoints of this name are there, and none can be updated to what is wanted."""
+
+    status = 6
+
+
+class PlatformUnavailable(DeployError):
+    """The same request may succeed later (429, 5xx, no answer, an answer that cannot be read).
+
+    `retry_after_s` is how long to wait at least, or None if only the user can tell whether to
+    repeat it.
+    """
+
+    status = 7
+
+    def __init__(self, message: str, retry_after_s: float | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_s = retry_after_s
