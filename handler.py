@@ -35,16 +35,16 @@ def main() -> int:
     is_worker = flags.rp_serve_api or Settings.names_platform(os.environ)
     if is_worker and flags.test_input is None:
         serve()
+        return 0
     return run_locally(flags.test_input)
 
 
 def serve() -> None:
-    """Be a worker until the platform ends it, and then leave at once."""
+    """Be a worker until the platform ends it."""
     faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
     timeline = BootTimeline(since_process_start())
     worker = start_worker(timeline, on_host_fault=runpod_sdk.leave_host)
     runpod_sdk.serve(worker.handle, worker.check_host, timeline)
-    runpod_sdk.leave(0)
 
 
 def start_worker(
@@ -79,8 +79,9 @@ def run_locally(given: str | None) -> int:
 
 def report(outcome: dict[str, Any]) -> int:
     sys.stdout.write(json.dumps(outcome) + "\n")
+    sys.stdout.flush()
     return 0 if outcome["status"] == "COMPLETED" else 1
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    runpod_sdk.leave(main())

@@ -49,7 +49,8 @@ def leave_host(error: WorkerError) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process without waiting for threads that still import or load.
+    """End the process at once: an interpreter that has torch takes most of a second to take down,
+    and threads that still import or load would be waited for.
 
     The SDK's ping process would outlive us and go on to report our jobs.
     """
