@@ -7,6 +7,7 @@ import pytest
 from pixpod_image.building import BuildSettings, build_command
 from pixpod_image.cli import default_tag, main
 from pixpod_image.commands import ImageError, output
+from pixpod_image.layers import short_line
 from pixpod_image.running import run_command
 from pixpod_image.sbom import baked_models, completed, debian_packages
 from pixpod_image.wheels import provide_wheels
@@ -64,6 +65,20 @@ def test_compiled_code_can_be_loaded_from_tmp(unsafe):
 
 def test_profile_name_becomes_a_valid_tag():
     assert default_tag("flux-schnell+sdxl") == "localhost/pixpod:flux-schnell-sdxl"
+
+
+@pytest.mark.parametrize(
+    ("kept", "shown"),
+    [
+        ("/bin/sh -c #(nop) COPY dir:0a1 in /weights/ ", "COPY /weights/"),
+        ("/bin/sh -c ADD file:0a1 in / ", "ADD /"),
+        ('|1 PROFILE=tiny /bin/sh -c packages="tini";  apt', 'RUN packages="tini"; apt'),
+        ("/bin/bash -c useradd", "RUN useradd"),
+    ],
+    ids=["copy", "add", "run-with-arguments", "run"],
+)
+def test_layer_is_named_by_its_line(kept, shown):
+    assert short_line(kept) == shown
 
 
 def test_missing_program_is_named():
