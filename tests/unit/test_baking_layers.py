@@ -6,7 +6,7 @@ from hypothesis import strategies as st
 
 from pixpod.baking.layers import split_directory, spread
 from pixpod.errors import InvalidSettings
-from pixpod.manifest import MANIFEST, render_manifest
+from pixpod.manifest import MANIFEST, ManifestEntry, render_manifest
 
 SIZES = st.dictionaries(
     st.text("abcdef/", min_size=1, max_size=8), st.integers(0, 5_000_000_000), max_size=40
@@ -38,7 +38,8 @@ def weights(tmp_path):
     for path, size_bytes in {"m/a.safetensors": 900, "m/b.safetensors": 800, "m/c.json": 7}.items():
         (folder / path).parent.mkdir(parents=True, exist_ok=True)
         (folder / path).write_bytes(bytes(size_bytes))
-    (folder / MANIFEST).write_text(render_manifest({}), encoding="utf-8")
+    entry = ManifestEntry(name="m", path="m", revision="1")
+    (folder / MANIFEST).write_text(render_manifest({"m": entry}), encoding="utf-8")
     return folder
 
 
@@ -64,6 +65,13 @@ def test_layers_take_no_room_on_the_same_disk(weights, tmp_path):
     split_directory(weights, tmp_path / "layers", 1)
     copy = tmp_path / "layers/0/m/a.safetensors"
     assert copy.stat().st_ino == (weights / "m/a.safetensors").stat().st_ino
+
+
+def test_leftovers_of_a_broken_bake_are_in_no_layer(weights, tmp_path):
+    (weights / "other.part").mkdir()
+    (weights / "other.part/a.safetensors").write_bytes(b"half")
+    layers = split_directory(weights, tmp_path / "layers", 1)
+    assert not any(path.startswith("other") for path in layers["0"])
 
 
 def test_more_layers_than_files_leave_some_empty(weights, tmp_path):

@@ -71,8 +71,11 @@ def _float8(weight: torch.Tensor) -> torch.Tensor:
     layer = nn.Linear(1, 1, bias=False, device="meta")
     layer.weight = nn.Parameter(weight, requires_grad=False)
     quantize_float8_dynamic(layer, _CPU)
+    quantized = layer.weight
+    # torchao ties the layer to itself, which would keep the weight until a full collection
+    pass
     # torchao's functions go by the exact type
-    return layer.weight.data if type(layer.weight) is nn.Parameter else layer.weight.detach()
+    return quantized.data if type(quantized) is nn.Parameter else quantized.detach()
 
 
 def _flatten(tensor: torch.Tensor) -> tuple[dict[str, torch.Tensor], str]:
