@@ -46,9 +46,7 @@ def draw_boot(report: BootReport, path: Path) -> None:
             _draw_bar(axes, row, phase, report.total_s)
         for number, moment in enumerate(report.moments):
             _draw_moment(axes, number, moment, report.total_s)
-        figure.text(
-            0.02, 1 - 0.3 / height, _title(report), fontsize=13, color=_INK, weight="bold"
-        )
+        figure.text(0.02, 1 - 0.3 / height, _title(report), fontsize=13, color=_INK, weight="bold")
         figure.text(0.02, 1 - 0.55 / height, _subtitle(report), fontsize=9, color="#5a6772")
         metadata = {"Date": None} if path.suffix == ".svg" else {}
         figure.savefig(path, dpi=160, metadata=metadata)

@@ -1,0 +1,173 @@
+"""The ways to load a model that are compared, by name. Runs in a probe; imports torch.
+
+`pipeline` loaders leave a pipeline that can draw, the others only tensors: what binding them would
+take is given to those for free. On a CPU all that a loader gives is summed, word by word with all
+of torch's threads, because a mapped file is not read before; ours has touched every byte for its
+checksums already.
+"""
+
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+
+import diffusers
+import torch
+from torch import nn
+
+from pixpod.engine import device_memory, loading
+from pixpod.engine.model_loader import ModelLoader
+from pixpod.engine.sources import BakedSource, WeightsLocator
+from pixpod.engine.weights import PIPELINE_CLASS
+from pixpod.prefetch import Verify
+from pixpod.timeline import BootTimeline
+from pixpod_bench.cold.case import Case, catalog_for
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Loader:
+    """`load` returns what holds the memory, once all bytes are there."""
+
+    load: Callable[[Case], object]
+    gives: str = "pipeline"
+    cuda_only: bool = False
+
+
+def ours(verify: Verify, copying_threads: int | None = None) -> Loader:
+    """The worker's own: readers, checksums, binding."""
+
+    def load(case: Case) -> object:
+        if copying_threads:
+            device_memory.COPYING_THREADS = copying_threads
+        spec = catalog_for(case.device)[case.model]
+        loader = ModelLoader(
+            models={spec.name: spec},
+            locator=WeightsLocator((BakedSource(case.directory),)),
+            device=case.device,
+            asked_precision=lambda name: None,
+            accepted_licences=frozenset({spec.licence}),
+            verify=verify,
+            timeline=BootTimeline(time.perf_counter),
+            on_host_fault=lambda error: None,
+        )
+        (load,) = loader.preload([spec.name])
+        return load.result().pipe
+
+    return Loader(load=load, cuda_only=copying_threads is not None)
+
+
+def stock(*, is_mapped: bool) -> Loader:
+    """As the documentation of diffusers says: on the CPU and then to the device, or by
+    `device_map` straight there.
+    """
+
+    def load(case: Case) -> object:
+        spec = catalog_for(case.device)[case.model]
+        weights = case.weights()
+        device = torch.device(case.device)
+        precision = loading.choose_precision(spec, weights, device, None)
+        pipeline_class = getattr(diffusers, PIPELINE_CLASS[spec.family])
+        options = {"device_map": case.device} if is_mapped else {}
+        pipe = pipeline_class.from_pretrained(
+            weights.folder, dtype=loading.DTYPE[precision], local_files_only=True, **options
+        )
+        if not is_mapped:
+            pipe.to(device)
+        if case.device == "cpu":
+            for component in spec.family.components:
+                _touch(_tensors(getattr(pipe, component)))
+        return pipe
+
+    return Loader(load=load)
+
+
+def tensors_only(
+    stream: Callable[[Case, list[str]], Iterator[torch.Tensor]], *, cuda_only: bool = False
+) -> Loader:
+    """A library that reads files, but builds no models."""
+
+    def load(case: Case) -> object:
+        kept = []
+        for tensor in stream(case, [str(path) for path in case.paths()]):
+            if case.device == "cpu":
+                _touch([tensor])
+            kept.append(tensor)
+        return kept
+
+    return Loader(load=load, gives="tensors", cuda_only=cuda_only)
+
+
+def _safetensors(backend: str) -> Callable[[Case, list[str]], Iterator[torch.Tensor]]:
+    def stream(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
+        from safetensors import safe_open
+
+        for path in paths:
+            with safe_open(path, framework="pt", device=case.device, backend=backend) as file:
+                for name in file.keys():  # noqa: SIM118 (it is no mapping)
+                    yield file.get_tensor(name)
+
+    return stream
+
+
+def _fastsafetensors(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
+    from fastsafetensors import fastsafe_open
+
+    with fastsafe_open(paths, device=case.device, nogds=True) as files:
+        for name in files.keys():  # noqa: SIM118
+            yield files.get_tensor(name)
+
+
+def _runai(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
+    from runai_model_streamer import SafetensorsStreamer
+
+    with SafetensorsStreamer() as streamer:
+        streamer.stream_files(paths)
+        for _, tensor in streamer.get_tensors():
+            yield tensor.to(case.device)
+
+
+def _instanttensor(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
+    from instanttensor import safe_open
+
+    with safe_open(paths, framework="pt", device=torch.cuda.current_device()) as files:
+        for _, tensor in files.tensors():
+            yield tensor.clone()  # it is a view of a buffer that is used again
+
+
+LOADERS: Mapping[str, Loader] = {
+    "ours": ours(Verify.CHUNKS),
+    "ours, sizes only": ours(Verify.SIZES),
+    "ours, sha256": ours(Verify.FULL),
+    "ours, 1 copying thread": ours(Verify.CHUNKS, 1),
+    "ours, 2 copying threads": ours(Verify.CHUNKS, 2),
+    "ours, 8 copying threads": ours(Verify.CHUNKS, 8),
+    "from_pretrained": stock(is_mapped=False),
+    "from_pretrained, device_map": stock(is_mapped=True),
+    "safetensors mmap": tensors_only(_safetensors("mmap")),
+    "safetensors pread": tensors_only(_safetensors("pread")),
+    "fastsafetensors": tensors_only(_fastsafetensors),
+    "runai-model-streamer": tensors_only(_runai),
+    "instanttensor": tensors_only(_instanttensor, cuda_only=True),
+}
+
+
+def _tensors(module: nn.Module) -> Iterator[torch.Tensor]:
+    for tensor in (*module.parameters(), *module.buffers()):
+        yield from _plain(tensor.data)
+
+
+def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
+    """A tensor, or the parts of one of torchao."""
+    flatten = getattr(tensor, "__tensor_flatten__", None)
+    if flatten is None:
+        yield tensor
+        return
+    names, _ = flatten()
+    for name in names:
+        yield from _plain(getattr(tensor, name))
+
+
+def _touch(tensors: Iterable[torch.Tensor]) -> None:
+    """Read every byte, at the pace of the memory where a tensor is whole words long."""
+    for tensor in tensors:
+        data = tensor.contiguous().flatten().view(torch.uint8)
+        is_words = len(data) % 8 == 0 and data.storage_offset() % 8 == 0
+        (data.view(torch.int64) if is_words else data).sum().item()
