@@ -215,7 +215,7 @@ class TestUnavailableModels:
         (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')
         manifest = {"sdxl": ManifestEntry(name="sdxl", path="sdxl", revision="1")}
         (weights / MANIFEST).write_text(render_manifest(manifest))
-        environ = {"PIXPOD_WEIGHTS_DIR": str(weights), "PIXPOD_DEVICE": "cpu"}
+        environ = {"PIXPOD_WEIGHTS_DIR": str(weights)}
         reply = self._reply(tmp_path, "sdxl", **environ)
         assert reply["error"].startswith("device_unavailable: sdxl runs on CUDA only")
         assert reply["refresh_worker"] is True

@@ -1,0 +1,214 @@
+"""What a booting worker finds wrong, when, and whom it tells. Nothing here imports torch."""
+
+import threading
+import time
+from concurrent.futures import Future
+
+import pytest
+from support.broken_weights import flip
+from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
+
+from pixpod.catalog import Catalog
+from pixpod.engine.model_loader import ModelLoader
+from pixpod.engine.sources import BakedSource, WeightsLocator
+from pixpod.errors import (
+    DeviceUnavailable,
+    InternalError,
+    LicenceNotAccepted,
+    ModelUnavailable,
+    WeightsUnreadable,
+)
+from pixpod.prefetch import Verify
+from pixpod.timeline import BootTimeline
+
+LIMIT_S = 30
+UNET = f"unet/{WEIGHTS_NAME}"
+
+
+class WithoutTorch(ModelLoader):
+    """Loads up to where torch is needed, and fails there with `fault`."""
+
+    fault: Exception = DeviceUnavailable("no device in this test")
+
+    def _prepare(self):
+        failed: Future = Future()
+        failed.set_exception(self.fault)
+        return failed
+
+
+class Clock:
+    """Of a boot. While it is held, no reader begins."""
+
+    def __init__(self):
+        self.is_released = threading.Event()
+        self.is_released.set()
+
+    def __call__(self):
+        assert self.is_released.wait(LIMIT_S)
+        return time.perf_counter()
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def told():
+    return []
+
+
+@pytest.fixture
+def make_loader(tmp_path, clock, told):
+    made = []
+
+    def make(*names, verify=Verify.CHUNKS, device="cpu", fault=None):
+        models: Catalog = {name: CATALOG[name] for name in names}
+        loader = WithoutTorch(
+            models=models,
+            locator=WeightsLocator([BakedSource(tmp_path)]),
+            device=device,
+            asked_precision=lambda model: None,
+            accepted_licences=frozenset(),
+            verify=verify,
+            timeline=BootTimeline(clock),
+            on_host_fault=told.append,
+        )
+        if fault:
+            loader.fault = fault
+        made.append(loader)
+        return loader
+
+    yield make
+    clock.is_released.set()
+    for loader in made:
+        loader.stop()
+
+
+def wait_until(condition):
+    deadline_s = time.monotonic() + LIMIT_S
+    while not condition():
+        assert time.monotonic() < deadline_s
+        time.sleep(0.01)
+
+
+def test_sound_host_passes(tmp_path, make_loader):
+    for name in ("sd15-tiny", "sdxl-tiny"):
+        add_model(tmp_path, name)
+    loader = make_loader("sd15-tiny", "sdxl-tiny")
+    loader.preload(loader._models)
+    loader.check_host()
+
+
+def test_check_waits_for_the_first_models_files(tmp_path, make_loader, clock):
+    add_model(tmp_path, "sd15-tiny")
+    loader = make_loader("sd15-tiny")
+    clock.is_released.clear()
+    loader.preload(["sd15-tiny"])
+    checking = threading.Thread(target=loader.check_host)
+    checking.start()
+    checking.join(0.1)
+    assert checking.is_alive(), "files are not read yet"
+    clock.is_released.set()
+    checking.join(LIMIT_S)
+    assert not checking.is_alive()
+    assert len(loader.reading()) == 3
+
+
+def test_first_model_stays_the_first_and_a_job_puts_its_own_before(make_loader, tmp_path):
+    names = ("sd15-tiny", "sdxl-tiny", "flux-tiny")
+    for name in names:
+        add_model(tmp_path, name)
+    loader = make_loader(*names)
+    preferred = []
+    loader._prefetch.prefer = preferred.append
+    loads = loader.preload(names)
+    assert preferred == []
+    assert len(loads) == 3
+    held: Future = Future()
+    loader._loads["sdxl-tiny"] = held
+    assert loader.load("sdxl-tiny") is held
+    assert preferred == ["sdxl-tiny"]
+    held.cancel()
+
+
+@pytest.mark.parametrize("is_preloaded", [True, False])
+def test_file_of_another_size_is_found_behind_a_fault_of_the_deployment(
+    tmp_path, make_loader, is_preloaded
+):
+    for name in ("sd15-tiny", "sdxl-tiny"):
+        add_model(tmp_path, name)
+    (tmp_path / "sd15-tiny" / UNET).unlink()
+    (tmp_path / "sdxl-tiny" / UNET).write_bytes(b"short")
+    loader = make_loader("sd15-tiny", "sdxl-tiny")
+    if is_preloaded:
+        loader.preload(loader._models)
+    with pytest.raises(WeightsUnreadable, match=r"sdxl-tiny.*: 5 bytes, expected are"):
+        loader.check_host()
+
+
+def test_faults_of_the_deployment_are_left_to_the_jobs(tmp_path, make_loader, told):
+    for name in ("flux-dev", "sd15-tiny", "sdxl-tiny"):
+        add_model(tmp_path, name)
+    (tmp_path / "sd15-tiny" / UNET).unlink()
+    loader = make_loader("flux-dev", "sd15-tiny", "flux-tiny", "sdxl-tiny")
+    refused, missing, absent, _ = loader.preload(loader._models)
+    loader.check_host()
+    assert isinstance(refused.exception(LIMIT_S), LicenceNotAccepted)
+    assert isinstance(missing.exception(LIMIT_S), ModelUnavailable)
+    assert isinstance(absent.exception(LIMIT_S), ModelUnavailable)
+    wait_until(lambda: told)
+    assert {type(error) for error in told} == {DeviceUnavailable}
+
+
+DAMAGED = {
+    "weights": UNET,
+    "a config": "unet/config.json",
+    "the index": "model_index.json",
+}
+
+
+@pytest.mark.parametrize("path", DAMAGED.values(), ids=DAMAGED)
+def test_flipped_byte_in_any_file_is_found_before_jobs_are_taken(tmp_path, make_loader, path):
+    add_model(tmp_path, "sd15-tiny")
+    flip(tmp_path / "sd15-tiny" / path, offset=0)
+    loader = make_loader("sd15-tiny")
+    loader.preload(["sd15-tiny"])
+    with pytest.raises(WeightsUnreadable, match=path):
+        loader.check_host()
+
+
+def test_config_that_is_still_json_is_compared_with_what_was_baked(tmp_path, make_loader):
+    add_model(tmp_path, "sd15-tiny")
+    config = tmp_path / "sd15-tiny" / "unet" / "config.json"
+    config.write_bytes(b"[]")  # as long as the {} that it was
+    loader = make_loader("sd15-tiny")
+    loader.preload(["sd15-tiny"])
+    with pytest.raises(WeightsUnreadable, match=r"config\.json: not what was baked"):
+        loader.check_host()
+    unchecked = make_loader("sd15-tiny", verify=Verify.SIZES)
+    unchecked.preload(["sd15-tiny"])
+    unchecked.check_host()
+
+
+def test_damage_is_told_by_who_finds_it_while_nobody_waits(tmp_path, make_loader, told):
+    add_model(tmp_path, "sd15-tiny")
+    flip(tmp_path / "sd15-tiny" / UNET)
+    loader = make_loader("sd15-tiny")
+    loader._read_ahead("sd15-tiny")
+    wait_until(lambda: told)
+    (damage,) = told
+    assert isinstance(damage, WeightsUnreadable)
+    assert UNET in str(damage)
+
+
+def test_what_nobody_foresaw_counts_as_the_hosts(tmp_path, make_loader, told, caplog):
+    add_model(tmp_path, "sd15-tiny")
+    loader = make_loader("sd15-tiny", fault=AttributeError("of a library"))
+    with pytest.raises(AttributeError):
+        loader.load("sd15-tiny").result(LIMIT_S)
+    wait_until(lambda: told)
+    (error,) = told
+    assert isinstance(error, InternalError)
+    assert "of a library" not in str(error)
+    assert "of a library" in caplog.text
