@@ -24,28 +24,31 @@ COLOURS: Mapping[str, str] = {
 _OTHER = "#c8cdd3"
 _INK, _PALE, _MOMENT = "#22303c", "#e4e8ec", "#b3372f"
 
+WIDTH_INCHES = 10.0
 ROW_INCHES = 0.3
-LABEL_INCHES = 1.9
-"""Of names beside the rows; above the rows is room for the moments, one below the other."""
+LABEL_INCHES = 2.1
+"""Of the names beside the rows."""
 
+MOMENT_INCHES = 0.22
+"""Of one moment's words; they stand above the rows, one over the other."""
+
+_HEAD_INCHES, _FOOT_INCHES, _RIM_INCHES = 0.75, 0.6, 0.1
 _BAR = 0.72
 
 
 def draw_boot(report: BootReport, path: Path) -> None:
     """Write the chart; the file's ending is its format: svg, png or pdf."""
-    rows = len(report.phases)
-    head = 0.75 + 0.22 * len(report.moments)
-    height = head + ROW_INCHES * rows + 0.75
+    rows_inches = len(report.phases) * ROW_INCHES + _RIM_INCHES
+    height = _HEAD_INCHES + MOMENT_INCHES * len(report.moments) + rows_inches + _FOOT_INCHES
     with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "boot"}):
-        figure = Figure(figsize=(10, height), facecolor="white")
-        axes = figure.add_axes(
-            (LABEL_INCHES / 10, 0.6 / height, 0.97 - LABEL_INCHES / 10, (rows * 0.3 + 0.1) / height)
-        )
+        figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white")
+        left = LABEL_INCHES / WIDTH_INCHES
+        axes = figure.add_axes((left, _FOOT_INCHES / height, 0.97 - left, rows_inches / height))
         _prepare(axes, report)
         for row, phase in enumerate(report.phases):
             _draw_bar(axes, row, phase, report.total_s)
         for number, moment in enumerate(report.moments):
-            _draw_moment(axes, number, moment, report.total_s)
+            _draw_moment(axes, number, moment, report)
         figure.text(0.02, 1 - 0.3 / height, _title(report), fontsize=13, color=_INK, weight="bold")
         figure.text(0.02, 1 - 0.55 / height, _subtitle(report), fontsize=9, color="#5a6772")
         metadata = {"Date": None} if path.suffix == ".svg" else {}
@@ -80,33 +83,38 @@ def _draw_bar(axes: Axes, row: int, phase: Phase, total_s: float) -> None:
         place, side, ink = phase.began_s + width + total_s * 0.006, "left", "#5a6772"
     else:
         place, side, ink = phase.began_s - total_s * 0.006, "right", "#5a6772"
-    axes.text(place, row, text, va="center", ha=side, fontsize=7.5, color=ink)
+    label = axes.text(place, row, text, va="center", ha=side, fontsize=7.5, color=ink, zorder=3)
+    if not is_inside:  # moments pass behind it
+        label.set_bbox({"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6})
 
 
-def _draw_moment(axes: Axes, number: int, moment: Phase, total_s: float) -> None:
-    """A line through all rows, and its words above them; words of later ones stand lower."""
-    axes.axvline(moment.began_s, color=_MOMENT, linewidth=1, linestyle=(0, (4, 3)), alpha=0.85)
-    is_right = moment.began_s > total_s * 0.6
+def _draw_moment(axes: Axes, number: int, moment: Phase, report: BootReport) -> None:
+    """A line through all rows and up to its words; words of later moments stand higher."""
+    rows_inches = len(report.phases) * ROW_INCHES + _RIM_INCHES
+    top = 1 + MOMENT_INCHES * (number + 0.5) / rows_inches
+    axes.axvline(
+        moment.began_s,
+        ymax=top,
+        color=_MOMENT,
+        linewidth=1,
+        linestyle=(0, (4, 3)),
+        alpha=0.85,
+        clip_on=False,
+    )
+    is_right = moment.began_s > report.total_s * 0.6
     text = " ".join(filter(None, (moment.name.replace("_", " "), moment.subject)))
-    lines_above = 0.22 * (number + 0.4)
     axes.annotate(
         f"{text}  {moment.began_s:.2f} s",
-        xy=(moment.began_s, 1),
+        xy=(moment.began_s, top),
         xycoords=("data", "axes fraction"),
-        xytext=(-4 if is_right else 4, lines_above * 72),
+        xytext=(-5 if is_right else 5, 0),
         textcoords="offset points",
         ha="right" if is_right else "left",
+        va="center",
         fontsize=8.5,
         color=_MOMENT,
-        arrowprops={
-            "arrowstyle": "-",
-            "color": _MOMENT,
-            "linewidth": 1,
-            "alpha": 0.85,
-            "relpos": (1 if is_right else 0, 0),
-            "shrinkA": 0,
-            "shrinkB": 0,
-        },
+        bbox={"facecolor": "white", "linewidth": 0, "pad": 0.8},
+        annotation_clip=False,
     )
 
 

@@ -3,6 +3,9 @@
 Installs what is missing (from --wheels), runs the tests marked `gpu`, then measures full-size FLUX
 and SDXL with random weights through the engine. Prints a table and, last, one line of JSON, and
 writes gpu-bench.json, pytest.txt and pytest.xml into --out. Exits 1 if a test or a scenario failed.
+
+`--only cold` measures the cold start instead, on files of 29 GB, and writes gpu-cold.json and
+charts.
 """
 
 import argparse
@@ -35,11 +38,14 @@ def main(arguments: list[str] | None = None) -> int:
     deadline = time.perf_counter() + options.minutes * 60 if options.minutes else None
     try:
         requirements.provide(ROOT / "requirements-gpu.txt", options.wheels, SITE)
+        requirements.add_optional(ROOT / "requirements-loaders.txt", options.wheels, SITE)
         device = _find_device(options.device)
     except (requirements.MissingPackages, DeviceUnavailable) as exc:
         sys.stderr.write(f"scripts/gpu: {exc}\n")
         return 2
     options.out.mkdir(parents=True, exist_ok=True)
+    if options.only == "cold":
+        return _run_cold(options, device, deadline)
     tests = None if options.only == "bench" else _run_tests(options)
     results = [] if options.only == "tests" else _run_bench(options, device, deadline)
     return _report(options, device, tests, results)
@@ -53,7 +59,20 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny architectures: a rehearsal")
-    parser.add_argument("--only", choices=("tests", "bench"), help="instead of both")
+    parser.add_argument(
+        "--only",
+        choices=("tests", "bench", "cold"),
+        help="instead of tests and bench; cold is the cold start, which needs 10 minutes by itself",
+    )
+    parser.add_argument(
+        "--models",
+        type=lambda text: tuple(text.split(",")),
+        metavar="NAME,NAME",
+        help="of the cold start: flux-dev,sdxl (both)",
+    )
+    parser.add_argument(
+        "--cache-dir", type=Path, metavar="DIR", help="keep the cold start's files there"
+    )
     parser.add_argument(
         "--compiled", action="store_true", help="also FLUX with its blocks compiled, measured last"
     )
@@ -118,6 +137,27 @@ def _run_bench(
         sys.stderr.write(f"{len(results) + 1}/{len(chosen)} {result.scenario}\n")
         results.append(result)
     return results
+
+
+def _run_cold(options: argparse.Namespace, device: "torch.device", deadline: float | None) -> int:
+    """In processes of its own only: the device must be theirs."""
+    from pixpod_bench import report
+    from pixpod_bench.cold import gpu
+    from pixpod_bench.cold.report import describe_machine
+
+    logging.getLogger("pixpod_bench.cold").setLevel(logging.INFO)
+    os.environ["PYTHONPATH"] = os.pathsep.join(sys.path)
+    bench = gpu.GpuColdBench(
+        device=device.type,
+        models=options.models or (gpu.TINY if options.tiny else gpu.FULL_SIZE),
+        repetitions=options.repeats,
+        deadline=deadline,
+        out=options.out,
+        cache_dir=options.cache_dir,
+        command=shlex.join(["scripts/gpu", *sys.argv[1:]]),
+        machine={**describe_machine(), **report.describe_machine(device)},
+    )
+    return bench.run()
 
 
 def _report(

@@ -40,9 +40,27 @@ def provide(requirements: Path, wheels: Path | None, site: Path) -> None:
             f"not installed, or older: {', '.join(missing)}. Type: {sys.executable} -m pip install "
             f"--no-deps {' '.join(missing)}  (or name a folder of wheels with --wheels)"
         )
+    _install(missing, wheels, site)
+
+
+def add_optional(requirements: Path, wheels: Path | None, site: Path) -> None:
+    """Install those of `requirements` that the wheels have; nobody misses the others."""
+    if wheels is None:
+        return
+    pins = find_missing(read_pins(requirements))
+    carried = [
+        f"{name}=={pin}"
+        for name, pin in pins.items()
+        if any(wheels.glob(f"{name.replace('-', '_')}-{pin}-*.whl"))
+    ]
+    if carried:
+        _install(carried, wheels, site)
+
+
+def _install(pins: list[str], wheels: Path, site: Path) -> None:
     options = ["--quiet", "--no-index", "--no-deps", "--no-cache-dir", "--upgrade"]
     command = [sys.executable, "-m", "pip", "install", *options]
-    command += ["--find-links", str(wheels), "--target", str(site), *missing]
+    command += ["--find-links", str(wheels), "--target", str(site), *pins]
     subprocess.run(command, check=True)  # noqa: S603 (pins and paths, no shell)
 
 

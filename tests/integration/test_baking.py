@@ -293,12 +293,12 @@ def test_broken_bake_claims_nothing_and_goes_on_where_it_stopped(tmp_path):
     weights.write_bytes(whole[: len(whole) // 2])
     directory = tmp_path / "weights"
     with pytest.raises(WeightsUnreadable, match="vae"):
-        bake_tiny(directory, location=str(source))
+        bake_tiny(directory, location=str(source), revision="1")
     assert not (directory / "manifest.toml").exists()
     done = directory / "flux-tiny.part/transformer"
     before = stamps(done)
     weights.write_bytes(whole)
-    folder = bake_tiny(directory, location=str(source))
+    folder = bake_tiny(directory, location=str(source), revision="1")
     assert list(stamps(folder / "transformer").values()) == list(before.values())
     assert read_manifest(directory).keys() == {"flux-tiny"}
     assert not done.exists()
@@ -311,9 +311,9 @@ def test_what_another_recipe_left_behind_is_not_used(tmp_path):
     weights.write_bytes(b"")
     directory = tmp_path / "weights"
     with pytest.raises(WeightsUnreadable):
-        bake_tiny(directory, replace(FLUX, adaln=BFLOAT16), location=str(source))
+        bake_tiny(directory, replace(FLUX, adaln=BFLOAT16), location=str(source), revision="1")
     weights.write_bytes(whole)
-    folder = bake_tiny(directory, location=str(source))
+    folder = bake_tiny(directory, location=str(source), revision="1")
     (header, _), *_ = headers(folder / "transformer")
     assert "transformer_blocks.0.norm1.linear._weight_qdata" in header
 
@@ -331,7 +331,7 @@ def test_source_of_another_family_is_refused(tmp_path):
 def test_licence_text_is_kept_beside_the_weights(tmp_path):
     source = copy_of_source(tmp_path / "source")
     (source / "LICENSE.md").write_text("terms", encoding="utf-8")
-    folder = bake_tiny(tmp_path / "weights", location=str(source))
+    folder = bake_tiny(tmp_path / "weights", location=str(source), revision="1")
     assert (folder / "LICENSE.md").read_text(encoding="utf-8") == "terms"
 
 

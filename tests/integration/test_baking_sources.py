@@ -171,12 +171,24 @@ def test_snapshot_of_the_hubs_cache_has_its_commit_as_revision(tmp_path):
     snapshot.parent.mkdir()
     snapshot.symlink_to(TINY / "flux-tiny")
     # a link resolves to its target, so that the folder itself must carry the name
-    assert bake_flux(tmp_path / "a", snapshot).revision == "local"
+    assert bake_flux(tmp_path / "a", snapshot).revision.startswith("local-")
     snapshot.unlink()
     snapshot.mkdir()
     for path in (TINY / "flux-tiny").iterdir():
         (snapshot / path.name).symlink_to(path.resolve())
     assert bake_flux(tmp_path / "b", snapshot).revision == REVISION
+
+
+def test_other_weights_in_the_same_folder_are_baked_anew(tmp_path):
+    source = changed_transformer(tmp_path, lambda tensors: None)
+    before = bake_flux(tmp_path / "weights", source)
+    assert bake_flux(tmp_path / "weights", source) == before
+    weights = source / "transformer" / VAE_WEIGHTS
+    tensors = load_file(weights)
+    save_file({**tensors, "proj_out.bias": tensors["proj_out.bias"] + 1}, weights)
+    after = bake_flux(tmp_path / "weights", source)
+    assert after.revision != before.revision
+    assert after.files != before.files
 
 
 def test_revision_of_a_folder_is_what_the_caller_says(tmp_path):
@@ -245,7 +257,7 @@ def test_single_file_takes_the_rest_from_the_config_folder(tmp_path):
     file = tmp_path / "flux.safetensors"
     save_file(tensors, file)
     entry = bake_flux(tmp_path / "weights", file, config=TINY / "flux-tiny")
-    assert entry.revision == "flux.safetensors"
+    assert entry.revision.startswith("flux.safetensors-")
     folder = tmp_path / "weights/flux-tiny/transformer"
     transformer = FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
     assert torch.equal(transformer.proj_out.bias, tensors["proj_out.bias"])

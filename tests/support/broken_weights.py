@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import replace
 from importlib import resources
 from pathlib import Path
+from typing import Any
 
 from pixpod.manifest import MANIFEST, ManifestEntry, read_manifest, render_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
@@ -32,7 +33,7 @@ def write_manifest(directory: Path, *entries: ManifestEntry) -> None:
     (directory / MANIFEST).write_text(text, encoding="utf-8")
 
 
-def change_entry(directory: Path, **changes: object) -> None:
+def change_entry(directory: Path, **changes: Any) -> None:
     """Let the manifest say something else of MODEL."""
     manifest = read_manifest(directory)
     entries = [
@@ -94,7 +95,7 @@ def _name_no_class(directory: Path) -> None:
     index.write_text(index.read_text().replace("UNet2DConditionModel", "UNetOfNobody"))
 
 
-BREAKS: Mapping[str, Callable[[Path], None]] = {
+BREAKS: Mapping[str, Callable[[Path], object]] = {
     "missing file": lambda directory: (directory / MODEL / UNET).unlink(),
     "short file": lambda directory: cut(directory / MODEL / UNET),
     "flipped byte": lambda directory: flip(directory / MODEL / UNET),

@@ -25,9 +25,11 @@ def need_containers() -> None:
     assert not missing, f"CI must install {', '.join(missing)}"
 
 
-def podman(*arguments: str, status: int = 0) -> str:
+def podman(*arguments: str, status: int = 0, cwd: Path = ROOT) -> str:
     """What it prints; it must end with this status."""
-    run = subprocess.run(("podman", *arguments), capture_output=True, text=True, timeout=300)
+    run = subprocess.run(
+        ("podman", *arguments), capture_output=True, text=True, timeout=300, cwd=cwd
+    )
     assert run.returncode == status, f"podman {arguments[0]}: {run.returncode}: {run.stderr}"
     return run.stdout
 

@@ -67,6 +67,15 @@ def test_layers_take_no_room_on_the_same_disk(weights, tmp_path):
     assert copy.stat().st_ino == (weights / "m/a.safetensors").stat().st_ino
 
 
+def test_folders_that_are_links_are_in_the_layers(weights, tmp_path):
+    (weights / "m/vae").symlink_to(weights / "shared")
+    (weights / "shared").mkdir()
+    (weights / "shared/config.json").write_bytes(b"{}")
+    split_directory(weights, tmp_path / "layers", 1)
+    assert (tmp_path / "layers/0/m/vae/config.json").read_bytes() == b"{}"
+    assert not (tmp_path / "layers/0/m/vae").is_symlink()
+
+
 def test_leftovers_of_a_broken_bake_are_in_no_layer(weights, tmp_path):
     (weights / "other.part").mkdir()
     (weights / "other.part/a.safetensors").write_bytes(b"half")

@@ -120,7 +120,7 @@ def test_first_model_stays_the_first_and_a_job_puts_its_own_before(make_loader, 
     for name in names:
         add_model(tmp_path, name)
     loader = make_loader(*names)
-    preferred = []
+    preferred: list[str] = []
     loader._prefetch.prefer = preferred.append
     loads = loader.preload(names)
     assert preferred == []

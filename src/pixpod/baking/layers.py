@@ -43,7 +43,8 @@ def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, 
     sizes = {
         path.relative_to(directory).as_posix(): path.stat().st_size
         for entry in read_manifest(directory).values()
-        for path in (directory / entry.path).rglob("*")
+        for pattern in ("*", "*/*")  # unlike `**`, this goes into folders that are links
+        for path in (directory / entry.path).glob(pattern)
         if path.is_file()
     }
     layers = [dict.fromkeys(layer, 0) for layer in spread(sizes, num_layers)]

@@ -73,7 +73,7 @@ def _float8(weight: torch.Tensor) -> torch.Tensor:
     quantize_float8_dynamic(layer, _CPU)
     quantized = layer.weight
     # torchao ties the layer to itself, which would keep the weight until a full collection
-    pass
+    del layer.weight
     # torchao's functions go by the exact type
     return quantized.data if type(quantized) is nn.Parameter else quantized.detach()
 

@@ -1,5 +1,6 @@
 """Where a bake takes its weights from: the hub, a folder of diffusers, or a single file."""
 
+import hashlib
 import re
 import shutil
 import tempfile
@@ -182,13 +183,23 @@ def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
             "and a .safetensors file"
         )
     name = path.resolve().name
-    known = name if _COMMIT.fullmatch(name) else "local"
+    known = name if _COMMIT.fullmatch(name) else f"local-{_fingerprint(path, '*', '*/*')}"
     return Origin(
         folder=path,
         revision=options.revision or known,
         repository=spec.repository,
         vae=options.vae,
     )
+
+
+def _fingerprint(folder: Path, *patterns: str) -> str:
+    """Tells one state of somebody's files from another, without reading them: else what was
+    baked of other weights would pass for these.
+    """
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    stats = [(path, path.stat()) for path in paths]
+    lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 
 
 @contextmanager
@@ -203,4 +214,8 @@ def _converted(
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".single-file-", dir=directory) as folder:
         as_folder(spec, file, options.config, dtype, Path(folder))
-        yield Origin(folder=Path(folder), revision=options.revision or file.name, vae=options.vae)
+        yield Origin(
+            folder=Path(folder),
+            revision=options.revision or f"{file.name}-{_fingerprint(file.parent, file.name)}",
+            vae=options.vae,
+        )

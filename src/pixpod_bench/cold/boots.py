@@ -12,13 +12,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
+from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
-from pixpod.timeline import Span
-from pixpod_bench.boot_report import NoTimeline, make_boot_report, read_log
+from pixpod_bench.boot_report import NoTimeline, read_log
 from pixpod_bench.cold.case import CPU_CATALOG, Case, catalog_for
 from pixpod_bench.cold.processes import LIMIT_S, ROOT, environment
 from pixpod_bench.cold.runs import NotHere, Sample
@@ -65,8 +65,13 @@ def boot_to_image(case: Case, request: Mapping[str, object], before: Callable[[]
     of its boot. Raises NotHere if it fails.
     """
     with tempfile.TemporaryDirectory() as images:
-        settings = {**worker_settings(case), "PIXPOD_PRELOAD": "true", "PIXPOD_OUTPUT_DIR": images}
-        job = json.dumps({"input": {"model": case.model, "prompt": "a red circle", **request}})
+        settings = {
+            **worker_settings(case),
+            "PIXPOD_PRELOAD": "true",
+            "PIXPOD_WARMUP_SIZES": "none",  # it would follow the image, and hold up the end
+            "PIXPOD_OUTPUT_DIR": images,
+        }
+        job = json.dumps({"input": {"model": case.model, **request}})
         before()
         began = time.perf_counter()
         with _handler(["--test_input", job], settings) as (process, log):
@@ -76,10 +81,13 @@ def boot_to_image(case: Case, request: Mapping[str, object], before: Callable[[]
                 spans = read_log(log)
             except NoTimeline as exc:
                 raise NotHere(f"status {status}: {_last_error(log)}") from exc
-    first_s = make_boot_report(spans).total_s
-    ready_s = next(span.ended_s for span in spans if span.phase == "ready")
-    details = {"ready_s": ready_s, "first_image_s": first_s, "spans": [_plain(s) for s in spans]}
-    return Sample(seconds=seconds, size_bytes=_read_bytes(spans), details=details)
+    marks = {
+        "ready": next(span.ended_s for span in spans if span.phase == "ready"),
+        "first image": next(span.ended_s for span in spans if span.phase == "first_image"),
+    }
+    read_bytes = sum(span.size_bytes or 0 for span in spans)
+    details = {"spans": [asdict(span) for span in spans]}
+    return Sample(seconds=seconds, size_bytes=read_bytes, marks=marks, details=details)
 
 
 def worker_settings(case: Case) -> dict[str, str]:
@@ -115,7 +123,8 @@ def _handler(
             try:
                 yield process, reader
             finally:
-                os.killpg(process.pid, signal.SIGKILL)
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
 
@@ -179,11 +188,3 @@ def _last_error(log: IO[str]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log if line.strip()]
     return lines[-1][:300] if lines else "the worker ended without a word"
-
-
-def _read_bytes(spans: tuple[Span, ...]) -> int:
-    return sum(span.size_bytes or 0 for span in spans)
-
-
-def _plain(span: Span) -> dict[str, object]:
-    return {name: getattr(span, name) for name in Span.__slots__}

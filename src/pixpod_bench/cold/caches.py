@@ -5,34 +5,41 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from pixpod.catalog import Family, load_catalog
 from pixpod.manifest import MANIFEST, read_manifest
-from pixpod_bench.cold.case import Case
+from pixpod_bench.cold.case import TINY, Case
 from pixpod_bench.cold.processes import environment
 
 
-def bake_caches(directory: Path, sizes_gb: Sequence[int], device: str) -> list[Case]:
-    """Caches of FLUX with random weights by `scripts/bake`, made unless they are there.
+def bake_flux_caches(directory: Path, sizes_gb: Sequence[int], device: str) -> list[Case]:
+    """FLUX with random weights and so many blocks that it has about these sizes.
 
     Size 0 is the tiny model: a rehearsal.
     """
-    tiny = directory / "tiny"
-    for model in ("flux-tiny", "sdxl-tiny"):
-        bake(tiny, model)
+    tiny = _bake_tiny(directory, Family.FLUX)
     cases = []
     for size_gb in sizes_gb:
+        model = "flux-dev" if size_gb else "flux-tiny"
         folder = directory / f"flux-dev-{size_gb}gb" if size_gb else tiny
         if size_gb:
-            bake(folder, "flux-dev", "--size-gb", str(size_gb))
-        cases.append(
-            Case(
-                title=f"FLUX, {size_gb} GB" if size_gb else "flux-tiny",
-                directory=folder,
-                model="flux-dev" if size_gb else "flux-tiny",
-                device=device,
-                tiny=tiny,
-            )
-        )
+            bake(folder, model, "--size-gb", str(size_gb))
+        title = f"FLUX, {size_gb} GB" if size_gb else model
+        cases.append(Case(title=title, directory=folder, model=model, device=device, tiny=tiny))
     return cases
+
+
+def bake_full(directory: Path, model: str, device: str) -> Case:
+    """A model of full size, or one of the tiny ones."""
+    tiny = _bake_tiny(directory, load_catalog()[model].family)
+    folder = tiny if model in TINY.values() else directory / model
+    bake(folder, model)
+    return Case(title=model, directory=folder, model=model, device=device, tiny=tiny)
+
+
+def _bake_tiny(directory: Path, family: Family) -> Path:
+    """A small model of the family, to rehearse with."""
+    bake(directory / "tiny", TINY[family])
+    return directory / "tiny"
 
 
 def bake(folder: Path, model: str, *arguments: str) -> None:

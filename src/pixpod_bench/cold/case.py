@@ -44,9 +44,13 @@ class Case:
 
     @classmethod
     def from_json(cls, document: Mapping[str, str]) -> "Case":
-        given = dict(document)
-        paths = {name: Path(given.pop(name)) for name in ("directory", "tiny")}
-        return cls(**paths, **given)
+        return cls(
+            title=document["title"],
+            directory=Path(document["directory"]),
+            model=document["model"],
+            device=document["device"],
+            tiny=Path(document["tiny"]),
+        )
 
 
 TINY: Mapping[Family, str] = {Family.FLUX: "flux-tiny", Family.SDXL: "sdxl-tiny"}

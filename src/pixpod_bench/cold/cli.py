@@ -18,11 +18,11 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pixpod_bench.cold import report, subjects
-from pixpod_bench.cold.caches import bake_caches
+from pixpod_bench.cold.caches import bake_flux_caches
 from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.plain_read import PLANS, ReadPlan
 from pixpod_bench.cold.processes import ROOT, PageCache, can_drop_page_cache
-from pixpod_bench.cold.runs import Missing, Rounds, Run, Timing, measure
+from pixpod_bench.cold.runs import Missing, Rounds, Run, Timing, Verdict, measure
 
 log = logging.getLogger(__name__)
 
@@ -68,12 +68,12 @@ class ColdBench:
         chosen = self._options.only or tuple(parts)
         cases = []
         if {"loaders", "boots"} & {*chosen}:
-            cases = bake_caches(self._options.cache_dir, self._options.sizes_gb, "cpu")
+            cases = bake_flux_caches(self._options.cache_dir, self._options.sizes_gb, "cpu")
         for part, run in parts.items():
             if part in chosen:
                 run(cases)
 
-    def verdicts(self) -> list[report.Verdict]:
+    def verdicts(self) -> list[Verdict]:
         timings = [timing for part in self._timings.values() for timing in part]
         return [verdict for target in subjects.TARGETS for verdict in target.judge(timings)]
 
@@ -114,12 +114,12 @@ class ColdBench:
         self._show("boots", "Whole process, from exec to ready", subjects.BESIDE)
 
     def _run_jobs(self, cases: Sequence[Case]) -> None:
-        self._measure("jobs", None, subjects.job_takes())
+        self._measure("jobs", "tiny models", subjects.job_takes())
         self._show("jobs", "Whole process, to the first request for a job", subjects.CLASSES)
 
     def _run_imports(self, cases: Sequence[Case]) -> None:
         with subjects.imports() as runs:
-            self._measure("imports", None, runs)
+            self._measure("imports", "imports", runs)
         self._show("imports", "Boot phases: imports, each in a process of its own", "torch")
 
     # --- what the parts have in common --------------------------------------------------------
@@ -140,7 +140,7 @@ class ColdBench:
             self._chosen_plan = named[best.name]
         return self._chosen_plan
 
-    def _measure(self, part: str, case: Case | None, runs: dict[str, Run]) -> None:
+    def _measure(self, part: str, case: Case | str, runs: dict[str, Run]) -> None:
         timings = self._in_turns(case, runs, self._states, self._options.repetitions)
         self._timings.setdefault(part, []).extend(timings)
         path = self._options.out / "cold-bench.json"
@@ -148,13 +148,13 @@ class ColdBench:
 
     def _in_turns(
         self,
-        case: Case | None,
+        case: Case | str,
         runs: dict[str, Run],
         states: Sequence[PageCache],
         repetitions: int,
     ) -> list[Timing]:
-        paths = case.paths() if case else ()
-        title = case.title if case else "tiny models"
+        """`case` is what the runs read, or only a title for those that read little."""
+        paths, title = ((), case) if isinstance(case, str) else (case.paths(), case.title)
         total = repetitions * len(states) * len(runs)
         with tqdm(total=total, desc=title, unit="run", mininterval=1.0) as bar:
 

@@ -9,6 +9,7 @@ checksums already.
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from importlib import import_module
 
 import diffusers
 import torch
@@ -21,6 +22,7 @@ from pixpod.engine.weights import PIPELINE_CLASS
 from pixpod.prefetch import Verify
 from pixpod.timeline import BootTimeline
 from pixpod_bench.cold.case import Case, catalog_for
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Loader:
@@ -108,26 +110,23 @@ def _safetensors(backend: str) -> Callable[[Case, list[str]], Iterator[torch.Ten
 
 
 def _fastsafetensors(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
-    from fastsafetensors import fastsafe_open
-
-    with fastsafe_open(paths, device=case.device, nogds=True) as files:
+    library = import_module("fastsafetensors")
+    with library.fastsafe_open(paths, device=case.device, nogds=True) as files:
         for name in files.keys():  # noqa: SIM118
             yield files.get_tensor(name)
 
 
 def _runai(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
-    from runai_model_streamer import SafetensorsStreamer
-
-    with SafetensorsStreamer() as streamer:
+    library = import_module("runai_model_streamer")
+    with library.SafetensorsStreamer() as streamer:
         streamer.stream_files(paths)
         for _, tensor in streamer.get_tensors():
             yield tensor.to(case.device)
 
 
 def _instanttensor(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
-    from instanttensor import safe_open
-
-    with safe_open(paths, framework="pt", device=torch.cuda.current_device()) as files:
+    library = import_module("instanttensor")
+    with library.safe_open(paths, framework="pt", device=torch.cuda.current_device()) as files:
         for _, tensor in files.tensors():
             yield tensor.clone()  # it is a view of a buffer that is used again
 

@@ -8,6 +8,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from enum import StrEnum
 from pathlib import Path
 from typing import IO
@@ -103,8 +104,8 @@ def run_whole_probe(order: Mapping[str, object], before: Callable[[], None]) -> 
         process.stdin.write("\n")
         process.stdin.flush()
         sample = _outcome(process, errors)
-    seconds = time.perf_counter() - began if sample.ended_at is None else sample.ended_at - began
-    return Sample(seconds=seconds, size_bytes=sample.size_bytes, details=sample.details)
+    assert sample.ended_at is not None
+    return replace(sample, seconds=sample.ended_at - began)
 
 
 @contextmanager
@@ -135,10 +136,7 @@ def _outcome(process: "subprocess.Popen[str]", errors: IO[str]) -> Sample:
         if line.startswith("{"):
             ended_at = time.perf_counter()
             document = json.loads(line)
-            seconds, size_bytes = document.pop("seconds"), document.pop("size_bytes", None)
-            return Sample(
-                seconds=seconds, size_bytes=size_bytes, details=document, ended_at=ended_at
-            )
+            return Sample(**document, ended_at=ended_at)
     raise NotHere(_reason(process, errors))
 
 

@@ -6,19 +6,28 @@ Knows no torch and no processes.
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
 
 
 class NotHere(Exception):
     """Something cannot be measured on this machine, and why."""
 
 
+Details = Mapping[str, Any]
+"""Any: a JSON document."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One run. `ended_at` is the perf_counter of who waited for it."""
+    """One run. `marks` are moments on the way, in seconds, that become timings of their own;
+    `ended_at` is the perf_counter of who waited for it.
+    """
 
     seconds: float
     size_bytes: int | None = None
-    details: Mapping[str, object] = field(default_factory=dict)
+    marks: Mapping[str, float] = field(default_factory=dict)
+    details: Details = field(default_factory=dict)
     ended_at: float | None = None
 
 
@@ -35,7 +44,7 @@ class Timing:
     state: str
     seconds: tuple[float, ...]
     size_bytes: int | None
-    details: Mapping[str, object]
+    details: Details
 
     @property
     def median_s(self) -> float:
@@ -87,11 +96,14 @@ def measure(
                     continue
                 rounds.on_run(name, state)
                 try:
-                    sample = run(lambda state=state: rounds.prepare(state))  # type: ignore[misc]
+                    sample = run(partial(rounds.prepare, state))
                 except NotHere as exc:
                     missing[name] = str(exc)
                     continue
                 samples.setdefault((name, state), []).append(sample)
+                for mark, seconds in sample.marks.items():
+                    passed = Sample(seconds=seconds, size_bytes=sample.size_bytes)
+                    samples.setdefault((f"{name}, {mark}", state), []).append(passed)
     timings = [_timing(case, *key, runs) for key, runs in samples.items()]
     return timings, [
         Missing(case=case, name=name, reason=reason) for name, reason in missing.items()

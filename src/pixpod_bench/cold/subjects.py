@@ -4,8 +4,9 @@ import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
+from pixpod.catalog import Precision
 from pixpod.engine.weights import PIPELINE_CLASS
-from pixpod_bench.cold.boots import boot_to_job_take, boot_to_ready
+from pixpod_bench.cold.boots import boot_to_image, boot_to_job_take, boot_to_ready
 from pixpod_bench.cold.case import Case, catalog_for
 from pixpod_bench.cold.plain_read import ReadPlan
 from pixpod_bench.cold.processes import ROOT, run_code, run_probe, run_whole_probe
@@ -16,6 +17,9 @@ WORKER = "handler.py to ready"
 BESIDE = "imports and plain read, side by side"
 TAKES_JOBS = "handler.py to taking jobs"
 CLASSES = "torch and the classes of diffusers"
+OURS, STOCK = "ours", "stock diffusers"
+
+PROMPT = "a red circle on a blue background"
 
 MAIN_LOADERS = (PLAIN_READ, "ours", "from_pretrained")
 """Those with targets: run with every cache. The others are compared with the smallest only."""
@@ -89,6 +93,26 @@ def whole_processes(case: Case, plan: ReadPlan) -> dict[str, Run]:
     return {
         WORKER: lambda before: boot_to_ready(case, before),
         BESIDE: lambda before: run_whole_probe(order, before),
+    }
+
+
+def first_images(case: Case, call: Mapping[str, object]) -> dict[str, Run]:
+    """Whole processes up to an image of the model's default size, in `call`'s steps."""
+    spec, weights = catalog_for(case.device)[case.model], case.weights()
+    default = spec.precision.get(case.device, Precision.BFLOAT16)
+    is_float8 = Precision.FLOAT8_DYNAMIC in (weights.precision, default)
+    size = {"width": spec.defaults.width, "height": spec.defaults.height}
+    order = {
+        "probe": "stock_image",
+        "pipeline": PIPELINE_CLASS[spec.family],
+        "folder": str(weights.folder),
+        "dtype": Precision.BFLOAT16 if is_float8 else default,
+        "device": case.device,
+        "call": {"prompt": PROMPT, **size, **call},
+    }
+    return {
+        OURS: lambda before: boot_to_image(case, {"prompt": PROMPT, **call}, before),
+        STOCK: lambda before: run_whole_probe(order, before),
     }
 
 
