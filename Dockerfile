@@ -10,7 +10,7 @@ COPY constraints.txt /
 
 # What the running container needs of the system.
 FROM ${BASE_IMAGE} AS system
-ARG PROFILE=slim
+ARG PROFILE=tiny
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 # Triton and inductor build small C and C++ modules at run time; the tiny profile compiles nothing.
 # hadolint ignore=DL3008,SC2086
@@ -74,7 +74,7 @@ RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 # What is baked stays in the builder's cache: a build that failed goes on, one after a change of
 # code checks and copies.
 FROM dependencies AS weights
-ARG PROFILE=slim
+ARG PROFILE=tiny
 ARG ACCEPT_LICENCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=code /app /app
@@ -128,7 +128,7 @@ ENV PATH=/opt/venv/bin:$PATH \
 WORKDIR /app
 USER 10001:10001
 STOPSIGNAL SIGTERM
-ARG PROFILE=slim
+ARG PROFILE=tiny
 ARG VERSION=""
 ARG REVISION=""
 ARG SOURCE=""

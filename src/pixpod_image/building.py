@@ -11,7 +11,15 @@ from pixpod_image.base import LOCAL_BASE, LOCAL_PYTHON, provide_local_base
 from pixpod_image.commands import run
 from pixpod_image.wheels import provide_wheels
 
-PROFILES = ("tiny", "flux-schnell+sdxl", "flux-dev", "all", "slim")
+PROFILES = (
+    "tiny",
+    "flux-schnell+sdxl",
+    "flux-dev",
+    "flux-dev-24gb",
+    "flux-dev-adaln16",
+    "all",
+    "slim",
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -110,6 +110,6 @@ def test_first_images_are_timed_on_both_sides(cache_dir, tmp_path, capsys):
     assert found["not_here"] == []
     medians = {timing["name"]: timing["median_s"] for timing in found["flux-tiny first image"]}
     for side in ("ours", "stock diffusers"):
-        assert 0 < medians[f"{side}, ready"] < medians[f"{side}, first image"] <= medians[side]
+        assert 0 < medians[f"{side}, ready"] < medians[f"{side}, first image"]
     assert json.loads((tmp_path / "gpu-cold.json").read_text()) == found
     assert (tmp_path / "boot-flux-tiny-warm.svg").read_text().startswith("<?xml")
