@@ -137,7 +137,8 @@ def _size(size_bytes: int) -> str:
 
 def _title(report: BootReport) -> str:
     last = max(report.moments or report.phases, key=lambda phase: phase.ended_s)
-    return f"{last.name.replace('_', ' ').capitalize()} after {last.ended_s:.1f} s"
+    name = ": ".join(filter(None, (last.subject, last.name.replace("_", " "))))
+    return f"{name} after {last.ended_s:.1f} s"
 
 
 def _subtitle(report: BootReport) -> str:

@@ -11,7 +11,13 @@ import argparse
 import sys
 from pathlib import Path
 
-from pixpod_bench.boot_report import NoTimeline, format_boot, make_boot_report, read_log
+from pixpod_bench.boot_report import (
+    NoTimeline,
+    format_boot,
+    make_boot_report,
+    read_log,
+    until_ready,
+)
 
 FORMATS = (".svg", ".png", ".pdf")
 
@@ -25,7 +31,7 @@ def main(arguments: list[str] | None = None) -> int:
         else:
             with Path(options.log).open(encoding="utf-8", errors="replace") as lines:
                 spans = read_log(lines)
-        report = make_boot_report(spans)
+        report = make_boot_report(until_ready(spans) if options.until_ready else spans)
         sys.stdout.write(format_boot(report))
         if options.out:
             from pixpod_bench.boot_chart import draw_boot  # matplotlib only where it is needed
@@ -47,6 +53,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--out", type=_picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
     )
+    parser.add_argument("--until-ready", action="store_true", help="leave out the first image")
     return parser
 
 

@@ -9,8 +9,8 @@ from pixpod.timeline import Span
 MESSAGE = "boot timeline"
 """Of the log line that a worker writes with its first image."""
 
-MOMENTS = ("taking_jobs", "ready", "first_image")
-READ = "read"
+READ, READY = "read", "ready"
+MOMENTS = ("taking_jobs", READY, "first_image")
 
 
 class NoTimeline(Exception):
@@ -74,6 +74,17 @@ def read_log(lines: Iterable[str]) -> tuple[Span, ...]:
             "level INFO; accepted is the log of such a worker"
         )
     return found
+
+
+def until_ready(spans: Iterable[Span]) -> tuple[Span, ...]:
+    """What began before the last model was ready: without the first image, which takes minutes
+    where a large model is drawn with on a CPU. Raises NoTimeline if no model was.
+    """
+    spans = tuple(spans)
+    ready = [span.ended_s for span in spans if span.phase == READY]
+    if not ready:
+        raise NoTimeline("the boot timeline has no model that was ready")
+    return tuple(span for span in spans if span.began_s <= max(ready))
 
 
 def make_boot_report(spans: Iterable[Span]) -> BootReport:

@@ -4,14 +4,10 @@ from collections.abc import Callable
 
 import pytest
 import torch
+from support.loading import load, shipped
 
-from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.loading import LoadedModel, find_device, load_model
-from pixpod.engine.sources import BakedSource
-from pixpod.engine.weights import files_to_read
-from pixpod.prefetch import Prefetch, Verify
-from pixpod.settings import SOURCE_WEIGHTS_DIR
-from pixpod.timeline import BootTimeline, since_process_start
+from pixpod.catalog import Precision
+from pixpod.engine.loading import LoadedModel, find_device
 
 
 def pytest_addoption(parser):
@@ -42,12 +38,5 @@ def float8_device(device) -> torch.device:
 
 @pytest.fixture
 def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
-    def load(name: str, precision: Precision, device: torch.device) -> LoadedModel:
-        spec = load_catalog()[name]
-        weights = BakedSource(SOURCE_WEIGHTS_DIR).find(spec)
-        prefetch = Prefetch(threads=2, verify=Verify.CHUNKS)
-        prefetch.add(name, files_to_read(spec, weights))
-        timeline = BootTimeline(since_process_start())
-        return load_model(spec, weights, precision, device, prefetch, timeline)
-
-    return load
+    """The trained checkpoints that ship with the source."""
+    return lambda name, precision, device: load(name, shipped(name), precision, device)

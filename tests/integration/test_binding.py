@@ -2,6 +2,7 @@
 
 import json
 import struct
+from typing import Any
 
 import pytest
 import torch
@@ -130,7 +131,9 @@ def test_unknown_buffer_is_said():
 
 def test_tied_weight_may_be_left_out():
     with torch.device("meta"):
-        module = nn.ModuleDict({"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)})
+        module: Any = nn.ModuleDict(
+            {"a": nn.Linear(2, 2, bias=False), "b": nn.Linear(2, 2, bias=False)}
+        )
     module["b"].weight = module["a"].weight
     bind(module, {"a.weight": torch.eye(2)}, torch.float32)
     assert torch.equal(module["b"].weight, torch.eye(2))
@@ -138,7 +141,7 @@ def test_tied_weight_may_be_left_out():
 
 def test_layers_that_overflow_stay_in_float32():
     with torch.device("meta"):
-        module = nn.ModuleDict(
+        module: Any = nn.ModuleDict(
             {"wo": nn.Linear(2, 2, bias=False), "wi": nn.Linear(2, 2, bias=False)}
         )
     module._keep_in_fp32_modules = ["wo"]

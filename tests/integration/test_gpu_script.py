@@ -116,6 +116,7 @@ def test_full_size_parts_have_the_published_number_of_parameters():
 def _full_size_parts() -> Iterator[nn.Module]:
     meta, dtype = torch.device("meta"), torch.bfloat16
     flux, sdxl = ARCHITECTURES["flux-dev"], ARCHITECTURES["sdxl"]
+    assert flux.second_text_encoder is not None
     t5, clip = T5Config(**flux.second_text_encoder), CLIPTextConfig(**flux.text_encoder)
     yield build_flux_transformer(flux.denoiser, meta, dtype)
     yield build_random_module(lambda: T5EncoderModel(t5), meta, dtype)

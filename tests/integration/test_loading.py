@@ -1,16 +1,17 @@
 """What is loaded as what: float8 layers, 16-bit layers, a VAE that replaces the one inside."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
+from support import loading
 from torchao.quantization import Float8Tensor, PerRow, quant_api
 
-from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.loading import LoadedModel, load_model
+from pixpod.catalog import Precision
+from pixpod.engine.loading import LoadedModel
 from pixpod.engine.quantization import KEEP_16_BIT
-from pixpod.engine.weights import Weights
 from pixpod.errors import WeightsUnreadable
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 
@@ -18,9 +19,8 @@ TINY = SOURCE_WEIGHTS_DIR / "tiny"
 CPU = torch.device("cpu")
 
 
-def load(name: str, precision: Precision, folder: Path | None = None, **weights) -> LoadedModel:
-    found = Weights(folder=folder or TINY / name, revision="1", **weights)
-    return load_model(load_catalog()[name], found, precision, CPU)
+def load(name: str, precision: Precision, **changes) -> LoadedModel:
+    return loading.load(name, replace(loading.shipped(name), **changes), precision, CPU)
 
 
 def copy_of(name: str, tmp_path: Path) -> Path:
@@ -112,5 +112,5 @@ class TestBrokenFiles:
 
     def _assert_unreadable(self, folder: Path) -> None:
         with pytest.raises(WeightsUnreadable, match="sd15-tiny") as caught:
-            load("sd15-tiny", Precision.FLOAT32, folder)
+            load("sd15-tiny", Precision.FLOAT32, folder=folder)
         assert caught.value.refresh_worker

@@ -9,7 +9,13 @@ import pytest
 
 from pixpod.timeline import Span
 from pixpod_bench import boot_cli
-from pixpod_bench.boot_report import NoTimeline, format_boot, make_boot_report, read_log
+from pixpod_bench.boot_report import (
+    NoTimeline,
+    format_boot,
+    make_boot_report,
+    read_log,
+    until_ready,
+)
 
 GB = 10**9
 BOOT = (
@@ -91,13 +97,20 @@ def test_table_has_each_phase_with_its_speed():
     assert ["first", "image", "flux", "7.25"] in rows
 
 
+def test_first_image_can_be_left_out():
+    spans = until_ready(BOOT)
+    assert {*BOOT} - {*spans} == {BOOT[-1]}
+    with pytest.raises(NoTimeline, match="ready"):
+        until_ready(BOOT[:2])
+
+
 def test_picture_names_phases_moments_and_speed(log, tmp_path, capsys):
     picture = tmp_path / "boot.svg"
     assert boot_cli.main([str(log), "--out", str(picture)]) == 0
     text = picture.read_text()
     ET.fromstring(text)
     # matplotlib draws letters as outlines and keeps the words in comments
-    assert "<!-- First image after 7.2 s -->" in text
+    assert "<!-- flux: first image after 7.2 s -->" in text
     assert "<!-- read flux transformer -->" in text
     assert "<!-- 6.00 GB, 3.0 GB/s -->" in text
     assert "<!-- taking jobs  1.20 s -->" in text

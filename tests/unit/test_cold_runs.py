@@ -43,7 +43,7 @@ def timing(name, *seconds):
 
 
 def test_what_is_compared_runs_in_turns():
-    calls = []
+    calls: list[str] = []
     measure("case", runs(calls, a=[1.0] * 4, b=[1.0] * 4), rounds(calls))
     turn = [
         "prepare warm",
@@ -91,7 +91,7 @@ def test_what_is_not_here_is_asked_once_and_costs_the_others_nothing():
 
 
 def test_no_run_begins_once_time_is_over():
-    calls = []
+    calls: list[str] = []
     may_go_on = iter([True, True, False])
     timings, missing = measure(
         "case",

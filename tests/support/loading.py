@@ -1,0 +1,28 @@
+"""One model loaded by the worker's own loading, without a worker around it."""
+
+import torch
+
+from pixpod.catalog import Precision, load_catalog
+from pixpod.engine.loading import LoadedModel, load_model
+from pixpod.engine.weights import Weights, files_to_read
+from pixpod.prefetch import Prefetch, Verify
+from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.timeline import BootTimeline, since_process_start
+
+
+def shipped(name: str) -> Weights:
+    """A tiny model as it ships with the source."""
+    folder = SOURCE_WEIGHTS_DIR / "tiny" / name
+    return Weights(folder=folder, revision="1", source="baked")
+
+
+def load(name: str, weights: Weights, precision: Precision, device: torch.device) -> LoadedModel:
+    """Raises what loading raises."""
+    spec = load_catalog()[name]
+    prefetch = Prefetch(threads=2, verify=Verify.CHUNKS)
+    try:
+        prefetch.add(name, files_to_read(spec, weights))
+        timeline = BootTimeline(since_process_start())
+        return load_model(spec, weights, precision, device, prefetch, timeline)
+    finally:
+        prefetch.stop()
