@@ -10,6 +10,7 @@ import errno
 import hashlib
 import mmap
 import os
+import sys
 import threading
 import time
 from collections import deque
@@ -22,6 +23,9 @@ import xxhash
 
 from pixpod.errors import OutOfMemory, WeightsUnreadable
 from pixpod.manifest import CHUNK_BYTES, WeightFile
+
+NICENESS = 10
+"""Of reading threads, on the scale of nice(1): 0 is everybody's, 19 the most polite."""
 
 
 class Verify(StrEnum):
@@ -191,6 +195,7 @@ class Prefetch:
             self._queues.setdefault(model, deque()).extend(pieces)
 
     def _work(self) -> None:
+        _give_way()
         while (piece := self._next()) is not None:
             began_s = self._clock()
             is_good = piece.read()
@@ -281,6 +286,14 @@ def _cut(mapped: MappedFile, expected: WeightFile, verify: Verify) -> Iterator[_
             digest=digests[number] if digests else None,
             compute=compute,
         )
+
+
+def _give_way() -> None:
+    """Let this thread compute only while a core has nothing better to do: importing torch is the
+    longer way to ready, and on few cores checksums would hold it up. Linux has this by thread.
+    """
+    if sys.platform == "linux":
+        os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)
 
 
 def _sha256(data: memoryview) -> str:

@@ -1,8 +1,9 @@
 """How long a worker takes from nothing to ready, on this machine's CPU and disk.
 
 Each run is a process of its own; what is compared runs in turns. Caches of random weights are made
-in --cache-dir the first time (about 17 GB with the default sizes). Dropping the page cache needs
-root on Linux; without it the warm runs alone are made. Prints tables and, last, one line of JSON,
+in --cache-dir the first time (16 GB with the default sizes). Loaders are run with the page cache
+of their files warm and dropped; whole processes with all of the machine's dropped, which needs
+root on Linux: without it their warm runs alone are made. Prints tables and, last, one line of JSON,
 and writes cold-bench.json and loaders.svg into --out.
 """
 
@@ -21,7 +22,7 @@ from pixpod_bench.cold import report, subjects
 from pixpod_bench.cold.caches import bake_flux_caches
 from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.plain_read import PLANS, ReadPlan
-from pixpod_bench.cold.processes import ROOT, PageCache, can_drop_page_cache
+from pixpod_bench.cold.processes import ROOT, PageCache, can_drop_everything
 from pixpod_bench.cold.runs import Missing, Rounds, Run, Timing, Verdict, measure
 
 log = logging.getLogger(__name__)
@@ -52,13 +53,11 @@ class ColdBench:
         self._machine = machine
         self._timings: dict[str, list[Timing]] = {}
         self._plans: dict[str, str] = {}
-        self._states = [PageCache.WARM]
-        if options.warm_only:
-            return
-        if can_drop_page_cache():
-            self._states.append(PageCache.DROPPED)
-        else:
-            log.warning("page cache: not dropped, which needs root; warm runs only")
+        self._file_states = (PageCache.WARM,) if options.warm_only else tuple(PageCache)
+        self._machine_states = self._file_states
+        if not options.warm_only and not can_drop_everything():
+            self._machine_states = (PageCache.WARM,)
+            log.warning("whole processes: warm runs only; to drop the page cache needs root")
 
     def run(self) -> None:
         self._options.out.mkdir(parents=True, exist_ok=True)
@@ -105,7 +104,7 @@ class ColdBench:
             if self._options.loaders:
                 names = tuple(name for name in names if name in self._options.loaders)
             runs = subjects.loaders(case, names, self._plan(cases[0]))
-            self._measure("loaders", case, runs)
+            self._measure("loaders", case, runs, everything=False)
         self._show("loaders", "Loader alone, after imports", subjects.PLAIN_READ)
         from pixpod_bench.cold.chart import draw_loaders
 
@@ -134,8 +133,9 @@ class ColdBench:
         """
         if not hasattr(self, "_chosen_plan"):
             named = {str(plan): plan for plan in PLANS}
-            state = self._states[-1]
-            timings = self._in_turns(case, subjects.plain_reads(case, named), [state], TRIES)
+            state = self._file_states[-1]
+            reads = subjects.plain_reads(case, named)
+            timings = self._in_turns(case, reads, [state], TRIES, everything=False)
             best = min(timings, key=lambda timing: timing.median_s)
             self._plans = {
                 timing.name: f"{timing.gigabytes_per_s:.2f} GB/s" for timing in timings
@@ -143,8 +143,13 @@ class ColdBench:
             self._chosen_plan = named[best.name]
         return self._chosen_plan
 
-    def _measure(self, part: str, case: Case | str, runs: dict[str, Run]) -> None:
-        timings = self._in_turns(case, runs, self._states, self._options.repetitions)
+    def _measure(
+        self, part: str, case: Case | str, runs: dict[str, Run], *, everything: bool = True
+    ) -> None:
+        """`everything`: whether the machine's page cache is dropped, or that of the files only."""
+        states = self._machine_states if everything else self._file_states
+        repetitions = self._options.repetitions
+        timings = self._in_turns(case, runs, states, repetitions, everything=everything)
         self._timings.setdefault(part, []).extend(timings)
         path = self._options.out / "cold-bench.json"
         path.write_text(json.dumps(self.document()) + "\n", encoding="utf-8")
@@ -155,6 +160,8 @@ class ColdBench:
         runs: dict[str, Run],
         states: Sequence[PageCache],
         repetitions: int,
+        *,
+        everything: bool,
     ) -> list[Timing]:
         """`case` is what the runs read, or only a title for those that read little."""
         paths, title = ((), case) if isinstance(case, str) else (case.paths(), case.title)
@@ -168,7 +175,7 @@ class ColdBench:
             rounds = Rounds(
                 repetitions=repetitions,
                 states=states,
-                prepare=lambda state: PageCache(state).prepare(paths),
+                prepare=lambda state: PageCache(state).prepare(paths, everything=everything),
                 on_run=show,
             )
             timings, missing = measure(title, runs, rounds)

@@ -23,7 +23,7 @@ from pixpod_bench.cold.chart import draw_loaders
 from pixpod_bench.cold.plain_read import ReadPlan
 from pixpod_bench.cold.processes import (
     PageCache,
-    can_drop_page_cache,
+    can_drop_everything,
     run_probe,
 )
 from pixpod_bench.cold.runs import Missing, NotHere, Rounds, Run, Timing, measure
@@ -78,7 +78,7 @@ class GpuColdBench:
                 self._run_images(case)
             for case in cases:
                 loaders = subjects.loaders(case, self.loaders, READ_PLAN)
-                self._measure(f"{case.model} loaders", case, loaders)
+                self._measure(f"{case.model} loaders", case, loaders, everything=False)
         self._draw()
         sys.stdout.write(self._tables() + json.dumps(self.document()) + "\n")
         drawn = {timing.case for timings in self.timings.values() for timing in timings}
@@ -115,17 +115,18 @@ class GpuColdBench:
 
     def _run_images(self, case: Case) -> None:
         runs = subjects.first_images(case, CALL)
-        self._measure(f"{case.model} first image", case, runs)
+        self._measure(f"{case.model} first image", case, runs, everything=True)
 
     # --- what the parts have in common --------------------------------------------------------
 
-    def _measure(self, part: str, case: Case, runs: Mapping[str, Run]) -> None:
-        states = [PageCache.DROPPED] if self.device == "cuda" and can_drop_page_cache() else []
+    def _measure(self, part: str, case: Case, runs: Mapping[str, Run], *, everything: bool) -> None:
+        """`everything`: whether the machine's page cache is dropped, or that of the files only."""
+        can_drop = self.device == "cuda" and (can_drop_everything() or not everything)
         paths = case.paths()
         rounds = Rounds(
             repetitions=self.repetitions,
-            states=[*states, PageCache.WARM],
-            prepare=lambda state: PageCache(state).prepare(paths),
+            states=[PageCache.DROPPED, PageCache.WARM] if can_drop else [PageCache.WARM],
+            prepare=lambda state: PageCache(state).prepare(paths, everything=everything),
             on_run=lambda name, state: log.info("%s: %s, page cache %s", part, name, state),
             may_go_on=self._may_go_on,
         )

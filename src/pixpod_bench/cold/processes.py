@@ -31,18 +31,32 @@ class PageCache(StrEnum):
     WARM = "warm"
     DROPPED = "dropped"
 
-    def prepare(self, paths: Sequence[Path]) -> None:
-        """Dropping takes all files of the machine, also Python's own, out of memory."""
-        if self is PageCache.DROPPED:
-            os.sync()  # what is not written yet cannot be dropped
+    def prepare(self, paths: Sequence[Path], *, everything: bool) -> None:
+        """Bring these files into memory, or put them out of it; with `everything` all files of
+        the machine, also Python's own, which needs root.
+        """
+        if self is PageCache.WARM:
+            PlainRead(paths, _WARMING).wait()
+            return
+        os.sync()  # what is not written yet cannot be dropped
+        if everything:
             _DROP.write_text(_CLEAN_PAGES_AND_ENTRIES, encoding="ascii")
         else:
-            PlainRead(paths, _WARMING).wait()
+            for path in paths:
+                _drop(path)
 
 
-def can_drop_page_cache() -> bool:
+def can_drop_everything() -> bool:
     """Linux lets root do it."""
     return os.access(_DROP, os.W_OK)
+
+
+def _drop(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.posix_fadvise(descriptor, 0, 0, os.POSIX_FADV_DONTNEED)
+    finally:
+        os.close(descriptor)
 
 
 def environment(extra: Mapping[str, str] | None = None) -> dict[str, str]:
