@@ -1,7 +1,6 @@
 """The cold-start benchmarks, rehearsed with a tiny model: the page cache is left alone."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -14,7 +13,7 @@ from pixpod_bench.cold.gpu import GpuColdBench
 from pixpod_bench.cold.runs import NotHere
 
 ROOT = Path(__file__).parents[2]
-MAIN_LOADERS = ("plain read", "ours", "from_pretrained")
+LOADERS = ("plain read", "ours")
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +33,7 @@ def one_core():
 def loaders_run(cache_dir):
     """Standard output of loaders alone, and the folder with the results."""
     out = cache_dir / "out"
-    arguments = ["--only", "loaders", "--loaders", ";".join(MAIN_LOADERS), "--sizes-gb", "0"]
+    arguments = ["--only", "loaders", "--loaders", ";".join(LOADERS), "--sizes-gb", "0"]
     arguments += ["--repetitions", "1", "--warm-only", "--assert-targets"]
     done = subprocess.run(
         [ROOT / "scripts" / "cold_bench", *arguments, "--cache-dir", cache_dir, "--out", out],
@@ -54,11 +53,11 @@ def document(loaders_run):
 def test_each_loader_brings_all_bytes(document, cache_dir):
     found = {timing["name"]: timing for timing in document["loaders"]}
     assert document["not_here"] == []
-    assert tuple(found) == MAIN_LOADERS
+    assert tuple(found) == LOADERS
     size_bytes = sum(path.stat().st_size for path in (cache_dir / "tiny").rglob("*.safetensors"))
     for timing in found.values():
         assert timing["size_bytes"] == size_bytes
-        assert math.isfinite(timing["median_s"]) and timing["median_s"] > 0
+        assert timing["median_s"] > 0
 
 
 def test_last_line_is_the_file_and_the_chart_is_there(loaders_run, document):
@@ -68,11 +67,11 @@ def test_last_line_is_the_file_and_the_chart_is_there(loaders_run, document):
 
 
 def test_ratios_are_printed_beside_their_targets_and_decide_the_exit(loaders_run, document):
-    """A tiny model is read sooner than it is bound, so the first target cannot be met."""
+    """A tiny model is read sooner than it is bound, so this target cannot be met."""
     done, _ = loaders_run
-    plain, ours = document["targets"]
-    assert (plain["limit"], ours["limit"]) == (0.85, 2.0)
-    assert not plain["is_met"]
+    (target,) = document["targets"]
+    assert target["limit"] == 0.85
+    assert not target["is_met"]
     assert "MISSED" in done.stdout
     assert done.returncode == 1, done.stderr
 

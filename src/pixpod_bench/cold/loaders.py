@@ -1,14 +1,13 @@
 """The ways to load a model that are compared, by name. Runs in a probe; imports torch.
 
-`pipeline` loaders leave a pipeline that can draw, the others only tensors: what binding them would
-take is given to those for free. On a CPU all that a loader gives is summed, word by word with all
-of torch's threads, because a mapped file is not read before; ours has touched every byte for its
-checksums already.
+Ours and diffusers' leave a pipeline that can draw, the others only tensors: what binding those
+would take is given to them for free. On a CPU all that a loader gives is summed, word by word with
+all of torch's threads, because a mapped file is not read before; ours has touched every byte for
+its checksums already.
 """
 
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from importlib import import_module
 
 import diffusers
@@ -23,17 +22,11 @@ from pixpod.prefetch import Verify
 from pixpod.timeline import BootTimeline
 from pixpod_bench.cold.case import Case, catalog_for
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Loader:
-    """`load` returns what holds the memory, once all bytes are there."""
-
-    load: Callable[[Case], object]
-    gives: str = "pipeline"
-    cuda_only: bool = False
+Load = Callable[[Case], object]
+"""Returns what holds the memory, once all bytes are there."""
 
 
-def ours(verify: Verify, copying_threads: int | None = None) -> Loader:
+def ours(verify: Verify, copying_threads: int | None = None) -> Load:
     """The worker's own: readers, checksums, binding."""
 
     def load(case: Case) -> object:
@@ -50,13 +43,13 @@ def ours(verify: Verify, copying_threads: int | None = None) -> Loader:
             timeline=BootTimeline(time.perf_counter),
             on_host_fault=lambda error: None,
         )
-        (load,) = loader.preload([spec.name])
-        return load.result().pipe
+        (model,) = loader.preload([spec.name])
+        return model.result().pipe
 
-    return Loader(load=load, cuda_only=copying_threads is not None)
+    return load
 
 
-def stock(*, is_mapped: bool) -> Loader:
+def stock(*, is_mapped: bool) -> Load:
     """As the documentation of diffusers says: on the CPU and then to the device, or by
     `device_map` straight there.
     """
@@ -78,12 +71,10 @@ def stock(*, is_mapped: bool) -> Loader:
                 _touch(_tensors(getattr(pipe, component)))
         return pipe
 
-    return Loader(load=load)
+    return load
 
 
-def tensors_only(
-    stream: Callable[[Case, list[str]], Iterator[torch.Tensor]], *, cuda_only: bool = False
-) -> Loader:
+def tensors_only(stream: Callable[[Case, list[str]], Iterator[torch.Tensor]]) -> Load:
     """A library that reads files, but builds no models."""
 
     def load(case: Case) -> object:
@@ -94,7 +85,12 @@ def tensors_only(
             kept.append(tensor)
         return kept
 
-    return Loader(load=load, gives="tensors", cuda_only=cuda_only)
+    return load
+
+
+def _place(case: Case) -> str:
+    """The device as libraries beside torch call it."""
+    return "cuda:0" if case.device == "cuda" else case.device
 
 
 def _safetensors(backend: str) -> Callable[[Case, list[str]], Iterator[torch.Tensor]]:
@@ -102,7 +98,7 @@ def _safetensors(backend: str) -> Callable[[Case, list[str]], Iterator[torch.Ten
         from safetensors import safe_open
 
         for path in paths:
-            with safe_open(path, framework="pt", device=case.device, backend=backend) as file:
+            with safe_open(path, framework="pt", device=_place(case), backend=backend) as file:
                 for name in file.keys():  # noqa: SIM118 (it is no mapping)
                     yield file.get_tensor(name)
 
@@ -111,7 +107,7 @@ def _safetensors(backend: str) -> Callable[[Case, list[str]], Iterator[torch.Ten
 
 def _fastsafetensors(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
     library = import_module("fastsafetensors")
-    with library.fastsafe_open(paths, device=case.device, nogds=True) as files:
+    with library.fastsafe_open(paths, device=_place(case), nogds=True) as files:
         for name in files.keys():  # noqa: SIM118
             yield files.get_tensor(name)
 
@@ -119,19 +115,19 @@ def _fastsafetensors(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
 def _runai(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
     library = import_module("runai_model_streamer")
     with library.SafetensorsStreamer() as streamer:
-        streamer.stream_files(paths)
+        streamer.stream_files(paths, device=_place(case))
         for _, tensor in streamer.get_tensors():
-            yield tensor.to(case.device)
+            yield tensor
 
 
 def _instanttensor(case: Case, paths: list[str]) -> Iterator[torch.Tensor]:
     library = import_module("instanttensor")
-    with library.safe_open(paths, framework="pt", device=torch.cuda.current_device()) as files:
+    with library.safe_open(paths, framework="pt", device=_place(case)) as files:
         for _, tensor in files.tensors():
             yield tensor.clone()  # it is a view of a buffer that is used again
 
 
-LOADERS: Mapping[str, Loader] = {
+LOADERS: Mapping[str, Load] = {
     "ours": ours(Verify.CHUNKS),
     "ours, sizes only": ours(Verify.SIZES),
     "ours, sha256": ours(Verify.FULL),
@@ -144,7 +140,7 @@ LOADERS: Mapping[str, Loader] = {
     "safetensors pread": tensors_only(_safetensors("pread")),
     "fastsafetensors": tensors_only(_fastsafetensors),
     "runai-model-streamer": tensors_only(_runai),
-    "instanttensor": tensors_only(_instanttensor, cuda_only=True),
+    "instanttensor": tensors_only(_instanttensor),
 }
 
 

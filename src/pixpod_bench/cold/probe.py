@@ -48,17 +48,17 @@ def _load(order: Order) -> Callable[[], Outcome]:
     from pixpod_bench.cold.case import Case
     from pixpod_bench.cold.loaders import LOADERS
 
-    case, loader = Case.from_json(order["case"]), LOADERS[order["loader"]]
+    case, load = Case.from_json(order["case"]), LOADERS[order["loader"]]
     loading.silence_libraries()
     loading.prepare_device(case.device)
-    loader.load(case.rehearsal())
+    load(case.rehearsal())
     _synchronize(case.device)
     size_bytes = sum(path.stat().st_size for path in case.paths())
     kept: object = None  # to give memory back is no part of loading
 
     def run() -> Outcome:
         nonlocal kept
-        kept = loader.load(case)
+        kept = load(case)
         _synchronize(case.device)
         return {"size_bytes": size_bytes}
 

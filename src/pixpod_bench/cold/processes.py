@@ -5,6 +5,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -18,7 +19,8 @@ from pixpod_bench.cold.probe import PREPARED
 from pixpod_bench.cold.runs import NotHere, Sample
 
 ROOT = Path(__file__).parents[3]
-LIMIT_S = 600.0
+LIMIT_S = 240.0
+"""Of one run: what hangs must not use up a machine that is lent."""
 
 _WARMING = ReadPlan(threads=2, block_bytes=8 * 2**20)
 _DROP = Path("/proc/sys/vm/drop_caches")
@@ -136,9 +138,12 @@ def _started(
             stderr=errors,
             text=True,
         )
+        limit = threading.Timer(LIMIT_S, process.kill)
+        limit.start()
         try:
             yield process, errors
         finally:
+            limit.cancel()
             process.kill()
             process.communicate()
 
