@@ -142,6 +142,23 @@ def test_idle_worker_draws_each_size_with_each_model_once(make_engine):
     assert sorted(warmed(timeline)) == ["sd15-tiny"] * 2 + ["sdxl-tiny"] * 2
 
 
+def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, caplog):
+    engine, _ = make_engine(PIXPOD_PRELOAD="true", PIXPOD_MODELS="sdxl-tiny,sd15-tiny")
+    with caplog.at_level("INFO", logger="pixpod"):
+        engine.start()
+        wait_until(lambda: "boot timeline" in caplog.messages)
+        asyncio.run(engine.generate(make_request()))
+        asyncio.run(engine.generate(make_request()))
+    first, *_, last = (r.spans for r in caplog.records if r.message == "boot timeline")
+    ready = [span["subject"] for span in first if span["phase"] == "ready"]
+    assert sorted(ready) == ["sd15-tiny", "sdxl-tiny"]
+    assert [span["subject"] for span in last if span["phase"] == "first_image"] == ["sdxl-tiny"]
+    read = {
+        span["subject"].split("/")[0]: span["size_bytes"] for span in last if span["size_bytes"]
+    }
+    assert read.keys() == {"sdxl-tiny", "sd15-tiny"}
+
+
 def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch):
     """The first warm-up is stopped in the middle, however fast the machine is."""
     from pixpod.engine import drawing

@@ -51,6 +51,7 @@ class DiffusionEngine:
         self._warmup_sizes = warmup_sizes
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
         self._running: set[CancelToken] = set()
+        self._preloads: tuple[Future[LoadedModel], ...] = ()
         self._cold: deque[tuple[LoadedModel, GenerationRequest]] = deque()
         self._warming: CancelToken | None = None
         self._device_name = "unknown"
@@ -65,8 +66,9 @@ class DiffusionEngine:
 
     def start(self) -> None:
         if self._preload:
-            for load in self._loader.preload(self._models):
-                load.add_done_callback(self._plan_warmup)
+            self._preloads = self._loader.preload(self._models)
+            for load in self._preloads:
+                load.add_done_callback(self._note_preload)
 
     def check_host(self) -> None:
         self._loader.check_host()
@@ -114,8 +116,11 @@ class DiffusionEngine:
         if not self._has_drawn:
             self._has_drawn = True
             self._timeline.mark("first_image", name)
-            spans = (*self._timeline.spans(), *self._loader.reading())
-            log.info("boot timeline", extra={"spans": [asdict(span) for span in spans]})
+            self._log_boot()
+
+    def _log_boot(self) -> None:
+        spans = (*self._timeline.spans(), *self._loader.reading())
+        log.info("boot timeline", extra={"spans": [asdict(span) for span in spans]})
 
     # --- on the device's thread ---------------------------------------------------------------
 
@@ -131,8 +136,10 @@ class DiffusionEngine:
         began_at = time.perf_counter()
         return draw(model, request, cancel), began_at
 
-    def _plan_warmup(self, load: "Future[LoadedModel]") -> None:
-        """Called once a preloaded model is there, by the thread that loaded it."""
+    def _note_preload(self, load: "Future[LoadedModel]") -> None:
+        """Called once a preloaded model is there, or cannot be, by the thread that loaded it."""
+        if all(each.done() for each in self._preloads):
+            self._log_boot()
         if load.cancelled() or load.exception():
             return
         model = load.result()
