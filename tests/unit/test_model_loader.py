@@ -11,6 +11,7 @@ from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 from pixpod.catalog import Catalog
 from pixpod.engine.model_loader import ModelLoader
 from pixpod.engine.sources import BakedSource, WeightsLocator
+from pixpod.engine.weights import Weights
 from pixpod.errors import (
     DeviceUnavailable,
     InternalError,
@@ -212,3 +213,22 @@ def test_what_nobody_foresaw_counts_as_the_hosts(tmp_path, make_loader, told, ca
     assert isinstance(error, InternalError)
     assert "of a library" not in str(error)
     assert "of a library" in caplog.text
+
+
+def test_files_that_were_read_ahead_are_not_checked_again(make_loader, tmp_path, monkeypatch):
+    add_model(tmp_path, "sdxl")
+    checked: list[Weights] = []
+    monkeypatch.setattr("pixpod.engine.model_loader.check_small_files", checked.append)
+    (load,) = make_loader("sdxl").preload(["sdxl"])
+    assert isinstance(load.exception(LIMIT_S), DeviceUnavailable)
+    assert len(checked) == 1
+
+
+def test_files_that_nobody_read_ahead_are_checked_when_asked_for(
+    make_loader, tmp_path, monkeypatch
+):
+    add_model(tmp_path, "sdxl")
+    checked: list[Weights] = []
+    monkeypatch.setattr("pixpod.engine.model_loader.check_small_files", checked.append)
+    assert isinstance(make_loader("sdxl").load("sdxl").exception(LIMIT_S), DeviceUnavailable)
+    assert len(checked) == 1

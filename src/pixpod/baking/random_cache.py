@@ -40,10 +40,10 @@ _TEXT_ENCODERS: Mapping[Family, Mapping[str, str]] = {
     Family.SDXL: {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
     Family.SD15: {"text_encoder": "CLIPTextModel"},
 }
-_DENOISER: Mapping[Family, tuple[str, str]] = {
-    Family.FLUX: ("transformer", "FluxTransformer2DModel"),
-    Family.SDXL: ("unet", "UNet2DConditionModel"),
-    Family.SD15: ("unet", "UNet2DConditionModel"),
+_DENOISER_CLASS: Mapping[Family, str] = {
+    Family.FLUX: "FluxTransformer2DModel",
+    Family.SDXL: "UNet2DConditionModel",
+    Family.SD15: "UNet2DConditionModel",
 }
 _SCHEDULER: Mapping[Family, str] = {
     Family.FLUX: "FlowMatchEulerDiscreteScheduler",
@@ -101,7 +101,7 @@ def write_random_model(
 
 
 def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, ...]:
-    denoiser, denoiser_class = _DENOISER[architecture.family]
+    denoiser = architecture.family.denoiser
     configs: dict[str, Config | None] = {
         "text_encoder": architecture.text_encoder,
         "text_encoder_2": architecture.second_text_encoder,
@@ -110,7 +110,7 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
     }
     classes = {
         **_TEXT_ENCODERS[architecture.family],
-        denoiser: denoiser_class,
+        denoiser: _DENOISER_CLASS[architecture.family],
         "vae": "AutoencoderKL",
     }
     return tuple(

@@ -70,6 +70,7 @@ class ModelLoader:
             on_damage=on_host_fault,
         )
         self._first_paths: tuple[Path, ...] = ()
+        self._read_early: dict[str, Weights] = {}
         self._found_early: WorkerError | None = None
         self._lock = threading.Lock()
         self._loads: dict[str, Future[LoadedModel]] = {}
@@ -144,6 +145,7 @@ class ModelLoader:
                 if weights := self._locator.find(spec):
                     paths = self._read(spec, weights)
                     self._first_paths = self._first_paths or paths
+                    self._read_early[name] = weights
         except WorkerError as error:
             self._found_early = self._found_early or error
 
@@ -184,7 +186,8 @@ class ModelLoader:
         device = self._prepare()
         with self._timeline.span("bring", name):
             weights = self._locator.bring(spec)
-        self._read(spec, weights)
+        if self._read_early.get(name) != weights:
+            self._read(spec, weights)
         on = device.result()  # diffusers must be imported by one thread, or others see half of it
         from pixpod.engine import loading
 
