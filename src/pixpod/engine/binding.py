@@ -6,11 +6,13 @@ with each key, which takes most of a second for a FLUX transformer.
 
 import json
 import struct
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import nn
+from torch.overrides import TorchFunctionMode
 
 from pixpod.errors import WeightsUnreadable
 
@@ -43,6 +45,24 @@ class TensorFile:
 
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
+
+
+class WithoutValues(TorchFunctionMode):
+    """Where modules are built on the meta device: drawing random numbers for parameters that have
+    no memory takes half of the time. Holds for one thread, unlike patches of torch.nn.init.
+    """
+
+    def __torch_function__(
+        self,
+        func: Callable[..., Any],
+        types: Sequence[type],
+        args: Sequence[Any] = (),
+        kwargs: Mapping[str, Any] | None = None,
+    ) -> object:
+        kwargs = kwargs or {}
+        if getattr(func, "__module__", None) == nn.init.__name__:
+            return args[0] if args else kwargs["tensor"]
+        return func(*args, **kwargs)
 
 
 def open_tensors(data: torch.Tensor, header: bytes, name: str) -> TensorFile:

@@ -21,6 +21,7 @@ from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.binding import (
     NamesDiffer,
     TensorFile,
+    WithoutValues,
     assemble,
     bind,
     open_tensors,
@@ -203,7 +204,7 @@ def _build_skeleton(spec: ModelSpec, weights: Weights, component: str) -> Compon
     folder = component_folder(weights, component)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)  # the files tell by themselves
-    with torch.device("meta"):
+    with torch.device("meta"), WithoutValues():
         if library == "diffusers":
             return module_class.from_config(config)
         return module_class(module_class.config_class.from_dict(config))
