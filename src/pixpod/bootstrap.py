@@ -1,10 +1,13 @@
 """Where concrete classes meet: settings in, a worker out."""
 
 import time
+from functools import partial
+from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.engine.diffusion import DiffusionEngine
 from pixpod.engine.model_loader import HostFaultListener, ModelLoader
+from pixpod.engine.precision import offered_qualities
 from pixpod.engine.sources import (
     BakedSource,
     HubSource,
@@ -13,19 +16,25 @@ from pixpod.engine.sources import (
     WeightsLocator,
 )
 from pixpod.errors import InvalidSettings, WorkerError
+from pixpod.held_jobs import HeldJobs, jobs_to_hold
 from pixpod.job import Delivery
 from pixpod.pricing import PriceList
+from pixpod.renewal import Renewal
 from pixpod.rules import Offer
 from pixpod.settings import ALL_MODELS, Settings
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.timeline import BootTimeline
-from pixpod.worker import Worker, WorkerOptions
+from pixpod.worker import Platform, Worker, WorkerOptions
+
+if TYPE_CHECKING:
+    from pixpod.engine.drawing import Drawer
 
 
 def build_worker(
     settings: Settings,
     timeline: BootTimeline | None = None,
     on_host_fault: HostFaultListener | None = None,
+    platform: Platform | None = None,
 ) -> Worker:
     """Wire a worker; nothing heavy is imported and nothing is loaded before it is started.
 
@@ -34,18 +43,37 @@ def build_worker(
     """
     locator = _build_locator(settings)
     models = _choose_models(settings, locator)
+    engine = _build_engine(settings, models, locator, timeline, on_host_fault)
     return Worker(
-        offer=Offer(models=models, deliveries=settings.deliveries),
-        engine=_build_engine(settings, models, locator, timeline, on_host_fault),
+        offer=_build_offer(settings, models, locator),
+        engine=engine,
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
         prices=PriceList.load(settings.usd_per_gpu_second),
+        held_jobs=HeldJobs(
+            when_warm=settings.max_held_jobs or jobs_to_hold(models.values()),
+            is_warm=lambda: engine.is_warm,
+            num_held=platform.num_held_jobs if platform else lambda: 1,
+        ),
+        renewal=Renewal(after_images=settings.renew_after_images),
+        send_progress=platform.send_progress if platform else None,
         options=WorkerOptions(
             worker_id=settings.worker_id,
             key_prefix=settings.s3.prefix if settings.s3 else "",
             key_secret=settings.key_secret,
             max_reply_bytes=settings.max_reply_bytes,
+            max_job_s=settings.max_job_s,
         ),
     )
+
+
+def _build_offer(settings: Settings, models: Catalog, locator: WeightsLocator) -> Offer:
+    qualities = {
+        name: offered_qualities(
+            spec, locator.stored_precision(spec), settings.asked_precision(name)
+        )
+        for name, spec in models.items()
+    }
+    return Offer(models=models, qualities=qualities, deliveries=settings.deliveries)
 
 
 def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
@@ -71,14 +99,26 @@ def _build_engine(
         verify=settings.verify,
         timeline=timeline,
         on_host_fault=on_host_fault or _answer_with_it,
+        memory_limit_gib=settings.memory_limit_gb,
+        compiled_dir=settings.compiled_dir if settings.is_compiling else None,
     )
     return DiffusionEngine(
         models=models,
         loader=loader,
+        build_drawer=partial(_build_drawer, loader, settings.prompt_cache_bytes),
         timeline=timeline,
         preload=settings.preload,
         warmup_sizes=settings.warmup_sizes,
+        is_batching=settings.is_batching,
     )
+
+
+def _build_drawer(loader: ModelLoader, prompt_cache_bytes: int) -> "Drawer":
+    """Called once a model is loaded."""
+    from pixpod.engine.drawing import Drawer
+    from pixpod.engine.prompt_cache import PromptCache
+
+    return Drawer(loader.placement, PromptCache(prompt_cache_bytes))
 
 
 def _answer_with_it(error: WorkerError) -> None:

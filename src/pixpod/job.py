@@ -28,6 +28,16 @@ class Delivery(StrEnum):
     DIRECTORY = "directory"
 
 
+class Quality(StrEnum):
+    """What a caller would rather have: the picture as near to the published weights as they are
+    here (16-bit), the usual, or speed by leaving out what changes little between steps.
+    """
+
+    MAX = "max"
+    DEFAULT = "default"
+    TURBO = "turbo"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """What the caller wants done with the finished images.
@@ -64,6 +74,7 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     truncate_long_prompt: bool
     deterministic: bool
+    quality: Quality
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,11 +107,16 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What an engine made of a request: one image per seed, in the same order."""
+    """What an engine made of a request: one image per seed, in the same order.
+
+    `timings_ms` is what the request waited for; of what it had to itself or shared with others
+    in its batch, `device_ms` is its own part of the card's time.
+    """
 
     images: tuple[RawImage, ...]
     model: ModelIdentity
     timings_ms: dict[str, float]
+    device_ms: float
     warnings: tuple[str, ...] = ()
 
 

@@ -31,7 +31,8 @@ class Settings:
     """Everything a worker is told by its environment. See README for the variables.
 
     `precisions` is by model, with ALL_MODELS for the others; empty for the catalog's defaults.
-    `deliveries` are those that a job may choose from, the default first.
+    `deliveries` are those that a job may choose from, the default first. `max_held_jobs` and
+    `memory_limit_gb` are None for what the models need and the card has; 0 images: never renew.
     """
 
     weights_dir: Path
@@ -48,6 +49,14 @@ class Settings:
     device: str
     precisions: Mapping[str, Precision]
     preload: bool
+    is_batching: bool
+    max_held_jobs: int | None
+    renew_after_images: int
+    max_job_s: int
+    is_compiling: bool
+    compiled_dir: Path
+    memory_limit_gb: float | None
+    prompt_cache_bytes: int
     deliveries: tuple[Delivery, ...]
     output_dir: Path
     s3: S3Settings | None
@@ -75,8 +84,9 @@ class Settings:
         env = Environment(environ)
         is_production = cls.names_platform(environ)
         s3 = read_s3(env)
+        weights_dir = env.read(Path, "PIXPOD_WEIGHTS_DIR") or SOURCE_WEIGHTS_DIR
         return cls(
-            weights_dir=env.read(Path, "PIXPOD_WEIGHTS_DIR") or SOURCE_WEIGHTS_DIR,
+            weights_dir=weights_dir,
             hub_cache_dir=env.read(Path, "PIXPOD_HUB_CACHE_DIR") or PLATFORM_VOLUME / HUB_CACHE,
             volume_dir=env.read(Path, "PIXPOD_VOLUME_DIR") or PLATFORM_VOLUME / "pixpod",
             local_dir=env.read(Path, "PIXPOD_LOCAL_DIR") or Path(gettempdir()) / "pixpod-weights",
@@ -90,6 +100,14 @@ class Settings:
             device=env.choice("PIXPOD_DEVICE", ("auto", "cuda", "cpu")),
             precisions=_read_precisions(env),
             preload=env.switch("PIXPOD_PRELOAD", default=is_production),
+            is_batching=env.switch("PIXPOD_BATCHING", default=True),
+            max_held_jobs=_read_held_jobs(env),
+            renew_after_images=env.whole("PIXPOD_RENEW_AFTER_IMAGES", 500, 0, 1_000_000),
+            max_job_s=env.whole("PIXPOD_MAX_JOB_S", 600, 1, 86_400),
+            is_compiling=env.switch("PIXPOD_COMPILE", default=True),
+            compiled_dir=env.read(Path, "PIXPOD_COMPILED_DIR") or weights_dir / "compiled",
+            memory_limit_gb=env.read(_gigabytes, "PIXPOD_MEMORY_LIMIT_GB"),
+            prompt_cache_bytes=env.whole("PIXPOD_PROMPT_CACHE_MB", 256, 0, 65_536) * 1_000_000,
             deliveries=_read_deliveries(env, s3, is_production),
             output_dir=env.read(Path, "PIXPOD_OUTPUT_DIR") or Path("images"),
             s3=s3,
@@ -152,6 +170,18 @@ def _size(entry: str) -> Size:
         accepted = "sizes such as 1024x1024,832x1216, or none"
         raise InvalidSettings(f"PIXPOD_WARMUP_SIZES={entry!r}: accepted are {accepted}")
     return int(found[1]), int(found[2])
+
+
+def _read_held_jobs(env: Environment) -> int | None:
+    """`auto`, or how many jobs at most are held at a time."""
+    value = env.text("PIXPOD_MAX_HELD_JOBS")
+    return None if value in (None, "auto") else env.whole("PIXPOD_MAX_HELD_JOBS", 1, 1, 64)
+
+
+def _gigabytes(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", value) or float(value) <= 0:
+        raise ValueError("accepted are gigabytes (2^30 bytes) above 0, such as 24")
+    return float(value)
 
 
 def _price(value: str) -> float:

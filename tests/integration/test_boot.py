@@ -131,15 +131,16 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_idle_worker_draws_each_size_with_each_model_once(make_engine):
+def test_idle_worker_draws_each_size_with_each_model_alone_and_as_a_batch(make_engine):
     engine, timeline = make_engine(
         PIXPOD_PRELOAD="true",
         PIXPOD_MODELS="sdxl-tiny,sd15-tiny",
         PIXPOD_WARMUP_SIZES="64x64,64x96,4096x4096",
     )
     engine.start()
-    wait_until(lambda: len(warmed(timeline)) == 4)
-    assert sorted(warmed(timeline)) == ["sd15-tiny"] * 2 + ["sdxl-tiny"] * 2
+    wait_until(lambda: len(warmed(timeline)) == 8)
+    wait_until(lambda: engine.is_warm)
+    assert sorted(warmed(timeline)) == ["sd15-tiny"] * 4 + ["sdxl-tiny"] * 4
 
 
 def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, caplog):
@@ -164,15 +165,15 @@ def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch)
     from pixpod.engine import drawing
 
     is_drawing, may_go_on = threading.Event(), threading.Event()
-    draw = drawing.draw
+    draw = drawing.Drawer.draw
 
-    def hold_the_first(model, request, cancel):
+    def hold_the_first(drawer, model, parts, on_step):
         if not is_drawing.is_set():
             is_drawing.set()
             assert may_go_on.wait(LONG_S)
-        return draw(model, request, cancel)
+        return draw(drawer, model, parts, on_step)
 
-    monkeypatch.setattr(drawing, "draw", hold_the_first)
+    monkeypatch.setattr(drawing.Drawer, "draw", hold_the_first)
     engine, timeline = make_engine(
         PIXPOD_PRELOAD="true", PIXPOD_MODELS="sdxl-tiny", PIXPOD_WARMUP_SIZES="64x64"
     )
@@ -187,9 +188,8 @@ def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch)
 
     generation = asyncio.run(job())
     assert generation.images
-    wait_until(lambda: len(warmed(timeline)) == 2)
-    interrupted, whole = (span for span in timeline.spans() if span.phase == "warm")
+    assert not engine.is_warm
+    wait_until(lambda: engine.is_warm)
+    interrupted, whole, _ = (span for span in timeline.spans() if span.phase == "warm")
     (first_image,) = (span for span in timeline.spans() if span.phase == "first_image")
     assert interrupted.ended_s < first_image.began_s < whole.ended_s
-    time.sleep(0.05)
-    assert len(warmed(timeline)) == 2, "and no more"

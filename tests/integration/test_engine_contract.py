@@ -44,10 +44,22 @@ def test_timings_have_the_phases_of_an_engine(engine):
     assert generate(engine).timings_ms.keys() == {
         "load",
         "queue",
+        "swap",
         "text_encode",
         "denoise",
         "decode",
     }
+
+
+def test_steps_are_told_from_the_first_to_the_last(engine):
+    told: list[tuple[int, int]] = []
+    request = make_request(num_inference_steps=3)
+    asyncio.run(engine.generate(request, lambda *step: told.append(step)))
+    assert told == [(1, 3), (2, 3), (3, 3)]
+
+
+def test_own_part_of_the_devices_time_is_told(engine):
+    assert generate(engine).device_ms > 0
 
 
 def test_name_of_the_model_that_ran_is_told(engine):

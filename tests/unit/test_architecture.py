@@ -11,17 +11,22 @@ ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
 LAYERS = (
-    {"errors", "job", "logs", "timeline", ""},
-    {"catalog", "contract", "encoding", "environment", "pricing", "engine.base"},
+    {"errors", "job", "logs", "timeline", "progress", "renewal", ""},
+    {"catalog", "contract", "deadline", "encoding", "environment", "pricing", "engine.base"},
     {"json_schema", "problems", "storage", "manifest", "disk", "engine.device_probe"},
-    {"rules", "s3_settings", "prefetch", "hub", "engine", "engine.quantization"},
+    {"engine", "engine.attention", "engine.memory_ladder", "engine.parking", "engine.regions"},
+    {"rules", "s3_settings", "prefetch", "hub", "engine.batching", "engine.cards"},
+    {"engine.quantization", "engine.compiled_store"},
+    {"held_jobs", "engine.device_queue", "engine.precision", "engine.compiled_calls"},
     {"payload", "s3_storage", "settings", "engine.fake", "engine.weights", "engine.warmup"},
-    {"engine.binding", "engine.device_memory", "engine.sources.base"},
-    {"engine.sources.copying", "engine.sources.local_copies"},
+    {"engine.binding", "engine.device_memory", "engine.sources.base", "engine.footprints"},
+    {"engine.sources.copying", "engine.sources.local_copies", "engine.needs"},
     {"engine.sources.baked", "engine.sources.hub", "engine.sources.platform_cache"},
     {"engine.sources.volume", "engine.loading"},
-    {"engine.sources.locator", "engine.families"},
-    {"engine.sources", "engine.drawing"},
+    {"engine.sources.locator", "engine.families", "engine.compilation", "engine.turbo"},
+    {"engine.residency", "engine.prompt_cache"},
+    {"engine.sources", "engine.placement"},
+    {"engine.drawing", "engine.variants"},
     {"engine.model_loader"},
     {"engine.diffusion"},
     {"worker"},
@@ -41,12 +46,21 @@ STANDARD_LIBRARY_ONLY = {
 }
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
 MAY_BE_HEAVY = (
+    "engine.attention",
     "engine.binding",
+    "engine.compilation",
+    "engine.compiled_calls",
     "engine.device_memory",
     "engine.drawing",
     "engine.families",
     "engine.loading",
+    "engine.parking",
+    "engine.placement",
+    "engine.prompt_cache",
     "engine.quantization",
+    "engine.regions",
+    "engine.turbo",
+    "engine.variants",
 )
 CONCRETE = {"engine.diffusion", "engine.fake", "s3_storage", "bootstrap"}
 

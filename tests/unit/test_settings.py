@@ -47,7 +47,8 @@ def test_empty_environment_is_a_desk():
     assert settings.worker_id == "local"
     assert settings.log_level == "INFO"
     assert not settings.preload
-    assert not settings.preload
+    assert settings.max_held_jobs is settings.memory_limit_gb is None
+    assert settings.renew_after_images == 500
     assert settings.deliveries == (Delivery.DIRECTORY, Delivery.INLINE)
 
 
@@ -68,6 +69,17 @@ def test_empty_environment_is_a_desk():
             {ALL_MODELS: Precision.BFLOAT16, "flux-dev": Precision.FLOAT8_DYNAMIC},
         ),
         ("PIXPOD_PRELOAD", "true", "preload", True),
+        ("PIXPOD_BATCHING", "false", "is_batching", False),
+        ("PIXPOD_MAX_HELD_JOBS", "auto", "max_held_jobs", None),
+        ("PIXPOD_MAX_HELD_JOBS", "3", "max_held_jobs", 3),
+        ("PIXPOD_RENEW_AFTER_IMAGES", "0", "renew_after_images", 0),
+        ("PIXPOD_MAX_JOB_S", "60", "max_job_s", 60),
+        ("PIXPOD_COMPILE", "false", "is_compiling", False),
+        ("PIXPOD_COMPILED_DIR", "/compiled", "compiled_dir", Path("/compiled")),
+        ("PIXPOD_WEIGHTS_DIR", "/models", "compiled_dir", Path("/models/compiled")),
+        ("PIXPOD_MEMORY_LIMIT_GB", "23.5", "memory_limit_gb", 23.5),
+        ("PIXPOD_PROMPT_CACHE_MB", "0", "prompt_cache_bytes", 0),
+        ("PIXPOD_PROMPT_CACHE_MB", "1000", "prompt_cache_bytes", 1_000_000_000),
         ("PIXPOD_OUTPUT_DIR", "out", "output_dir", Path("out")),
         ("PIXPOD_KEY_SECRET", "hidden", "key_secret", Secret("hidden")),
         ("PIXPOD_MAX_REPLY_BYTES", "2000", "max_reply_bytes", 2_000),
@@ -92,6 +104,15 @@ def test_variable_is_read(name, value, field, expected):
         ("PIXPOD_PRECISION", "float32,float16", "one entry a model"),
         ("PIXPOD_PRECISION", "sdxl=float32,sdxl=float16", "one entry a model"),
         ("PIXPOD_PRELOAD", "yes", "false, true"),
+        ("PIXPOD_BATCHING", "on", "true, false"),
+        ("PIXPOD_MAX_HELD_JOBS", "0", "1 to 64"),
+        ("PIXPOD_MAX_HELD_JOBS", "many", "a whole number"),
+        ("PIXPOD_RENEW_AFTER_IMAGES", "-1", "0 to 1000000"),
+        ("PIXPOD_MAX_JOB_S", "0", "1 to 86400"),
+        ("PIXPOD_COMPILE", "auto", "true, false"),
+        ("PIXPOD_MEMORY_LIMIT_GB", "0", "gigabytes"),
+        ("PIXPOD_MEMORY_LIMIT_GB", "24GB", "gigabytes"),
+        ("PIXPOD_PROMPT_CACHE_MB", "70000", "0 to 65536"),
         ("PIXPOD_DELIVERY", "s3", "auto, directory, inline"),
         ("PIXPOD_DELIVERY", "put", "auto, directory, inline"),
         ("PIXPOD_MAX_REPLY_BYTES", "10MB", "a whole number"),

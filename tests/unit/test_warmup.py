@@ -4,7 +4,7 @@ import pytest
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.warmup import warmup_requests
-from pixpod.job import Delivery
+from pixpod.job import Delivery, Quality
 from pixpod.payload import parse_job
 from pixpod.rules import Offer
 
@@ -15,7 +15,7 @@ CATALOG = load_catalog()
 def test_each_model_is_warmed_at_its_default_size(name):
     spec = CATALOG[name]
     size = spec.defaults.width, spec.defaults.height
-    (request,) = warmup_requests(spec, [size])
+    (request,) = warmup_requests(spec, [size], lambda key: 1)
     assert (request.model, request.width, request.height) == (name, *size)
     assert request.num_inference_steps <= 2
 
@@ -24,8 +24,10 @@ def test_each_model_is_warmed_at_its_default_size(name):
 def test_request_is_one_that_a_job_could_make(name):
     """A warm-up that takes other code paths than a job would warm the wrong ones."""
     spec = CATALOG[name]
-    (request,) = warmup_requests(spec, [(spec.defaults.width, spec.defaults.height)])
-    offer = Offer(models=CATALOG, deliveries=(Delivery.INLINE,))
+    size = spec.defaults.width, spec.defaults.height
+    (request,) = warmup_requests(spec, [size], lambda key: 1)
+    qualities = dict.fromkeys(CATALOG, (Quality.DEFAULT,))
+    offer = Offer(models=CATALOG, qualities=qualities, deliveries=(Delivery.INLINE,))
     asked = {
         "model": name,
         "prompt": request.prompt,
@@ -39,4 +41,14 @@ def test_request_is_one_that_a_job_could_make(name):
 def test_sizes_that_the_model_does_not_serve_are_left_out():
     spec = CATALOG["sd15"]
     sizes = [(512, 512), (2048, 2048), (64, 64), (516, 512), (512, 768)]
-    assert [(r.width, r.height) for r in warmup_requests(spec, sizes)] == [(512, 512), (512, 768)]
+    requests = warmup_requests(spec, sizes, lambda key: 1)
+    assert [(r.width, r.height) for r in requests] == [(512, 512), (512, 768)]
+
+
+def test_largest_batch_is_drawn_besides_a_single_image():
+    requests = warmup_requests(CATALOG["sdxl"], [(1024, 1024), (1536, 1024)], row_limit)
+    assert [len(request.seeds) for request in requests] == [1, 4, 1]
+
+
+def row_limit(key):
+    return 4 if key.width == 1024 else 1

@@ -1,6 +1,7 @@
 """What the worker needs of an engine; knows no tensor."""
 
 import threading
+from collections.abc import Callable
 from typing import Protocol
 
 from pixpod.job import Generation, GenerationRequest
@@ -19,13 +20,19 @@ class CancelToken:
     def cancel(self) -> None:
         self._event.set()
 
-    def raise_if_cancelled(self) -> None:
-        if self._event.is_set():
-            raise Cancelled
+    @property
+    def is_cancelled(self) -> bool:
+        return self._event.is_set()
+
+
+StepListener = Callable[[int, int], None]
+"""Called by the device's thread with the number of steps done and of all, for each request of a
+batch; must return at once.
+"""
 
 
 class Engine(Protocol):
-    """Turns requests into images, one request at a time."""
+    """Turns requests into images; those that may share a batch are drawn together."""
 
     @property
     def device_name(self) -> str:
@@ -42,17 +49,24 @@ class Engine(Protocol):
         """
         ...
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def generate(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> Generation:
         """Draw one image per seed, in their order.
 
         Waits for the model to be loaded. Cancelling the await ends the work at its next step.
-        `timings_ms` has `load`, `queue`, `text_encode`, `denoise` and `decode`.
+        `timings_ms` has `load`, `queue`, `swap`, `text_encode`, `denoise` and `decode`.
 
         Raises:
             InvalidInput: the prompt has more tokens than the model reads.
             ModelUnavailable, WeightsUnreadable, DeviceUnavailable: the model cannot be loaded.
             OutOfMemory, NumericalFault: the device could not draw this request.
         """
+        ...
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether all that is loaded from the start is there, or cannot be, and warmed up."""
         ...
 
     def boot_ms(self) -> dict[str, float]:

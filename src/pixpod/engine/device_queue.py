@@ -3,12 +3,12 @@
 Knows no tensor: how a batch is drawn is given. Which requests make a batch, `batching` decides.
 """
 
-import logging
 import threading
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Generic, TypeVar
 
 from pixpod.engine.base import Cancelled, CancelToken, StepListener
@@ -24,8 +24,6 @@ from pixpod.engine.batching import (
 from pixpod.errors import WorkerError
 from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
 from pixpod.timeline import Clock, Timeline
-
-log = logging.getLogger(__name__)
 
 Model = TypeVar("Model")
 
@@ -130,12 +128,12 @@ class DeviceQueue(Generic[Model]):
         self._row_limit = row_limit
         self._clock = clock
         self._turns = Turns()
-        self._changed = threading.Condition()
+        self._lock = threading.RLock()
         self._entries: dict[int, _Entry[Model]] = {}
-        self._drawing: tuple[_Entry[Model], ...] = ()
         self._num_tickets = 0
+        self._is_drawing = False
         self._is_stopped = False
-        self._thread = threading.Thread(target=self._work, name="device", daemon=True)
+        self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
     def submit(
         self,
@@ -152,7 +150,7 @@ class DeviceQueue(Generic[Model]):
         The future raises a WorkerError, or Cancelled: at the next step after `cancel` was
         cancelled, and when the queue is stopped.
         """
-        with self._changed:
+        with self._lock:
             self._num_tickets += 1
             entry = _Entry(
                 ticket=self._num_tickets,
@@ -168,93 +166,49 @@ class DeviceQueue(Generic[Model]):
             if self._is_stopped:
                 entry.answer.set_exception(Cancelled())
                 return entry.answer
-            if self._thread.ident is None:
-                self._thread.start()
             self._entries[entry.ticket] = entry
-            self._changed.notify_all()
+            self._go_on()
         return entry.answer
 
-    def wake(self) -> None:
-        """Look at what waits: something was cancelled."""
-        with self._changed:
-            self._changed.notify_all()
+    def forget_cancelled(self) -> None:
+        """Answer what waits and was cancelled; what is being drawn ends at its next step."""
+        with self._lock:
+            if not self._is_drawing:
+                self._go_on()
 
     @property
     def is_warm(self) -> bool:
         """Whether no warm-up is left."""
-        with self._changed:
+        with self._lock:
             return not any(entry.is_warmup for entry in self._entries.values())
 
     def stop(self) -> None:
         """Cancel everything; waits for the step that is being drawn."""
-        with self._changed:
+        with self._lock:
             self._is_stopped = True
             for entry in self._entries.values():
                 entry.cancel.cancel()
-            self._changed.notify_all()
-        if self._thread.is_alive():
-            self._thread.join()
-        for entry in list(self._entries.values()):
+        self._device.shutdown(wait=True)
+        with self._lock:
+            for entry in list(self._entries.values()):
+                self._finish(entry, Cancelled())
+
+    # --- under the lock -----------------------------------------------------------------------
+
+    def _go_on(self) -> None:
+        """Have the next batch drawn, unless one is; requests before warm-ups."""
+        if self._is_drawing or self._is_stopped:
+            return
+        for entry in [e for e in self._entries.values() if e.cancel.is_cancelled]:
             self._finish(entry, Cancelled())
-
-    # --- on the device's thread ---------------------------------------------------------------
-
-    def _work(self) -> None:
-        while (batch := self._next()) is not None:
-            self._run(batch)
-
-    def _next(self) -> tuple[Share, ...] | None:
-        """The shares of the next batch; None when the queue was stopped."""
-        with self._changed:
-            while not self._is_stopped:
-                for entry in [e for e in self._entries.values() if e.cancel.is_cancelled]:
-                    self._finish(entry, Cancelled())
-                urgent = [entry for entry in self._entries.values() if not entry.is_warmup]
-                waiting = [entry.waiting() for entry in urgent or self._entries.values()]
-                if batch := choose_batch(waiting, self._turns, self._row_limit):
-                    self._drawing = tuple(self._entries[share.ticket] for share in batch)
-                    return batch
-                self._changed.wait()
-        return None
-
-    def _run(self, batch: tuple[Share, ...]) -> None:
-        entries = self._drawing
-        parts = [entry.part(share.num_rows) for entry, share in zip(entries, batch, strict=True)]
-        began_at = self._clock()
-        for entry in entries:
-            entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
-        results: Sequence[Drawn | BaseException]
-        try:
-            results = self._draw(entries[0].model, parts, self._watch(batch))
-        except BaseException as error:  # noqa: BLE001 - whoever waits for it is told
-            results = [error] * len(parts)
-        ended_at = self._clock()
-        self._turns.charge(GroupKey.of(entries[0].request), ended_at - began_at)
-        with self._changed:
-            self._drawing = ()
-            for entry, result in zip(entries, results, strict=True):
-                entry.waits_since = ended_at
-                self._settle(entry, result)
-
-    def _watch(self, batch: tuple[Share, ...]) -> OnStep:
-        entries = self._drawing
-
-        def on_step(step: int) -> None:
-            if all(self._is_left(entry) for entry in entries):
-                raise Cancelled
-            for entry, share in zip(entries, batch, strict=True):
-                entry.tell_step(step, share.num_rows)
-
-        return on_step
-
-    def _is_left(self, entry: _Entry[Model]) -> bool:
-        """Whether nobody waits for this batch's rows: a warm-up gives way to a request."""
-        return entry.cancel.is_cancelled or (entry.is_warmup and self._is_asked)
-
-    @property
-    def _is_asked(self) -> bool:
-        with self._changed:
-            return any(not entry.is_warmup for entry in self._entries.values())
+        urgent = [entry for entry in self._entries.values() if not entry.is_warmup]
+        waiting = [entry.waiting() for entry in urgent or self._entries.values()]
+        if shares := choose_batch(waiting, self._turns, self._row_limit):
+            batch = _Batch(
+                entries=tuple(self._entries[share.ticket] for share in shares), shares=shares
+            )
+            self._is_drawing = True
+            self._device.submit(self._run, batch).add_done_callback(partial(self._note, batch))
 
     def _settle(self, entry: _Entry[Model], result: Drawn | BaseException) -> None:
         if entry.cancel.is_cancelled:
@@ -272,3 +226,44 @@ class DeviceQueue(Generic[Model]):
             entry.answer.set_exception(error)
         else:
             entry.answer.set_result(entry.generation())
+
+    # --- on the device's thread ---------------------------------------------------------------
+
+    def _run(self, batch: "_Batch[Model]") -> list[Drawn | WorkerError]:
+        began_at = self._clock()
+        for entry in batch.entries:
+            entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
+        try:
+            return self._draw(batch.entries[0].model, batch.parts(), partial(self._step, batch))
+        finally:
+            self._turns.charge(GroupKey.of(batch.entries[0].request), self._clock() - began_at)
+
+    def _step(self, batch: "_Batch[Model]", step: int) -> None:
+        with self._lock:
+            is_asked = any(not entry.is_warmup for entry in self._entries.values())
+        if all(e.cancel.is_cancelled or (e.is_warmup and is_asked) for e in batch.entries):
+            raise Cancelled
+        for entry, share in zip(batch.entries, batch.shares, strict=True):
+            entry.tell_step(step, share.num_rows)
+
+    def _note(self, batch: "_Batch[Model]", drawing: "Future[list[Drawn | WorkerError]]") -> None:
+        """Called when a batch has been drawn, or failed as a whole."""
+        error = drawing.exception()
+        results: Sequence[Drawn | BaseException]
+        results = [error] * len(batch.entries) if error else drawing.result()
+        with self._lock:
+            self._is_drawing = False
+            for entry, result in zip(batch.entries, results, strict=True):
+                entry.waits_since = self._clock()
+                self._settle(entry, result)
+            self._go_on()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch(Generic[Model]):
+    entries: tuple[_Entry[Model], ...]
+    shares: tuple[Share, ...]
+
+    def parts(self) -> list[Part]:
+        pairs = zip(self.entries, self.shares, strict=True)
+        return [entry.part(share.num_rows) for entry, share in pairs]

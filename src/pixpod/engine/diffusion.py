@@ -4,17 +4,17 @@ Imports no torch itself: that takes seconds, in which a worker can already take 
 """
 
 import asyncio
-import contextvars
 import logging
 import time
-from collections import deque
-from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import asdict
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
-from pixpod.engine.base import Cancelled, CancelToken
+from pixpod.engine.base import Cancelled, CancelToken, StepListener
+from pixpod.engine.batching import GroupKey, bucket, most_rows
+from pixpod.engine.device_queue import DeviceQueue, Drawn, OnStep, Part
 from pixpod.engine.model_loader import ModelLoader
 from pixpod.engine.warmup import warmup_requests
 from pixpod.errors import WorkerError
@@ -22,6 +22,7 @@ from pixpod.job import Generation, GenerationRequest
 from pixpod.timeline import BootTimeline
 
 if TYPE_CHECKING:
+    from pixpod.engine.drawing import Drawer
     from pixpod.engine.loading import LoadedModel
 
 log = logging.getLogger(__name__)
@@ -32,7 +33,8 @@ class DiffusionEngine:
 
     `preload` loads all models from the start, in their order. `warmup_sizes` are drawn once
     with each loaded model while no job is there; None for each model's default size on a card
-    and none on a CPU.
+    and none on a CPU. Without `is_batching` every image has a batch of its own. `build_drawer`
+    is called by the device's thread, once a model is loaded.
     """
 
     def __init__(
@@ -40,26 +42,32 @@ class DiffusionEngine:
         *,
         models: Catalog,
         loader: ModelLoader,
+        build_drawer: "Callable[[], Drawer]",
         timeline: BootTimeline,
         preload: bool,
         warmup_sizes: Sequence[Size] | None,
+        is_batching: bool,
     ) -> None:
         self._models = models
         self._loader = loader
+        self._build_drawer = build_drawer
         self._timeline = timeline
         self._preload = preload
         self._warmup_sizes = warmup_sizes
-        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
-        self._running: set[CancelToken] = set()
+        self._is_batching = is_batching
+        self._drawer: Drawer | None = None
+        self._queue: DeviceQueue[LoadedModel] = DeviceQueue(self._draw, self._row_limit)
         self._preloads: tuple[Future[LoadedModel], ...] = ()
-        self._cold: deque[tuple[LoadedModel, GenerationRequest]] = deque()
-        self._warming: CancelToken | None = None
         self._device_name = "unknown"
         self._has_drawn = False
 
     @property
     def device_name(self) -> str:
         return self._device_name
+
+    @property
+    def is_warm(self) -> bool:
+        return all(load.done() for load in self._preloads) and self._queue.is_warm
 
     def boot_ms(self) -> dict[str, float]:
         return self._timeline.milliseconds()
@@ -73,105 +81,82 @@ class DiffusionEngine:
     def check_host(self) -> None:
         self._loader.check_host()
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def generate(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> Generation:
         cancel = CancelToken()
-        self._running.add(cancel)
-        if self._warming:
-            self._warming.cancel()
+        asked_at = time.perf_counter()
+        loading = asyncio.wrap_future(self._loader.load(request.model, request.quality))
+        model = await asyncio.shield(loading)  # other jobs wait for the same load
+        load_ms = (time.perf_counter() - asked_at) * 1e3
+        drawing = self._queue.submit(model, model.identity, request, cancel=cancel, on_step=on_step)
         try:
-            return await self._generate(request, cancel)
-        except asyncio.CancelledError:
-            cancel.cancel()
-            raise
+            generation = await asyncio.wrap_future(drawing)
         except Cancelled as exc:
             raise asyncio.CancelledError from exc
         finally:
-            self._running.discard(cancel)
-            self._warm_if_idle()
-
-    def stop(self) -> None:
-        self._cold.clear()
-        for cancel in tuple(self._running):
             cancel.cancel()
-        if self._warming:
-            self._warming.cancel()
-        self._thread.shutdown(wait=True, cancel_futures=True)
-        self._loader.stop()
-
-    async def _generate(self, request: GenerationRequest, cancel: CancelToken) -> Generation:
-        asked_at = time.perf_counter()
-        loading = asyncio.wrap_future(self._loader.load(request.model))
-        model = await asyncio.shield(loading)  # other jobs wait for the same load
-        loaded_at = time.perf_counter()
-        context = contextvars.copy_context()
-        generation, began_at = await asyncio.get_running_loop().run_in_executor(
-            self._thread, context.run, self._draw, model, request, cancel
-        )
-        self._mark_first_image(request.model)
-        generation.timings_ms["load"] = round((loaded_at - asked_at) * 1e3, 1)
-        generation.timings_ms["queue"] = round((began_at - loaded_at) * 1e3, 1)
+            self._queue.forget_cancelled()
+        generation.timings_ms["load"] = round(load_ms, 1)
         return generation
 
-    def _mark_first_image(self, name: str) -> None:
-        if not self._has_drawn:
-            self._has_drawn = True
-            self._timeline.mark("first_image", name)
-            self._log_boot()
+    def stop(self) -> None:
+        self._queue.stop()
+        self._loader.stop()
+
+    def _row_limit(self, key: GroupKey) -> int:
+        """Called with the keys of requests whose model is loaded."""
+        if not self._is_batching:
+            return 1
+        num_rows = most_rows(self._models[key.model].family, key)
+        plan = self._loader.placement.plan
+        return bucket(plan.rows_that_fit(key.model, (key.width, key.height), num_rows))
 
     def _log_boot(self) -> None:
         spans = (*self._timeline.spans(), *self._loader.reading())
         log.info("boot timeline", extra={"spans": [asdict(span) for span in spans]})
 
-    # --- on the device's thread ---------------------------------------------------------------
-
-    def _draw(
-        self, model: "LoadedModel", request: GenerationRequest, cancel: CancelToken
-    ) -> tuple[Generation, float]:
-        """The images, and when drawing began."""
-        from pixpod.engine.drawing import draw
-        from pixpod.engine.loading import name_device
-
-        cancel.raise_if_cancelled()
-        self._device_name = name_device(model.device)
-        began_at = time.perf_counter()
-        return draw(model, request, cancel), began_at
-
     def _note_preload(self, load: "Future[LoadedModel]") -> None:
         """Called once a preloaded model is there, or cannot be, by the thread that loaded it."""
+        if not load.cancelled() and not load.exception():
+            self._warm_up(load.result())
         if all(each.done() for each in self._preloads):
             self._log_boot()
-        if load.cancelled() or load.exception():
-            return
-        model = load.result()
+
+    def _warm_up(self, model: "LoadedModel") -> None:
         sizes = self._warmup_sizes
         if sizes is None:
             defaults = model.spec.defaults
             sizes = [(defaults.width, defaults.height)] if model.device.type == "cuda" else []
-        self._cold.extend((model, request) for request in warmup_requests(model.spec, sizes))
-        self._warm_if_idle()
+        for request in warmup_requests(model.spec, sizes, self._row_limit):
+            self._queue.submit(
+                model, model.identity, request, cancel=CancelToken(), is_warmup=True
+            ).add_done_callback(_log_failure)
 
-    def _warm_if_idle(self) -> None:
-        if self._cold and not self._running:
-            self._thread.submit(self._warm).add_done_callback(_log_unexpected)
+    # --- on the device's thread ---------------------------------------------------------------
 
-    def _warm(self) -> None:
-        """Draw what is cold until a job comes; what that interrupts is drawn again later."""
-        while self._cold:
-            self._warming = cancel = CancelToken()
-            if self._running:  # looked at after a job could see the token
-                break
-            model, request = self._cold.popleft()
-            try:
-                with self._timeline.span("warm", request.model):
-                    self._draw(model, request, cancel)
-            except Cancelled:
-                self._cold.appendleft((model, request))
-            except WorkerError as error:
-                log.warning("not warmed up", extra={"model": request.model, "error": str(error)})
-        self._warming = None
+    def _draw(
+        self, model: "LoadedModel", parts: Sequence[Part], on_step: OnStep
+    ) -> "list[Drawn | WorkerError]":
+        from pixpod.engine.loading import name_device
+
+        self._drawer = self._drawer or self._build_drawer()
+        self._device_name = name_device(model.device)
+        if parts[0].is_warmup:
+            with self._timeline.span("warm", model.spec.name):
+                return self._drawer.draw(model, parts, on_step)
+        drawn = self._drawer.draw(model, parts, on_step)
+        if not self._has_drawn:
+            self._has_drawn = True
+            self._timeline.mark("first_image", model.spec.name)
+            self._log_boot()
+        return drawn
 
 
-def _log_unexpected(warming: "Future[None]") -> None:
-    """A warm-up that fails costs nothing but the warmth; its traceback must be seen."""
-    if not warming.cancelled() and warming.exception():
-        log.error("warm-up failed unexpectedly", exc_info=warming.exception())
+def _log_failure(warming: "Future[Generation]") -> None:
+    """A warm-up that fails costs nothing but the warmth; what nobody foresaw must be seen."""
+    error = warming.exception()
+    if isinstance(error, WorkerError):
+        log.warning("not warmed up", extra={"error": str(error)})
+    elif error is not None and not isinstance(error, Cancelled):
+        log.error("warm-up failed unexpectedly", exc_info=error)

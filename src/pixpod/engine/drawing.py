@@ -1,88 +1,196 @@
-"""One request through a loaded pipeline: check its text, encode it, denoise, decode to pixels."""
+"""One batch through a loaded pipeline: check texts, encode them, denoise, decode to pixels."""
 
 import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 import diffusers
 import torch
 
-from pixpod.engine.base import CancelToken
-from pixpod.engine.families import RULES, Arguments, count_tokens, repeat_rows
-from pixpod.engine.loading import LoadedModel, Pipeline
-from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem
-from pixpod.job import Generation, GenerationRequest, RawImage
+from pixpod.engine.device_queue import Drawn, OnStep, Part
+from pixpod.engine.families import RULES, Arguments, count_tokens, stack_rows
+from pixpod.engine.loading import LoadedModel, Pipeline, free_memory
+from pixpod.engine.memory_ladder import DoesNotFit, Ladder, Rung, draw_within_memory
+from pixpod.engine.placement import Placement
+from pixpod.engine.prompt_cache import PromptCache
+from pixpod.engine.turbo import step_caching
+from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
+from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline
 
 
-def draw(model: LoadedModel, request: GenerationRequest, cancel: CancelToken) -> Generation:
-    """One image per seed, as one batch; `deterministic` gives each a batch of its own.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Text:
+    """A part whose text has been encoded."""
 
-    Raises InvalidInput for too long a prompt, OutOfMemory, NumericalFault, and Cancelled at the
-    first step after the token was cancelled.
-    """
-    warnings = _check_length(model, request)
-    timeline = Timeline()
-    scheduler_class = getattr(diffusers, request.scheduler)
-    model.pipe.scheduler = scheduler_class.from_config(model.scheduler_config)
-    batches = [(seed,) for seed in request.seeds] if request.deterministic else [request.seeds]
-    images: list[RawImage] = []
-    try:
-        with torch.inference_mode():
-            with timeline.phase("text_encode"):
-                text = RULES[model.spec.family].encode_text(model.pipe, request)
-                _synchronize(model.device)
-            for seeds in batches:
-                cancel.raise_if_cancelled()
-                images += _draw_batch(model, request, text, seeds, cancel, timeline)
-    except torch.OutOfMemoryError as exc:
-        size = f"{len(batches[0])} images of {request.width}x{request.height}"
-        raise OutOfMemory(f"{model.spec.name}: no memory for {size} on {model.device}") from exc
-    return Generation(
-        images=tuple(images),
-        model=model.identity,
-        timings_ms=timeline.milliseconds(),
-        warnings=(*model.warnings, *warnings),
-    )
+    arguments: Arguments
+    warnings: tuple[str, ...]
+    encode_ms: float
 
 
-def _draw_batch(
-    model: LoadedModel,
-    request: GenerationRequest,
-    text: Arguments,
-    seeds: tuple[int, ...],
-    cancel: CancelToken,
-    timeline: Timeline,
-) -> list[RawImage]:
-    steps = _StepWatch(model.device, cancel)
+@dataclass(slots=True, kw_only=True)
+class _Batch:
+    """Rows that go through the pipeline at once, and how long that takes."""
+
+    model: LoadedModel
+    request: GenerationRequest
+    on_step: OnStep
+    timeline: Timeline = field(default_factory=Timeline)
+    warnings: list[str] = field(default_factory=list)
+
+
+class Drawer:
+    """Draws batches on one device; all calls come from the device's thread."""
+
+    def __init__(self, placement: Placement, prompts: PromptCache) -> None:
+        self._placement = placement
+        self._prompts = prompts
+
+    def draw(
+        self, model: LoadedModel, parts: Sequence[Part], on_step: OnStep
+    ) -> list[Drawn | WorkerError]:
+        """What became of each part; requests that may share a batch (`batching.GroupKey`).
+
+        A part fails alone if its text is too long or its images are none. Raises OutOfMemory if
+        the device cannot hold even one row, and what `on_step` raises.
+        """
+        batch = _Batch(model=model, request=parts[0].request, on_step=on_step)
+        with torch.inference_mode(), self._everything_may_go_afterwards():
+            texts = [self._encode(batch, part.request) for part in parts]
+            rows = [
+                (text.arguments, seed)
+                for part, text in zip(parts, texts, strict=True)
+                if isinstance(text, _Text)
+                for seed in part.seeds
+            ]
+            images, warnings = self._draw_rows(batch, rows) if rows else ([], ())
+        left = iter(images)
+        return [
+            _share(batch, part, text, left, len(rows), warnings)
+            if isinstance(text, _Text)
+            else text
+            for part, text in zip(parts, texts, strict=True)
+        ]
+
+    @contextmanager
+    def _everything_may_go_afterwards(self) -> Iterator[None]:
+        try:
+            yield
+        finally:
+            self._placement.done()
+
+    def _encode(self, batch: _Batch, request: GenerationRequest) -> _Text | WorkerError:
+        model, started = batch.model, time.perf_counter()
+        try:
+            warnings = _check_length(model, request)
+        except InvalidInput as error:
+            return error
+        swap_ms = 0.0
+
+        def encode() -> Arguments:
+            nonlocal swap_ms
+            swap_ms = self._placement.using(model, model.spec.family.text_encoders)
+            return RULES[model.spec.family].encode_text(model.pipe, request)
+
+        key = self._prompts.key(model, request)
+        arguments = self._prompts.get_or_encode(key, encode, model.device)
+        _synchronize(model.device)
+        batch.timeline.add("swap", swap_ms)
+        encode_ms = (time.perf_counter() - started) * 1e3 - swap_ms
+        return _Text(arguments=arguments, warnings=tuple(warnings), encode_ms=encode_ms)
+
+    def _draw_rows(
+        self, batch: _Batch, rows: Sequence[tuple[Arguments, int]]
+    ) -> tuple[list[RawImage | WorkerError], tuple[str, ...]]:
+        model, request = batch.model, batch.request
+        size, drawn_with = (request.width, request.height), (model.spec.family.denoiser, "vae")
+        batch.timeline.add("swap", self._placement.using(model, drawn_with, size, len(rows)))
+        scheduler_class = getattr(diffusers, request.scheduler)
+        model.pipe.scheduler = scheduler_class.from_config(model.scheduler_config)
+
+        def attempt(some: Sequence[tuple[Arguments, int]]) -> list[RawImage | WorkerError] | None:
+            try:
+                return _call_pipeline(batch, some)
+            except torch.OutOfMemoryError:
+                return None
+
+        with _thrifty_decoder(model.pipe) as thrift:
+            ladder = Ladder(
+                first=(Rung(climb=_free_cache), thrift),
+                last=(Rung(climb=lambda: self._placement.park_others(model)),),
+            )
+            try:
+                images, warnings = draw_within_memory(rows, attempt, ladder)
+            except DoesNotFit as exc:
+                raise OutOfMemory(
+                    f"{model.spec.name}: no memory for an image of "
+                    f"{request.width}x{request.height} on {model.device}"
+                ) from exc
+        return images, (*warnings, *batch.warnings)
+
+
+def _call_pipeline(
+    batch: _Batch, rows: Sequence[tuple[Arguments, int]]
+) -> list[RawImage | WorkerError]:
+    model, request = batch.model, batch.request
+    steps = _StepWatch(model.device, batch.on_step)
     started = time.perf_counter()
-    decoded = model.pipe(
-        **repeat_rows(text, len(seeds)),
-        **RULES[model.spec.family].call_arguments(request),
-        width=request.width,
-        height=request.height,
-        num_inference_steps=request.num_inference_steps,
-        generator=[torch.Generator("cpu").manual_seed(seed) for seed in seeds],
-        output_type="pt",
-        callback_on_step_end=steps,
-    ).images
+    num_steps = request.num_inference_steps
+    with step_caching(model.pipe, request.quality, num_steps) as skipped:
+        decoded = model.pipe(
+            **stack_rows([arguments for arguments, _ in rows]),
+            **RULES[model.spec.family].call_arguments(request),
+            width=request.width,
+            height=request.height,
+            num_inference_steps=num_steps,
+            generator=[torch.Generator("cpu").manual_seed(seed) for _, seed in rows],
+            output_type="pt",
+            callback_on_step_end=steps,
+        ).images
+    if skipped.num_calls:
+        batch.warnings.append(f"turbo: {skipped.num_calls} calls of the denoiser were left out")
     images = _to_images(decoded, model.spec.name)
-    timeline.add("denoise", (steps.last_step_at - started) * 1e3)
-    timeline.add("decode", (time.perf_counter() - steps.last_step_at) * 1e3)
+    batch.timeline.add("denoise", (steps.last_step_at - started) * 1e3)
+    batch.timeline.add("decode", (time.perf_counter() - steps.last_step_at) * 1e3)
     return images
 
 
-class _StepWatch:
-    """Called by the pipeline after each step: stops a cancelled one, stamps the last one."""
+def _share(
+    batch: _Batch,
+    part: Part,
+    text: _Text,
+    images: Iterator[RawImage | WorkerError],
+    num_rows: int,
+    warnings: tuple[str, ...],
+) -> Drawn | WorkerError:
+    """A part's images, taken from those of the whole batch, and its share of the time."""
+    own = [next(images) for _ in part.seeds]
+    for image in own:
+        if isinstance(image, WorkerError):
+            return image
+    shared_ms = batch.timeline.milliseconds()
+    return Drawn(
+        images=tuple(image for image in own if isinstance(image, RawImage)),
+        timings_ms={**shared_ms, "text_encode": round(text.encode_ms, 1)},
+        device_ms=text.encode_ms + sum(shared_ms.values()) * len(part.seeds) / num_rows,
+        warnings=(*batch.model.warnings, *text.warnings, *warnings),
+    )
 
-    def __init__(self, device: torch.device, cancel: CancelToken) -> None:
+
+class _StepWatch:
+    """Called by the pipeline after each step: passes it on, stamps the last one."""
+
+    def __init__(self, device: torch.device, on_step: OnStep) -> None:
         self._device = device
-        self._cancel = cancel
+        self._on_step = on_step
         self.last_step_at = time.perf_counter()
 
     def __call__(
         self, pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        self._cancel.raise_if_cancelled()
+        self._on_step(step + 1)
         if step == pipe.num_timesteps - 1:
             _synchronize(self._device)
             self.last_step_at = time.perf_counter()
@@ -118,13 +226,42 @@ def _check_length(model: LoadedModel, request: GenerationRequest) -> list[str]:
     return list(dict.fromkeys(warnings))
 
 
-def _to_images(decoded: torch.Tensor, model_name: str) -> list[RawImage]:
-    """Values 0 ... 1 of (rows, 3, height, width) to 8-bit RGB."""
-    if not torch.isfinite(decoded).all():
-        raise NumericalFault(f"{model_name} produced NaN or infinite pixels")
+def _to_images(decoded: torch.Tensor, model_name: str) -> list[RawImage | WorkerError]:
+    """Values 0 ... 1 of (rows, 3, height, width) to 8-bit RGB; a row with NaN fails alone."""
+    is_finite = torch.isfinite(decoded).flatten(1).all(dim=1).tolist()
     levels = (decoded.float() * 255).round().to(torch.uint8).permute(0, 2, 3, 1).cpu().contiguous()
     height, width = levels.shape[1:3]
-    return [RawImage(width=width, height=height, pixels=row.numpy().tobytes()) for row in levels]
+    return [
+        RawImage(width=width, height=height, pixels=row.numpy().tobytes())
+        if is_good
+        else NumericalFault(f"{model_name} produced NaN or infinite pixels")
+        for row, is_good in zip(levels, is_finite, strict=True)
+    ]
+
+
+def _free_cache() -> bool:
+    free_memory()
+    return True
+
+
+@contextmanager
+def _thrifty_decoder(pipe: Pipeline) -> Iterator[Rung]:
+    """A rung after which images are decoded one by one and large ones in tiles; ends with the
+    batch, so that the next one is decoded as ever.
+    """
+
+    def climb() -> bool:
+        pipe.vae.enable_slicing()
+        pipe.vae.enable_tiling()
+        return True
+
+    try:
+        yield Rung(
+            climb=climb, warning="the device's memory was short: large images were decoded in tiles"
+        )
+    finally:
+        pipe.vae.disable_slicing()
+        pipe.vae.disable_tiling()
 
 
 def _synchronize(device: torch.device) -> None:

@@ -3,6 +3,7 @@
 import asyncio
 import hashlib
 
+from pixpod.engine.base import StepListener
 from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
 
 
@@ -13,6 +14,7 @@ class FakeEngine:
     """
 
     device_name = "cpu"
+    is_warm = True
 
     def __init__(self, *, fail_with: Exception | None = None, seconds: float = 0) -> None:
         self.fail_with = fail_with
@@ -26,9 +28,14 @@ class FakeEngine:
     def check_host(self) -> None:
         pass
 
-    async def generate(self, request: GenerationRequest) -> Generation:
+    async def generate(
+        self, request: GenerationRequest, on_step: StepListener | None = None
+    ) -> Generation:
         self.requests.append(request)
-        await asyncio.sleep(self.seconds)
+        for step in range(request.num_inference_steps):
+            await asyncio.sleep(self.seconds / request.num_inference_steps)
+            if on_step:
+                on_step(step + 1, request.num_inference_steps)
         if self.fail_with is not None:
             raise self.fail_with
         return Generation(
@@ -39,10 +46,12 @@ class FakeEngine:
             timings_ms={
                 "load": 0.0,
                 "queue": 0.0,
+                "swap": 0.0,
                 "text_encode": 1.0,
                 "denoise": 2.0,
                 "decode": 3.0,
             },
+            device_ms=6.0,
         )
 
     def boot_ms(self) -> dict[str, float]:

@@ -1,6 +1,6 @@
 """Per family: how text becomes embeddings, and how a request becomes a pipeline's arguments."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -150,13 +150,11 @@ def count_tokens(limit: TokenLimit) -> int:
     return len(limit.tokenizer(limit.text, truncation=False, verbose=False).input_ids)
 
 
-def repeat_rows(arguments: Arguments, num_rows: int) -> Arguments:
-    """The same prompt for every row of a batch."""
+def stack_rows(rows: Sequence[Arguments]) -> Arguments:
+    """The prompts of all rows of a batch as one; what is no tensor is the same for all of them."""
     return {
-        name: value.repeat(num_rows, *(1 for _ in value.shape[1:]))
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in arguments.items()
+        name: torch.cat([row[name] for row in rows]) if isinstance(value, torch.Tensor) else value
+        for name, value in rows[0].items()
     }
 
 

@@ -1,0 +1,95 @@
+"""A device whose memory is short: each rung of the ladder, on a real pipeline that fails on order."""
+
+import asyncio
+
+import pytest
+import torch
+from support.factories import make_request, make_settings
+
+from pixpod.bootstrap import build_engine
+from pixpod.engine import drawing
+from pixpod.errors import OutOfMemory
+
+BATCH = make_request(seeds=(1, 2, 3, 4))
+
+
+class Shortage:
+    """Lets no batch through that has more rows than fit, until enough rungs were climbed."""
+
+    def __init__(self, call):
+        self._call = call
+        self.num_failures = 0
+        self.max_rows = 8
+        self.attempts = []
+
+    def __call__(self, batch, rows):
+        vae = batch.model.pipe.vae
+        self.attempts.append((len(rows), vae.use_slicing and vae.use_tiling))
+        if self.num_failures or len(rows) > self.max_rows:
+            self.num_failures = max(0, self.num_failures - 1)
+            raise torch.OutOfMemoryError
+        return self._call(batch, rows)
+
+
+@pytest.fixture(scope="module")
+def engine():
+    built = build_engine(make_settings(PIXPOD_DEVICE="cpu"))
+    built.start()
+    yield built
+    built.stop()
+
+
+@pytest.fixture
+def shortage(monkeypatch):
+    made = Shortage(drawing._call_pipeline)
+    with monkeypatch.context() as patch:
+        patch.setattr(drawing, "_call_pipeline", made)
+        yield made
+
+
+def generate(engine, request=BATCH):
+    return asyncio.run(engine.generate(request))
+
+
+@pytest.fixture
+def usual(engine):
+    """What is drawn while there is memory enough; and again when the shortage is over."""
+    before = generate(engine).images
+    yield before
+    assert generate(engine).images == before
+
+
+def test_first_the_cache_is_freed_which_changes_nothing(engine, usual, shortage):
+    shortage.num_failures = 1
+    generation = generate(engine)
+    assert generation.images == usual
+    assert generation.warnings == ()
+    assert shortage.attempts == [(4, False), (4, False)]
+
+
+def test_then_images_are_decoded_in_slices_and_tiles(engine, usual, shortage):
+    shortage.num_failures = 2
+    (warning,) = generate(engine).warnings
+    assert "tiles" in warning
+    assert shortage.attempts == [(4, False), (4, False), (4, True)]
+
+
+def test_then_the_batch_is_halved_until_it_fits(engine, usual, shortage):
+    shortage.max_rows = 1
+    generation = generate(engine)
+    assert [rows for rows, _ in shortage.attempts] == [4, 4, 4, 2, 1, 1, 2, 1, 1]
+    assert "halved" in generation.warnings[-1]
+    for image, as_ever in zip(generation.images, usual, strict=True):
+        assert levels_apart(image, as_ever) <= 1
+
+
+def test_at_last_it_is_answered_and_the_worker_goes(engine, usual, shortage):
+    shortage.max_rows = 0
+    with pytest.raises(OutOfMemory, match="64x64") as caught:
+        generate(engine)
+    assert caught.value.refresh_worker
+    assert shortage.attempts[-1] == (1, True)
+
+
+def levels_apart(left, right):
+    return max(abs(a - b) for a, b in zip(left.pixels, right.pixels, strict=True))
