@@ -19,7 +19,7 @@ from pixpod.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.logs import configure_logging
 from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
 from pixpod.timeline import BootTimeline, Span, since_process_start
-from pixpod.worker import RefusingWorker, Worker
+from pixpod.worker import Platform, RefusingWorker, Worker
 
 
 def main() -> int:
@@ -43,19 +43,24 @@ def serve() -> None:
     """Be a worker until the platform ends it."""
     faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
     timeline = BootTimeline(since_process_start())
-    worker = start_worker(timeline, on_host_fault=runpod_sdk.leave_host)
-    runpod_sdk.serve(worker.handle, worker.check_host, timeline)
+    platform = Platform(
+        num_held_jobs=runpod_sdk.num_held_jobs, send_progress=runpod_sdk.send_progress
+    )
+    worker = start_worker(timeline, platform, on_host_fault=runpod_sdk.leave_host)
+    runpod_sdk.serve(worker, timeline)
 
 
 def start_worker(
-    timeline: BootTimeline, on_host_fault: HostFaultListener | None = None
+    timeline: BootTimeline,
+    platform: Platform | None = None,
+    on_host_fault: HostFaultListener | None = None,
 ) -> Worker | RefusingWorker:
     """A worker that loads already, or one that answers each job with what is set up wrongly."""
     configure_logging("INFO")
     try:
         settings = Settings.from_env(os.environ)
         configure_logging(settings.log_level)
-        worker = build_worker(settings, timeline, on_host_fault)
+        worker = build_worker(settings, timeline, on_host_fault, platform)
     except WorkerError as error:
         logging.getLogger(__name__).error("set up wrongly", extra={"error": str(error)})
         return RefusingWorker(error)

@@ -42,6 +42,10 @@ class Family(StrEnum):
         return "transformer" if self is Family.FLUX else "unet"
 
     @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return tuple(name for name in self.components if name.startswith("text_encoder"))
+
+    @property
     def components(self) -> tuple[str, ...]:
         """The folders with weights, in the order in which an image needs them."""
         second = () if self is Family.SD15 else ("text_encoder_2",)
@@ -49,13 +53,35 @@ class Family(StrEnum):
 
 
 class Precision(StrEnum):
-    """How weights and activations of the denoiser are held; all else stays 16-bit or wider."""
+    """How weights and activations of the denoiser are held; all else stays 16-bit or wider.
+
+    The 8-bit ones are torchao's: `dynamic` quantises activations as they come and computes in 8
+    bits, `weight_only` computes in bfloat16 and saves memory only.
+    """
 
     FLOAT32 = "float32"
     BFLOAT16 = "bfloat16"
     FLOAT16 = "float16"
     FLOAT8_DYNAMIC = "float8_dynamic"
+    FLOAT8_WEIGHT_ONLY = "float8_weight_only"
+    INT8_DYNAMIC = "int8_dynamic"
 
+    @property
+    def is_8_bit(self) -> bool:
+        return self in (
+            Precision.FLOAT8_DYNAMIC,
+            Precision.FLOAT8_WEIGHT_ONLY,
+            Precision.INT8_DYNAMIC,
+        )
+
+
+STORED = (
+    Precision.FLOAT32,
+    Precision.BFLOAT16,
+    Precision.FLOAT16,
+    Precision.FLOAT8_DYNAMIC,
+)
+"""What a denoiser's files may hold; the others are made of these when they are loaded."""
 
 _UNET_SCHEDULERS = (
     "EulerDiscreteScheduler",
@@ -105,7 +131,9 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One entry of the catalog. `precision` maps a device's kind to its default precision."""
+    """One entry of the catalog. `precision` maps a device's kind to its default precision; of a
+    FLUX model on a card it is that of `quality: max`, the default depends on the card.
+    """
 
     __pydantic_config__ = CHECKS
 

@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from pixpod.job import Delivery, ImageFormat
+from pixpod.job import Delivery, ImageFormat, Quality
 
 API_VERSION: Literal[1] = 1
 MAX_SEED = 2**53 - 1
@@ -189,6 +189,14 @@ class JobInput(_Edge):
         description="A class name of diffusers; a refusal lists those of the model.",
         examples=["EulerDiscreteScheduler"],
     )
+    quality: Annotated[Quality, Field(strict=False)] | None = Field(
+        default=None,
+        description=(
+            "max draws in 16 bits, as near to the published weights as they are here; default in "
+            "what suits the card; turbo, FLUX only, leaves out steps that change little. One that "
+            "the deployment does not offer is refused."
+        ),
+    )
     deterministic: bool | None = Field(
         default=None, description="Draw each image in a batch of its own; false unless given."
     )
@@ -228,6 +236,7 @@ class TimingsReply(BaseModel):
 
     load: float
     queue: float
+    swap: float
     fetch: float
     text_encode: float
     denoise: float

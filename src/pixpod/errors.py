@@ -9,6 +9,7 @@
     ├── ModelUnavailable          model_unavailable       deployment
     │   └── LicenceNotAccepted    licence_not_accepted    deployment
     ├── StorageDenied             storage_denied          deployment
+    ├── DeadlineExceeded          deadline_exceeded       deployment
     ├── StorageUnavailable        storage_unavailable     host
     ├── WeightsUnreadable         weights_unreadable      host, worker is replaced
     ├── DiskFull                  disk_full               host, worker is replaced
@@ -111,6 +112,13 @@ class StorageDenied(WorkerError):
     """The store refuses us: wrong credentials, missing bucket, forbidden key."""
 
     code = "storage_denied"
+    fault = Fault.DEPLOYMENT
+
+
+class DeadlineExceeded(WorkerError):
+    """The job was not drawn within the deployment's time for a job; less may be."""
+
+    code = "deadline_exceeded"
     fault = Fault.DEPLOYMENT
 
 

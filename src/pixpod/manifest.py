@@ -28,7 +28,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pixpod.catalog import Precision
+from pixpod.catalog import STORED, Precision
 from pixpod.errors import InvalidSettings
 
 MANIFEST = "manifest.toml"
@@ -139,8 +139,8 @@ def _parse_entry(name: str, table: object, source: str) -> ManifestEntry:
         if not isinstance(texts.get(field), str) or not texts[field]:
             raise InvalidSettings(f"{where}: {field}: accepted is a text")
     precision = texts.pop("precision", None)
-    if precision is not None and precision not in list(Precision):
-        accepted = ", ".join(Precision)
+    if precision is not None and precision not in STORED:
+        accepted = ", ".join(STORED)
         raise InvalidSettings(f"{where}: precision {precision!r}: accepted are {accepted}")
     for field in ("path", "vae"):
         if field in texts and not _is_inside(texts[field]):

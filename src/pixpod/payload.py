@@ -22,6 +22,7 @@ from pixpod.job import (
     Job,
     JobResult,
     OutputOptions,
+    Quality,
     StoredImage,
 )
 from pixpod.problems import MAX_PROBLEMS, first_ones, is_unicode, to_problems, unknown_field, wrong
@@ -63,6 +64,18 @@ def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
         request=_build_request(job_id, checked.input, spec),
         output=_build_output(checked.input.output or OutputInput(), offer),
     )
+
+
+def execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
+    """The platform's own limit for this job, where it hands that over: `policy.executionTimeout`.
+
+    The platform has checked it; anything odd is no limit.
+    """
+    policy = raw.get("policy")
+    timeout_ms = policy.get("executionTimeout") if isinstance(policy, dict) else None
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float):
+        return None
+    return timeout_ms / 1e3 if timeout_ms > 0 else None
 
 
 def render_result(result: JobResult) -> dict[str, Any]:
@@ -233,6 +246,7 @@ def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationR
         seeds=_choose_seeds(job_id, given),
         truncate_long_prompt=given.on_long_prompt == "truncate",
         deterministic=bool(given.deterministic),
+        quality=given.quality or Quality.DEFAULT,
     )
 
 

@@ -4,22 +4,25 @@ Each rule yields its problems and knows none of the others, so that all are foun
 """
 
 import math
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pixpod.catalog import Catalog, Family, ModelSpec
 from pixpod.contract import JobInput, OutputInput
 from pixpod.errors import Problem
-from pixpod.job import Delivery, ImageFormat
+from pixpod.job import Delivery, ImageFormat, Quality
 from pixpod.problems import did_you_mean, wrong
 from pixpod.storage import clean_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Offer:
-    """What this deployment offers to its callers: models and ways of delivery, default first."""
+    """What this deployment offers to its callers: models, the qualities of each, and ways of
+    delivery, the default first.
+    """
 
     models: Catalog
+    qualities: Mapping[str, tuple[Quality, ...]]
     deliveries: tuple[Delivery, ...]
 
 
@@ -46,6 +49,7 @@ def check_values(
     yield from _check_counts(given, spec)
     yield from _check_guidance(given, spec, malformed)
     yield from _check_text(given, spec)
+    yield from _check_quality(given, spec, offer)
     yield from _check_output(given.output or OutputInput(), offer, malformed)
 
 
@@ -149,6 +153,20 @@ def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
         accepted = f"one of {', '.join(spec.schedulers)}"
         hint = did_you_mean(given.scheduler, spec.schedulers)
         yield wrong("scheduler", given.scheduler, accepted, hint)
+
+
+def _check_quality(given: JobInput, spec: ModelSpec, offer: Offer) -> Iterator[Problem]:
+    offered = offer.qualities[spec.name]
+    if given.quality is None or given.quality in offered:
+        return
+    accepted = f"one of {', '.join(offered)} for {spec.name}, as this deployment is set up"
+    yield wrong("quality", given.quality.value, accepted, _WHY_NOT.get(given.quality))
+
+
+_WHY_NOT: Mapping[Quality, str] = {
+    Quality.MAX: "its weights are held in 8 bits here",
+    Quality.TURBO: "only FLUX models that draw in many steps gain by it",
+}
 
 
 def _check_output(

@@ -8,19 +8,33 @@ import logging
 import multiprocessing
 import os
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import ModuleType
-from typing import NoReturn
+from typing import Any, NoReturn, Protocol
 
 from pixpod.errors import WorkerError
 from pixpod.timeline import BootTimeline
-from pixpod.worker import Handler
+
+log = logging.getLogger(__name__)
+
+UPDATE_LIMIT_S = 5.0
+"""For one progress update: the SDK itself would try for minutes, and the result waits for it."""
 
 
-def serve(handler: Handler, check_host: Callable[[], None], timeline: BootTimeline) -> None:
-    """Hand jobs of the platform to `handler` until the platform ends the worker.
+class Served(Protocol):
+    """A worker as the SDK sees it. Any: JSON documents."""
+
+    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]: ...
+
+    def check_host(self) -> None: ...
+
+    def jobs_to_hold(self, current: int) -> int: ...
+
+
+def serve(worker: Served, timeline: BootTimeline) -> None:
+    """Hand jobs of the platform to `worker` until the platform ends it.
 
     No job is taken if `check_host` raises: the SDK reports the worker as unhealthy and exits
     with 1. The SDK reads its environment when it is imported, so that must be complete before.
@@ -30,11 +44,38 @@ def serve(handler: Handler, check_host: Callable[[], None], timeline: BootTimeli
 
     async def host() -> None:
         """Named as the report shall name what failed."""
-        await asyncio.to_thread(check_host)
+        await asyncio.to_thread(worker.check_host)
         timeline.mark("taking_jobs")
 
     runpod.serverless.register_fitness_check(host)
-    runpod.serverless.start({"handler": handler})
+    runpod.serverless.start({"handler": worker.handle, "concurrency_modifier": worker.jobs_to_hold})
+
+
+def num_held_jobs() -> int:
+    """Jobs of the platform that are here: those the SDK has yet to hand on or to report, too."""
+    from runpod.serverless.modules.worker_state import JobsProgress
+
+    count: int = JobsProgress().get_job_count()
+    return count
+
+
+async def send_progress(job_id: str, update: Mapping[str, object]) -> None:
+    """A ProgressSender; the SDK's own servers for a desk have no place for an update.
+
+    `runpod.serverless.progress_update` starts a thread for the same call and does not say when it
+    is over, so that an update may arrive after the result.
+    """
+    from runpod.http_client import AsyncClientSession
+    from runpod.serverless.modules import rp_http
+    from runpod.serverless.modules.rp_progress import _async_progress_update
+
+    if not rp_http.JOB_DONE_URL_TEMPLATE.startswith("http"):
+        return
+    try:
+        async with asyncio.timeout(UPDATE_LIMIT_S), AsyncClientSession() as session:
+            await _async_progress_update(session, {"id": job_id}, dict(update))
+    except TimeoutError:
+        log.warning("the platform did not take an update in time")
 
 
 def leave_host(error: WorkerError) -> NoReturn:

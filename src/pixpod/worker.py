@@ -9,10 +9,12 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pixpod.deadline import deadline, limit_s
 from pixpod.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.engine.base import Engine
 from pixpod.environment import Secret
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
+from pixpod.held_jobs import HeldJobs
 from pixpod.job import (
     Delivery,
     EncodedImage,
@@ -23,8 +25,10 @@ from pixpod.job import (
     WorkerReport,
 )
 from pixpod.logs import job_context
-from pixpod.payload import parse_job, render_error, render_result
+from pixpod.payload import execution_timeout_s, parse_job, render_error, render_result
 from pixpod.pricing import PriceList
+from pixpod.progress import Progress, ProgressSender
+from pixpod.renewal import Renewal
 from pixpod.rules import Offer
 from pixpod.storage import ImageStore, image_key
 from pixpod.timeline import Timeline
@@ -37,6 +41,7 @@ Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
 PHASES = (
     "load",
     "queue",
+    "swap",
     "fetch",
     "text_encode",
     "denoise",
@@ -48,8 +53,13 @@ PHASES = (
 )
 """All phases of a job, in the order of the reply."""
 
-DEVICE_PHASES = ("text_encode", "denoise", "decode", "safety")
-"""The phases in which a job has the card to itself."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Platform:
+    """What a worker that serves a platform needs of it; one at a desk has none."""
+
+    num_held_jobs: Callable[[], int]
+    send_progress: ProgressSender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,10 +70,11 @@ class WorkerOptions:
     key_prefix: str
     key_secret: Secret
     max_reply_bytes: int
+    max_job_s: float
 
 
 class Worker:
-    """Serves jobs until it is closed; jobs may overlap."""
+    """Serves jobs until it is closed; jobs may overlap. Without `send_progress` none is told."""
 
     def __init__(
         self,
@@ -72,12 +83,18 @@ class Worker:
         engine: Engine,
         stores: Mapping[Delivery, ImageStore],
         prices: PriceList,
+        held_jobs: HeldJobs,
+        renewal: Renewal,
+        send_progress: ProgressSender | None,
         options: WorkerOptions,
     ) -> None:
         self._offer = offer
         self._engine = engine
         self._stores = stores
         self._prices = prices
+        self._held_jobs = held_jobs
+        self._renewal = renewal
+        self._send_progress = send_progress
         self._options = options
         self._images_served = 0
 
@@ -96,6 +113,10 @@ class Worker:
         """Raises a WorkerError if this host cannot serve, whatever the deployment is."""
         self._engine.check_host()
 
+    def jobs_to_hold(self, current: int) -> int:
+        """How many jobs may be here at a time; `current` is what was said the last time."""
+        return self._held_jobs(current)
+
     def stop(self) -> None:
         """End what is running and free the device; waits for the current step."""
         self._engine.stop()
@@ -106,15 +127,29 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")):
-            try:
-                return render_result(await self._run(raw))
-            except WorkerError as error:
-                _log_failure(error)
-                return render_error(error)
-            except Exception:
-                log.exception("job failed unexpectedly")
-                return render_error(InternalError("the worker's log has the details"))
+        with job_context(raw.get("id")), self._held_jobs.running():
+            return await self._asking_for_renewal(await self._answer(raw))
+
+    async def _answer(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+        try:
+            return render_result(await self._run(raw))
+        except WorkerError as error:
+            _log_failure(error)
+            if error.refresh_worker:
+                self._renewal.failed(error.code)
+            return render_error(error)
+        except Exception:
+            log.exception("job failed unexpectedly")
+            return render_error(InternalError("the worker's log has the details"))
+
+    async def _asking_for_renewal(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """The reply with `refresh_worker` if that is due and costs no other job."""
+        reply.pop("refresh_worker", None)
+        reason = self._renewal.reason
+        if reason and await self._held_jobs.end(is_urgent=self._renewal.is_urgent):
+            log.warning("worker asks to be renewed", extra={"reason": reason})
+            reply["refresh_worker"] = True
+        return reply
 
     async def _run(self, raw: Mapping[str, Any]) -> JobResult:
         timeline = Timeline()
@@ -122,7 +157,7 @@ class Worker:
             job = parse_job(raw, self._offer)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
-            generation = await self._engine.generate(job.request)
+            generation = await self._draw(job, execution_timeout_s(raw))
             for phase, milliseconds in generation.timings_ms.items():
                 timeline.add(phase, milliseconds)
             with timeline.phase("encode"):
@@ -147,6 +182,17 @@ class Worker:
                 f"{self._options.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
                 "for delivery by s3"
             )
+
+    async def _draw(self, job: Job, timeout_s: float | None) -> Generation:
+        """`timeout_s` is the platform's own limit for this job, if it is known."""
+        seconds = limit_s(self._options.max_job_s, timeout_s)
+        progress = Progress(
+            job_id=job.id,
+            num_steps=job.request.num_inference_steps,
+            send=self._send_progress,
+        )
+        async with progress.told(), deadline(seconds, lambda: progress.position):
+            return await self._engine.generate(job.request, progress.on_step)
 
     async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
         """Put side by side; waits for all, so that none is under way when the job is answered."""
@@ -173,14 +219,14 @@ class Worker:
     ) -> JobResult:
         is_first = self._images_served == 0
         self._images_served += len(stored)
+        self._renewal.served(generation.model.name, len(stored))
         spent = timeline.milliseconds()
         timings_ms = {phase: spent.get(phase, 0.0) for phase in PHASES}
-        gpu_ms = round(sum(timings_ms[phase] for phase in DEVICE_PHASES), 1)
         return JobResult(
             images=stored,
             model=generation.model,
             timings_ms=timings_ms,
-            cost=self._prices.cost(self._engine.device_name, gpu_ms),
+            cost=self._prices.cost(self._engine.device_name, round(generation.device_ms, 1)),
             worker=WorkerReport(
                 id=self._options.worker_id,
                 cold_start=is_first,
@@ -204,6 +250,10 @@ class RefusingWorker:
         """Raises the fault if it is this host's: a disk that fails when settings are read."""
         if self._error.fault is Fault.HOST:
             raise self._error
+
+    def jobs_to_hold(self, current: int) -> int:
+        """As `Worker.jobs_to_hold`: one at a time, as the SDK begins."""
+        return current
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """As `Worker.handle`."""

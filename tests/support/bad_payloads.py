@@ -115,6 +115,8 @@ _TYPES = (
     _bad("guidance NaN", ("guidance_scale", "finite"), guidance_scale=float("nan")),
     _bad("guidance infinite", ("guidance_scale", "finite"), guidance_scale=float("inf")),
     _bad("guidance huge", ("guidance_scale", "a number"), guidance_scale=HUGE),
+    _bad("quality unknown", ("quality", "'turbo'"), quality="turb"),
+    _bad("quality of a JPEG", ("quality", "one of 'max', 'default'"), quality=90),
     _bad("deterministic a number", ("deterministic", _BOOLEAN), deterministic=1),
     _bad("deterministic a string", ("deterministic", _BOOLEAN), deterministic="true"),
     _bad("on_long_prompt unknown", ("on_long_prompt", "'truncate'"), on_long_prompt="truncat"),
@@ -172,6 +174,8 @@ _MODEL_RULES = (
         model="flux-schnell",
         num_inference_steps=13,
     ),
+    _bad("turbo for sdxl", ("quality", "max, default for sdxl"), quality="turbo"),
+    _bad("turbo for schnell", ("quality", "many steps"), model="flux-schnell", quality="turbo"),
     _bad("steps for sdxl", ("num_inference_steps", "at most 150"), num_inference_steps=151),
     _bad(
         "guidance on schnell",

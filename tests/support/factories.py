@@ -4,13 +4,19 @@ from dataclasses import replace
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.job import Delivery, GenerationRequest
+from pixpod.engine.precision import offered_qualities
+from pixpod.job import Delivery, GenerationRequest, Quality
 from pixpod.rules import Offer
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
-OFFER = Offer(models=load_catalog(), deliveries=(Delivery.INLINE, Delivery.DIRECTORY))
+CATALOG = load_catalog()
+OFFER = Offer(
+    models=CATALOG,
+    qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
+    deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
+)
 """All built-in models, tiny and real, of a deployment without S3."""
 
 REQUEST = GenerationRequest(
@@ -28,6 +34,7 @@ REQUEST = GenerationRequest(
     seeds=(1,),
     truncate_long_prompt=False,
     deterministic=False,
+    quality=Quality.DEFAULT,
 )
 
 

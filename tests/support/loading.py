@@ -4,6 +4,7 @@ import torch
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading import LoadedModel, load_model
+from pixpod.engine.precision import Choice
 from pixpod.engine.weights import Weights, files_to_read
 from pixpod.prefetch import Prefetch, Verify
 from pixpod.settings import SOURCE_WEIGHTS_DIR
@@ -16,13 +17,21 @@ def shipped(name: str) -> Weights:
     return Weights(folder=folder, revision="1", source="baked")
 
 
-def load(name: str, weights: Weights, precision: Precision, device: torch.device) -> LoadedModel:
+def load(
+    name: str,
+    weights: Weights,
+    choice: Precision | Choice,
+    device: torch.device,
+    sibling: LoadedModel | None = None,
+) -> LoadedModel:
     """Raises what loading raises."""
+    if isinstance(choice, Precision):
+        choice = Choice(precision=choice)
     spec = load_catalog()[name]
     prefetch = Prefetch(threads=2, verify=Verify.CHUNKS)
     try:
         prefetch.add(name, files_to_read(spec, weights))
         timeline = BootTimeline(since_process_start())
-        return load_model(spec, weights, precision, device, prefetch, timeline)
+        return load_model(spec, weights, choice, device, prefetch, timeline, sibling=sibling)
     finally:
         prefetch.stop()

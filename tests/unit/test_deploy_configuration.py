@@ -153,7 +153,7 @@ def test_volume_is_attached_and_its_copy_fits_on_the_disk():
 
 
 def test_precision_without_figures_needs_pools_and_disk_by_name():
-    keys = {"models": ["sdxl"], "precision": {"sdxl": "float32"}}
+    keys = {"models": ["sdxl"], "precision": {"sdxl": "int8_dynamic"}}
     with pytest.raises(InvalidConfiguration, match="gpu_pools and container_disk_gb set by you"):
         wanted(**keys)
     spec = wanted(**keys, gpu_pools=["ADA_24"], container_disk_gb=40).spec

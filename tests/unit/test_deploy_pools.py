@@ -66,7 +66,7 @@ def test_cheapest_pool_of_usual_sets_of_models(models, t5, first):
 def test_parts_kept_at_16_bit_need_more():
     flux = [("flux-dev", FP8)]
     needs = [need_of(*flux), need_of(*flux, t5=BF16), need_of(*flux, t5=BF16, adaln=BF16)]
-    assert [need.device_gib for need in needs] == pytest.approx([19.5, 23.8, 26.8])
+    assert [need.device_gib for need in needs] == pytest.approx([21.5, 25.8, 28.8], abs=0.05)
 
 
 def test_float8_takes_no_card_without_it():
@@ -93,7 +93,7 @@ def test_pool_that_is_too_small_is_refused_with_what_fits():
     text = str(caught.value)
     assert text.startswith("gpu_pools = 'ADA_24': accepted is a pool on which the models fit")
     assert text.endswith(
-        "they need 34.9 GiB: AMPERE_48, ADA_48_PRO, AMPERE_80, BLACKWELL_96, ADA_80_PRO, "
+        "they need 36.8 GiB: AMPERE_48, ADA_48_PRO, AMPERE_80, BLACKWELL_96, ADA_80_PRO, "
         "HOPPER_141, BLACKWELL_180"
     )
 
@@ -117,8 +117,8 @@ def test_models_too_big_for_any_card_are_refused():
 
 
 def test_precision_without_figures_is_refused_with_those_that_have_some():
-    with pytest.raises(InvalidConfiguration, match="float8_dynamic, bfloat16"):
-        need_of(("flux-dev", Precision.FLOAT32))
+    with pytest.raises(InvalidConfiguration, match="float32, bfloat16, float16"):
+        need_of(("sdxl", FP8))
 
 
 @pytest.mark.parametrize(

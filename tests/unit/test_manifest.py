@@ -7,7 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.weights_directories import add_model
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import STORED, load_catalog
 from pixpod.errors import InvalidSettings
 from pixpod.manifest import CHUNK_BYTES, ManifestEntry, WeightFile, read_manifest, render_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
@@ -39,7 +39,7 @@ def manifests(draw):
             revision=draw(texts),
             vae=draw(st.none() | paths),
             repository=draw(st.none() | texts),
-            precision=draw(st.none() | st.sampled_from(Precision)),
+            precision=draw(st.none() | st.sampled_from(STORED)),
             licence=draw(st.none() | texts),
             recipe=draw(st.none() | texts),
             versions=draw(st.dictionaries(names, texts, max_size=2)) or None,

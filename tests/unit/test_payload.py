@@ -81,7 +81,7 @@ def test_longest_possible_refusal_stays_small():
 
 
 def test_no_model_served_is_said():
-    error = refusal(make_job(), Offer(models={}, deliveries=(Delivery.INLINE,)))
+    error = refusal(make_job(), Offer(models={}, qualities={}, deliveries=(Delivery.INLINE,)))
     assert error.problems[0].accepted == "nothing: no model is served"
 
 

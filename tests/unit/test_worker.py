@@ -25,9 +25,11 @@ from pixpod.errors import (
     StorageUnavailable,
     WorkerError,
 )
+from pixpod.held_jobs import HeldJobs
 from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.pricing import PriceList
+from pixpod.renewal import Renewal
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.worker import PHASES, RefusingWorker, Worker, WorkerOptions
 
@@ -53,7 +55,16 @@ class FailingStore:
 
 @pytest.fixture
 def build(tmp_path):
-    def build_worker(engine=None, *, stores=None, max_reply_bytes=10_000_000):
+    def build_worker(
+        engine=None,
+        *,
+        stores=None,
+        max_reply_bytes=10_000_000,
+        max_job_s=60,
+        renew_after_images=0,
+        held_jobs=None,
+        send_progress=None,
+    ):
         ours: dict[Delivery, ImageStore] = {
             Delivery.INLINE: InlineImageStore(),
             Delivery.DIRECTORY: DirectoryImageStore(tmp_path),
@@ -63,15 +74,23 @@ def build(tmp_path):
             engine=engine or FakeEngine(),
             stores=ours | (stores or {}),
             prices=PriceList.load(0.5),
+            held_jobs=held_jobs or hold(1),
+            renewal=Renewal(after_images=renew_after_images, gauges={}),
+            send_progress=send_progress,
             options=WorkerOptions(
                 worker_id="pod-1",
                 key_prefix="images",
                 key_secret=Secret("hidden"),
                 max_reply_bytes=max_reply_bytes,
+                max_job_s=max_job_s,
             ),
         )
 
     return build_worker
+
+
+def hold(num_jobs, *, num_held=lambda: 1):
+    return HeldJobs(when_warm=num_jobs, is_warm=lambda: True, num_held=num_held)
 
 
 @pytest.fixture
@@ -284,6 +303,118 @@ def test_cancelled_job_is_gone_and_the_next_is_served(build):
         return await worker.handle(make_job())
 
     assert asyncio.run(cancel_one())["worker"]["cold_start"]
+
+
+# --- limits --------------------------------------------------------------------------------
+
+
+def test_job_that_takes_too_long_says_how_far_it_got_and_the_next_is_served(build):
+    engine = FakeEngine(seconds=600)
+    worker = build(engine, max_job_s=0.05)
+    error = handle(worker, make_job(num_inference_steps=50))["error"]
+    assert error.startswith("deadline_exceeded: not begun after 0.05 s")
+    engine.seconds = 0
+    assert "images" in handle(worker, make_job())
+
+
+def test_deadline_names_the_step_that_was_done(build):
+    class Slow(FakeEngine):
+        async def generate(self, request, on_step=None):
+            on_step(3, 12)
+            await asyncio.sleep(600)
+
+    error = handle(build(Slow(), max_job_s=0.05), make_job())["error"]
+    assert error.startswith("deadline_exceeded: stopped after 0.05 s at step 3 of 12: ask for")
+
+
+def test_platforms_own_limit_for_a_job_is_kept(build):
+    job = make_job() | {"policy": {"executionTimeout": 100, "ttl": 1000}}
+    error = handle(build(FakeEngine(seconds=600)), job)["error"]
+    assert error.startswith("deadline_exceeded: not begun after 0.05 s")
+
+
+def test_engine_draws_the_next_job_while_images_of_the_first_are_uploaded(build):
+    class StuckStore:
+        async def put(self, image, key):
+            is_uploading.set()
+            await may_go_on.wait()
+            return await InlineImageStore().put(image, key)
+
+    is_uploading, may_go_on = asyncio.Event(), asyncio.Event()
+    engine = FakeEngine()
+    worker = build(engine, stores={Delivery.DIRECTORY: StuckStore()})
+
+    async def overlap():
+        stuck = asyncio.create_task(worker.handle(make_job(output={"delivery": "directory"})))
+        await is_uploading.wait()
+        second = await worker.handle(make_job())
+        is_first_done = stuck.done()
+        may_go_on.set()
+        return second, is_first_done, await stuck
+
+    second, is_first_done, first = asyncio.run(overlap())
+    assert "images" in second and "images" in first
+    assert not is_first_done
+    assert len(engine.requests) == 2
+
+
+def test_updates_of_a_job_are_sent_and_none_after_its_reply(build):
+    updates = []
+
+    async def note(job_id, update):
+        updates.append((job_id, update))
+
+    class Stepping(FakeEngine):
+        """Waits in its second step until that is told."""
+
+        async def generate(self, request, on_step=None):
+            on_step(1, 4)
+            while not updates:
+                await asyncio.sleep(0.01)
+            return await super().generate(request, on_step)
+
+    worker = build(Stepping(), send_progress=note)
+    assert "images" in handle(worker, make_job(num_inference_steps=4))
+    assert [(job_id, update["step"]) for job_id, update in updates] == [("job-1", 1)]
+
+
+def test_worker_asks_to_be_renewed_once_enough_images_were_served(build):
+    worker = build(renew_after_images=5)
+    replies = [handle(worker, make_job(num_images=2)) for _ in range(4)]
+    assert [reply.get("refresh_worker") for reply in replies] == [None, None, True, True]
+    assert all(len(reply["images"]) == 2 for reply in replies)
+
+
+def test_worker_with_other_jobs_asks_to_be_renewed_by_the_last_of_them(build):
+    num_held = 2
+    held_jobs = hold(2, num_held=lambda: num_held)
+    held_jobs(1)
+    worker = build(FakeEngine(fail_with=OutOfMemory("full"), seconds=0.05), held_jobs=held_jobs)
+
+    async def both():
+        nonlocal num_held
+        first = asyncio.create_task(worker.handle(make_job(num_inference_steps=1)))
+        second = asyncio.create_task(worker.handle(make_job(num_inference_steps=5)))
+        replies = [await first]
+        is_open = held_jobs(2) == 2
+        num_held = 1
+        return [*replies, await second], is_open
+
+    replies, is_open = asyncio.run(both())
+    assert replies == [
+        {"error": "out_of_memory: full"},
+        {"error": "out_of_memory: full", "refresh_worker": True},
+    ]
+    assert not is_open, "it must take no more"
+
+
+def test_renewal_is_logged_with_its_reason(build, log_lines):
+    handle(build(renew_after_images=1), make_job())
+    (line,) = (line for line in log_lines() if line["message"] == "worker asks to be renewed")
+    assert line["reason"] == "1 images were served"
+
+
+# --- a deployment that is set up wrongly -----------------------------------------------------
 
 
 @pytest.mark.parametrize("error", [InvalidSettings("PIXPOD_DEVICE='gpu'"), OutOfMemory("full")])

@@ -235,5 +235,19 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             second_text_encoder=_TINY_CLIP,
             scheduler=_EULER,
         ),
+        Architecture(
+            name="sd15-tiny",
+            family=Family.SD15,
+            denoiser={
+                **_SD15_UNET,
+                "block_out_channels": (32, 64, 64, 64),
+                "norm_num_groups": 16,
+                "attention_head_dim": 4,
+                "cross_attention_dim": 64,
+            },
+            vae=_SD15_VAE | _TINY_VAE,
+            text_encoder=_TINY_CLIP,
+            scheduler=_EULER,
+        ),
     )
 }

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pixpod.baking.components import Storage
-from pixpod.catalog import Catalog, Family, Precision
+from pixpod.catalog import STORED, Catalog, Family, Precision
 from pixpod.engine.loading import DTYPE
 from pixpod.engine.quantization import KEEP_16_BIT
 from pixpod.errors import InvalidSettings
@@ -96,8 +96,8 @@ def parse_recipe(text: str) -> ModelRecipe:
     found = _RECIPE.fullmatch(text)
     if found is None:
         raise InvalidSettings(f"{where}: accepted is NAME=PRECISION[,t5=...][,adaln=...]")
-    if found["precision"] not in list(Precision):
-        raise InvalidSettings(f"{where}: precision: accepted are {', '.join(Precision)}")
+    if found["precision"] not in STORED:
+        raise InvalidSettings(f"{where}: precision: accepted are {', '.join(STORED)}")
     others = {}
     for pair in found["others"].split(",")[1:]:
         field, _, value = pair.partition("=")

@@ -1,13 +1,16 @@
 """Asks the CUDA driver for its cards, in milliseconds and long before torch is there.
 
-Standard library only. Sources: the CUDA driver API's `cuInit`, `cuDeviceGetCount` and
-`cuDriverGetVersion`; its guide to minor version compatibility.
+Standard library only. Sources: the CUDA driver API's `cuInit`, `cuDeviceGetCount`,
+`cuDriverGetVersion`, `cuDeviceGet`, `cuDeviceGetAttribute` and `cuDeviceTotalMem`; its guide to
+minor version compatibility.
 """
 
 import ctypes
 import importlib.util
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from pixpod.errors import DeviceUnavailable
@@ -16,9 +19,21 @@ DRIVER = "libcuda.so.1"
 """What the driver package installs, and container runtimes mount."""
 
 
-def check_cards(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> None:
-    """Raises DeviceUnavailable unless the driver can be started, has a card, and runs what was
-    built for CUDA's major version `built_for`; None is not checked.
+CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
+"""CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_*"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ProbedCard:
+    """The first card, on which torch computes unless it is told otherwise."""
+
+    capability: tuple[int, int]
+    memory_bytes: int
+
+
+def probe_card(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> ProbedCard:
+    """Raises DeviceUnavailable unless the driver can be started, has a card, tells what it is,
+    and runs what was built for CUDA's major version `built_for`; None is not checked.
 
     `load` opens a shared library, and raises OSError. Any: a library's functions have no types.
     """
@@ -41,12 +56,37 @@ def check_cards(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL)
             f"the CUDA driver of this host is too old: it is for CUDA {major}.{minor}, and torch "
             f"needs {built_for}.0 or higher"
         )
+    return _describe_first(driver)
+
+
+def _describe_first(driver: ctypes.CDLL) -> ProbedCard:
+    card = ctypes.c_int(0)
+    numbers = {which: ctypes.c_int(0) for which in (CAPABILITY_MAJOR, CAPABILITY_MINOR)}
+    memory_bytes = ctypes.c_size_t(0)
+    status = driver.cuDeviceGet(ctypes.byref(card), 0)
+    for which, number in numbers.items():
+        status = status or driver.cuDeviceGetAttribute(ctypes.byref(number), which, card)
+    status = status or driver.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), card)
+    if status:
+        raise DeviceUnavailable(f"the CUDA driver of this host gave status {status} for its card")
+    major, minor = (number.value for number in numbers.values())
+    return ProbedCard(capability=(major, minor), memory_bytes=memory_bytes.value)
 
 
 def cuda_of_torch() -> int | None:
     """The major version of CUDA that the installed torch was built for, without importing it;
     None for a torch without CUDA.
     """
+    cuda = getattr(_version_module(), "cuda", None)
+    return int(cuda.partition(".")[0]) if cuda else None
+
+
+def version_of_torch() -> str | None:
+    """The installed torch's version, e.g. `2.13.0+cu130`, without importing it."""
+    return getattr(_version_module(), "__version__", None)
+
+
+def _version_module() -> ModuleType | None:
     found = importlib.util.find_spec("torch")
     folders = found.submodule_search_locations if found else None
     if not folders:
@@ -56,4 +96,4 @@ def cuda_of_torch() -> int | None:
         return None
     version = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(version)
-    return int(version.cuda.partition(".")[0]) if version.cuda else None
+    return version

@@ -1,4 +1,4 @@
-"""A spec and its weights to a ready pipeline: build without memory, bind, quantise.
+"""A spec and its weights to a ready pipeline: build without memory, bind, convert.
 
 The only module that knows how diffusers and transformers load things.
 """
@@ -6,10 +6,12 @@ The only module that knows how diffusers and transformers load things.
 import gc
 import json
 import logging
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import diffusers
 import torch
@@ -18,6 +20,7 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from pixpod.catalog import Family, ModelSpec, Precision
+from pixpod.engine.attention import NATIVE, set_attention
 from pixpod.engine.binding import (
     NamesDiffer,
     TensorFile,
@@ -27,8 +30,10 @@ from pixpod.engine.binding import (
     open_tensors,
     read_header,
 )
+from pixpod.engine.cards import find_card
 from pixpod.engine.device_memory import file_bytes
-from pixpod.engine.quantization import quantize_float8_dynamic
+from pixpod.engine.precision import Choice, Place, limit_bytes
+from pixpod.engine.quantization import computes_float8, convert
 from pixpod.engine.weights import (
     MODEL_INDEX,
     PIPELINE_CLASS,
@@ -36,10 +41,13 @@ from pixpod.engine.weights import (
     component_folder,
     tensor_paths,
 )
-from pixpod.errors import DeviceUnavailable, ModelUnavailable, OutOfMemory, WeightsUnreadable
+from pixpod.errors import DeviceUnavailable, OutOfMemory, WeightsUnreadable
 from pixpod.job import ModelIdentity
 from pixpod.prefetch import Prefetch
 from pixpod.timeline import BootTimeline
+
+if TYPE_CHECKING:
+    from pixpod.engine.compiled_calls import Compilation
 
 log = logging.getLogger(__name__)
 
@@ -48,13 +56,18 @@ Tokenizer = Any
 Component = Any
 """Any, because diffusers and transformers have no types."""
 
+Admit = Callable[[str, Callable[[], Component]], Component]
+"""Makes room on the device for a component, by its name, and loads it."""
+
 DTYPE = {
     Precision.FLOAT32: torch.float32,
     Precision.BFLOAT16: torch.bfloat16,
     Precision.FLOAT16: torch.float16,
     Precision.FLOAT8_DYNAMIC: torch.bfloat16,
+    Precision.FLOAT8_WEIGHT_ONLY: torch.bfloat16,
+    Precision.INT8_DYNAMIC: torch.bfloat16,
 }
-"""What every component is loaded as; float8 is made of bfloat16 afterwards."""
+"""What every component is loaded as; 8 bits are made of bfloat16 afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,7 +79,13 @@ class LoadedModel:
     device: torch.device
     pipe: Pipeline
     scheduler_config: Mapping[str, object]
-    warnings: tuple[str, ...] = ()
+    cautions: tuple[str, ...] = ()
+    compilation: "Compilation | None" = None
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """For each reply. What is compiled at the first image may fail there."""
+        return (*self.cautions, *(self.compilation.warnings if self.compilation else ()))
 
 
 def import_pipelines(families: Iterable[Family]) -> None:
@@ -111,87 +130,112 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def choose_precision(
-    spec: ModelSpec, weights: Weights, device: torch.device, asked: Precision | None
-) -> Precision:
-    """The asked one, else float8 if that is how the weights are, else the model's default here.
+def find_place(device: torch.device, memory_limit_gib: float | None = None) -> Place:
+    """What is known of the device before anything is loaded onto it.
 
-    Raises DeviceUnavailable for a CUDA model on another device, ModelUnavailable for a
-    precision that the model, its weights or the card cannot have.
+    `memory_limit_gib` is what may be used of a card, None for all that it has. Raises
+    DeviceUnavailable for a card that is too old.
     """
-    if spec.requires_cuda and device.type != "cuda":
-        raise DeviceUnavailable(f"{spec.name} runs on CUDA only, and this worker is on {device}")
-    float8 = Precision.FLOAT8_DYNAMIC
-    default = spec.precision.get(device.type, Precision.BFLOAT16)
-    precision = asked or (float8 if weights.precision is float8 else default)
-    if precision is float8 and spec.family is not Family.FLUX:
-        raise ModelUnavailable(f"{spec.name} cannot run in {float8}: only FLUX models can")
-    if weights.precision is float8 and precision is not float8:
-        raise ModelUnavailable(
-            f"{spec.name} is baked in {float8} and cannot run in {precision}: bake it so"
-        )
-    if precision is float8 and not has_float8(device):
-        raise ModelUnavailable(
-            f"{spec.name} in {float8} needs a card of compute capability 8.9 or higher (Ada, "
-            f"Hopper, Blackwell), and this one is a {name_device(device)}: bake it in bfloat16 or "
-            "choose other cards"
-        )
-    return precision
-
-
-def has_float8(device: torch.device) -> bool:
-    """Whether the device has FP8 arithmetic; a CPU computes it by a slow path."""
-    return device.type != "cuda" or torch.cuda.get_device_capability(device) >= (8, 9)
+    if device.type != "cuda":
+        return Place()
+    card = find_card(torch.cuda.get_device_capability(device))
+    has_bytes = torch.cuda.get_device_properties(device).total_memory
+    return Place(
+        card=card,
+        memory_bytes=limit_bytes(has_bytes, memory_limit_gib),
+        has_float8=card.has_float8(torch.__version__) and computes_float8(device),
+    )
 
 
 def load_model(
     spec: ModelSpec,
     weights: Weights,
-    precision: Precision,
+    choice: Choice,
     device: torch.device,
     prefetch: Prefetch,
     timeline: BootTimeline,
+    *,
+    attention: str = NATIVE,
+    sibling: LoadedModel | None = None,
+    admit: Admit = lambda name, load: load(),
 ) -> LoadedModel:
     """Build a model while its files are being read, and bind each component once it is there.
 
+    `attention` is the denoiser's backend. `sibling` is the same model in another precision: all
+    but the denoiser is shared with it. `admit` makes room for a component by name, and loads it.
+
     Raises WeightsUnreadable if its files cannot be read, OutOfMemory if it does not fit.
     """
+    names = (spec.family.denoiser,) if sibling else spec.family.components
     try:
         with timeline.span("build", spec.name):
-            skeletons = {
-                component: _build_skeleton(spec, weights, component)
-                for component in spec.family.components
-            }
-            pipe = _build_pipeline(spec, weights, skeletons)
-        for component, module in skeletons.items():
-            folder = component_folder(weights, component)
-            files = [_read(path, device, prefetch) for path in tensor_paths(folder)]
-            with timeline.span("bind", f"{spec.name}/{component}"):
-                bound = _bind(module, files, folder, DTYPE[precision], device)
-                pipe.register_modules(**{component: bound})
-        if precision is Precision.FLOAT8_DYNAMIC and weights.precision is not precision:
-            with timeline.span("quantize", spec.name):
-                quantize_float8_dynamic(pipe.transformer, device)
+            skeletons = {name: _build_skeleton(spec, weights, name) for name in names}
+            if sibling:
+                pipe = copy(sibling.pipe)
+                pipe.register_modules(**skeletons)
+            else:
+                pipe = _build_pipeline(spec, weights, skeletons)
+        for name, skeleton in skeletons.items():
+            load = partial(
+                _load_component, spec, weights, choice, name, skeleton, device, prefetch, timeline
+            )
+            pipe.register_modules(**{name: admit(name, load)})
+        cautions = _cautions(spec, pipe, choice)
+        if spec.family is Family.FLUX:
+            cautions += set_attention(pipe.transformer, attention, device)
     except torch.OutOfMemoryError as exc:
-        raise OutOfMemory(f"{spec.name} in {precision} does not fit on {device}") from exc
+        raise OutOfMemory(f"{spec.name} in {choice.label} does not fit on {device}") from exc
     except (OSError, ValueError, KeyError, SafetensorError) as exc:
         raise WeightsUnreadable(f"{spec.name}: the files in {weights.folder} are broken") from exc
     pipe.set_progress_bar_config(disable=True)
     identity = ModelIdentity(
         name=spec.name,
         revision=weights.revision,
-        precision=precision,
+        precision=choice.label,
         weights=weights.source,
     )
-    found = _warnings(spec, pipe, precision, device)
     return LoadedModel(
         spec=spec,
         identity=identity,
         device=device,
         pipe=pipe,
         scheduler_config=pipe.scheduler.config,
-        warnings=found,
+        cautions=cautions,
     )
+
+
+def _load_component(
+    spec: ModelSpec,
+    weights: Weights,
+    choice: Choice,
+    name: str,
+    skeleton: Component,
+    device: torch.device,
+    prefetch: Prefetch,
+    timeline: BootTimeline,
+) -> Component:
+    """One component on the device, in what it runs in."""
+    folder = component_folder(weights, name)
+    is_streamed = choice.is_streamed and name == spec.family.denoiser
+    where = torch.device("cpu") if is_streamed else device
+    files = [_read(path, where, prefetch) for path in tensor_paths(folder)]
+    with timeline.span("bind", f"{spec.name}/{name}"):
+        bound = _bind(skeleton, files, folder, DTYPE[choice.precision], where)
+    del files  # they hold the bytes of what is converted now
+    if precision := _made_into(spec, name, choice):
+        with timeline.span("quantize", f"{spec.name}/{name}"):
+            convert(bound, precision, device)
+            if device.type == "cuda":
+                torch.cuda.empty_cache()  # of what it was made of
+    return bound
+
+
+def _made_into(spec: ModelSpec, component: str, choice: Choice) -> Precision | None:
+    """What a component's layers are made into; None for those that run as they are stored."""
+    if component == "text_encoder_2":
+        return choice.t5
+    is_made = choice.precision.is_8_bit or choice.is_dequantized
+    return choice.precision if component == spec.family.denoiser and is_made else None
 
 
 def _build_skeleton(spec: ModelSpec, weights: Weights, component: str) -> Component:
@@ -252,14 +296,10 @@ def _bind(
     return skeleton
 
 
-def _warnings(
-    spec: ModelSpec, pipe: Pipeline, precision: Precision, device: torch.device
-) -> tuple[str, ...]:
+def _cautions(spec: ModelSpec, pipe: Pipeline, choice: Choice) -> tuple[str, ...]:
     """What a caller should know of how this model runs."""
-    found = []
-    if precision is Precision.FLOAT8_DYNAMIC and device.type == "cuda":
-        found.append("float8_dynamic runs eagerly, which is slower than bfloat16")
     needs_upcast = spec.family is Family.SDXL and pipe.vae.config.force_upcast
-    if precision is Precision.FLOAT16 and needs_upcast:
-        found.append(f"{spec.name} has no fp16-safe VAE: decoding runs in float32, which is slower")
-    return tuple(found)
+    if choice.precision is not Precision.FLOAT16 or not needs_upcast:
+        return choice.warnings
+    slow = f"{spec.name} has no fp16-safe VAE: decoding runs in float32, which is slower"
+    return (*choice.warnings, slow)

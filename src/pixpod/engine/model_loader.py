@@ -13,8 +13,10 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixpod.catalog import Catalog, ModelSpec, Precision
-from pixpod.engine.device_probe import check_cards, cuda_of_torch
+from pixpod.catalog import Catalog, Family, ModelSpec, Precision
+from pixpod.engine.cards import find_card
+from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
+from pixpod.engine.precision import Place, choose_precision, limit_bytes
 from pixpod.engine.sources import WeightsLocator
 from pixpod.engine.weights import (
     Weights,
@@ -22,15 +24,17 @@ from pixpod.engine.weights import (
     check_licence,
     check_small_files,
     files_to_read,
+    read_stored,
 )
 from pixpod.errors import Fault, InternalError, WorkerError
+from pixpod.job import Quality
 from pixpod.prefetch import Prefetch, Verify
 from pixpod.timeline import BootTimeline, Span
 
 if TYPE_CHECKING:
-    import torch
-
     from pixpod.engine.loading import LoadedModel
+    from pixpod.engine.placement import Placement
+    from pixpod.engine.variants import Variants
 
 log = logging.getLogger(__name__)
 
@@ -39,8 +43,10 @@ HostFaultListener = Callable[[WorkerError], None]
 
 
 class ModelLoader:
-    """Loads each model once. `device` is `auto`, `cuda` or `cpu`; a precision of None is that of
-    the weights, or the catalog's.
+    """Loads each model once for each precision that is asked for. `device` is `auto`, `cuda` or
+    `cpu`; an asked precision of None is what suits the weights and the card. `memory_limit_gib`
+    is what may be used of a card, None for what it has. `compiled_dir` holds what was compiled
+    for some cards; with None nothing is compiled.
     """
 
     def __init__(
@@ -54,6 +60,8 @@ class ModelLoader:
         verify: Verify,
         timeline: BootTimeline,
         on_host_fault: HostFaultListener,
+        memory_limit_gib: float | None = None,
+        compiled_dir: Path | None = None,
     ) -> None:
         self._models = models
         self._locator = locator
@@ -62,6 +70,8 @@ class ModelLoader:
         self._accepted_licences = accepted_licences
         self._timeline = timeline
         self._on_host_fault = on_host_fault
+        self._memory_limit_gib = memory_limit_gib
+        self._compiled_dir = compiled_dir
         self._verify = verify
         self._prefetch = Prefetch(
             threads=_reading_threads(),
@@ -73,41 +83,58 @@ class ModelLoader:
         self._read_early: dict[str, Weights] = {}
         self._found_early: WorkerError | None = None
         self._lock = threading.Lock()
-        self._loads: dict[str, Future[LoadedModel]] = {}
-        self._device: Future[torch.device] | None = None
-        self._threads = ThreadPoolExecutor(len(models) + 1, thread_name_prefix="load")
+        self._loads: dict[tuple[str, Quality], Future[LoadedModel]] = {}
+        self._importing = threading.Lock()
+        self._imported_ahead: set[Family] = set()
+        self._imported: set[Family] = set()
+        self._variants: Future[Variants] | None = None
+        # one that waits for another of its model must not keep that one from a thread
+        self._threads = ThreadPoolExecutor(2 * len(models) + 1, thread_name_prefix="load")
 
     def preload(self, names: Iterable[str]) -> "tuple[Future[LoadedModel], ...]":
-        """Begin with these models, the first one first. As of `load`, in their order."""
+        """Begin with these models in their default quality, the first one first. As of `load`, in
+        their order.
+        """
         names = tuple(names)
+        self._imported_ahead |= {self._models[name].family for name in names}
         for name in names:
             self._read_ahead(name)
-        return tuple(self._begin(name) for name in names)
+        return tuple(self._begin(name, Quality.DEFAULT) for name in names)
 
-    def load(self, name: str) -> "Future[LoadedModel]":
+    def load(self, name: str, quality: Quality = Quality.DEFAULT) -> "Future[LoadedModel]":
         """The model, ready or on its way; what is under way for others waits for its bytes.
 
-        The future's error is a WorkerError. After a fault of the host the next call tries again.
+        Qualities that run in the same precision get the same model; others share all but the
+        denoiser. The future's error is a WorkerError. After a fault of the host the next call
+        tries again.
         """
-        load = self._begin(name)
+        load = self._begin(name, quality)
         if not load.done():
             self._prefetch.prefer(name)
         return load
 
+    @property
+    def placement(self) -> "Placement":
+        """Of all models on the device; for who has a loaded one."""
+        assert self._variants, "nothing was loaded"
+        return self._variants.result().placement
+
     def check_host(self) -> None:
         """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
-        is loaded: no card that works, files that are short, damage in what that model needs.
+        is loaded: no card that works, or one that cannot run what was asked for; files that are
+        short, damage in what that model needs.
 
         Waits for the first model's files on this disk to be read, without which no job could
         begin; a job that is taken earlier would be lost with a bad copy. Says nothing about the
         deployment's faults.
         """
-        is_card_needed = any(spec.requires_cuda for spec in self._models.values())
-        if self._asked_device == "cuda" or (self._asked_device == "auto" and is_card_needed):
-            check_cards(cuda_of_torch())
+        place = self._probe()
         for spec in self._models.values():
             with _only_host_faults():
-                self._locator.find(spec)
+                weights = self._locator.find(spec)
+                if weights and place:
+                    asked = self._asked_precision(spec.name)
+                    choose_precision(spec, read_stored(spec, weights), place, asked=asked)
         if self._found_early:
             raise self._found_early
         for path in self._first_paths:
@@ -131,9 +158,11 @@ class ModelLoader:
         self._prefetch.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
-        if self._device:
+        if self._variants:
             from pixpod.engine import loading
 
+            if not self._variants.cancelled() and not self._variants.exception():
+                self._variants.result().clear()
             loading.free_memory()
 
     def _read_ahead(self, name: str) -> None:
@@ -149,11 +178,26 @@ class ModelLoader:
         except WorkerError as error:
             self._found_early = self._found_early or error
 
-    def _begin(self, name: str) -> "Future[LoadedModel]":
+    def _probe(self) -> Place | None:
+        """The card that is needed, as its driver tells it; None where none is needed."""
+        is_card_needed = any(spec.requires_cuda for spec in self._models.values())
+        if self._asked_device == "cpu" or (self._asked_device == "auto" and not is_card_needed):
+            return None
+        probed = probe_card(cuda_of_torch())
+        card, torch_version = find_card(probed.capability), version_of_torch()
+        return Place(
+            card=card,
+            memory_bytes=limit_bytes(probed.memory_bytes, self._memory_limit_gib),
+            has_float8=torch_version is None or card.has_float8(torch_version),
+        )
+
+    def _begin(self, name: str, quality: Quality) -> "Future[LoadedModel]":
+        # turbo leaves out steps of the default's denoiser
+        key = (name, Quality.MAX if quality is Quality.MAX else Quality.DEFAULT)
         with self._lock:
-            load = self._loads.get(name)
+            load = self._loads.get(key)
             if load is None or _is_to_be_repeated(load):
-                load = self._loads[name] = self._threads.submit(self._load, name)
+                load = self._loads[key] = self._threads.submit(self._load, *key)
                 load.add_done_callback(self._report_unforeseen)
         return load
 
@@ -168,9 +212,9 @@ class ModelLoader:
 
     # --- on the threads of this loader --------------------------------------------------------
 
-    def _load(self, name: str) -> "LoadedModel":
+    def _load(self, name: str, quality: Quality) -> "LoadedModel":
         try:
-            model = self._load_model(name)
+            model = self._load_model(name, quality)
         except WorkerError as error:
             log.error("model not loaded", extra={"model": name, "error": str(error)})
             if error.fault is Fault.HOST:
@@ -180,19 +224,17 @@ class ModelLoader:
         log.info("model ready", extra={"model": name, "precision": model.identity.precision})
         return model
 
-    def _load_model(self, name: str) -> "LoadedModel":
+    def _load_model(self, name: str, quality: Quality) -> "LoadedModel":
         spec = self._models[name]
         check_licence(spec, self._accepted_licences)
-        device = self._prepare()
+        variants = self._prepare()
         with self._timeline.span("bring", name):
             weights = self._locator.bring(spec)
         if self._read_early.get(name) != weights:
             self._read(spec, weights)
-        on = device.result()  # diffusers must be imported by one thread, or others see half of it
-        from pixpod.engine import loading
-
-        precision = loading.choose_precision(spec, weights, on, self._asked_precision(name))
-        return loading.load_model(spec, weights, precision, on, self._prefetch, self._timeline)
+        on_device = variants.result()
+        self._import(spec.family)
+        return on_device.load(spec, weights, quality)
 
     def _report_unforeseen(self, load: "Future[LoadedModel]") -> None:
         """What nobody foresaw counts as the host's: else a bad one would fail job after job."""
@@ -201,20 +243,51 @@ class ModelLoader:
             log.error("model not loaded, unexpectedly", exc_info=error)
             self._on_host_fault(InternalError("a model could not be loaded: see the worker's log"))
 
-    def _prepare(self) -> "Future[torch.device]":
+    def _prepare(self) -> "Future[Variants]":
         with self._lock:
-            if self._device is None:
-                self._device = self._threads.submit(self._import_and_find_device)
-        return self._device
+            if self._variants is None:
+                self._variants = self._threads.submit(self._import_and_find_device)
+        return self._variants
 
-    def _import_and_find_device(self) -> "torch.device":
+    def _import_and_find_device(self) -> "Variants":
+        """By one thread: others would see half of diffusers while it is being imported."""
         with self._timeline.span("import"):
             from pixpod.engine import drawing, loading  # noqa: F401 - the device's thread needs it
+            from pixpod.engine.variants import Variants, plan_models
 
             loading.silence_libraries()
-            loading.import_pipelines({spec.family for spec in self._models.values()})
+            self._imported |= self._imported_ahead
+            loading.import_pipelines(self._imported)
         with self._timeline.span("device"):
-            return loading.prepare_device(self._asked_device)
+            device = loading.prepare_device(self._asked_device)
+        place = loading.find_place(device, self._memory_limit_gib)
+        plan = plan_models(
+            self._models,
+            self._locator.find,
+            place,
+            asked_precision=self._asked_precision,
+            is_compiling=self._compiled_dir is not None,
+            memory_limit_gib=self._memory_limit_gib,
+        )
+        return Variants(
+            device=device,
+            place=place,
+            plan=plan,
+            compiled_dir=self._compiled_dir,
+            asked_precision=self._asked_precision,
+            prefetch=self._prefetch,
+            timeline=self._timeline,
+        )
+
+    def _import(self, family: Family) -> None:
+        """What the first model of a family needs, unless it was preloaded: seconds of imports."""
+        from pixpod.engine import loading
+
+        with self._importing:
+            if family not in self._imported:
+                with self._timeline.span("import", family):
+                    loading.import_pipelines([family])
+                self._imported.add(family)
 
 
 @contextmanager

@@ -11,6 +11,7 @@ from typing import Protocol
 
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.disk import sha256_of
+from pixpod.engine.precision import Stored
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
 from pixpod.manifest import WeightFile
 
@@ -101,6 +102,25 @@ def check_small_files(weights: Weights) -> None:
             raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
         if not is_good:
             raise WeightsUnreadable(f"{path}: not what was baked: this copy is damaged")
+
+
+def read_stored(spec: ModelSpec, weights: Weights) -> Stored:
+    """What the files hold, from their sizes and configs. Raises WeightsUnreadable."""
+    try:
+        denoiser = tensor_paths(component_folder(weights, spec.family.denoiser))
+        return Stored(
+            denoiser=weights.precision,
+            denoiser_bytes=sum(path.stat().st_size for path in denoiser),
+            is_t5_float8=spec.family is Family.FLUX and _is_quantized(weights, "text_encoder_2"),
+        )
+    except (OSError, ValueError) as exc:
+        raise WeightsUnreadable(f"{spec.name}: the files in {weights.folder} are broken") from exc
+
+
+def _is_quantized(weights: Weights, component: str) -> bool:
+    """Whether some of its layers are float8; its config says so, as for `from_pretrained`."""
+    config = component_folder(weights, component) / "config.json"
+    return "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def component_folder(weights: Weights, component: str) -> Path:

@@ -3,10 +3,10 @@
 import logging
 from collections.abc import Sequence
 
-from pixpod.catalog import ModelSpec
+from pixpod.catalog import ModelSpec, Precision
 from pixpod.engine.sources.base import Source
 from pixpod.engine.weights import Weights
-from pixpod.errors import ModelUnavailable
+from pixpod.errors import ModelUnavailable, WorkerError
 
 log = logging.getLogger(__name__)
 
@@ -31,6 +31,16 @@ class WeightsLocator:
     def find(self, spec: ModelSpec) -> Weights | None:
         """As of a source; the first that has the weights on a local disk already."""
         return next((found for each in self._sources if (found := each.find(spec))), None)
+
+    def stored_precision(self, spec: ModelSpec) -> Precision | None:
+        """What the denoiser is stored in on a local disk; None for 16 bits or wider, and where
+        that is not known yet. What is wrong there, `find` and `bring` say.
+        """
+        try:
+            weights = self.find(spec)
+        except WorkerError:
+            return None
+        return weights.precision if weights else None
 
     def bring(self, spec: ModelSpec) -> Weights:
         """As of a source. Raises ModelUnavailable, with what each source says, if none has it."""

@@ -1,0 +1,161 @@
+"""Models on one device, each once for each precision: chosen, given room, loaded, compiled."""
+
+import logging
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import torch
+
+from pixpod.catalog import Catalog, ModelSpec, Precision
+from pixpod.engine.compilation import compile_model
+from pixpod.engine.compiled_store import CompiledStore
+from pixpod.engine.footprints import Footprints, Held, NoFootprint
+from pixpod.engine.loading import Component, LoadedModel, load_model
+from pixpod.engine.needs import need_of, part_of
+from pixpod.engine.placement import Placement
+from pixpod.engine.precision import Choice, Place, Stored, choose_precision
+from pixpod.engine.residency import Plan, budget_for, make_plan
+from pixpod.engine.weights import Weights, read_stored
+from pixpod.errors import WorkerError
+from pixpod.job import Quality
+from pixpod.prefetch import Prefetch
+from pixpod.timeline import BootTimeline
+
+log = logging.getLogger(__name__)
+
+AskedPrecision = Callable[[str], Precision | None]
+"""What the deployment says of a model; None for what suits the weights and the card."""
+
+FindWeights = Callable[[ModelSpec], Weights | None]
+"""Those on a local disk now. Raises a WorkerError."""
+
+
+@dataclass(slots=True, eq=False)
+class _Model:
+    """What is loaded of one model, by what it runs in. Held while one more is being loaded."""
+
+    lock: threading.Lock = field(default_factory=threading.Lock)
+    loaded: dict[str, LoadedModel] = field(default_factory=dict)
+
+
+class Variants:
+    """Several threads may load at a time, but only one of them a variant of the same model.
+
+    `compiled_dir` holds what was compiled for some cards; with None nothing is compiled.
+    """
+
+    def __init__(
+        self,
+        *,
+        device: torch.device,
+        place: Place,
+        plan: Plan,
+        compiled_dir: Path | None,
+        asked_precision: AskedPrecision,
+        prefetch: Prefetch,
+        timeline: BootTimeline,
+    ) -> None:
+        self._footprints = Footprints()
+        self.placement = Placement(plan, self._footprints.working_bytes)
+        self._device = device
+        self._place = place
+        self._store = None if compiled_dir is None else CompiledStore(compiled_dir)
+        self._asked_precision = asked_precision
+        self._prefetch = prefetch
+        self._timeline = timeline
+        self._lock = threading.Lock()
+        self._models: dict[str, _Model] = {}
+
+    def load(self, spec: ModelSpec, weights: Weights, quality: Quality) -> LoadedModel:
+        """The variant that draws in this quality; it shares all but the denoiser with those that
+        are loaded already. Raises a WorkerError.
+        """
+        choice = choose_precision(
+            spec,
+            read_stored(spec, weights),
+            self._place,
+            quality=quality,
+            asked=self._asked_precision(spec.name),
+            is_compiling=self._store is not None,
+        )
+        with self._lock:
+            model = self._models.setdefault(spec.name, _Model())
+        with model.lock:
+            if choice.label not in model.loaded:
+                sibling = next(iter(model.loaded.values()), None)
+                loaded = self._load(spec, weights, choice, sibling)
+                model.loaded[choice.label] = self._compile(loaded)
+            return model.loaded[choice.label]
+
+    def clear(self) -> None:
+        """Drop all models."""
+        self._models.clear()
+        self.placement.clear()
+
+    def _load(
+        self, spec: ModelSpec, weights: Weights, choice: Choice, sibling: LoadedModel | None
+    ) -> LoadedModel:
+        sizes = need_of(spec, _held(choice), self._footprints, weights).parts
+
+        def admit(name: str, load: Callable[[], Component]) -> Component:
+            part = part_of(spec, name, choice.precision)
+            return self.placement.admit(part, sizes[part], self._device, load)
+
+        return load_model(
+            spec,
+            weights,
+            choice,
+            self._device,
+            self._prefetch,
+            self._timeline,
+            attention=self._place.attention,
+            sibling=sibling,
+            admit=admit,
+        )
+
+    def _compile(self, model: LoadedModel) -> LoadedModel:
+        if self._store is None:
+            return model
+        components = model.spec.family.components
+        with (
+            self._timeline.span("compile", model.spec.name),
+            self.placement.keeping(model, components),
+        ):
+            return replace(model, compilation=compile_model(model, self._store))
+
+
+def plan_models(
+    models: Catalog,
+    find: FindWeights,
+    place: Place,
+    *,
+    asked_precision: AskedPrecision,
+    is_compiling: bool,
+    memory_limit_gib: float | None,
+) -> Plan:
+    """Where the default variants of these models will live. Raises ModelUnavailable if they
+    cannot; a model that cannot be loaded is left out, its own load says why.
+    """
+    footprints, needs = Footprints(), []
+    for name, spec in models.items():
+        try:
+            weights = find(spec)
+            choice = choose_precision(
+                spec,
+                read_stored(spec, weights) if weights else Stored(),
+                place,
+                asked=asked_precision(name),
+                is_compiling=is_compiling,
+            )
+            needs.append(need_of(spec, _held(choice), footprints, weights))
+        except (WorkerError, NoFootprint) as exc:
+            log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
+    plan = make_plan(needs, budget_for(footprints, place.memory_bytes, memory_limit_gib))
+    log.info("residency", extra=plan.summary())
+    return plan
+
+
+def _held(choice: Choice) -> Held:
+    return Held(precision=choice.precision, t5=choice.t5)

@@ -1,0 +1,105 @@
+"""What models take on a card, by the table and by their files."""
+
+import json
+
+import pytest
+
+from pixpod.catalog import Family, Precision, load_catalog
+from pixpod.engine.footprints import GIB, Footprints, Held, NoFootprint
+from pixpod.engine.weights import Weights
+
+FOOTPRINTS = Footprints()
+CATALOG = load_catalog()
+FP8, BF16, FP16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16, Precision.FLOAT16
+SQUARE = (1024, 1024)
+
+
+def total_gib(name, held):
+    return sum(FOOTPRINTS.known_bytes(CATALOG[name], held).values()) / GIB
+
+
+@pytest.mark.parametrize(
+    ("name", "held", "gib"),
+    [
+        pytest.param("flux-dev", Held(precision=FP8, t5=FP8), 16.06, id="flux in 8 bits"),
+        pytest.param("flux-dev", Held(precision=FP8), 20.36, id="flux, T5 in 16 bits"),
+        pytest.param("flux-dev", Held(precision=FP8, adaln=BF16), 23.36, id="flux, adaln too"),
+        pytest.param("flux-dev", Held(precision=BF16), 31.43, id="flux in 16 bits"),
+        pytest.param("flux-dev", Held(precision=Precision.INT8_DYNAMIC), 20.36, id="flux in int8"),
+        pytest.param("sdxl", Held(precision=FP16), 6.46, id="sdxl"),
+        pytest.param("sdxl", Held(precision=Precision.FLOAT32), 12.92, id="sdxl in 32 bits"),
+        pytest.param("sd15", Held(precision=FP16), 1.99, id="sd15"),
+        pytest.param("flux-tiny", Held(precision=FP8), 0.08, id="shipped"),
+    ],
+)
+def test_sizes_of_models(name, held, gib):
+    assert total_gib(name, held) == pytest.approx(gib, abs=0.005)
+
+
+def test_precision_without_figures_names_those_that_have_some():
+    with pytest.raises(NoFootprint, match=r"^float32, bfloat16, float16$"):
+        FOOTPRINTS.known_bytes(CATALOG["sdxl"], Held(precision=FP8))
+
+
+@pytest.mark.parametrize(
+    ("family", "size", "num_rows", "gib"),
+    [
+        pytest.param(Family.FLUX, SQUARE, 1, 2.4, id="flux"),
+        pytest.param(Family.FLUX, SQUARE, 4, 8.4, id="four of flux"),
+        pytest.param(Family.FLUX, (2048, 1024), 1, 4.4, id="twice the pixels"),
+        pytest.param(Family.SDXL, SQUARE, 1, 2.5, id="sdxl"),
+        pytest.param(Family.SD15, (512, 512), 2, 1.5, id="two of sd15"),
+    ],
+)
+def test_working_memory_follows_pixels(family, size, num_rows, gib):
+    needed = FOOTPRINTS.working_bytes(family, size, num_rows)
+    assert needed / GIB == pytest.approx(gib, abs=0.001)
+
+
+def test_texts_take_little():
+    assert FOOTPRINTS.working_bytes(Family.FLUX, None, 1) < 0.5 * GIB
+
+
+@pytest.fixture
+def stored(tmp_path):
+    """A FLUX model whose files have made-up sizes; its transformer is in two shards."""
+    sizes = {"text_encoder": 10, "text_encoder_2": 400, "vae": 8}
+    for component, size in sizes.items():
+        (tmp_path / component).mkdir()
+        (tmp_path / component / "model.safetensors").write_bytes(b"\0" * size)
+    transformer = tmp_path / "transformer"
+    transformer.mkdir()
+    names = ["a-1.safetensors", "a-2.safetensors"]
+    for name in names:
+        (transformer / name).write_bytes(b"\0" * 500)
+    index = {"weight_map": dict(zip("xy", names, strict=True))}
+    (transformer / "a.safetensors.index.json").write_text(json.dumps(index))
+
+    def weights(precision):
+        return Weights(folder=tmp_path, revision="1", source="baked", precision=precision)
+
+    return weights
+
+
+@pytest.mark.parametrize(
+    ("stored_in", "runs_in", "denoiser", "vae"),
+    [
+        pytest.param(FP8, FP8, 1000, 8, id="as it is"),
+        pytest.param(None, FP8, 500, 8, id="quantised at boot"),
+        pytest.param(FP8, BF16, 2000, 8, id="dequantised"),
+        pytest.param(BF16, Precision.FLOAT32, 2000, 16, id="widened"),
+    ],
+)
+def test_files_tell_sizes(stored, stored_in, runs_in, denoiser, vae):
+    held = Held(precision=runs_in)
+    found = FOOTPRINTS.measured_bytes(CATALOG["flux-dev"], held, stored(stored_in))
+    assert (found["transformer"], found["vae"]) == (denoiser, vae)
+
+
+def test_t5_that_is_converted_has_the_size_of_the_table(stored):
+    found = FOOTPRINTS.measured_bytes(CATALOG["flux-dev"], Held(precision=FP8, t5=FP8), stored(FP8))
+    assert found["text_encoder_2"] == round(4.57 * GIB)
+    small = FOOTPRINTS.measured_bytes(
+        CATALOG["flux-tiny"], Held(precision=FP8, t5=FP8), stored(FP8)
+    )
+    assert small["text_encoder_2"] == 400
