@@ -121,6 +121,7 @@ ENV PATH=/opt/venv/bin:$PATH \
     HOME=/tmp \
     TORCHINDUCTOR_CACHE_DIR=/tmp/inductor \
     TRITON_CACHE_DIR=/tmp/triton \
+    PYTORCH_ALLOC_CONF=expandable_segments:True \
     PIXPOD_WEIGHTS_DIR=/weights \
     HF_HUB_OFFLINE=1 \
     PYTHONDONTWRITEBYTECODE=1 \

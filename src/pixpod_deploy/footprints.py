@@ -1,14 +1,16 @@
-"""What a set of models needs of a GPU and of a disk; figures in `footprints.toml`."""
+"""What a set of models needs of a GPU and of a disk; what models take, the worker's table says."""
 
 import math
 import tomllib
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from importlib import resources
 from typing import Any
 
 from pixpod.catalog import ModelSpec, Precision
+from pixpod.engine.footprints import GIB, Held, NoFootprint
+from pixpod.engine.footprints import Footprints as DeviceFootprints
 from pixpod_deploy.errors import InvalidConfiguration
 
 DISK_STEP_GB = 5
@@ -48,29 +50,26 @@ class Need:
 
 
 class Footprints:
-    """Figures by family and precision."""
+    """Figures for whole endpoints; `footprints.toml` has what a disk holds beside weights."""
 
     def __init__(self) -> None:
         text = resources.files("pixpod_deploy").joinpath("footprints.toml").read_text("utf-8")
-        table = tomllib.loads(text)
-        self._overhead_gib: float = table["device_overhead_gib"]
+        table: dict[str, Any] = tomllib.loads(text)  # TOML is untyped
         self._software_gb: float = table["software_gb"]
         self._scratch_gb: float = table["scratch_gb"]
-        self._shipped: dict[str, Any] = table["shipped"]
-        self._rows: list[dict[str, Any]] = table["footprints"]
+        self._of_device = DeviceFootprints()
 
     def need(self, models: Iterable[ServedModel]) -> Need:
-        """All weights stay on the device, and the hungriest model works.
+        """All weights stay on the device, and the hungriest model draws its largest image.
 
         Raises InvalidConfiguration for a model in a precision without figures.
         """
         served = tuple(models)
-        rows = [self._row(model) for model in served]
-        weights = sum(row["weights_gib"] for row in rows)
-        working = max((row["working_gib"] for row in rows), default=0.0)
+        weights_bytes = sum(map(self._weights_bytes, served))
+        working_bytes = max(map(self._working_bytes, served), default=0)
         return Need(
-            device_gib=self._overhead_gib + weights + working,
-            files_gb=sum(row["files_gb"] for row in rows),
+            device_gib=(self._of_device.overhead_bytes + weights_bytes + working_bytes) / GIB,
+            files_gb=weights_bytes / 1e9,
             float8=any(model.precision is Precision.FLOAT8_DYNAMIC for model in served),
         )
 
@@ -80,20 +79,20 @@ class Footprints:
         whole = self._software_gb + self._scratch_gb + weights
         return math.ceil(whole / DISK_STEP_GB) * DISK_STEP_GB
 
-    def _row(self, model: ServedModel) -> dict[str, Any]:
-        if model.spec.repository is None:
-            return self._shipped
-        of_family = [row for row in self._rows if row["family"] == model.spec.family]
-        for row in of_family:
-            if all(row.get(key, value) == value for key, value in _kind(model).items()):
-                return row
-        listed = ", ".join(dict.fromkeys(row["precision"] for row in of_family))
-        raise InvalidConfiguration(
-            f"precision of {model.spec.name}",
-            str(model.precision),
-            f"one with known needs ({listed}), or gpu_pools and container_disk_gb set by you",
-        )
+    def _weights_bytes(self, model: ServedModel) -> int:
+        held = Held(precision=model.precision, adaln=model.adaln)
+        if model.precision is Precision.FLOAT8_DYNAMIC:
+            held = replace(held, t5=model.t5)
+        try:
+            return sum(self._of_device.known_bytes(model.spec, held).values())
+        except NoFootprint as exc:
+            raise InvalidConfiguration(
+                f"precision of {model.spec.name}",
+                str(model.precision),
+                f"one with known needs ({exc}), or gpu_pools and container_disk_gb set by you",
+            ) from exc
 
-
-def _kind(model: ServedModel) -> dict[str, Precision]:
-    return {"precision": model.precision, "t5": model.t5, "adaln": model.adaln}
+    def _working_bytes(self, model: ServedModel) -> int:
+        """One image of as many pixels as the model serves, whatever their shape."""
+        largest = (model.spec.limits.max_pixels, 1)
+        return self._of_device.working_bytes(model.spec.family, largest, 1)

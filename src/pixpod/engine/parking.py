@@ -19,7 +19,8 @@ class ParkedWeights:
     """One module's weights, frozen as they are for drawing.
 
     A copy in host memory is made once and kept, as nothing changes it: after the first time,
-    parking takes no time and bringing back one copy. Not for several threads at once.
+    parking takes no time and bringing back one copy. Weights that were replaced are copied anew,
+    but the old ones stay on the device until then. Not for several threads at once.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:

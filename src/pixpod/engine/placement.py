@@ -86,9 +86,8 @@ class Placement:
         return module
 
     def add(self, model: "LoadedModel") -> None:
-        """Take note of a loaded model, or of one whose weights were replaced."""
-        for component in model.spec.family.components:
-            self._take(_part(model, component), getattr(model.pipe, component), model.device)
+        """Take note of a loaded model."""
+        self._take_all(model, model.spec.family.components)
 
     def using(
         self,
@@ -128,7 +127,10 @@ class Placement:
 
     @contextmanager
     def keeping(self, model: "LoadedModel", components: Iterable[str]) -> Iterator[None]:
-        """These components on the device, e.g. to compile them; nobody evicts them meanwhile."""
+        """These components on the device, e.g. to compile them; nobody evicts them meanwhile, and
+        their weights may be replaced.
+        """
+        components = tuple(components)
         parts = self._parts_of(model, components)
         with self._changed:
             self._fetch(parts)
@@ -136,6 +138,7 @@ class Placement:
         try:
             yield
         finally:
+            self._take_all(model, components)
             with self._changed:
                 self._kept.subtract(parts)
                 self._kept += Counter()  # drops what is at zero
@@ -154,6 +157,10 @@ class Placement:
         """Forget all parts, so that dropping their models frees the device and the host."""
         with self._changed:
             self._parts.clear()
+
+    def _take_all(self, model: "LoadedModel", components: Iterable[str]) -> None:
+        for component in components:
+            self._take(_part(model, component), getattr(model.pipe, component), model.device)
 
     def _take(self, part: Part, module: nn.Module, device: torch.device) -> None:
         weights = ParkedWeights(module, device)

@@ -39,6 +39,10 @@ class _Model:
     lock: threading.Lock = field(default_factory=threading.Lock)
     loaded: dict[str, LoadedModel] = field(default_factory=dict)
 
+    @property
+    def has_lost_compiler(self) -> bool:
+        return any(variant.has_lost_compiler for variant in self.loaded.values())
+
 
 class Variants:
     """Several threads may load at a time, but only one of them a variant of the same model.
@@ -70,19 +74,20 @@ class Variants:
 
     def load(self, spec: ModelSpec, weights: Weights, quality: Quality) -> LoadedModel:
         """The variant that draws in this quality; it shares all but the denoiser with those that
-        are loaded already. Raises a WorkerError.
+        are loaded already. Once one of them could not be compiled, what is chosen is what runs
+        best without. Raises a WorkerError.
         """
-        choice = choose_precision(
-            spec,
-            read_stored(spec, weights),
-            self._place,
-            quality=quality,
-            asked=self._asked_precision(spec.name),
-            is_compiling=self._store is not None,
-        )
         with self._lock:
             model = self._models.setdefault(spec.name, _Model())
         with model.lock:
+            choice = choose_precision(
+                spec,
+                read_stored(spec, weights),
+                self._place,
+                quality=quality,
+                asked=self._asked_precision(spec.name),
+                is_compiling=self._store is not None and not model.has_lost_compiler,
+            )
             if choice.label not in model.loaded:
                 sibling = next(iter(model.loaded.values()), None)
                 loaded = self._load(spec, weights, choice, sibling)
@@ -118,7 +123,7 @@ class Variants:
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self._store is None:
             return model
-        components = model.spec.family.components
+        components = (model.spec.family.denoiser, "vae")  # what recipes name: T5 may have no room
         with (
             self._timeline.span("compile", model.spec.name),
             self.placement.keeping(model, components),

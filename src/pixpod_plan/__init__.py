@@ -1,0 +1,1 @@
+"""What of which models fits on a card, before there is one."""

@@ -1,0 +1,463 @@
+"""Weights leave a device and come back: real modules, with the CPU as the device."""
+
+import threading
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from support.loading import load, shipped
+from support.tiny_models import Desk, build_tiny_worker
+from torch import nn
+
+from pixpod.catalog import Precision, load_catalog
+from pixpod.engine.loading import LoadedModel
+from pixpod.engine.needs import Part
+from pixpod.engine.parking import ParkedWeights
+from pixpod.engine.placement import Placement
+from pixpod.engine.residency import Budget, make_plan
+from pixpod.errors import OutOfMemory
+from pixpod.job import ModelIdentity
+
+CPU = torch.device("cpu")
+UNET_BYTES = 100 * 4
+
+
+class Views(nn.Module):
+    """Parameters as loading makes them: views of one file, of which two are the same weight."""
+
+    def __init__(self, data: torch.Tensor) -> None:
+        super().__init__()
+        self.first = nn.Parameter(data[:4].view(2, 2), requires_grad=False)
+        self.second = nn.Parameter(data[4:8], requires_grad=False)
+        self.tied = self.second
+        self.register_buffer("positions", torch.arange(3))
+
+
+def values(module):
+    return {name: value.clone() for name, value in module.state_dict().items()}
+
+
+def assert_same(module, expected):
+    found = module.state_dict()
+    assert found.keys() == expected.keys()
+    assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+def test_views_of_one_file_leave_together_and_come_back():
+    data = torch.arange(16.0)
+    module = Views(data)
+    before, first = values(module), module.first
+    parked = ParkedWeights(module, CPU)
+    whole_bytes = 16 * 4 + 3 * 8
+    assert (parked.size_bytes, parked.host_bytes) == (whole_bytes, 0)
+    parked.park()
+    assert data.untyped_storage().nbytes() == 0
+    assert (parked.size_bytes, parked.host_bytes) == (whole_bytes, whole_bytes)
+    parked.bring()
+    assert_same(module, before)
+    assert module.first is first
+    assert module.tied.data_ptr() == module.second.data_ptr()
+    assert torch.equal(data, torch.arange(16.0))
+
+
+def test_copy_in_host_memory_is_made_once(monkeypatch):
+    module = nn.Linear(8, 8).requires_grad_(False)
+    parked = ParkedWeights(module, CPU)
+    parked.copy()
+    made: list[Any] = []
+
+    def copy_out(*given):
+        made.append(given)
+        return ()
+
+    monkeypatch.setattr("pixpod.engine.parking._copy_out", copy_out)
+    for _ in range(2):
+        parked.park()
+        parked.bring()
+    assert not made
+
+
+def test_replaced_weights_are_copied_anew():
+    module = nn.Linear(8, 8).requires_grad_(False)
+    parked = ParkedWeights(module, CPU)
+    parked.copy()
+    module.weight.data = torch.full((8, 8), 7.0)
+    parked.park()
+    parked.bring()
+    assert torch.equal(module.weight, torch.full((8, 8), 7.0))
+    assert parked.host_bytes == parked.size_bytes
+
+
+@pytest.mark.parametrize("length", [99, 100, 101, 250])
+def test_long_weights_go_in_pieces(monkeypatch, length):
+    monkeypatch.setattr("pixpod.engine.parking.PIECE_BYTES", 100)
+    module = nn.Module()
+    data = torch.arange(length, dtype=torch.uint8)
+    module.register_buffer("weight", data.clone())
+    parked = ParkedWeights(module, CPU)
+    parked.park()
+    parked.bring()
+    assert torch.equal(module.get_buffer("weight"), data)
+
+
+@pytest.fixture(scope="module")
+def flux():
+    return load("flux-tiny", shipped("flux-tiny"), Precision.FLOAT8_DYNAMIC, CPU)
+
+
+def draw(model):
+    with torch.inference_mode():
+        return model.pipe(
+            prompt="a red circle on a blue background",
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            max_sequence_length=48,
+            generator=torch.Generator("cpu").manual_seed(1),
+            output_type="pt",
+        ).images
+
+
+def test_float8_model_draws_the_same_image_after_it_was_away(flux):
+    before = draw(flux)
+    for component in flux.spec.family.components:
+        module = getattr(flux.pipe, component)
+        parked = ParkedWeights(module, CPU)
+        size_bytes = parked.size_bytes
+        parked.park()
+        on_device = {tensor.untyped_storage().nbytes() for tensor in inner_tensors(module)}
+        assert on_device == {0}, component
+        assert parked.size_bytes == size_bytes
+        parked.bring()
+    assert torch.equal(draw(flux), before)
+
+
+def inner_tensors(module):
+    """By another way than the code under test: what torchao's tensors are made of."""
+    for tensor in (*module.parameters(), *module.buffers()):
+        if hasattr(tensor, "qdata"):
+            yield from (tensor.qdata, tensor.scale)
+        else:
+            yield tensor
+
+
+# --- within a budget -----------------------------------------------------------------------------
+
+
+def model_of(name, **sizes):
+    """A loaded model of small layers; `sizes` are floats of each component."""
+    spec = load_catalog()[name]
+    modules = {}
+    for component in spec.family.components:
+        module = nn.Module()
+        module.register_buffer("weight", torch.rand(sizes.get(component, 100)))
+        modules[component] = module
+    identity = ModelIdentity(name=name, revision="1", precision="float16", weights="baked")
+    return LoadedModel(
+        spec=spec,
+        identity=identity,
+        device=CPU,
+        pipe=SimpleNamespace(**modules),
+        scheduler_config={},
+    )
+
+
+def placement_of(card_bytes):
+    """Images take 10 bytes for each of their pixels, texts nothing."""
+    budget = Budget(card_bytes=card_bytes, overhead_bytes=0)
+    return Placement(
+        make_plan([], budget),
+        lambda family, size, rows: 0 if size is None else 10 * size[0] * size[1] * rows,
+    )
+
+
+def is_there(model, component):
+    return getattr(model.pipe, component).weight.untyped_storage().nbytes() > 0
+
+
+@pytest.fixture
+def sdxl():
+    return model_of("sdxl-tiny")
+
+
+@pytest.fixture
+def sd15():
+    return model_of("sd15-tiny")
+
+
+def test_nothing_moves_where_all_fits(sdxl, sd15):
+    placement = placement_of(10 * UNET_BYTES)
+    assert placement.using(sdxl, ("unet", "vae")) == 0.0
+    assert placement.using(sd15, ("unet", "vae")) == 0.0
+    assert (placement.moved_bytes, placement.host_bytes) == (0, 0)
+
+
+def test_model_that_is_asked_for_comes_and_another_one_goes(sdxl, sd15):
+    placement = placement_of(4 * UNET_BYTES)
+    weight = sdxl.pipe.unet.weight.clone()
+    placement.add(sdxl)
+    assert placement.using(sd15, ("unet", "vae")) > 0
+    assert [is_there(sdxl, each) for each in sdxl.spec.family.components] == [
+        False,
+        False,
+        True,
+        True,
+    ]
+    assert placement.using(sd15, ("text_encoder",)) > 0
+    assert not is_there(sdxl, "unet")
+    assert placement.using(sdxl, ("unet", "vae")) > 0
+    assert torch.equal(sdxl.pipe.unet.weight, weight)
+    assert not is_there(sd15, "unet")
+    assert placement.moved_bytes == UNET_BYTES
+
+
+def test_what_was_used_longest_ago_goes(sdxl, sd15):
+    placement = placement_of(3 * UNET_BYTES)
+    placement.using(sdxl, ("text_encoder",))
+    placement.using(sdxl, ("unet",))
+    placement.using(sdxl, ("text_encoder",))
+    placement.using(sd15, ("unet", "vae"))
+    assert is_there(sdxl, "text_encoder")
+    assert not is_there(sdxl, "unet")
+
+
+def test_large_batch_makes_room_for_its_activations(sdxl, sd15):
+    placement = placement_of(8 * UNET_BYTES)
+    placement.add(sdxl)
+    placement.add(sd15)
+    placement.using(sdxl, ("unet", "vae"), (2, 2), 1)
+    assert is_there(sd15, "unet")
+    placement.using(sdxl, ("unet", "vae"), (8, 8), 3)
+    assert not is_there(sd15, "unet")
+    assert is_there(sdxl, "unet")
+
+
+def test_short_memory_parks_all_but_what_draws(sdxl, sd15):
+    placement = placement_of(10 * UNET_BYTES)
+    placement.add(sd15)
+    placement.using(sdxl, ("unet", "vae"))
+    assert placement.park_others(sdxl)
+    assert not any(is_there(sd15, each) for each in sd15.spec.family.components)
+    assert is_there(sdxl, "unet")
+    assert is_there(sdxl, "vae")
+    assert not placement.park_others(sdxl)
+
+
+def test_part_that_does_not_come_back_is_out_of_memory(sdxl, monkeypatch):
+    placement = placement_of(10 * UNET_BYTES)
+    placement.using(sdxl, ("vae",))
+    placement.add(sdxl)
+    placement.done()
+    placement.park_others(sdxl)
+
+    def fail(weights):
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr(ParkedWeights, "bring", fail)
+    with pytest.raises(OutOfMemory, match="sdxl-tiny/unet in float16 does not fit"):
+        placement.using(sdxl, ("unet",))
+
+
+def test_loading_makes_room_first(sdxl):
+    placement = placement_of(5 * UNET_BYTES)
+    placement.add(sdxl)
+    seen: list[bool] = []
+
+    def load_part() -> nn.Module:
+        seen.extend(is_there(sdxl, each) for each in ("text_encoder", "text_encoder_2", "unet"))
+        return nn.Linear(10, 10)
+
+    part = Part(model="new", component="unet")
+    placement.admit(part, 3 * UNET_BYTES, CPU, load_part)
+    assert seen == [False, False, True]
+
+
+def test_failed_load_takes_no_room(sdxl):
+    placement = placement_of(4 * UNET_BYTES)
+
+    def fail() -> nn.Module:
+        raise OSError("disk")
+
+    with pytest.raises(OSError, match="disk"):
+        placement.admit(Part(model="new", component="unet"), 4 * UNET_BYTES, CPU, fail)
+    placement.add(sdxl)
+    assert placement.using(sdxl, ("unet", "vae")) == 0.0
+
+
+def test_loading_waits_for_a_batch_that_is_drawn(sdxl):
+    placement = placement_of(2 * UNET_BYTES)
+    placement.using(sdxl, ("unet", "vae"))
+    loaded = threading.Event()
+
+    def load_part() -> nn.Module:
+        loaded.set()
+        return nn.Linear(10, 10)
+
+    part = Part(model="new", component="unet")
+    asked = (part, UNET_BYTES, CPU, load_part)
+    loader = threading.Thread(target=placement.admit, args=asked, daemon=True)
+    loader.start()
+    assert not loaded.wait(0.05)
+    assert is_there(sdxl, "unet")
+    placement.done()
+    loader.join(timeout=30)
+    assert loaded.is_set()
+    assert not is_there(sdxl, "unet")
+
+
+def test_what_is_kept_for_compiling_stays(sdxl, sd15):
+    placement = placement_of(4 * UNET_BYTES)
+    with placement.keeping(sdxl, ("unet", "vae")):
+        placement.using(sd15, ("unet", "vae"))
+        placement.park_others(sd15)
+        assert is_there(sdxl, "unet")
+        assert is_there(sdxl, "vae")
+    placement.park_others(sd15)
+    assert not is_there(sdxl, "unet")
+
+
+def test_weights_replaced_while_kept_are_those_that_come_back(sdxl):
+    placement = placement_of(10 * UNET_BYTES)
+    placement.using(sdxl, ("unet",))
+    placement.done()
+    placement.park_others(sdxl)
+    assert placement.host_bytes == UNET_BYTES
+    with placement.keeping(sdxl, ("unet",)):
+        sdxl.pipe.unet.weight = torch.full((100,), 3.0)
+    assert placement.host_bytes == 0, "old weights must not be held on the device either"
+    placement.park_others(sdxl)
+    assert not is_there(sdxl, "unet")
+    placement.using(sdxl, ("unet",))
+    assert torch.equal(sdxl.pipe.unet.weight, torch.full((100,), 3.0))
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    card_bytes=st.integers(8, 30),
+    sizes=st.lists(st.integers(1, 4), min_size=7, max_size=7),
+    asked=st.lists(
+        st.tuples(st.sampled_from(["sdxl", "sd15"]), st.sampled_from(["text", "image", "park"])),
+        max_size=15,
+    ),
+)
+def test_weights_survive_any_order_of_work_and_stay_within_the_budget(card_bytes, sizes, asked):
+    names = load_catalog()["sdxl-tiny"].family.components
+    floats = [size * 100 for size in sizes]
+    models = {
+        "sdxl": model_of("sdxl-tiny", **dict(zip(names, floats[:4], strict=True))),
+        "sd15": model_of("sd15-tiny", text_encoder=floats[4], unet=floats[5], vae=floats[6]),
+    }
+    modules = [module for model in models.values() for module in vars(model.pipe).values()]
+    before = {id(module): module.weight.clone() for module in modules}
+    placement = placement_of(card_bytes * UNET_BYTES)
+    for model in models.values():
+        placement.add(model)
+    for name, stage in asked:
+        model = models[name]
+        if stage == "park":
+            placement.done()
+            placement.park_others(model)
+            continue
+        encoders = model.spec.family.text_encoders
+        components = encoders if stage == "text" else ("unet", "vae")
+        placement.using(model, components)
+        assert all(is_there(model, component) for component in components)
+        on_card = sum(module.weight.untyped_storage().nbytes() for module in modules)
+        assert on_card <= card_bytes * UNET_BYTES
+    for model in models.values():
+        for stage in (model.spec.family.text_encoders, ("unet", "vae")):
+            placement.using(model, stage)
+            for module in (getattr(model.pipe, component) for component in stage):
+                assert torch.equal(module.weight, before[id(module)])
+
+
+def test_threads_that_draw_and_compile_do_not_lock_each_other_out(sdxl, sd15):
+    placement = placement_of(4 * UNET_BYTES)
+    placement.add(sdxl)
+    placement.add(sd15)
+
+    def compile_often():
+        for _ in range(100):
+            with placement.keeping(sd15, ("unet", "vae")):
+                assert is_there(sd15, "unet")
+
+    compiling = threading.Thread(target=compile_often, daemon=True)
+    compiling.start()
+    for _ in range(100):
+        placement.using(sdxl, sdxl.spec.family.text_encoders)
+        placement.using(sdxl, ("unet", "vae"))
+        assert is_there(sdxl, "unet")
+        placement.done()
+    compiling.join(timeout=60)
+    assert not compiling.is_alive()
+
+
+def test_shipped_model_draws_within_less_memory_than_it_takes(flux):
+    """Its weights are views of mapped files, as ever on a CPU."""
+    expected = draw(flux)
+    model = load("flux-tiny", shipped("flux-tiny"), Precision.FLOAT8_DYNAMIC, CPU)
+    sizes = {
+        component: ParkedWeights(getattr(model.pipe, component), CPU).size_bytes
+        for component in model.spec.family.components
+    }
+    placement = placement_of(sum(sizes.values()) - 1)
+    placement.add(model)
+    with torch.inference_mode():
+        placement.using(model, model.spec.family.text_encoders)
+        text, pooled, _ = model.pipe.encode_prompt(
+            prompt="a red circle on a blue background", prompt_2=None, max_sequence_length=48
+        )
+        assert placement.using(model, ("transformer", "vae")) > 0
+        placement.park_others(model)
+        images = model.pipe(
+            prompt_embeds=text,
+            pooled_prompt_embeds=pooled,
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            generator=torch.Generator("cpu").manual_seed(1),
+            output_type="pt",
+        ).images
+    assert torch.equal(images, expected)
+
+
+def test_worker_draws_the_same_within_less_memory_than_its_models_take(tmp_path):
+    """1 GiB is for CUDA and half a GiB for an image; 15 MB are left for 26 MB of weights."""
+    job: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 2, "seed": 1}
+    served = {"PIXPOD_MODELS": "sdxl-tiny,sd15-tiny"}
+
+    def replies(**limit):
+        worker = build_tiny_worker(tmp_path, **served, **limit)
+        worker.start()
+        try:
+            desk = Desk(worker)
+            return [desk.reply(model=model, **job) for model in ("sdxl-tiny", "sd15-tiny") * 2]
+        finally:
+            worker.stop()
+
+    def hashes(found):
+        return [reply["images"][0]["sha256"] for reply in found]
+
+    def waited(found):
+        return [reply["timings_ms"]["swap"] > 0 for reply in found]
+
+    free, tight = replies(), replies(PIXPOD_MEMORY_LIMIT_GB="1.523")
+    assert hashes(tight) == hashes(free)
+    assert waited(free) == [False] * 4
+    assert waited(tight)[1:] == [True] * 3
+
+
+def test_models_that_cannot_fit_are_refused_as_the_deployments_fault(tmp_path):
+    worker = build_tiny_worker(
+        tmp_path, PIXPOD_MODELS="sd15-tiny", PIXPOD_MEMORY_LIMIT_GB="1.2", PIXPOD_PRELOAD="true"
+    )
+    worker.start()
+    try:
+        reply = Desk(worker).reply(model="sd15-tiny", prompt="a red circle")
+    finally:
+        worker.stop()
+    assert reply["error"].startswith("model_unavailable: sd15-tiny in float32 needs 1.5")
+    assert "refresh_worker" not in reply
