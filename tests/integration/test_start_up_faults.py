@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -35,8 +36,8 @@ from pixpod.bootstrap import build_worker
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine import loading
 from pixpod.engine.device_probe import DRIVER
-from pixpod.engine.weights import Weights
-from pixpod.errors import DeviceUnavailable, Fault, ModelUnavailable, WorkerError
+from pixpod.engine.precision import Stored, choose_precision
+from pixpod.errors import DeviceUnavailable, Fault, WorkerError
 from pixpod.manifest import MANIFEST, ManifestEntry, read_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.worker import RefusingWorker, Worker
@@ -198,15 +199,15 @@ def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):
     assert text.startswith("model_unavailable: flux-tiny is baked in float8_dynamic and cannot")
 
 
-def test_card_without_float8_is_named(monkeypatch, tmp_path):
+def test_card_without_float8_is_named(monkeypatch):
     """The facts that torch tells of a card are stubbed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
-    monkeypatch.setattr(torch.cuda, "get_device_name", lambda device: "NVIDIA RTX A5000")
-    flux, weights = load_catalog()["flux-dev"], Weights(folder=tmp_path, revision="1", source="")
-    card, float8 = torch.device("cuda"), Precision.FLOAT8_DYNAMIC
-    with pytest.raises(ModelUnavailable, match=r"8\.9 or higher .* and this one is a NVIDIA RTX"):
-        loading.choose_precision(flux, weights, card, float8)
-    assert loading.choose_precision(flux, weights, card, None) is Precision.BFLOAT16
+    facts = SimpleNamespace(total_memory=48 * 10**9)
+    monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
+    place, flux = loading.find_place(torch.device("cuda")), load_catalog()["flux-dev"]
+    with pytest.raises(DeviceUnavailable, match=r"8\.9 or higher.* and this one is Ampere"):
+        choose_precision(flux, Stored(), place, asked=Precision.FLOAT8_DYNAMIC)
+    assert choose_precision(flux, Stored(), place).precision is Precision.BFLOAT16
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink], ids=["flipped", "short", "missing"])

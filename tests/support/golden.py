@@ -97,6 +97,7 @@ RESULT = JobResult(
     timings_ms={
         "load": 0.0,
         "queue": 0.04,
+        "swap": 0.0,
         "fetch": 0.0,
         "text_encode": 12.345,
         "denoise": 1000.06,

@@ -6,6 +6,7 @@ import pytest
 
 from pixpod.deadline import deadline, limit_s
 from pixpod.errors import DeadlineExceeded
+from pixpod.payload import execution_timeout_s
 from pixpod.progress import Position
 
 
@@ -15,6 +16,26 @@ from pixpod.progress import Position
 )
 def test_job_is_answered_before_the_platform_ends_it(max_job_s, execution_timeout_s, expected_s):
     assert limit_s(max_job_s, execution_timeout_s) == expected_s
+
+
+@pytest.mark.parametrize(
+    ("policy", "expected_s"),
+    [
+        ({"executionTimeout": 5000, "ttl": 60_000}, 5.0),
+        ({"executionTimeout": 0}, None),
+        ({"executionTimeout": True}, None),
+        ({"executionTimeout": "5000"}, None),
+        ({"ttl": 60_000}, None),
+        (["executionTimeout"], None),
+        (None, None),
+    ],
+)
+def test_platforms_limit_is_read_where_it_is_given(policy, expected_s):
+    assert execution_timeout_s({"id": "job-1", "input": {}, "policy": policy}) == expected_s
+
+
+def test_job_without_a_policy_has_no_limit_of_its_own():
+    assert execution_timeout_s({"id": "job-1", "input": {}}) is None
 
 
 async def wait_long(position):

@@ -6,7 +6,13 @@ from dataclasses import dataclass
 
 import pytest
 
-from pixpod.engine.device_probe import DRIVER, check_cards, cuda_of_torch
+from pixpod.engine.device_probe import (
+    DRIVER,
+    ProbedCard,
+    cuda_of_torch,
+    probe_card,
+    version_of_torch,
+)
 from pixpod.errors import DeviceUnavailable
 
 
@@ -19,6 +25,9 @@ class Driver:
     count_status: int = 0
     version: int = 13000
     version_status: int = 0
+    capability: tuple[int, int] = (9, 0)
+    memory_bytes: int = 85_000_000_000
+    faulty: str = ""
 
     def cuInit(self, flags):
         assert flags == 0
@@ -32,13 +41,31 @@ class Driver:
         version._obj.value = self.version
         return self.version_status
 
+    def cuDeviceGet(self, card, number):
+        assert number == 0
+        card._obj.value = 7
+        return self._status("cuDeviceGet")
+
+    def cuDeviceGetAttribute(self, value, attribute, card):
+        assert card.value == 7
+        value._obj.value = dict(zip((75, 76), self.capability, strict=True))[attribute]
+        return self._status(f"attribute {attribute}")
+
+    def cuDeviceTotalMem_v2(self, memory_bytes, card):
+        assert card.value == 7
+        memory_bytes._obj.value = self.memory_bytes
+        return self._status("cuDeviceTotalMem")
+
+    def _status(self, function):
+        return 999 if function == self.faulty else 0
+
 
 def check(driver, built_for=13):
     def load(name):
         assert name == DRIVER
         return driver
 
-    check_cards(built_for, load)
+    return probe_card(built_for, load)
 
 
 @pytest.mark.parametrize(
@@ -85,7 +112,23 @@ def test_host_without_a_driver_is_said(tmp_path):
         return ctypes.CDLL(str(tmp_path / name))
 
     with pytest.raises(DeviceUnavailable, match=f"no CUDA driver on this host: {DRIVER} cannot"):
-        check_cards(None, load)
+        probe_card(None, load)
+
+
+@pytest.mark.parametrize(
+    ("capability", "memory_bytes"), [((8, 9), 25_250_000_000), ((12, 0), 2**37)]
+)
+def test_card_is_described_beyond_32_bits(capability, memory_bytes):
+    driver = Driver(capability=capability, memory_bytes=memory_bytes)
+    assert check(driver) == ProbedCard(capability=capability, memory_bytes=memory_bytes)
+
+
+@pytest.mark.parametrize(
+    "faulty", ["cuDeviceGet", "attribute 75", "attribute 76", "cuDeviceTotalMem"]
+)
+def test_card_that_cannot_be_described_is_said(faulty):
+    with pytest.raises(DeviceUnavailable, match=r"gave status 999 for its card$"):
+        check(Driver(faulty=faulty))
 
 
 def test_version_of_torchs_cuda_is_read_without_importing_torch(tmp_path, monkeypatch):
@@ -99,8 +142,9 @@ def test_version_of_torchs_cuda_is_read_without_importing_torch(tmp_path, monkey
         ("cuda = '12.8'", 12),
         ("cuda = None", None),
     ):
-        version.write_text(f"{text}  # {len(text)}\n")
+        version.write_text(f"__version__ = '2.13.{len(text)}'\n{text}\n")
         assert cuda_of_torch() == expected
+        assert version_of_torch() == f"2.13.{len(text)}"
 
 
 def test_machine_without_torch_has_no_version(monkeypatch):
@@ -108,3 +152,4 @@ def test_machine_without_torch_has_no_version(monkeypatch):
     monkeypatch.setattr(sys, "path", [])
     monkeypatch.setattr(sys, "path_importer_cache", {})
     assert cuda_of_torch() is None
+    assert version_of_torch() is None

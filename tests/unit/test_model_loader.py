@@ -8,7 +8,8 @@ import pytest
 from support.broken_weights import flip
 from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 
-from pixpod.catalog import Catalog
+from pixpod.catalog import Catalog, Precision
+from pixpod.engine.device_probe import ProbedCard
 from pixpod.engine.model_loader import ModelLoader
 from pixpod.engine.sources import BakedSource, WeightsLocator
 from pixpod.engine.weights import Weights
@@ -19,6 +20,7 @@ from pixpod.errors import (
     ModelUnavailable,
     WeightsUnreadable,
 )
+from pixpod.job import Quality
 from pixpod.prefetch import Verify
 from pixpod.timeline import BootTimeline
 
@@ -63,13 +65,13 @@ def told():
 def make_loader(tmp_path, clock, told):
     made = []
 
-    def make(*names, verify=Verify.CHUNKS, device="cpu", fault=None):
+    def make(*names, verify=Verify.CHUNKS, device="cpu", fault=None, asked=None):
         models: Catalog = {name: CATALOG[name] for name in names}
         loader = WithoutTorch(
             models=models,
             locator=WeightsLocator([BakedSource(tmp_path)]),
             device=device,
-            asked_precision=lambda model: None,
+            asked_precision=lambda model: asked,
             accepted_licences=frozenset(),
             verify=verify,
             timeline=BootTimeline(clock),
@@ -84,6 +86,17 @@ def make_loader(tmp_path, clock, told):
     clock.is_released.set()
     for loader in made:
         loader.stop()
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """Stands in for the driver."""
+
+    def make(capability, memory_gib):
+        probed = ProbedCard(capability=capability, memory_bytes=int(memory_gib * 2**30))
+        monkeypatch.setattr("pixpod.engine.model_loader.probe_card", lambda built_for: probed)
+
+    return make
 
 
 def wait_until(condition):
@@ -127,10 +140,58 @@ def test_first_model_stays_the_first_and_a_job_puts_its_own_before(make_loader, 
     assert preferred == []
     assert len(loads) == 3
     held: Future = Future()
-    loader._loads["sdxl-tiny"] = held
+    loader._loads["sdxl-tiny", Quality.DEFAULT] = held
     assert loader.load("sdxl-tiny") is held
     assert preferred == ["sdxl-tiny"]
     held.cancel()
+
+
+def test_qualities_that_share_a_denoiser_share_a_load(make_loader, tmp_path):
+    add_model(tmp_path, "flux-tiny")
+    loader = make_loader("flux-tiny")
+    held: Future = Future()
+    loader._loads["flux-tiny", Quality.DEFAULT] = held
+    assert loader.load("flux-tiny") is held
+    assert loader.load("flux-tiny", Quality.TURBO) is held
+    assert loader.load("flux-tiny", Quality.MAX) is not held
+    held.cancel()
+
+
+@pytest.mark.parametrize(
+    ("capability", "memory_gib", "asked"),
+    [
+        pytest.param((8, 6), 47.0, None, id="float8 is not asked for"),
+        pytest.param((8, 9), 23.5, Precision.FLOAT8_DYNAMIC, id="Ada"),
+        pytest.param((9, 0), 79.0, Precision.FLOAT8_DYNAMIC, id="Hopper"),
+        pytest.param((8, 0), 39.0, Precision.BFLOAT16, id="16-bit"),
+    ],
+)
+def test_card_that_runs_what_is_asked_for_passes(
+    tmp_path, make_loader, card, capability, memory_gib, asked
+):
+    add_model(tmp_path, "flux-schnell")
+    card(capability, memory_gib)
+    make_loader("flux-schnell", device="auto", asked=asked).check_host()
+
+
+@pytest.mark.parametrize(
+    ("capability", "part"),
+    [((8, 6), r"needs a card with FP8 .* this one is Ampere"), ((7, 0), r"7\.0 is too old")],
+)
+def test_card_that_cannot_run_what_is_asked_for_takes_no_job(
+    tmp_path, make_loader, card, capability, part
+):
+    add_model(tmp_path, "flux-schnell")
+    card(capability, 47.0)
+    loader = make_loader("flux-schnell", device="auto", asked=Precision.FLOAT8_DYNAMIC)
+    with pytest.raises(DeviceUnavailable, match=part):
+        loader.check_host()
+
+
+def test_what_no_card_could_do_is_left_to_the_jobs(tmp_path, make_loader, card):
+    add_model(tmp_path, "sdxl")
+    card((9, 0), 79.0)
+    make_loader("sdxl", device="auto", asked=Precision.FLOAT8_DYNAMIC).check_host()
 
 
 @pytest.mark.parametrize("is_preloaded", [True, False])

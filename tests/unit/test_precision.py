@@ -89,10 +89,9 @@ def test_weight_only_says_that_it_is_slow():
 
 
 def test_eager_float8_says_that_it_is_slow_where_it_is():
-    asked = {"asked": FLOAT8, "is_compiling": False}
-    (warning,) = choose_precision(FLUX, BAKED_8, H100, **asked).warnings
+    (warning,) = choose_precision(FLUX, BAKED_8, H100, asked=FLOAT8).warnings
     assert warning == "float8_dynamic runs eagerly, which is slower than bfloat16"
-    assert choose_precision(FLUX, BAKED_8, L40S, **asked).warnings == ()
+    assert choose_precision(FLUX, BAKED_8, L40S, asked=FLOAT8).warnings == ()
     assert choose_precision(FLUX, BAKED_8, H100, asked=FLOAT8, is_compiling=True).warnings == ()
     assert choose_precision(TINY, BAKED_8, CPU).warnings == ()
 

@@ -1,9 +1,17 @@
 """What we touch of the SDK without its documentation's word for it: notices when that changes."""
 
+import asyncio
 import inspect
 import subprocess
 import sys
+from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import ClassVar
+
+import pytest
+from aiohttp import web
+
+from pixpod import runpod_sdk
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -59,3 +67,109 @@ def test_report_of_an_unhealthy_worker_takes_a_check_and_a_reason():
     from runpod.serverless.modules import rp_fitness
 
     assert [*inspect.signature(rp_fitness._report_unhealthy).parameters] == ["check", "reason"]
+
+
+class TestProgress:
+    update: ClassVar = {"phase": "denoising", "step": 7, "steps": 28, "percent": 25}
+
+    @pytest.fixture
+    def sdk(self, monkeypatch):
+        """Where the SDK posts results, to be told."""
+        from runpod.serverless.modules import rp_http
+
+        def post_to(url):
+            monkeypatch.setattr(rp_http, "JOB_DONE_URL_TEMPLATE", url)
+            monkeypatch.setattr(rp_http, "JOB_DONE_URL", url)
+
+        return post_to
+
+    def send(self, sdk, answer):
+        """Send an update to a platform that answers so."""
+
+        async def send():
+            async with platform(answer) as base_url:
+                sdk(f"{base_url}/job-done/pod/$ID?gpu=any")
+                await runpod_sdk.send_progress("job-1", self.update)
+
+        asyncio.run(send())
+
+    def test_update_has_arrived_when_it_is_sent(self, sdk):
+        seen = []
+
+        async def answer(request):
+            seen.append((request.path_qs, await request.json()))
+            return web.json_response({})
+
+        self.send(sdk, answer)
+        body = {"status": "IN_PROGRESS", "output": self.update}
+        assert seen == [("/job-done/pod/job-1?gpu=any&isStream=false", body)]
+
+    def test_platform_that_refuses_it_is_no_fault_of_the_job(self, sdk):
+        async def answer(request):
+            raise web.HTTPBadRequest
+
+        self.send(sdk, answer)
+
+    def test_platform_that_does_not_answer_is_given_up(self, sdk, monkeypatch, caplog):
+        monkeypatch.setattr(runpod_sdk, "UPDATE_LIMIT_S", 0.1)
+
+        async def answer(request):
+            await asyncio.sleep(600)
+
+        self.send(sdk, answer)
+        assert "the platform did not take an update in time" in caplog.messages
+
+    def test_nothing_is_sent_where_the_sdk_has_no_address(self, sdk):
+        """Its own local servers leave the address as it is."""
+        from runpod.serverless.modules import rp_http
+
+        assert rp_http.JOB_DONE_URL_TEMPLATE == "JOB_DONE_URL"
+        asyncio.run(runpod_sdk.send_progress("job-1", self.update))
+
+
+class TestHeldJobs:
+    @pytest.fixture
+    def held(self):
+        """The jobs that the SDK lists: a singleton of the process."""
+        from runpod.serverless.modules.worker_state import JobsProgress
+
+        held = JobsProgress()
+        yield held
+        held.clear()
+
+    def test_jobs_are_counted_until_they_are_reported(self, held):
+        held.add({"id": "a", "input": {}})
+        held.add({"id": "b", "input": {}})
+        assert runpod_sdk.num_held_jobs() == 2
+        held.remove({"id": "a"})
+        assert runpod_sdk.num_held_jobs() == 1
+
+    def test_changed_number_waits_for_an_empty_worker(self, held):
+        from runpod.serverless.modules.rp_scale import JobScaler
+
+        async def change():
+            scaler = JobScaler({"concurrency_modifier": lambda current: current + 1})
+            held.add({"id": "a", "input": {}})
+            scaling = asyncio.create_task(scaler.set_scale())
+            await asyncio.sleep(0.05)
+            is_waiting = not scaling.done()
+            held.remove({"id": "a"})
+            await scaling
+            return is_waiting, scaler.jobs_queue.maxsize
+
+        assert asyncio.run(change()) == (True, 2)
+
+
+@asynccontextmanager
+async def platform(answer):
+    """Its address."""
+    app = web.Application()
+    app.router.add_post("/{path:.*}", answer)
+    runner = web.AppRunner(app, shutdown_timeout=0.1)
+    await runner.setup()
+    site = web.TCPSite(runner, "127.0.0.1", 0)
+    await site.start()
+    try:
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}"
+    finally:
+        await runner.cleanup()

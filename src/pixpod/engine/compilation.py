@@ -24,6 +24,7 @@ from pixpod.engine.compiled_calls import (
     Compilation,
     Compiled,
     JitCompiled,
+    NotCompiledFor,
     PackageCompiled,
     RegionForward,
     example_call,
@@ -35,11 +36,7 @@ from pixpod.engine.regions import kind_of
 
 log = logging.getLogger(__name__)
 
-RECOMPILE_LIMIT = 64
-"""Graphs for one piece of code: two for each kind of region, for one row and for more, and all
-models of a family share their code. The default of 8 is reached by four FLUX models."""
-
-Options = Mapping[str, bool]
+Options = Mapping[str, bool | str]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -75,8 +72,9 @@ RECIPES: Mapping[Family, tuple[Recipe, ...]] = {
     Family.SDXL: (_UNET, _DECODER),
     Family.SD15: (_UNET, _DECODER),
 }
-"""CUDA graphs change FLUX at 1024 px by less than 1 % (cache-dit, L20) and SD 1.5 by 2.5 times
-(stable-fast, RTX 4090); compiling with channels-last gains SDXL 14 %, SD 1.5 a third (fal, A100)."""
+"""CUDA graphs change FLUX at 1024 px by less than 1 % (cache-dit, L20), and launching at less cost
+SD 1.5 by 2.5 times (stable-fast, RTX 4090); compiling with channels-last takes a seventh off SDXL
+and a third off SD 1.5 (fal's table, A100)."""
 
 PACKAGE_OPTIONS: Mapping[str, Options] = {
     "cpu": {},
@@ -110,7 +108,20 @@ def prepare(model: LoadedModel) -> None:
     """Lay the memory of a model out as it is compiled; packages are built after this, too."""
     for recipe in RECIPES[model.spec.family]:
         if recipe.is_channels_last and model.device.type == "cuda":
-            getattr(model.pipe, recipe.component).to(memory_format=torch.channels_last)
+            use_channels_last(getattr(model.pipe, recipe.component))
+
+
+def use_channels_last(module: nn.Module) -> None:
+    """Turn the weights of convolutions round where they are: they are views of one piece of
+    memory, all of which would be kept for what is left of it if they moved to their own.
+    """
+    with torch.no_grad():
+        for weight in module.parameters():
+            if weight.ndim == 4 and weight.is_contiguous():
+                turned = weight.permute(0, 2, 3, 1).contiguous()
+                weight.view(-1).copy_(turned.view(-1))
+                strides = turned.permute(0, 3, 1, 2).stride()
+                weight.data = weight.data.as_strided(weight.shape, strides)
 
 
 def find_regions(pipe: Pipeline, recipe: Recipe) -> dict[str, list[nn.Module]]:
@@ -124,27 +135,26 @@ def find_regions(pipe: Pipeline, recipe: Recipe) -> dict[str, list[nn.Module]]:
 
 
 def compile_model(
-    model: LoadedModel, store: CompiledStore, *, is_jit_forced: bool = False
+    model: LoadedModel, store: CompiledStore, *, backend: str | None = None
 ) -> Compilation:
     """Have a model's regions run compiled from now on. Takes about a second: what is not in the
     store is compiled when it is first called, and runs eagerly if that fails.
 
-    On a CPU only packages are used unless `is_jit_forced`: a compiler would take longer than many
-    small images. Components that another model has had compiled already are left alone.
+    `backend` is torch.compile's; None is inductor on a card and none on a CPU, where a compiler
+    would take longer than many small images. Components that another model has had compiled
+    already are left alone.
     """
-    torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
-    may_jit = is_jit_forced or model.device.type == "cuda"
+    backend = backend or ("inductor" if model.device.type == "cuda" else None)
     compilation = Compilation(model=model.spec.name)
     stamp = stamp_of(model.device)
     prepare(model)
     for recipe in RECIPES[model.spec.family]:
-        regions = {
-            kind: those
-            for kind, those in find_regions(model.pipe, recipe).items()
-            if not isinstance(those[0].forward, RegionForward)
-        }
-        if regions:
-            _compile_component(recipe, regions, store, stamp, compilation, may_jit)
+        regions = find_regions(model.pipe, recipe)
+        forward = next(iter(regions.values()))[0].forward
+        if isinstance(forward, RegionForward):
+            compilation.ways[recipe.component] = forward.way
+        else:
+            _compile_component(recipe, regions, store, stamp, compilation, backend)
     log.info("compilation", extra={"model": model.spec.name, "ways": dict(compilation.ways)})
     return compilation
 
@@ -155,7 +165,7 @@ def _compile_component(
     store: CompiledStore,
     stamp: Stamp,
     compilation: Compilation,
-    may_jit: bool,
+    backend: str | None,
 ) -> None:
     """All kinds from packages, or all by the compiler."""
     name = recipe.component
@@ -171,9 +181,9 @@ def _compile_component(
         )
     if compiled is not None and compiled.keys() == regions.keys():
         compilation.ways[name] = "package"
-    elif may_jit:
+    elif backend:
         compilation.ways[name] = "jit"
-        compiled = {kind: _jit(recipe, those[0]) for kind, those in regions.items()}
+        compiled = {kind: _jit(recipe, those[0], backend) for kind, those in regions.items()}
     elif reason:
         compilation.run_eagerly(name, reason)
         return
@@ -183,7 +193,7 @@ def _compile_component(
     for kind, those in regions.items():
         for region in those:
             forward = RegionForward(region, name, compiled[kind], compilation)
-            region.forward = forward  # type: ignore[method-assign]
+            region.forward = forward
 
 
 def _load_packages(
@@ -195,29 +205,31 @@ def _load_packages(
         if package is None:
             return
         try:
-            loaded = torch._inductor.aoti_load_package(
-                str(package.path), run_single_threaded=True
-            )
+            loaded = torch._inductor.aoti_load_package(str(package.path), run_single_threaded=True)
             compiled = PackageCompiled(loaded.loader.boxed_run, package.form)
-            _verify(those[0], compiled)
+            verify(those[0], compiled)
         except (RuntimeError, ValueError, OSError) as exc:  # what its loader and its code raise
             reason = f"{package.path.name} does not run here ({type(exc).__name__})"
             raise UnusablePackage(reason) from exc
         yield kind, compiled
 
 
-def _verify(region: nn.Module, compiled: PackageCompiled) -> None:
+def verify(region: nn.Module, compiled: PackageCompiled) -> None:
     """Raises UnusablePackage unless it computes what the region does."""
     device = next(region.parameters()).device
     call = example_call(compiled.form, device)
     args, kwargs = tree_unflatten(call.leaves, call.spec)
     with torch.inference_mode():
-        found, expected = tree_leaves(compiled(region, call)), tree_leaves(region(*args, **kwargs))
+        try:
+            found = tree_leaves(compiled(region, call))
+        except NotCompiledFor as exc:
+            raise UnusablePackage("its own example does not fit it") from exc
+        expected = tree_leaves(region(*args, **kwargs))
     if not is_close(found, expected):
         raise UnusablePackage(f"it computes something else than {type(region).__name__}")
 
 
-def _jit(recipe: Recipe, region: nn.Module) -> JitCompiled:
+def _jit(recipe: Recipe, region: nn.Module, backend: str) -> JitCompiled:
     """Sizes are variables from the start: a new aspect ratio is no reason to compile again."""
     is_cuda = next(region.parameters()).device.type == "cuda"
     has_graphs = recipe.has_cuda_graphs and is_cuda
@@ -225,6 +237,7 @@ def _jit(recipe: Recipe, region: nn.Module) -> JitCompiled:
         type(region).forward,
         fullgraph=True,
         dynamic=True,
+        backend=backend,
         options={"triton.cudagraphs": True} if has_graphs else None,
     )
     return JitCompiled(jit, owns_result=has_graphs)

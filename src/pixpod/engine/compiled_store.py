@@ -160,7 +160,9 @@ class CompiledStore:
             if shelf.stamp and kind in shelf.packages
         ]
         if others:
-            raise UnusablePackage("; ".join(min(others, key=len)))
+            fewest = min(len(differences) for differences in others)
+            nearest = next(each for each in others if len(each) == fewest)
+            raise UnusablePackage("; ".join(nearest))
 
 
 def check_package(package: Package) -> None:

@@ -1,16 +1,10 @@
-"""A spec and its weights to a ready pipeline: build without memory, bind, convert.
-
-The only module that knows how diffusers and transformers load things.
-"""
+"""A spec and its weights to a ready pipeline on a device, and what is to be known of the device."""
 
 import gc
-import json
-import logging
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -21,26 +15,11 @@ from safetensors import SafetensorError
 
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.attention import NATIVE, set_attention
-from pixpod.engine.binding import (
-    NamesDiffer,
-    TensorFile,
-    WithoutValues,
-    assemble,
-    bind,
-    open_tensors,
-    read_header,
-)
 from pixpod.engine.cards import find_card
-from pixpod.engine.device_memory import file_bytes
+from pixpod.engine.components import Component, build_skeleton, load_component
 from pixpod.engine.precision import Choice, Place, limit_bytes
-from pixpod.engine.quantization import computes_float8, convert
-from pixpod.engine.weights import (
-    MODEL_INDEX,
-    PIPELINE_CLASS,
-    Weights,
-    component_folder,
-    tensor_paths,
-)
+from pixpod.engine.quantization import computes_float8
+from pixpod.engine.weights import PIPELINE_CLASS, Weights
 from pixpod.errors import DeviceUnavailable, OutOfMemory, WeightsUnreadable
 from pixpod.job import ModelIdentity
 from pixpod.prefetch import Prefetch
@@ -49,25 +28,12 @@ from pixpod.timeline import BootTimeline
 if TYPE_CHECKING:
     from pixpod.engine.compiled_calls import Compilation
 
-log = logging.getLogger(__name__)
-
 Pipeline = Any
 Tokenizer = Any
-Component = Any
 """Any, because diffusers and transformers have no types."""
 
 Admit = Callable[[str, Callable[[], Component]], Component]
 """Makes room on the device for a component, by its name, and loads it."""
-
-DTYPE = {
-    Precision.FLOAT32: torch.float32,
-    Precision.BFLOAT16: torch.bfloat16,
-    Precision.FLOAT16: torch.float16,
-    Precision.FLOAT8_DYNAMIC: torch.bfloat16,
-    Precision.FLOAT8_WEIGHT_ONLY: torch.bfloat16,
-    Precision.INT8_DYNAMIC: torch.bfloat16,
-}
-"""What every component is loaded as; 8 bits are made of bfloat16 afterwards."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -86,6 +52,12 @@ class LoadedModel:
     def warnings(self) -> tuple[str, ...]:
         """For each reply. What is compiled at the first image may fail there."""
         return (*self.cautions, *(self.compilation.warnings if self.compilation else ()))
+
+    @property
+    def has_lost_compiler(self) -> bool:
+        """Whether its denoiser was to be compiled, and could not be."""
+        found = self.compilation
+        return bool(found and found.reasons and found.ways[self.spec.family.denoiser] == "eager")
 
 
 def import_pipelines(families: Iterable[Family]) -> None:
@@ -169,7 +141,7 @@ def load_model(
     names = (spec.family.denoiser,) if sibling else spec.family.components
     try:
         with timeline.span("build", spec.name):
-            skeletons = {name: _build_skeleton(spec, weights, name) for name in names}
+            skeletons = {name: build_skeleton(spec, weights, name) for name in names}
             if sibling:
                 pipe = copy(sibling.pipe)
                 pipe.register_modules(**skeletons)
@@ -177,7 +149,7 @@ def load_model(
                 pipe = _build_pipeline(spec, weights, skeletons)
         for name, skeleton in skeletons.items():
             load = partial(
-                _load_component, spec, weights, choice, name, skeleton, device, prefetch, timeline
+                load_component, spec, weights, choice, name, skeleton, device, prefetch, timeline
             )
             pipe.register_modules(**{name: admit(name, load)})
         cautions = _cautions(spec, pipe, choice)
@@ -204,56 +176,6 @@ def load_model(
     )
 
 
-def _load_component(
-    spec: ModelSpec,
-    weights: Weights,
-    choice: Choice,
-    name: str,
-    skeleton: Component,
-    device: torch.device,
-    prefetch: Prefetch,
-    timeline: BootTimeline,
-) -> Component:
-    """One component on the device, in what it runs in."""
-    folder = component_folder(weights, name)
-    is_streamed = choice.is_streamed and name == spec.family.denoiser
-    where = torch.device("cpu") if is_streamed else device
-    files = [_read(path, where, prefetch) for path in tensor_paths(folder)]
-    with timeline.span("bind", f"{spec.name}/{name}"):
-        bound = _bind(skeleton, files, folder, DTYPE[choice.precision], where)
-    del files  # they hold the bytes of what is converted now
-    if precision := _made_into(spec, name, choice):
-        with timeline.span("quantize", f"{spec.name}/{name}"):
-            convert(bound, precision, device)
-            if device.type == "cuda":
-                torch.cuda.empty_cache()  # of what it was made of
-    return bound
-
-
-def _made_into(spec: ModelSpec, component: str, choice: Choice) -> Precision | None:
-    """What a component's layers are made into; None for those that run as they are stored."""
-    if component == "text_encoder_2":
-        return choice.t5
-    is_made = choice.precision.is_8_bit or choice.is_dequantized
-    return choice.precision if component == spec.family.denoiser and is_made else None
-
-
-def _build_skeleton(spec: ModelSpec, weights: Weights, component: str) -> Component:
-    """A component without memory, of the class that the model's index names."""
-    index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
-    library, class_name = index[component]
-    module_class = getattr(
-        {"diffusers": diffusers, "transformers": transformers}[library], class_name
-    )
-    folder = component_folder(weights, component)
-    config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("quantization_config", None)  # the files tell by themselves
-    with torch.device("meta"), WithoutValues():
-        if library == "diffusers":
-            return module_class.from_config(config)
-        return module_class(module_class.config_class.from_dict(config))
-
-
 def _build_pipeline(
     spec: ModelSpec, weights: Weights, modules: Mapping[str, Component]
 ) -> DiffusionPipeline:
@@ -267,33 +189,6 @@ def _build_pipeline(
     return pipeline_class.from_pretrained(
         weights.folder, local_files_only=True, **modules, **left_out
     )
-
-
-def _read(path: Path, device: torch.device, prefetch: Prefetch) -> TensorFile:
-    data = file_bytes(prefetch, path, device)
-    header = read_header(prefetch.mapped(path).bytes, str(path))
-    return open_tensors(data, header, str(path))
-
-
-def _bind(
-    skeleton: Component,
-    files: list[TensorFile],
-    folder: Path,
-    dtype: torch.dtype,
-    device: torch.device,
-) -> Component:
-    """The component on its device; by the library's own loader if its names are older ones."""
-    tensors = {name: tensor for file in files for name, tensor in assemble(file).items()}
-    try:
-        bind(skeleton, tensors, dtype)
-    except NamesDiffer as exc:
-        log.warning("slow load", extra={"folder": str(folder), "reason": str(exc)})
-        variant = "fp16" if ".fp16" in tensor_paths(folder)[0].name else None
-        slow = type(skeleton).from_pretrained(
-            folder, dtype=dtype, variant=variant, local_files_only=True
-        )
-        return slow.requires_grad_(False).eval().to(device)
-    return skeleton
 
 
 def _cautions(spec: ModelSpec, pipe: Pipeline, choice: Choice) -> tuple[str, ...]:

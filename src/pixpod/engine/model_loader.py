@@ -13,7 +13,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixpod.catalog import Catalog, Family, ModelSpec, Precision
+from pixpod.catalog import Catalog, ModelSpec, Precision
 from pixpod.engine.cards import find_card
 from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
 from pixpod.engine.precision import Place, choose_precision, limit_bytes
@@ -40,6 +40,9 @@ log = logging.getLogger(__name__)
 
 HostFaultListener = Callable[[WorkerError], None]
 """Called by the thread that found it, before anybody who waits is told."""
+
+
+_Key = tuple[str, Quality]
 
 
 class ModelLoader:
@@ -83,10 +86,8 @@ class ModelLoader:
         self._read_early: dict[str, Weights] = {}
         self._found_early: WorkerError | None = None
         self._lock = threading.Lock()
-        self._loads: dict[tuple[str, Quality], Future[LoadedModel]] = {}
-        self._importing = threading.Lock()
-        self._imported_ahead: set[Family] = set()
-        self._imported: set[Family] = set()
+        self._loads: dict[_Key, Future[LoadedModel]] = {}
+        self._chosen_anew: set[_Key] = set()
         self._variants: Future[Variants] | None = None
         # one that waits for another of its model must not keep that one from a thread
         self._threads = ThreadPoolExecutor(2 * len(models) + 1, thread_name_prefix="load")
@@ -96,7 +97,6 @@ class ModelLoader:
         their order.
         """
         names = tuple(names)
-        self._imported_ahead |= {self._models[name].family for name in names}
         for name in names:
             self._read_ahead(name)
         return tuple(self._begin(name, Quality.DEFAULT) for name in names)
@@ -196,10 +196,20 @@ class ModelLoader:
         key = (name, Quality.MAX if quality is Quality.MAX else Quality.DEFAULT)
         with self._lock:
             load = self._loads.get(key)
-            if load is None or _is_to_be_repeated(load):
+            if load is None or _is_to_be_repeated(load) or self._is_to_be_chosen_anew(key, load):
                 load = self._loads[key] = self._threads.submit(self._load, *key)
                 load.add_done_callback(self._report_unforeseen)
         return load
+
+    def _is_to_be_chosen_anew(self, key: _Key, load: "Future[LoadedModel]") -> bool:
+        """Once for a model of which the first image has shown that it cannot be compiled: then
+        another precision may be the faster one.
+        """
+        is_loaded = load.done() and not load.cancelled() and not load.exception()
+        if not is_loaded or key in self._chosen_anew or not load.result().has_lost_compiler:
+            return False
+        self._chosen_anew.add(key)
+        return True
 
     def _read(self, spec: ModelSpec, weights: Weights) -> tuple[Path, ...]:
         """Have the readers begin with a model, and check what they do not read."""
@@ -232,9 +242,7 @@ class ModelLoader:
             weights = self._locator.bring(spec)
         if self._read_early.get(name) != weights:
             self._read(spec, weights)
-        on_device = variants.result()
-        self._import(spec.family)
-        return on_device.load(spec, weights, quality)
+        return variants.result().load(spec, weights, quality)
 
     def _report_unforeseen(self, load: "Future[LoadedModel]") -> None:
         """What nobody foresaw counts as the host's: else a bad one would fail job after job."""
@@ -256,8 +264,7 @@ class ModelLoader:
             from pixpod.engine.variants import Variants, plan_models
 
             loading.silence_libraries()
-            self._imported |= self._imported_ahead
-            loading.import_pipelines(self._imported)
+            loading.import_pipelines({spec.family for spec in self._models.values()})
         with self._timeline.span("device"):
             device = loading.prepare_device(self._asked_device)
         place = loading.find_place(device, self._memory_limit_gib)
@@ -278,16 +285,6 @@ class ModelLoader:
             prefetch=self._prefetch,
             timeline=self._timeline,
         )
-
-    def _import(self, family: Family) -> None:
-        """What the first model of a family needs, unless it was preloaded: seconds of imports."""
-        from pixpod.engine import loading
-
-        with self._importing:
-            if family not in self._imported:
-                with self._timeline.span("import", family):
-                    loading.import_pipelines([family])
-                self._imported.add(family)
 
 
 @contextmanager

@@ -43,7 +43,9 @@ class Slot:
 def weight_slots(module: nn.Module) -> tuple[Slot, ...]:
     """All parameters and buffers, in the order in which compiled code takes them."""
     return tuple(
-        Slot(name=f"{prefix}{'.' if prefix else ''}{key}", owner=owner, key=key, parts=_parts(weight))
+        Slot(
+            name=f"{prefix}{'.' if prefix else ''}{key}", owner=owner, key=key, parts=_parts(weight)
+        )
         for prefix, child in module.named_modules()
         for owner in (child._parameters, child._buffers)
         for key, weight in owner.items()
@@ -98,7 +100,8 @@ def granularity(region: nn.Module) -> int:
 
     A UNet takes another way through its code where its sides cannot be halved at each level.
     """
-    return 2 ** int(getattr(region, "num_upsamplers", 0))
+    levels = getattr(region, "num_upsamplers", 0)
+    return 1 << int(levels)
 
 
 def _settle(leaf: object, device: torch.device) -> object:
@@ -108,7 +111,10 @@ def _settle(leaf: object, device: torch.device) -> object:
         return leaf.to(device, NUMBER_DTYPE)
     if not leaf.is_contiguous():
         return leaf.contiguous()
-    return leaf.clone() if leaf.data_ptr() % ALIGNMENT_BYTES else leaf
+    if leaf.data_ptr() % ALIGNMENT_BYTES:
+        return leaf.clone(memory_format=torch.contiguous_format)
+    # a slice of a single row is contiguous, but keeps the stride of what it is a slice of
+    return leaf.flatten().view(leaf.shape) if leaf.shape[0] == 1 else leaf
 
 
 def _parts(weight: torch.Tensor) -> tuple[str, ...]:

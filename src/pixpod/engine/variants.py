@@ -11,8 +11,9 @@ import torch
 from pixpod.catalog import Catalog, ModelSpec, Precision
 from pixpod.engine.compilation import compile_model
 from pixpod.engine.compiled_store import CompiledStore
+from pixpod.engine.components import Component
 from pixpod.engine.footprints import Footprints, Held, NoFootprint
-from pixpod.engine.loading import Component, LoadedModel, load_model
+from pixpod.engine.loading import LoadedModel, load_model
 from pixpod.engine.needs import need_of, part_of
 from pixpod.engine.placement import Placement
 from pixpod.engine.precision import Choice, Place, Stored, choose_precision

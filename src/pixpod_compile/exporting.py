@@ -1,0 +1,190 @@
+"""One region becomes a package: how it is called is watched, then it is exported and compiled."""
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from torch.export import Dim, export
+from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps
+
+from pixpod.engine.compilation import Options
+from pixpod.engine.compiled_store import CallForm, Leaf
+from pixpod.engine.loading import LoadedModel
+from pixpod.engine.regions import Call, Slot, read_weights, weight_slots
+
+STEPS = 2
+
+Shape = tuple[int | None, ...]
+
+
+class CannotPackage(Exception):
+    """A region cannot be compiled ahead of time; the text says why."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sample:
+    """A batch that is drawn to see how regions are called."""
+
+    num_rows: int
+    width: int
+    height: int
+    max_sequence_length: int | None
+
+
+def samples(model: LoadedModel) -> tuple[Sample, Sample]:
+    """Two batches that have no number in common: what differs between their calls may differ.
+
+    Kernels are chosen for the first. More than one row each, because torch takes a size of 1 for
+    a constant; code for several rows runs with one, too.
+    """
+    wide = model.spec.defaults
+    length = wide.max_sequence_length
+    return (
+        Sample(
+            num_rows=2,
+            width=wide.width,
+            height=wide.height * 3 // 4,
+            max_sequence_length=length,
+        ),
+        Sample(
+            num_rows=3,
+            width=wide.width // 2,
+            height=wide.height,
+            max_sequence_length=length and length // 2,
+        ),
+    )
+
+
+def watch_calls(
+    model: LoadedModel, sample: Sample, regions: Mapping[str, nn.Module]
+) -> Mapping[str, Call]:
+    """The first call of each of these regions while a batch is drawn."""
+    calls: dict[str, Call] = {}
+
+    def watch(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
+        calls.setdefault(kind, Call.of(args, kwargs, model.device))
+
+    handles = [
+        region.register_forward_pre_hook(
+            lambda _, args, kwargs, kind=kind: watch(kind, args, kwargs), with_kwargs=True
+        )
+        for kind, region in regions.items()
+    ]
+    try:
+        _draw(model, sample)
+    finally:
+        for handle in handles:
+            handle.remove()
+    if missing := regions.keys() - calls.keys():
+        raise CannotPackage(f"{model.spec.name} does not call {', '.join(sorted(missing))}")
+    return calls
+
+
+def form_of(region: nn.Module, first: Call, second: Call) -> CallForm:
+    """What two calls have in common. Raises CannotPackage if that is too little."""
+    if first.spec != second.spec:
+        raise CannotPackage(f"{type(region).__name__} is called in different ways")
+    args, kwargs = tree_unflatten(second.leaves, second.spec)
+    with torch.no_grad():
+        result = tree_flatten(region(*args, **kwargs))[1]
+    return CallForm(
+        arguments=treespec_dumps(first.spec),
+        result=treespec_dumps(result),
+        leaves=tuple(map(_leaf, first.leaves, second.leaves)),
+    )
+
+
+def build_package(
+    region: nn.Module, call: Call, form: CallForm, options: Options, path: Path
+) -> None:
+    """Write the package of a region's kind. Takes minutes on a card, where kernels are tried."""
+    slots = weight_slots(region)
+    weights = list(read_weights(slots))
+    arguments = [tensor.clone() for tensor in call.tensors]
+    sizes = [None] * len(weights) + list(_dynamic_sizes(form.leaves))
+    with torch.no_grad():
+        program = export(
+            _Functional(region, slots, call),
+            ([*weights, *arguments],),
+            dynamic_shapes=(sizes,),
+            strict=False,
+        )
+        torch._inductor.aoti_compile_and_package(
+            program, package_path=str(path), inductor_configs=dict(options)
+        )
+
+
+class _Functional(nn.Module):
+    """A region whose weights are arguments, before its own. It owns nothing itself: what it
+    owned would become a part of the package.
+    """
+
+    def __init__(self, region: nn.Module, slots: Sequence[Slot], call: Call) -> None:
+        super().__init__()
+        self.__dict__["region"] = region  # past nn.Module, which would register it
+        self._weights = [(slot, slot.weight) for slot in slots]
+        self._call = call
+
+    def forward(self, tensors: list[torch.Tensor]) -> object:
+        rest = iter(tensors)
+        weights = {slot.name: _rebuild(slot, weight, rest) for slot, weight in self._weights}
+        leaves = [
+            next(rest) if isinstance(leaf, torch.Tensor) else leaf for leaf in self._call.leaves
+        ]
+        args, kwargs = tree_unflatten(leaves, self._call.spec)
+        return torch.func.functional_call(self.__dict__["region"], weights, args, kwargs)
+
+
+def _rebuild(slot: Slot, weight: torch.Tensor, rest: Iterator[torch.Tensor]) -> torch.Tensor:
+    if not slot.parts:
+        return next(rest)
+    parts = {part: next(rest) for part in slot.parts}
+    # Any: tensor classes declare these methods by convention only
+    quantized: Any = weight
+    _, context = quantized.__tensor_flatten__()
+    rebuilt: torch.Tensor = type(quantized).__tensor_unflatten__(
+        parts, context, weight.size(), weight.stride()
+    )
+    return rebuilt
+
+
+def _draw(model: LoadedModel, sample: Sample) -> None:
+    spec = model.spec
+    arguments: dict[str, object] = {}
+    if sample.max_sequence_length is not None:
+        arguments["max_sequence_length"] = sample.max_sequence_length
+    if spec.defaults.guidance_scale is not None:
+        arguments["guidance_scale"] = spec.defaults.guidance_scale
+    with torch.no_grad():
+        model.pipe(
+            ["a photo of a lighthouse"] * sample.num_rows,
+            width=sample.width,
+            height=sample.height,
+            num_inference_steps=STEPS,
+            output_type="pt",
+            **arguments,
+        )
+
+
+def _leaf(first: object, second: object) -> Leaf:
+    if isinstance(first, torch.Tensor) and isinstance(second, torch.Tensor):
+        return Leaf(
+            shape=tuple(
+                size if size == other else None
+                for size, other in zip(first.shape, second.shape, strict=True)
+            ),
+            dtype=str(first.dtype).removeprefix("torch."),
+            example=tuple(second.shape),
+        )
+    if first != second or not isinstance(first, bool | int | float | str | None):
+        raise CannotPackage(f"an argument is a {type(first).__name__}: accepted are tensors")
+    return Leaf(constant=first)
+
+
+def _dynamic_sizes(leaves: Iterable[Leaf]) -> Iterator[dict[int, Any] | None]:
+    for leaf in leaves:
+        if leaf.shape is not None:
+            yield {i: Dim.AUTO for i, size in enumerate(leaf.shape) if size is None} or None
