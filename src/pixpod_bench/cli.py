@@ -1,11 +1,14 @@
 """The tests and the benchmark of a CUDA machine, in one command.
 
-Installs what is missing (from --wheels), runs the tests marked `gpu`, then measures full-size FLUX
-and SDXL with random weights through the engine. Prints a table and, last, one line of JSON, and
-writes gpu-bench.json, pytest.txt and pytest.xml into --out. Exits 1 if a test or a scenario failed.
+Installs what is missing (from --wheels), runs the tests marked `gpu`, then measures full-size FLUX,
+SDXL and SD 1.5 with random weights, slice by slice and the most important first, beside diffusers
+itself. Each result is written to gpu-bench.jsonl in --out at once; with --resume a later call goes
+on after the last one. At the end of each call: tables, one line of JSON, gpu-bench.json, pictures.
+
+Exits 1 if a test or a scenario failed, 2 if it could not begin, 3 if the device was lost.
 
 `--only cold` measures the cold start instead, on files of 29 GB, and writes gpu-cold.json and
-charts.
+charts. `--only report` measures nothing and shows what is there.
 """
 
 import argparse
@@ -15,20 +18,25 @@ import os
 import shlex
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.errors import DeviceUnavailable
 from pixpod_bench import requirements
+from pixpod_bench.results import Failure, Journal, OtherMachine
+from pixpod_bench.scenarios import FULL_SIZE, TINY, Slice, make_slices
 
 if TYPE_CHECKING:
     import torch
 
-    from pixpod_bench.measure import Failure, Row
-
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "gpu-site"
+JOURNAL = "gpu-bench.jsonl"
+
+FAILED, NOT_BEGUN, LOST = 1, 2, 3
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -39,16 +47,16 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         requirements.provide(ROOT / "requirements-gpu.txt", options.wheels, SITE)
         requirements.add_optional(ROOT / "requirements-loaders.txt", options.wheels, SITE)
+        if options.only == "report":
+            return _show(options)
         device = _find_device(options.device)
-    except (requirements.MissingPackages, DeviceUnavailable) as exc:
+        options.out.mkdir(parents=True, exist_ok=True)
+        if options.only == "cold":
+            return _run_cold(options, device, deadline)
+        return _run(options, device, deadline)
+    except (requirements.MissingPackages, DeviceUnavailable, OtherMachine) as exc:
         sys.stderr.write(f"scripts/gpu: {exc}\n")
-        return 2
-    options.out.mkdir(parents=True, exist_ok=True)
-    if options.only == "cold":
-        return _run_cold(options, device, deadline)
-    tests = None if options.only == "bench" else _run_tests(options)
-    results = [] if options.only == "tests" else _run_bench(options, device, deadline)
-    return _report(options, device, tests, results)
+        return NOT_BEGUN
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -57,12 +65,24 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
+    slices = make_slices(FULL_SIZE, has_cudnn=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny architectures: a rehearsal")
     parser.add_argument(
         "--only",
-        choices=("tests", "bench", "cold"),
+        choices=("tests", "bench", "report", "cold"),
         help="instead of tests and bench; cold is the cold start, which needs 10 minutes by itself",
+    )
+    parser.add_argument(
+        "--slice",
+        action="append",
+        choices=[each.name for each in slices],
+        metavar="NAME",
+        help="measure this one only; may be repeated. In their order: "
+        + "; ".join(f"{each.name}, {each.about}" for each in slices),
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="measure what --out has no result of yet"
     )
     parser.add_argument(
         "--models",
@@ -71,10 +91,10 @@ def _parser() -> argparse.ArgumentParser:
         help="of the cold start: flux-dev,sdxl (both)",
     )
     parser.add_argument(
-        "--cache-dir", type=Path, metavar="DIR", help="keep the cold start's files there"
+        "--cache-dir", type=Path, metavar="DIR", help="keep baked random weights there"
     )
     parser.add_argument(
-        "--compiled", action="store_true", help="also FLUX with its blocks compiled, measured last"
+        "--compiled-dir", type=Path, metavar="DIR", help="packages that scripts/compile built"
     )
     parser.add_argument(
         "--wheels", type=Path, metavar="DIR", help="wheels to install missing packages from"
@@ -83,11 +103,39 @@ def _parser() -> argparse.ArgumentParser:
         "--out", type=Path, metavar="DIR", default=ROOT / "gpu_results", help="default: gpu_results"
     )
     parser.add_argument(
-        "--minutes", type=float, metavar="N", help="begin no further model after N minutes"
+        "--minutes", type=float, metavar="N", help="begin nothing further after N minutes"
     )
     parser.add_argument("--warmups", type=int, default=2, metavar="N", help="default: 2")
     parser.add_argument("--repeats", type=int, default=5, metavar="N", help="default: 5")
     return parser
+
+
+def _show(options: argparse.Namespace) -> int:
+    journal = Journal(options.out / JOURNAL)
+    if not journal.machine:
+        sys.stderr.write(f"scripts/gpu: {options.out / JOURNAL} is not there, or has no results\n")
+        return NOT_BEGUN
+    _report(options, journal, None, [])
+    return FAILED if _has_failed(journal) else 0
+
+
+def _run(options: argparse.Namespace, device: "torch.device", deadline: float | None) -> int:
+    from pixpod_bench import report
+
+    path = options.out / JOURNAL
+    if options.only != "tests" and not options.resume:
+        path.unlink(missing_ok=True)
+    journal = Journal.continued(path, report.describe_machine(device))
+    tests = _run_tests(options) if options.only in (None, "tests") else None
+    left_out: list[str] = []
+    lost = None
+    if options.only in (None, "bench"):
+        lost = _measure(options, device, deadline, journal, left_out)
+    _report(options, journal, tests, left_out)
+    if lost:
+        sys.stderr.write(f"scripts/gpu: {lost}\n")
+        return LOST
+    return FAILED if _has_failed(journal) or (tests and tests["exit_code"] != 0) else 0
 
 
 def _run_tests(options: argparse.Namespace) -> dict[str, object]:
@@ -123,20 +171,41 @@ def _find_device(asked: str) -> "torch.device":
     return loading.find_device(asked)
 
 
-def _run_bench(
-    options: argparse.Namespace, device: "torch.device", deadline: float | None
-) -> "list[Row | Failure]":
+def _measure(
+    options: argparse.Namespace,
+    device: "torch.device",
+    deadline: float | None,
+    journal: Journal,
+    left_out: list[str],
+) -> str | None:
+    """Why the device was lost, if it was."""
     from pixpod.catalog import load_catalog
-    from pixpod_bench import measure, scenarios
+    from pixpod_bench.measure import Pace
+    from pixpod_bench.running import DeviceLost, Runner
 
-    pace = measure.Pace(warmups=options.warmups, repeats=options.repeats, deadline=deadline)
-    table = scenarios.TINY if options.tiny else scenarios.FULL_SIZE
-    chosen = [row for row in table if options.compiled or not row.variant.compiled]
-    results: list[Row | Failure] = []
-    for result in measure.measure_all(chosen, load_catalog(), device, pace):
-        sys.stderr.write(f"{len(results) + 1}/{len(chosen)} {result.scenario}\n")
-        results.append(result)
-    return results
+    with tempfile.TemporaryDirectory(prefix="pixpod-gpu-") as folder:
+        runner = Runner(
+            catalog=load_catalog(),
+            device=device,
+            pace=Pace(warmups=options.warmups, repeats=options.repeats, deadline=deadline),
+            journal=journal,
+            directory=options.cache_dir or Path(folder),
+            compiled_dir=options.compiled_dir or Path(folder) / "compiled",
+            left_out=left_out,
+        )
+        try:
+            for chosen in _slices(options):
+                runner.run(chosen)
+        except DeviceLost as exc:
+            return str(exc)
+    return None
+
+
+def _slices(options: argparse.Namespace) -> tuple[Slice, ...]:
+    """Those that were asked for, else all."""
+    scale = TINY if options.tiny else FULL_SIZE
+    every = make_slices(scale, has_cudnn=options.device == "cuda")
+    return tuple(each for each in every if each.name in (options.slice or (each.name,)))
 
 
 def _run_cold(options: argparse.Namespace, device: "torch.device", deadline: float | None) -> int:
@@ -162,22 +231,25 @@ def _run_cold(options: argparse.Namespace, device: "torch.device", deadline: flo
 
 def _report(
     options: argparse.Namespace,
-    device: "torch.device",
-    tests: dict[str, object] | None,
-    results: "list[Row | Failure]",
-) -> int:
-    from pixpod_bench import report
-    from pixpod_bench.measure import Failure
+    journal: Journal,
+    tests: Mapping[str, object] | None,
+    left_out: list[str],
+) -> None:
+    from pixpod_bench import gpu_charts, report
 
-    machine = report.describe_machine(device)
-    document = report.make_report(
-        machine, shlex.join(["scripts/gpu", *sys.argv[1:]]), tests, results
-    )
+    entries = tuple(journal.entries())
+    command = shlex.join(["scripts/gpu", *sys.argv[1:]])
+    document = report.make_document(journal.machine, command, tests, entries, left_out)
     text = json.dumps(document)
+    tables = report.format_tables(entries, left_out)
     (options.out / "gpu-bench.json").write_text(text + "\n", encoding="utf-8")
-    sys.stdout.write(report.format_table(results) + text + "\n")
-    has_failed = any(isinstance(result, Failure) for result in results)
-    return 1 if has_failed or (tests is not None and tests["exit_code"] != 0) else 0
+    (options.out / "gpu-bench.txt").write_text(tables, encoding="utf-8")
+    gpu_charts.draw_charts(entries, options.out, str(journal.machine["device"]))
+    sys.stdout.write(tables + "\n" + text + "\n")
+
+
+def _has_failed(journal: Journal) -> bool:
+    return any(isinstance(entry.result, Failure) for entry in journal.entries())
 
 
 if __name__ == "__main__":

@@ -11,8 +11,10 @@ import diffusers
 import torch
 from diffusers import (
     AutoencoderKL,
+    EulerDiscreteScheduler,
     FluxPipeline,
     FluxTransformer2DModel,
+    StableDiffusionPipeline,
     StableDiffusionXLPipeline,
     UNet2DConditionModel,
 )
@@ -29,8 +31,9 @@ from transformers import (
 from pixpod.baking.architectures import Architecture, Config
 from pixpod.baking.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod.catalog import Family, ModelSpec, Precision
-from pixpod.engine.loading import DTYPE, LoadedModel, Pipeline
-from pixpod.engine.quantization import quantize_float8_dynamic
+from pixpod.engine.components import DTYPE
+from pixpod.engine.loading import LoadedModel, Pipeline
+from pixpod.engine.quantization import convert
 from pixpod.job import ModelIdentity
 
 STD = 0.02
@@ -40,11 +43,12 @@ STD = 0.02
 def build_random_model(
     architecture: Architecture, spec: ModelSpec, precision: Precision, device: torch.device
 ) -> LoadedModel:
-    """The same weights for the same seed, device and precision."""
+    """The same weights for the same device and precision, with the model's default scheduler."""
     torch.manual_seed(0)
     pipe = _BUILD[architecture.family](architecture, device, DTYPE[precision])
-    if precision is Precision.FLOAT8_DYNAMIC:
-        quantize_float8_dynamic(pipe.transformer, device)
+    pipe.scheduler = getattr(diffusers, spec.defaults.scheduler)(**architecture.scheduler)
+    if precision.is_8_bit:
+        convert(getattr(pipe, spec.family.denoiser), precision, device)
     pipe.set_progress_bar_config(disable=True)
     identity = ModelIdentity(
         name=spec.name, revision="random", precision=precision, weights="random"
@@ -76,19 +80,25 @@ def build_flux_transformer(
     return build_random_module(lambda: FluxTransformer2DModel(**config), device, dtype)
 
 
+def build_random_vae(
+    architecture: Architecture, device: torch.device, dtype: torch.dtype
+) -> AutoencoderKL:
+    return build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype)
+
+
 def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
     clip, t5 = clip_tokenizer(), t5_tokenizer()
     clip_config = _clip_config(architecture.text_encoder, clip)
     assert architecture.second_text_encoder is not None
     t5_config = T5Config(**architecture.second_text_encoder)
     return FluxPipeline(
-        scheduler=_scheduler("FlowMatchEulerDiscreteScheduler", architecture),
+        scheduler=None,
         tokenizer=clip,
         tokenizer_2=t5,
         text_encoder=build_random_module(lambda: CLIPTextModel(clip_config), device, dtype),
         text_encoder_2=build_random_module(lambda: T5EncoderModel(t5_config), device, dtype),
         transformer=build_flux_transformer(architecture.denoiser, device, dtype),
-        vae=build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype),
+        vae=build_random_vae(architecture, device, dtype),
     )
 
 
@@ -99,7 +109,7 @@ def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.d
     second = _clip_config(architecture.second_text_encoder, clip)
     unet = architecture.denoiser
     return StableDiffusionXLPipeline(
-        scheduler=_scheduler("EulerDiscreteScheduler", architecture),
+        scheduler=None,
         tokenizer=clip,
         tokenizer_2=clip,
         text_encoder=build_random_module(lambda: CLIPTextModel(first), device, dtype),
@@ -107,19 +117,32 @@ def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.d
             lambda: CLIPTextModelWithProjection(second), device, dtype
         ),
         unet=build_random_module(lambda: UNet2DConditionModel(**unet), device, dtype),
-        vae=build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype),
+        vae=build_random_vae(architecture, device, dtype),
         add_watermarker=False,
+    )
+
+
+def _build_sd15(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
+    clip = clip_tokenizer()
+    text_config = _clip_config(architecture.text_encoder, clip)
+    unet = architecture.denoiser
+    return StableDiffusionPipeline(
+        scheduler=EulerDiscreteScheduler(**architecture.scheduler),
+        tokenizer=clip,
+        text_encoder=build_random_module(lambda: CLIPTextModel(text_config), device, dtype),
+        unet=build_random_module(lambda: UNet2DConditionModel(**unet), device, dtype),
+        vae=build_random_vae(architecture, device, dtype),
+        safety_checker=None,
+        feature_extractor=None,
+        requires_safety_checker=False,
     )
 
 
 _BUILD: Mapping[Family, Callable[[Architecture, torch.device, torch.dtype], Pipeline]] = {
     Family.FLUX: _build_flux,
     Family.SDXL: _build_sdxl,
+    Family.SD15: _build_sd15,
 }
-
-
-def _scheduler(class_name: str, architecture: Architecture) -> object:
-    return getattr(diffusers, class_name)(**architecture.scheduler)
 
 
 def _clip_config(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextConfig:

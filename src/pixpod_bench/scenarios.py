@@ -1,71 +1,388 @@
-"""What is measured, as a table. Imports no torch."""
+"""What is measured on a card: slices that each last a few minutes, as tables. Imports no torch."""
 
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
+from enum import StrEnum
+from itertools import product
 
 from pixpod.catalog import Precision
 
 
+class Side(StrEnum):
+    """Whose code draws: ours, or diffusers as its documentation says."""
+
+    OURS = "pixpod"
+    STOCK = "diffusers"
+
+
+class Mode(StrEnum):
+    """How the denoiser runs. COMPILED: by our recipe, or as diffusers' documentation compiles it;
+    PER_SIZE: FLUX by its blocks, for each size by itself; GRAPHS: UNets as a whole, for each size
+    by itself, with CUDA graphs (`reduce-overhead`).
+    """
+
+    EAGER = "eager"
+    COMPILED = "compiled"
+    PER_SIZE = "per-size"
+    GRAPHS = "graphs"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
-    """A model as it is built once for several scenarios."""
+    """A model as it is built once for several scenarios.
 
+    `attention` is a backend of diffusers; None for the one that the worker chooses, or diffusers'.
+    """
+
+    side: Side
     model: str
     precision: Precision
-    compiled: bool = False
+    mode: Mode = Mode.EAGER
+    attention: str | None = None
+
+    @property
+    def name(self) -> str:
+        attention = f" {self.attention}" if self.attention else ""
+        return f"{self.side} {self.model} {self.precision} {self.mode}{attention}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scenario:
-    """One row: square images of one prompt, `batch` seeds at once."""
+    """One row: square images of one prompt, `batch` seeds at once.
+
+    `text_tokens` of T5, None for UNets; without `has_guidance` the scale is 0, as for distilled
+    weights.
+    """
 
     variant: Variant
     size_px: int
     batch: int
     num_inference_steps: int
+    text_tokens: int | None = None
+    has_guidance: bool = True
 
     @property
     def name(self) -> str:
-        mode = "compiled" if self.variant.compiled else "eager"
-        size = f"{self.size_px}px x{self.batch}"
-        return f"{self.variant.model} {self.variant.precision} {mode} {size}"
+        text = f" {self.text_tokens} tokens" if self.text_tokens else ""
+        guidance = "" if self.has_guidance else " no guidance"
+        size = f"{self.size_px}px x{self.batch} {self.num_inference_steps} steps"
+        return f"{self.variant.name} {size}{text}{guidance}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class VaeScenario:
+    """One way to decode latents of one size, without a pipeline around it."""
+
+    model: str
+    precision: Precision
+    channels_last: bool
+    compiled: bool
+    size_px: int
+    batch: int
 
     @property
-    def baseline(self) -> "Scenario":
-        """What its speed is compared with: the same work in bfloat16, eager."""
-        variant = replace(self.variant, precision=Precision.BFLOAT16, compiled=False)
-        return replace(self, variant=variant)
+    def name(self) -> str:
+        layout = " channels-last" if self.channels_last else ""
+        mode = Mode.COMPILED if self.compiled else Mode.EAGER
+        size = f"{self.size_px}px x{self.batch}"
+        return f"VAE of {self.model} {self.precision} {mode}{layout} {size}"
 
 
-def _scenarios(
-    variants: tuple[Variant, ...], size_px: int, batches: tuple[int, ...], num_inference_steps: int
-) -> tuple[Scenario, ...]:
-    return tuple(
-        Scenario(
-            variant=variant, size_px=size_px, batch=batch, num_inference_steps=num_inference_steps
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemoryScenario:
+    """Mixed requests through a whole engine; `limit_gib` is all of the card that it may use."""
+
+    precisions: tuple[tuple[str, Precision], ...]
+    num_requests: int
+    sizes_px: tuple[int, ...]
+    limit_gib: float | None = None
+
+    @property
+    def name(self) -> str:
+        models = " + ".join(f"{model} {precision}" for model, precision in self.precisions)
+        limit = f" within {self.limit_gib:g} GiB" if self.limit_gib else ""
+        return f"memory of {models}{limit}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadScenario:
+    """Requests that come at random times, at `loads` times what the engine can do one by one,
+    with and without batching.
+
+    Kinds are (model, size, steps), drawn evenly.
+    """
+
+    precisions: tuple[tuple[str, Precision], ...]
+    kinds: tuple[tuple[str, int, int], ...]
+    loads: tuple[float, ...]
+    num_requests: int
+
+    @property
+    def name(self) -> str:
+        return f"mixed load of {' + '.join(model for model, _ in self.precisions)}"
+
+
+AnyScenario = Scenario | VaeScenario | MemoryScenario | LoadScenario
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Slice:
+    """Scenarios that are measured by one call."""
+
+    name: str
+    about: str
+    scenarios: tuple[AnyScenario, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scale:
+    """What differs between a card and a rehearsal: names, sizes, steps, batches."""
+
+    flux: str
+    schnell: str
+    sdxl: str
+    sd15: str
+    size_px: int
+    flux_sizes_px: tuple[int, ...]
+    sd15_size_px: int
+    text_tokens: tuple[int, int]
+    schnell_tokens: int
+    flux_steps: int
+    few_steps: int
+    unet_steps: int
+    sweep_steps: int
+    batches: tuple[int, ...]
+    unet_precision: Precision
+    num_mixed: int
+    num_load: int
+    loads: tuple[float, ...]
+    limit_gib: float
+
+
+FULL_SIZE = Scale(
+    flux="flux-dev",
+    schnell="flux-schnell",
+    sdxl="sdxl",
+    sd15="sd15",
+    size_px=1024,
+    flux_sizes_px=(1024, 768, 512),
+    sd15_size_px=512,
+    text_tokens=(512, 256),
+    schnell_tokens=256,
+    flux_steps=28,
+    few_steps=4,
+    unet_steps=30,
+    sweep_steps=8,
+    batches=(1, 2, 4, 8),
+    unet_precision=Precision.FLOAT16,
+    num_mixed=200,
+    num_load=40,
+    loads=(0.8, 1.2),
+    limit_gib=23.5,
+)
+"""For a card of 80 GB: one variant is on it at a time. 23.5 GiB is what an RTX 4090 shows."""
+
+TINY = Scale(
+    flux="flux-tiny",
+    schnell="flux-tiny",
+    sdxl="sdxl-tiny",
+    sd15="sd15-tiny",
+    size_px=64,
+    flux_sizes_px=(64, 96),
+    sd15_size_px=64,
+    text_tokens=(64, 48),
+    schnell_tokens=48,
+    flux_steps=3,
+    few_steps=2,
+    unet_steps=3,
+    sweep_steps=2,
+    batches=(1, 2),
+    unet_precision=Precision.FLOAT32,
+    num_mixed=12,
+    num_load=8,
+    loads=(0.8, 1.2),
+    limit_gib=2.0,
+)
+"""The same path in minutes, also on a CPU; its figures say nothing about speed."""
+
+_FLOAT8, _BF16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16
+_CUDNN, _NATIVE = "_native_cudnn", "native"
+
+
+def make_slices(scale: Scale, *, has_cudnn: bool) -> tuple[Slice, ...]:
+    """In the order of importance: time on a card is lent. cuDNN's attention needs CUDA."""
+    return (
+        Slice(
+            name="flux",
+            about="FLUX as it is served, beside diffusers",
+            scenarios=tuple(_flux(scale)),
+        ),
+        Slice(
+            name="sdxl",
+            about="SDXL as it is served, beside diffusers",
+            scenarios=tuple(_sdxl(scale)),
+        ),
+        Slice(
+            name="memory",
+            about="FLUX and SDXL on one card, and on 24 GB of it",
+            scenarios=tuple(_memory(scale)),
+        ),
+        Slice(
+            name="load",
+            about="mixed requests at random times, one by one and in batches",
+            scenarios=tuple(_load(scale)),
+        ),
+        Slice(
+            name="flux-sweep",
+            about="FLUX over sizes, batches and lengths of text",
+            scenarios=tuple(_flux_sweep(scale)),
+        ),
+        Slice(
+            name="flux-ablation",
+            about="precision, compilation and attention of FLUX",
+            scenarios=tuple(_flux_ablation(scale, has_cudnn=has_cudnn)),
+        ),
+        Slice(
+            name="unets",
+            about="SDXL and SD 1.5 over batches and ways to run",
+            scenarios=tuple(_unets(scale)),
+        ),
+        Slice(name="vae", about="ways to decode", scenarios=tuple(_vae(scale))),
+    )
+
+
+def _ours(model: str, precision: Precision, mode: Mode, attention: str | None = None) -> Variant:
+    return Variant(side=Side.OURS, model=model, precision=precision, mode=mode, attention=attention)
+
+
+def _stock(model: str, precision: Precision, mode: Mode) -> Variant:
+    return Variant(side=Side.STOCK, model=model, precision=precision, mode=mode)
+
+
+def _flux(scale: Scale) -> Iterator[Scenario]:
+    works = (
+        (scale.flux, scale.flux_steps, scale.text_tokens[0]),
+        (scale.schnell, scale.few_steps, scale.schnell_tokens),
+    )
+    for model, steps, tokens in works:
+        for variant in (
+            _ours(model, _FLOAT8, Mode.COMPILED),
+            _stock(model, _BF16, Mode.EAGER),
+            _stock(model, _BF16, Mode.COMPILED),
+        ):
+            yield Scenario(
+                variant=variant,
+                size_px=scale.size_px,
+                batch=1,
+                num_inference_steps=steps,
+                text_tokens=tokens,
+            )
+
+
+def _sdxl(scale: Scale) -> Iterator[Scenario]:
+    precision = scale.unet_precision
+    for variant in (
+        _ours(scale.sdxl, precision, Mode.COMPILED),
+        _stock(scale.sdxl, precision, Mode.EAGER),
+        _stock(scale.sdxl, precision, Mode.COMPILED),
+    ):
+        for batch in (scale.batches[0], scale.batches[-1]):
+            yield _unet(variant, scale.size_px, batch, scale.unet_steps)
+        yield _unet(variant, scale.size_px, 1, scale.few_steps, has_guidance=False)
+
+
+def _flux_sweep(scale: Scale) -> Iterator[Scenario]:
+    """One model over all shapes: nothing may be compiled again but for the first of a kind."""
+    variant = _ours(scale.flux, _FLOAT8, Mode.COMPILED)
+    for size_px, tokens, batch in product(scale.flux_sizes_px, scale.text_tokens, scale.batches):
+        if tokens == scale.text_tokens[0] or batch == 1:
+            yield Scenario(
+                variant=variant,
+                size_px=size_px,
+                batch=batch,
+                num_inference_steps=scale.sweep_steps,
+                text_tokens=tokens,
+            )
+
+
+def _flux_ablation(scale: Scale, *, has_cudnn: bool) -> Iterator[Scenario]:
+    attentions = (_NATIVE, _CUDNN) if has_cudnn else (_NATIVE,)
+    compared = product((_FLOAT8, _BF16), (Mode.COMPILED, Mode.EAGER), attentions)
+    variants = [_ours(scale.flux, *each) for each in compared]
+    for variant in (_ours(scale.flux, _FLOAT8, Mode.PER_SIZE), *variants):
+        for size_px in (scale.flux_sizes_px[0], scale.flux_sizes_px[-1]):
+            yield Scenario(
+                variant=variant,
+                size_px=size_px,
+                batch=1,
+                num_inference_steps=scale.sweep_steps,
+                text_tokens=scale.text_tokens[0],
+            )
+
+
+def _unets(scale: Scale) -> Iterator[Scenario]:
+    precision = scale.unet_precision
+    for model, size_px in ((scale.sd15, scale.sd15_size_px), (scale.sdxl, scale.size_px)):
+        for mode in (Mode.EAGER, Mode.COMPILED, Mode.GRAPHS):
+            for batch in scale.batches:
+                yield _unet(_ours(model, precision, mode), size_px, batch, scale.unet_steps)
+        if model == scale.sd15:
+            for mode in (Mode.EAGER, Mode.COMPILED):
+                yield _unet(_stock(model, precision, mode), size_px, 1, scale.unet_steps)
+
+
+def _unet(
+    variant: Variant, size_px: int, batch: int, steps: int, *, has_guidance: bool = True
+) -> Scenario:
+    return Scenario(
+        variant=variant,
+        size_px=size_px,
+        batch=batch,
+        num_inference_steps=steps,
+        has_guidance=has_guidance,
+    )
+
+
+def _vae(scale: Scale) -> Iterator[VaeScenario]:
+    ways = (
+        (Precision.FLOAT32, False, False),
+        (scale.unet_precision, False, False),
+        (scale.unet_precision, True, False),
+        (scale.unet_precision, True, True),
+    )
+    for precision, channels_last, compiled in dict.fromkeys(ways):
+        for batch in (scale.batches[0], scale.batches[-1]):
+            yield VaeScenario(
+                model=scale.sdxl,
+                precision=precision,
+                channels_last=channels_last,
+                compiled=compiled,
+                size_px=scale.size_px,
+                batch=batch,
+            )
+
+
+def _memory(scale: Scale) -> Iterator[MemoryScenario]:
+    for limit_gib in (None, scale.limit_gib):
+        yield MemoryScenario(
+            precisions=((scale.flux, _FLOAT8), (scale.sdxl, scale.unet_precision)),
+            num_requests=scale.num_mixed,
+            sizes_px=scale.flux_sizes_px,
+            limit_gib=limit_gib,
         )
-        for variant in variants
-        for batch in batches
+
+
+def _load(scale: Scale) -> Iterator[LoadScenario]:
+    sizes_px = (scale.flux_sizes_px[0], scale.flux_sizes_px[-1])
+    kinds = tuple(
+        (model, size_px, steps)
+        for model, full in ((scale.flux, scale.flux_steps), (scale.sdxl, scale.unet_steps))
+        for size_px in sizes_px
+        for steps in (scale.few_steps, full)
     )
-
-
-def _variants(model: str, *precisions: Precision, compiled: bool = False) -> tuple[Variant, ...]:
-    return tuple(
-        Variant(model=model, precision=precision, compiled=compiled) for precision in precisions
+    yield LoadScenario(
+        precisions=((scale.flux, _FLOAT8), (scale.sdxl, scale.unet_precision)),
+        kinds=kinds,
+        loads=scale.loads,
+        num_requests=scale.num_load,
     )
-
-
-_BOTH = (Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC)
-
-FULL_SIZE = (
-    *_scenarios(_variants("flux-dev", *_BOTH), 1024, (1, 2), 8),
-    *_scenarios(_variants("sdxl", Precision.BFLOAT16, Precision.FLOAT16), 1024, (1, 4), 12),
-    *_scenarios(_variants("flux-dev", *_BOTH, compiled=True), 1024, (1, 2), 8),
-)
-"""Fits a card of 80 GB: variants are built one after the other, never two at a time."""
-
-TINY = (
-    *_scenarios(_variants("flux-tiny", *_BOTH), 64, (1, 2), 2),
-    *_scenarios(_variants("sdxl-tiny", Precision.BFLOAT16, Precision.FLOAT32), 64, (1,), 2),
-    *_scenarios(_variants("flux-tiny", *_BOTH, compiled=True), 64, (1,), 2),
-)
-"""The same path in seconds, also on a CPU; its figures say nothing about speed."""

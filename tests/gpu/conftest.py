@@ -6,8 +6,13 @@ import pytest
 import torch
 from support.loading import load, shipped
 
-from pixpod.catalog import Precision
+from pixpod.baking.architectures import ARCHITECTURES
+from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading import LoadedModel, find_device
+from pixpod.job import GenerationRequest
+from pixpod_bench.asking import make_request
+from pixpod_bench.random_models import build_random_model
+from pixpod_bench.subjects import OurDrawer
 
 
 def pytest_addoption(parser):
@@ -36,7 +41,37 @@ def float8_device(device) -> torch.device:
     return device
 
 
-@pytest.fixture
+@pytest.fixture(scope="session")
 def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
     """The trained checkpoints that ship with the source."""
     return lambda name, precision, device: load(name, shipped(name), precision, device)
+
+
+@pytest.fixture(scope="session")
+def load_random() -> Callable[[str, Precision, torch.device], LoadedModel]:
+    """An architecture with random weights."""
+    catalog = load_catalog()
+    return lambda name, precision, device: build_random_model(
+        ARCHITECTURES[name], catalog[name], precision, device
+    )
+
+
+@pytest.fixture(scope="session")
+def ask() -> Callable[..., GenerationRequest]:
+    """A request for a tiny model: 64 px and 4 steps unless said."""
+
+    def ask(model: str, size_px: int = 64, steps: int = 4, seeds=(0,)) -> GenerationRequest:
+        spec = load_catalog()[model]
+        return make_request(spec, size_px=size_px, num_inference_steps=steps, seeds=tuple(seeds))
+
+    return ask
+
+
+@pytest.fixture(scope="session")
+def draw() -> Callable[[LoadedModel, GenerationRequest], list[bytes]]:
+    """Pixels of each image, drawn as the device's thread of a worker does."""
+
+    def draw(model: LoadedModel, request: GenerationRequest) -> list[bytes]:
+        return list(OurDrawer(model, lambda: ()).draw(request).pixels)
+
+    return draw

@@ -91,13 +91,18 @@ def boot_to_image(case: Case, request: Mapping[str, object], before: Callable[[]
 
 
 def worker_settings(case: Case) -> dict[str, str]:
-    """The environment of a worker that serves the case's model."""
+    """The environment of a worker that serves the case's model as it is stored, and eagerly: what
+    it is compared with does neither convert nor compile.
+    """
     settings = {
         "PIXPOD_WEIGHTS_DIR": str(case.directory),
         "PIXPOD_MODELS": case.model,
         "PIXPOD_ACCEPT_LICENCES": catalog_for(case.device)[case.model].licence,
         "PIXPOD_DEVICE": case.device,
+        "PIXPOD_COMPILE": "false",
     }
+    if precision := case.weights().precision:
+        settings["PIXPOD_PRECISION"] = precision
     if case.device == "cpu":
         settings["PIXPOD_CATALOG"] = str(CPU_CATALOG)
     return settings

@@ -15,9 +15,11 @@ import torch
 from torch import nn
 
 from pixpod.engine import device_memory, loading
+from pixpod.engine.components import DTYPE
 from pixpod.engine.model_loader import ModelLoader
+from pixpod.engine.precision import choose_precision
 from pixpod.engine.sources import BakedSource, WeightsLocator
-from pixpod.engine.weights import PIPELINE_CLASS
+from pixpod.engine.weights import PIPELINE_CLASS, read_stored
 from pixpod.prefetch import Verify
 from pixpod.timeline import BootTimeline
 from pixpod_bench.cold.case import Case, catalog_for
@@ -58,11 +60,12 @@ def stock(*, is_mapped: bool) -> Load:
         spec = catalog_for(case.device)[case.model]
         weights = case.weights()
         device = torch.device(case.device)
-        precision = loading.choose_precision(spec, weights, device, None)
+        stored = read_stored(spec, weights)
+        precision = choose_precision(spec, stored, loading.find_place(device)).precision
         pipeline_class = getattr(diffusers, PIPELINE_CLASS[spec.family])
         options = {"device_map": case.device} if is_mapped else {}
         pipe = pipeline_class.from_pretrained(
-            weights.folder, dtype=loading.DTYPE[precision], local_files_only=True, **options
+            weights.folder, dtype=DTYPE[precision], local_files_only=True, **options
         )
         if not is_mapped:
             pipe.to(device)

@@ -1,0 +1,91 @@
+"""A worker of the product with a ScriptedCard, as a process of its own.
+
+`SCRIPTED_WORKER` in its environment is the JSON of a WorkerSpec.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pixpod import runpod_sdk
+from pixpod.catalog import load_catalog
+from pixpod.environment import Secret
+from pixpod.held_jobs import HeldJobs
+from pixpod.job import Delivery, Quality
+from pixpod.logs import configure_logging
+from pixpod.pricing import PriceList
+from pixpod.renewal import Renewal
+from pixpod.rules import Offer
+from pixpod.settings import keep_sdk_quiet
+from pixpod.storage import InlineImageStore
+from pixpod.timeline import BootTimeline
+from pixpod.worker import Worker, WorkerOptions
+from pixpod_bench.held_jobs.card import CardSpec, ScriptedCard
+
+HANDLER = Path(__file__)
+VARIABLE = "SCRIPTED_WORKER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkerSpec:
+    """A card, and how the worker before it is set up; as the settings of the same names."""
+
+    card: CardSpec
+    max_held_jobs: int = 1
+    renew_after_images: int = 0
+    max_job_s: float = 600.0
+    usd_per_second: float = 0.001
+
+    def environ(self) -> dict[str, str]:
+        return {VARIABLE: json.dumps(asdict(self))}
+
+
+def build(spec: WorkerSpec) -> Worker:
+    card = ScriptedCard(spec.card)
+    models = load_catalog()
+    return Worker(
+        offer=Offer(
+            models=models,
+            qualities=dict.fromkeys(models, (Quality.DEFAULT,)),
+            deliveries=(Delivery.INLINE,),
+        ),
+        engine=card,
+        stores={Delivery.INLINE: InlineImageStore()},
+        prices=PriceList.load(spec.usd_per_second),
+        held_jobs=HeldJobs(
+            when_warm=spec.max_held_jobs,
+            is_warm=lambda: card.is_warm,
+            num_held=runpod_sdk.num_held_jobs,
+        ),
+        renewal=Renewal(after_images=spec.renew_after_images),
+        send_progress=runpod_sdk.send_progress,
+        options=WorkerOptions(
+            worker_id="scripted",
+            key_prefix="",
+            key_secret=Secret(""),
+            max_reply_bytes=10_000_000,
+            max_job_s=spec.max_job_s,
+        ),
+    )
+
+
+def main() -> None:
+    given = json.loads(os.environ[VARIABLE])
+    card = CardSpec(**given.pop("card"))
+    keep_sdk_quiet(os.environ)
+    configure_logging("INFO")
+    logging.captureWarnings(True)
+    worker = build(WorkerSpec(card=card, **given))
+    worker.start()
+    runpod_sdk.serve(worker, BootTimeline(time.monotonic))
+
+
+if __name__ == "__main__":
+    main()
+    runpod_sdk.leave(0)

@@ -1,0 +1,49 @@
+"""What the driver, torch and our table say of the card, and whether it is so."""
+
+import pytest
+import torch
+from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
+
+from pixpod.catalog import Precision
+from pixpod.engine.attention import NATIVE, set_attention
+from pixpod.engine.cards import find_card
+from pixpod.engine.device_probe import cuda_of_torch, probe_card
+from pixpod.engine.quantization import computes_float8
+
+pytestmark = pytest.mark.gpu
+
+
+def test_driver_agrees_with_torch(cuda):
+    probed = probe_card(cuda_of_torch())
+    properties = torch.cuda.get_device_properties(cuda)
+    assert probed.capability == (properties.major, properties.minor)
+    assert probed.memory_bytes == pytest.approx(properties.total_memory, rel=0.02)
+
+
+def test_card_computes_float8_if_the_table_says_so(cuda):
+    card = find_card(torch.cuda.get_device_capability(cuda))
+    assert computes_float8(cuda) == card.has_float8(torch.__version__)
+
+
+def test_attention_of_the_table_runs_here(cuda, load_random):
+    wanted = find_card(torch.cuda.get_device_capability(cuda)).attention
+    model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
+    assert set_attention(model.pipe.transformer, wanted, cuda) == ()
+
+
+def test_attention_of_the_table_computes_the_same(cuda):
+    """As FLUX calls it at 512 px: 24 heads of 128 numbers, 1024 and 512 tokens."""
+    wanted = find_card(torch.cuda.get_device_capability(cuda)).attention
+    if wanted == NATIVE:
+        pytest.skip("torch's own choice is the best on this card")
+    generator = torch.Generator(cuda).manual_seed(0)
+    query, key, value = (
+        torch.randn(1, 1536, 24, 128, device=cuda, generator=generator).to(torch.bfloat16)
+        for _ in range(3)
+    )
+    found = []
+    for backend in (NATIVE, wanted):
+        with torch.inference_mode(), attention_backend(backend):
+            found.append(dispatch_attention_fn(query, key, value).float())
+    error = (found[1] - found[0]).norm() / found[0].norm()
+    assert error < 0.01

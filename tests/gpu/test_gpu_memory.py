@@ -1,0 +1,112 @@
+"""Parked weights really leave a card; a card that is too full is seen and told."""
+
+import gc
+
+import pytest
+import torch
+
+from pixpod.catalog import Precision
+from pixpod.engine.parking import ParkedWeights
+from pixpod.errors import OutOfMemory
+from pixpod_bench.subjects import OurDrawer
+
+pytestmark = pytest.mark.gpu
+
+PRECISIONS = [Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC]
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_parked_model_comes_back_with_the_same_bytes(
+    load_tiny, draw, ask, float8_device, precision
+):
+    model = load_tiny("flux-tiny", precision, float8_device)
+    before = draw(model, ask("flux-tiny"))
+    parked = [
+        ParkedWeights(getattr(model.pipe, component), float8_device)
+        for component in model.spec.family.components
+    ]
+    for _ in range(2):
+        for weights in parked:
+            weights.park()
+            assert weights.host_bytes == weights.size_bytes > 0
+        for weights in parked:
+            weights.bring()
+    assert draw(model, ask("flux-tiny")) == before
+
+
+@pytest.mark.parametrize(
+    ("name", "precision"),
+    [("sd15", Precision.BFLOAT16), ("flux-tiny", Precision.FLOAT8_DYNAMIC)],
+)
+def test_parking_frees_memory_of_the_card(load_random, float8_device, cuda, name, precision):
+    """As torch counts it and, of gigabytes, as the driver does, which others on the card see."""
+    model = load_random(name, precision, cuda)
+    weights = ParkedWeights(getattr(model.pipe, model.spec.family.denoiser), cuda)
+    gc.collect()
+    torch.cuda.empty_cache()
+    allocated, free = torch.cuda.memory_allocated(cuda), torch.cuda.mem_get_info(cuda)[0]
+    weights.park()
+    freed = allocated - torch.cuda.memory_allocated(cuda)
+    assert freed == pytest.approx(weights.size_bytes, rel=0.05)
+    if weights.size_bytes > 2**29:
+        assert torch.cuda.mem_get_info(cuda)[0] - free > 0.8 * weights.size_bytes
+    weights.bring()
+    assert torch.cuda.memory_allocated(cuda) == pytest.approx(allocated, rel=0.05)
+
+
+@pytest.fixture
+def memory_hog(cuda):
+    """Takes all of the card but so many bytes."""
+    taken = []
+
+    def leave(free_bytes: int) -> None:
+        gc.collect()
+        torch.cuda.empty_cache()
+        taken.append(
+            torch.empty(
+                torch.cuda.mem_get_info(cuda)[0] - free_bytes, dtype=torch.uint8, device=cuda
+            )
+        )
+
+    yield leave
+    taken.clear()
+    torch.cuda.empty_cache()
+
+
+def test_batch_that_does_not_fit_is_drawn_in_parts_and_says_so(load_random, ask, memory_hog, cuda):
+    model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
+    drawer = OurDrawer(model, lambda: ())
+    request = ask("flux-tiny", size_px=1024, seeds=range(8), steps=1)
+    expected = drawer.draw(request)
+    needed_for_eight = _peak_bytes(drawer, request, cuda)
+    memory_hog(needed_for_eight // 4)
+    drawn = drawer.draw(request)
+    assert len(drawn.pixels) == len(expected.pixels) == 8
+    assert expected.warnings == ()
+    assert any("memory was short" in warning for warning in drawn.warnings)
+
+
+def test_image_that_never_fits_is_refused_and_the_next_one_is_drawn(load_random, ask, draw, cuda):
+    model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
+    before = draw(model, ask("flux-tiny"))
+    gc.collect()
+    torch.cuda.empty_cache()
+    total_bytes = torch.cuda.get_device_properties(cuda).total_memory
+    limit_bytes = torch.cuda.memory_reserved(cuda) + 2**21
+    torch.cuda.set_per_process_memory_fraction(limit_bytes / total_bytes, cuda)
+    try:
+        with pytest.raises(OutOfMemory, match="no memory for an image of 2048x2048"):
+            draw(model, ask("flux-tiny", size_px=2048, seeds=(1, 2)))
+    finally:
+        torch.cuda.set_per_process_memory_fraction(1.0, cuda)
+    assert draw(model, ask("flux-tiny")) == before
+
+
+def _peak_bytes(drawer: OurDrawer, request, cuda: torch.device) -> int:
+    """What drawing takes on top of the weights."""
+    gc.collect()
+    torch.cuda.empty_cache()
+    torch.cuda.reset_peak_memory_stats(cuda)
+    before = torch.cuda.memory_allocated(cuda)
+    drawer.draw(request)
+    return torch.cuda.max_memory_allocated(cuda) - before
