@@ -19,7 +19,7 @@ from pixpod.errors import InvalidSettings, WorkerError
 from pixpod.held_jobs import HeldJobs, jobs_to_hold
 from pixpod.job import Delivery
 from pixpod.pricing import PriceList
-from pixpod.renewal import Renewal
+from pixpod.renewal import Renewal, resident_bytes
 from pixpod.rules import Offer
 from pixpod.settings import ALL_MODELS, Settings
 from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
@@ -54,7 +54,10 @@ def build_worker(
             is_warm=lambda: engine.is_warm,
             num_held=platform.num_held_jobs if platform else lambda: 1,
         ),
-        renewal=Renewal(after_images=settings.renew_after_images),
+        renewal=Renewal(
+            after_images=settings.renew_after_images,
+            gauges={"host": resident_bytes, "device": engine.device_bytes},
+        ),
         send_progress=platform.send_progress if platform else None,
         options=WorkerOptions(
             worker_id=settings.worker_id,

@@ -33,14 +33,12 @@ def resident_bytes() -> int | None:
 class Renewal:
     """Watches one worker. `reason` is None until it is due, and stays then."""
 
-    def __init__(
-        self, *, after_images: int, gauges: Mapping[str, MemoryGauge] | None = None
-    ) -> None:
-        """`after_images` is 0 for never; `gauges` by what they measure, the host's by default."""
+    def __init__(self, *, after_images: int, gauges: Mapping[str, MemoryGauge]) -> None:
+        """`after_images` is 0 for never; `gauges` by what they measure."""
         self.reason: str | None = None
         self.is_urgent = False
         self._after_images = after_images
-        self._gauges = {"host": resident_bytes} if gauges is None else gauges
+        self._gauges = gauges
         self._settled_bytes: dict[str, int] = {}
         self._models: set[str] = set()
         self._num_images = 0

@@ -103,7 +103,7 @@ class Settings:
             is_batching=env.switch("PIXPOD_BATCHING", default=True),
             max_held_jobs=_read_held_jobs(env),
             renew_after_images=env.whole("PIXPOD_RENEW_AFTER_IMAGES", 500, 0, 1_000_000),
-            max_job_s=env.whole("PIXPOD_MAX_JOB_S", 600, 1, 86_400),
+            max_job_s=env.whole("PIXPOD_MAX_JOB_S", 540, 1, 86_400),
             is_compiling=env.switch("PIXPOD_COMPILE", default=True),
             compiled_dir=env.read(Path, "PIXPOD_COMPILED_DIR") or weights_dir / "compiled",
             memory_limit_gb=env.read(_gigabytes, "PIXPOD_MEMORY_LIMIT_GB"),

@@ -138,6 +138,7 @@ def test_idle_worker_draws_each_size_with_each_model_alone_and_as_a_batch(make_e
         PIXPOD_WARMUP_SIZES="64x64,64x96,4096x4096",
     )
     engine.start()
+    assert not engine.is_warm
     wait_until(lambda: len(warmed(timeline)) == 8)
     wait_until(lambda: engine.is_warm)
     assert sorted(warmed(timeline)) == ["sd15-tiny"] * 4 + ["sdxl-tiny"] * 4

@@ -1,4 +1,4 @@
-"""A device whose memory is short: each rung of the ladder, on a real pipeline that fails on order."""
+"""A device whose memory is short: each rung of the ladder, on a pipeline that fails on order."""
 
 import asyncio
 

@@ -66,7 +66,9 @@ class Engine(Protocol):
 
     @property
     def is_warm(self) -> bool:
-        """Whether all that is loaded from the start is there, or cannot be, and warmed up."""
+        """Whether all that is loaded from the start is there, or cannot be, and warmed up; without
+        any such, whether something was drawn.
+        """
         ...
 
     def boot_ms(self) -> dict[str, float]:

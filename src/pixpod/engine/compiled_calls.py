@@ -141,6 +141,7 @@ class PackageCompiled:
     def __init__(self, run: Runner, form: CallForm) -> None:
         self._run = run
         self.form = form
+        self._growing = form.growing
         self._arguments: TreeSpec = treespec_loads(form.arguments)
         self._result: TreeSpec = treespec_loads(form.result)
         self._slots: dict[nn.Module, tuple[Slot, ...]] = {}
@@ -150,6 +151,8 @@ class PackageCompiled:
             _is_served(leaf, expected)
             for leaf, expected in zip(call.leaves, self.form.leaves, strict=True)
         ):
+            raise NotCompiledFor
+        if call.leaves[self._growing].numel() > self.form.max_elements:
             raise NotCompiledFor
         slots = self._slots.get(region) or self._slots.setdefault(region, weight_slots(region))
         return tree_unflatten(self._run([*read_weights(slots), *call.tensors]), self._result)

@@ -11,6 +11,7 @@ damage, not malice. Standard library only.
 
 import hashlib
 import json
+import math
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
@@ -67,16 +68,30 @@ class Leaf:
     example: tuple[int, ...] = ()
     constant: Constant = None
 
+    @property
+    def growth(self) -> tuple[int, int]:
+        """How many of its sizes vary, and how many elements its example has."""
+        return (self.shape or ()).count(None), math.prod(self.example)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallForm:
     """How a region is called: torch's serialised structures of its arguments and its result, and
-    the leaves of the arguments. The `example` shapes of all leaves belong together.
+    the leaves of the arguments. The `example` shapes of all leaves belong together. The `growing`
+    leaf may have `max_elements`.
     """
 
     arguments: str
     result: str
     leaves: tuple[Leaf, ...]
+    max_elements: int
+
+    @property
+    def growing(self) -> int:
+        """The place of the leaf with which a call grows: most of its sizes vary, or it is larger
+        than those of which as many do.
+        """
+        return max(range(len(self.leaves)), key=lambda place: self.leaves[place].growth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,9 +227,13 @@ def _parse_package(folder: Path, entry: dict[str, object]) -> Package:
             "arguments": str(arguments),
             "result": str(result),
             "leaves": list(leaves),
+            "max_elements": int(max_elements),
         } if re.fullmatch(r"\w+-[0-9a-f]{16}", kind):
             form = CallForm(
-                arguments=arguments, result=result, leaves=tuple(map(_parse_leaf, leaves))
+                arguments=arguments,
+                result=result,
+                leaves=tuple(map(_parse_leaf, leaves)),
+                max_elements=max_elements,
             )
             path = folder / f"{kind}.pt2"
             return Package(kind=kind, form=form, path=path, size_bytes=size_bytes, sha256=sha256)
@@ -246,6 +265,7 @@ def _render_package(package: Package) -> dict[str, object]:
         "sha256": package.sha256,
         "arguments": package.form.arguments,
         "result": package.form.result,
+        "max_elements": package.form.max_elements,
         "leaves": [
             {"constant": leaf.constant}
             if leaf.shape is None

@@ -67,7 +67,16 @@ class DiffusionEngine:
 
     @property
     def is_warm(self) -> bool:
-        return all(load.done() for load in self._preloads) and self._queue.is_warm
+        has_begun = bool(self._preloads) or self._has_drawn
+        return has_begun and all(load.done() for load in self._preloads) and self._queue.is_warm
+
+    def device_bytes(self) -> int | None:
+        """What torch holds of a card's memory; None on a CPU and before anything was drawn."""
+        if self._drawer is None:
+            return None
+        from pixpod.engine.loading import reserved_bytes
+
+        return reserved_bytes()
 
     def boot_ms(self) -> dict[str, float]:
         return self._timeline.milliseconds()

@@ -57,7 +57,9 @@ class LoadedModel:
     def has_lost_compiler(self) -> bool:
         """Whether its denoiser was to be compiled, and could not be."""
         found = self.compilation
-        return bool(found and found.reasons and found.ways[self.spec.family.denoiser] == "eager")
+        return bool(
+            found and found.reasons and found.ways.get(self.spec.family.denoiser) == "eager"
+        )
 
 
 def import_pipelines(families: Iterable[Family]) -> None:
@@ -100,6 +102,11 @@ def free_memory() -> None:
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
+
+
+def reserved_bytes() -> int | None:
+    """What torch holds of the card's memory, in use or kept for the next; None without CUDA."""
+    return torch.cuda.memory_reserved() if torch.cuda.is_available() else None
 
 
 def find_place(device: torch.device, memory_limit_gib: float | None = None) -> Place:
@@ -171,7 +178,7 @@ def load_model(
         identity=identity,
         device=device,
         pipe=pipe,
-        scheduler_config=pipe.scheduler.config,
+        scheduler_config=sibling.scheduler_config if sibling else pipe.scheduler.config,
         cautions=cautions,
     )
 

@@ -63,7 +63,7 @@ def build(spec: WorkerSpec) -> Worker:
             is_warm=lambda: card.is_warm,
             num_held=runpod_sdk.num_held_jobs,
         ),
-        renewal=Renewal(after_images=spec.renew_after_images),
+        renewal=Renewal(after_images=spec.renew_after_images, gauges={}),
         send_progress=runpod_sdk.send_progress,
         options=WorkerOptions(
             worker_id="scripted",
