@@ -27,10 +27,12 @@ from typing import TYPE_CHECKING
 from pixpod.errors import DeviceUnavailable
 from pixpod_bench import requirements
 from pixpod_bench.results import Failure, Journal, OtherMachine
-from pixpod_bench.scenarios import FULL_SIZE, TINY, Slice, make_slices
+from pixpod_bench.slices import SLICES
 
 if TYPE_CHECKING:
     import torch
+
+    from pixpod_bench.scenarios import Slice
 
 ROOT = Path(__file__).parents[2]
 SITE = ROOT / "build" / "gpu-site"
@@ -65,7 +67,6 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    slices = make_slices(FULL_SIZE, has_cudnn=True)
     parser.add_argument("--device", choices=("cuda", "cpu"), default="cuda")
     parser.add_argument("--tiny", action="store_true", help="tiny architectures: a rehearsal")
     parser.add_argument(
@@ -76,10 +77,10 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--slice",
         action="append",
-        choices=[each.name for each in slices],
+        choices=tuple(SLICES),
         metavar="NAME",
         help="measure this one only; may be repeated. In their order: "
-        + "; ".join(f"{each.name}, {each.about}" for each in slices),
+        + "; ".join(f"{name}, {about}" for name, about in SLICES.items()),
     )
     parser.add_argument(
         "--resume", action="store_true", help="measure what --out has no result of yet"
@@ -201,8 +202,10 @@ def _measure(
     return None
 
 
-def _slices(options: argparse.Namespace) -> tuple[Slice, ...]:
+def _slices(options: argparse.Namespace) -> "tuple[Slice, ...]":
     """Those that were asked for, else all."""
+    from pixpod_bench.scenarios import FULL_SIZE, TINY, make_slices
+
     scale = TINY if options.tiny else FULL_SIZE
     every = make_slices(scale, has_cudnn=options.device == "cuda")
     return tuple(each for each in every if each.name in (options.slice or (each.name,)))

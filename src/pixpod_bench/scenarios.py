@@ -1,11 +1,12 @@
 """What is measured on a card: slices that each last a few minutes, as tables. Imports no torch."""
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from itertools import product
 
 from pixpod.catalog import Precision
+from pixpod_bench.slices import SLICES
 
 
 class Side(StrEnum):
@@ -130,7 +131,6 @@ class Slice:
     """Scenarios that are measured by one call."""
 
     name: str
-    about: str
     scenarios: tuple[AnyScenario, ...]
 
 
@@ -210,45 +210,18 @@ _CUDNN, _NATIVE = "_native_cudnn", "native"
 
 
 def make_slices(scale: Scale, *, has_cudnn: bool) -> tuple[Slice, ...]:
-    """In the order of importance: time on a card is lent. cuDNN's attention needs CUDA."""
-    return (
-        Slice(
-            name="flux",
-            about="FLUX as it is served, beside diffusers",
-            scenarios=tuple(_flux(scale)),
-        ),
-        Slice(
-            name="sdxl",
-            about="SDXL as it is served, beside diffusers",
-            scenarios=tuple(_sdxl(scale)),
-        ),
-        Slice(
-            name="memory",
-            about="FLUX and SDXL on one card, and on 24 GB of it",
-            scenarios=tuple(_memory(scale)),
-        ),
-        Slice(
-            name="load",
-            about="mixed requests at random times, one by one and in batches",
-            scenarios=tuple(_load(scale)),
-        ),
-        Slice(
-            name="flux-sweep",
-            about="FLUX over sizes, batches and lengths of text",
-            scenarios=tuple(_flux_sweep(scale)),
-        ),
-        Slice(
-            name="flux-ablation",
-            about="precision, compilation and attention of FLUX",
-            scenarios=tuple(_flux_ablation(scale, has_cudnn=has_cudnn)),
-        ),
-        Slice(
-            name="unets",
-            about="SDXL and SD 1.5 over batches and ways to run",
-            scenarios=tuple(_unets(scale)),
-        ),
-        Slice(name="vae", about="ways to decode", scenarios=tuple(_vae(scale))),
-    )
+    """All slices in their order. cuDNN's attention needs CUDA."""
+    scenarios: Mapping[str, Iterable[AnyScenario]] = {
+        "flux": _flux(scale),
+        "sdxl": _sdxl(scale),
+        "memory": _memory(scale),
+        "load": _load(scale),
+        "flux-sweep": _flux_sweep(scale),
+        "flux-ablation": _flux_ablation(scale, has_cudnn=has_cudnn),
+        "unets": _unets(scale),
+        "vae": _vae(scale),
+    }
+    return tuple(Slice(name=name, scenarios=tuple(scenarios[name])) for name in SLICES)
 
 
 def _ours(model: str, precision: Precision, mode: Mode, attention: str | None = None) -> Variant:

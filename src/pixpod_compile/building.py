@@ -17,7 +17,7 @@ from pixpod.engine.compilation import (
 )
 from pixpod.engine.compiled_store import CompiledStore, Package, UnusablePackage
 from pixpod.engine.loading import LoadedModel
-from pixpod_compile.exporting import CannotPackage, build_package, form_of, samples, watch_calls
+from pixpod_compile.exporting import CannotPackage, build_package, samples, watch_calls
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -68,10 +68,10 @@ def build_packages(
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=directory, prefix=".building-") as folder:
         for task in tasks:
-            form = form_of(task.region, wide[task.kind], narrow[task.kind])
             path = Path(folder) / f"{task.kind}.pt2"
             options = PACKAGE_OPTIONS[model.device.type]
-            build_package(task.region, wide[task.kind], form, options, path)
+            calls = wide[task.kind], narrow[task.kind]
+            form = build_package(task.region, *calls, options, path)
             yield store.put(stamp, task.kind, form, path)
 
 

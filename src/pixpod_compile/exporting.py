@@ -1,14 +1,14 @@
 """One region becomes a package: how it is called is watched, then it is exported and compiled."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
-from torch.export import Dim, export
-from torch.utils._pytree import tree_flatten, tree_unflatten, treespec_dumps
+from torch.export import Dim, ExportedProgram, export
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps
 
 from pixpod.engine.compilation import Options
 from pixpod.engine.compiled_store import CallForm, Leaf
@@ -16,6 +16,15 @@ from pixpod.engine.loading import LoadedModel
 from pixpod.engine.regions import Call, Slot, read_weights, weight_slots
 
 STEPS = 2
+
+MAX_INDEX = 2**31 - 1
+
+HEADROOM = 64
+"""Tensors this much smaller than the largest that can be indexed do not matter: no batch that is
+served is so much larger than the one for which a package is built."""
+
+TOLERANCE = 0.1
+"""Images and texts are not of the same proportion in all calls."""
 
 Shape = tuple[int | None, ...]
 
@@ -94,20 +103,24 @@ def form_of(region: nn.Module, first: Call, second: Call) -> CallForm:
         arguments=treespec_dumps(first.spec),
         result=treespec_dumps(result),
         leaves=tuple(map(_leaf, first.leaves, second.leaves)),
+        max_elements=MAX_INDEX,
     )
 
 
 def build_package(
-    region: nn.Module, call: Call, form: CallForm, options: Options, path: Path
-) -> None:
-    """Write the package of a region's kind. Takes minutes on a card, where kernels are tried."""
+    region: nn.Module, first: Call, second: Call, options: Options, path: Path
+) -> CallForm:
+    """Write the package of a region's kind, for what two calls have in common. Takes minutes on a
+    card, where kernels are tried. Raises CannotPackage.
+    """
+    form = form_of(region, first, second)
     slots = weight_slots(region)
     weights = list(read_weights(slots))
-    arguments = [tensor.clone() for tensor in call.tensors]
+    arguments = [tensor.clone() for tensor in first.tensors]
     sizes = [None] * len(weights) + list(_dynamic_sizes(form.leaves))
     with torch.no_grad():
         program = export(
-            _Functional(region, slots, call),
+            _Functional(region, slots, first),
             ([*weights, *arguments],),
             dynamic_shapes=(sizes,),
             strict=False,
@@ -115,6 +128,53 @@ def build_package(
         torch._inductor.aoti_compile_and_package(
             program, package_path=str(path), inductor_configs=dict(options)
         )
+    return replace(form, max_elements=_max_elements(program, form, first, second))
+
+
+def _max_elements(program: ExportedProgram, form: CallForm, first: Call, second: Call) -> int:
+    """How large a call may be for all tensors in between to be indexed by 32 bits.
+
+    Inductor chooses that width by the first call, and what runs ahead of time has no guard for
+    it. If all grow as the call does, so may the call; else it may not be larger than that.
+    """
+    inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
+    calls = [_numels(program, _symbols(inputs, list(call.tensors))) for call in (first, second)]
+    wide, narrow = (call.leaves[form.growing].numel() for call in (first, second))
+    is_proportional = all(
+        numel * narrow <= other * wide * (1 + TOLERANCE)
+        for numel, other in zip(*calls, strict=True)
+        if numel > MAX_INDEX // HEADROOM
+    )
+    largest = max(calls[0], default=1)
+    limit: int = wide * MAX_INDEX // largest if is_proportional else wide
+    return limit
+
+
+def _symbols(inputs: Sequence[Any], tensors: Sequence[torch.Tensor]) -> dict[Any, int]:
+    """What each size that varies is in a call, whose tensors are the last of the inputs.
+
+    Any: sympy's symbols and expressions have no types.
+    """
+    return {
+        size.node.expr: actual
+        for value, tensor in zip(inputs[-len(tensors) :], tensors, strict=True)
+        for size, actual in zip(value.shape, tensor.shape, strict=True)
+        if isinstance(size, torch.SymInt) and size.node.expr.is_symbol
+    }
+
+
+def _numels(program: ExportedProgram, sizes: Mapping[Any, int]) -> list[int]:
+    """Of all tensors that are made on the way, in the order of the graph."""
+    numels: Iterator[Any] = (
+        value.numel() for node in program.graph.nodes for value in _tensors(node.meta.get("val"))
+    )
+    return [
+        int(numel.node.expr.xreplace(sizes)) for numel in numels if isinstance(numel, torch.SymInt)
+    ]
+
+
+def _tensors(value: object) -> Iterator[torch.Tensor]:
+    return (leaf for leaf in tree_leaves(value) if isinstance(leaf, torch.Tensor))
 
 
 class _Functional(nn.Module):

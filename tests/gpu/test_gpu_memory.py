@@ -17,12 +17,12 @@ PRECISIONS = [Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC]
 
 @pytest.mark.parametrize("precision", PRECISIONS)
 def test_parked_model_comes_back_with_the_same_bytes(
-    load_tiny, draw, ask, float8_device, precision
+    load_tiny, draw, ask, cuda, float8_device, precision
 ):
-    model = load_tiny("flux-tiny", precision, float8_device)
+    model = load_tiny("flux-tiny", precision, cuda)
     before = draw(model, ask("flux-tiny"))
     parked = [
-        ParkedWeights(getattr(model.pipe, component), float8_device)
+        ParkedWeights(getattr(model.pipe, component), cuda)
         for component in model.spec.family.components
     ]
     for _ in range(2):

@@ -189,7 +189,7 @@ def one_of_each_kind() -> tuple[Scenario, ...]:
 
 def test_every_kind_of_variant_is_drawn(runner):
     scenarios = one_of_each_kind()
-    runner.run(Slice(name="kinds", about="", scenarios=scenarios))
+    runner.run(Slice(name="kinds", scenarios=scenarios))
     results = {entry.scenario: entry.result for entry in runner.journal.entries()}
     assert list(results) == [scenario.name for scenario in scenarios]
     for name, result in results.items():
@@ -199,7 +199,7 @@ def test_every_kind_of_variant_is_drawn(runner):
 def test_scenario_that_fails_does_not_take_the_others_along(runner):
     good = next(each for each in one_of_each_kind() if each.text_tokens)
     bad = replace(good, variant=replace(good.variant, attention="no such backend"))
-    runner.run(Slice(name="some", about="", scenarios=(bad, good)))
+    runner.run(Slice(name="some", scenarios=(bad, good)))
     failed, drawn = (entry.result for entry in runner.journal.entries())
     assert isinstance(failed, Failure)
     assert "no such backend" in failed.reason
@@ -209,7 +209,7 @@ def test_scenario_that_fails_does_not_take_the_others_along(runner):
 def test_nothing_is_begun_when_the_time_is_over(runner):
     runner.pace = Pace(warmups=1, repeats=1, deadline=0.0)
     scenarios = one_of_each_kind()[:2]
-    runner.run(Slice(name="some", about="", scenarios=scenarios))
+    runner.run(Slice(name="some", scenarios=scenarios))
     assert runner.left_out == [f"some: {scenario.name}" for scenario in scenarios]
     assert list(runner.journal.entries()) == []
 
@@ -271,6 +271,19 @@ def _full_size_parts() -> Iterator[nn.Module]:
     yield build_random_module(lambda: AutoencoderKL(**flux.vae), meta, dtype)
     yield build_random_module(lambda: UNet2DConditionModel(**sdxl.denoiser), meta, dtype)
     yield build_random_module(lambda: AutoencoderKL(**sdxl.vae), meta, dtype)
+
+
+def test_bare_machine_can_be_told_what_is_missing():
+    """Before packages are installed, nothing may be imported that comes with them."""
+    carried = {"pydantic", "torch", "diffusers", "tqdm", "matplotlib"}
+    code = f"import sys, pixpod_bench.cli; print(sorted({carried!r} & sys.modules.keys()))"
+    finished = subprocess.run(
+        [sys.executable, "-c", code],
+        env={"PYTHONPATH": str(ROOT / "src")},
+        capture_output=True,
+        text=True,
+    )
+    assert finished.stdout == "[]\n", finished.stderr
 
 
 def test_missing_packages_are_named_with_the_command_to_type(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 import torch
 from support import loading
 from support.factories import CATALOG
+from support.tiny_models import Desk, build_tiny_worker
 from transformers import T5EncoderModel
 
 from pixpod.baking.bake import bake
@@ -198,3 +199,30 @@ def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, 
         again = loader.load(FLUX)
         assert again.result() is then
         assert loader.load(FLUX) is again, "it is chosen anew only once"
+
+
+def test_reply_says_what_each_quality_ran_in(tmp_path):
+    worker = build_tiny_worker(tmp_path)
+    worker.start()
+    prompt = "a red circle on a blue background"
+    replies = {
+        quality: Desk(worker).reply(
+            model=FLUX, prompt=prompt, seed=1, num_inference_steps=20, quality=quality
+        )
+        for quality in ("max", "turbo", "default")
+    }
+    worker.stop()
+    assert {quality: reply["model"]["precision"] for quality, reply in replies.items()} == {
+        "max": "bfloat16",
+        "turbo": "float8_dynamic",
+        "default": "float8_dynamic",
+    }
+    assert any("turbo" in warning for warning in replies["turbo"]["warnings"])
+    assert replies["default"]["warnings"] == replies["max"]["warnings"] == []
+    assert len({reply["images"][0]["sha256"] for reply in replies.values()}) == 3
+
+
+def test_quality_that_is_not_there_is_refused_before_anything_is_loaded(float8_dir, tmp_path):
+    worker = build_tiny_worker(tmp_path, PIXPOD_WEIGHTS_DIR=str(float8_dir))
+    reply = Desk(worker).reply(model=FLUX, prompt="a circle", quality="max")
+    assert "one of default, turbo for flux-tiny, as this deployment is set up" in reply["error"]

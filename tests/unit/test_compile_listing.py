@@ -16,7 +16,7 @@ def put(tmp_path):
     def put(stamp):
         built = tmp_path / "built.pt2"
         built.write_bytes(b"code" * 500_000)
-        form = CallForm(arguments="", result="", leaves=())
+        form = CallForm(arguments="", result="", leaves=(), max_elements=1)
         return CompiledStore(tmp_path / "compiled").put(stamp, KIND, form, built)
 
     return put

@@ -30,6 +30,7 @@ FORM = CallForm(
         Leaf(constant=False),
         Leaf(),
     ),
+    max_elements=2**31 - 1,
 )
 
 
@@ -171,3 +172,12 @@ def test_store_that_is_not_there_holds_nothing(tmp_path):
 def test_name_of_a_folder_tells_the_card():
     assert HERE.folder.startswith("nvidia-h100-80gb-hbm3-")
     assert HERE.folder != with_version("torch", "2.14.0").folder
+
+
+def test_call_grows_with_what_varies_most():
+    image = Leaf(shape=(None, 4, None, None), dtype="float16", example=(2, 4, 8, 8))
+    text = Leaf(shape=(None, 77, 2048), dtype="float16", example=(2, 77, 2048))
+    assert replace(FORM, leaves=(Leaf(constant=False), text, image)).growing == 2
+    tokens = Leaf(shape=(None, None, 64), dtype="float16", example=(2, 512, 64))
+    words = Leaf(shape=(None, None, 64), dtype="float16", example=(2, 48, 64))
+    assert replace(FORM, leaves=(words, tokens)).growing == 1

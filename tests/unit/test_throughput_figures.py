@@ -16,7 +16,7 @@ from pixpod_bench.throughput.pixels import levels_apart
 from pixpod_bench.throughput.report import Results, format_costs, format_verdicts
 from pixpod_bench.throughput.workload import MODELS, SIZES, STEPS, mixed_jobs, same_size_jobs
 
-PLAN = Plan(jobs=200, jobs_at_one=60, held=9, rounds=4)
+PLAN = Plan(jobs=200, jobs_at_one=60, held=9, rounds=4, warm_ups=9)
 LIFE = WorkerLife(start_s=4.0, run_s=10.0, idle_s=5.5, billed_s=20)
 
 

@@ -79,20 +79,29 @@ def load_component(
     with timeline.span("bind", f"{spec.name}/{name}"):
         bound = _bind(skeleton, files, folder, DTYPE[choice.precision], where)
     del files  # they hold the bytes of what is converted now
-    if precision := _made_into(spec, name, choice):
+    if precision := made_into(spec, name, choice):
         with timeline.span("quantize", f"{spec.name}/{name}"):
             convert(bound, precision, device)
             if device.type == "cuda":
                 torch.cuda.empty_cache()  # of what it was made of
+    if name == "vae" and device.type == "cpu":
+        _decode_in_float32(bound)
     return bound
 
 
-def _made_into(spec: ModelSpec, component: str, choice: Choice) -> Precision | None:
+def made_into(spec: ModelSpec, component: str, choice: Choice) -> Precision | None:
     """What a component's layers are made into; None for those that run as they are stored."""
     if component == "text_encoder_2":
         return choice.t5
     is_made = choice.precision.is_8_bit or choice.is_dequantized
     return choice.precision if component == spec.family.denoiser and is_made else None
+
+
+def _decode_in_float32(vae: Component) -> None:
+    """Convolutions in bfloat16 take 25 times as long on a CPU without instructions for it."""
+    vae.decoder.float().register_forward_pre_hook(
+        lambda decoder, arguments: (arguments[0].float(), *arguments[1:])
+    )
 
 
 def _read(path: Path, device: torch.device, prefetch: Prefetch) -> TensorFile:

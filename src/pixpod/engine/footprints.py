@@ -89,7 +89,7 @@ class Footprints:
         found = {}
         for component in spec.family.components:
             is_denoiser = component == spec.family.denoiser
-            size_bytes = _files_bytes(weights, component)
+            size_bytes = files_bytes(weights, component)
             size_bytes *= _bits(held.precision, is_denoiser=is_denoiser)
             found[component] = size_bytes // _bits(stored, is_denoiser=is_denoiser)
         if held.t5 is not None and spec.family is Family.FLUX and spec.repository is not None:
@@ -117,7 +117,8 @@ def _bits(precision: Precision, *, is_denoiser: bool) -> int:
     return 8 if is_denoiser and precision.is_8_bit else 16
 
 
-def _files_bytes(weights: Weights, component: str) -> int:
+def files_bytes(weights: Weights, component: str) -> int:
+    """Raises WeightsUnreadable."""
     paths = tensor_paths(component_folder(weights, component))
     try:
         return sum(path.stat().st_size for path in paths)

@@ -126,6 +126,14 @@ def find_place(device: torch.device, memory_limit_gib: float | None = None) -> P
     )
 
 
+def limit_memory(device: torch.device, place: Place) -> None:
+    """Have torch keep within what may be used of a card, as if there were no more."""
+    if device.type == "cuda" and place.memory_bytes is not None:
+        has_bytes = torch.cuda.get_device_properties(device).total_memory
+        if place.memory_bytes < has_bytes:
+            torch.cuda.set_per_process_memory_fraction(place.memory_bytes / has_bytes, device)
+
+
 def load_model(
     spec: ModelSpec,
     weights: Weights,

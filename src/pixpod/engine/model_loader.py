@@ -268,6 +268,7 @@ class ModelLoader:
         with self._timeline.span("device"):
             device = loading.prepare_device(self._asked_device)
         place = loading.find_place(device, self._memory_limit_gib)
+        loading.limit_memory(device, place)
         plan = plan_models(
             self._models,
             self._locator.find,

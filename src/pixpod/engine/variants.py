@@ -11,8 +11,8 @@ import torch
 from pixpod.catalog import Catalog, ModelSpec, Precision
 from pixpod.engine.compilation import compile_model
 from pixpod.engine.compiled_store import CompiledStore
-from pixpod.engine.components import Component
-from pixpod.engine.footprints import Footprints, Held, NoFootprint
+from pixpod.engine.components import Component, made_into
+from pixpod.engine.footprints import Footprints, Held, NoFootprint, files_bytes
 from pixpod.engine.loading import LoadedModel, load_model
 from pixpod.engine.needs import need_of, part_of
 from pixpod.engine.placement import Placement
@@ -107,7 +107,10 @@ class Variants:
 
         def admit(name: str, load: Callable[[], Component]) -> Component:
             part = part_of(spec, name, choice.precision)
-            return self.placement.admit(part, sizes[part], self._device, load)
+            size_bytes = sizes[part]
+            if _is_converted_there(spec, weights, choice, name):
+                size_bytes += files_bytes(weights, name)  # both are there for a moment
+            return self.placement.admit(part, size_bytes, self._device, load)
 
         return load_model(
             spec,
@@ -161,6 +164,15 @@ def plan_models(
     plan = make_plan(needs, budget_for(footprints, place.memory_bytes, memory_limit_gib))
     log.info("residency", extra=plan.summary())
     return plan
+
+
+def _is_converted_there(spec: ModelSpec, weights: Weights, choice: Choice, name: str) -> bool:
+    """Whether a component comes to the device in another form than it stays there."""
+    made = made_into(spec, name, choice)
+    is_denoiser = name == spec.family.denoiser
+    if is_denoiser and (choice.is_streamed or made is weights.precision):
+        return False
+    return made is not None
 
 
 def _held(choice: Choice) -> Held:

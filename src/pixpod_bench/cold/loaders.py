@@ -14,6 +14,7 @@ import diffusers
 import torch
 from torch import nn
 
+from pixpod.catalog import Precision
 from pixpod.engine import device_memory, loading
 from pixpod.engine.components import DTYPE
 from pixpod.engine.model_loader import ModelLoader
@@ -39,7 +40,7 @@ def ours(verify: Verify, copying_threads: int | None = None) -> Load:
             models={spec.name: spec},
             locator=WeightsLocator((BakedSource(case.directory),)),
             device=case.device,
-            asked_precision=lambda name: None,
+            asked_precision=lambda name: _as_stored(case),
             accepted_licences=frozenset({spec.licence}),
             verify=verify,
             timeline=BootTimeline(time.perf_counter),
@@ -49,6 +50,12 @@ def ours(verify: Verify, copying_threads: int | None = None) -> Load:
         return model.result().pipe
 
     return load
+
+
+def _as_stored(case: Case) -> Precision | None:
+    """Float8 stays float8, whatever a card is better at: the others convert nothing either."""
+    stored = case.weights().precision
+    return stored if stored is Precision.FLOAT8_DYNAMIC else None
 
 
 def stock(*, is_mapped: bool) -> Load:

@@ -41,6 +41,7 @@ class Extent:
     mixed_jobs: int
     mixed_jobs_at_one: int
     mixed_rounds: int
+    mixed_warm_ups: int
     mixed_whole: bool
     memory_warm_up: int
     memory_jobs: int
@@ -51,10 +52,11 @@ WHOLE = Extent(
     models=MODELS,
     pairs=30,
     same_size_jobs=32,
-    same_size_rounds=5,
+    same_size_rounds=3,
     mixed_jobs=200,
     mixed_jobs_at_one=60,
     mixed_rounds=4,
+    mixed_warm_ups=9,
     mixed_whole=True,
     memory_warm_up=150,
     memory_jobs=500,
@@ -68,6 +70,7 @@ QUICK = Extent(
     mixed_jobs=3,
     mixed_jobs_at_one=1,
     mixed_rounds=1,
+    mixed_warm_ups=3,
     mixed_whole=False,
     memory_warm_up=10,
     memory_jobs=20,
@@ -148,6 +151,7 @@ class ThroughputBench:
             jobs_at_one=extent.mixed_jobs_at_one,
             held=self._options.held,
             rounds=extent.mixed_rounds,
+            warm_ups=extent.mixed_warm_ups,
             is_whole=extent.mixed_whole,
         )
         with _bar("mixed", plan.rounds * len(plan.sides()), "run") as bar:

@@ -26,7 +26,6 @@ from pixpod_bench.throughput.pixels import levels_apart
 from pixpod_bench.throughput.workload import TinyJob, mixed_jobs
 from runpod_emulator.settings import EndpointSettings
 
-WARM_UPS = 9
 WARM_UP_SEED = 1_000_000
 """Of other prompts and other seeds than those that are measured."""
 
@@ -90,7 +89,8 @@ def measure_mixed(plan: Plan, on_run: Callable[[], object] = lambda: None) -> Mi
                 engine = stack.enter_context(running_engine(environ(is_batching=is_batching)))
                 runners[side] = partial(_run_alone, engine)
         warm_ups = {
-            side: runner(mixed_jobs(WARM_UPS, WARM_UP_SEED)) for side, runner in runners.items()
+            side: runner(mixed_jobs(plan.warm_ups, WARM_UP_SEED))
+            for side, runner in runners.items()
         }
         turns = {
             side: partial(_run_slice, plan, side, runner, jobs) for side, runner in runners.items()

@@ -49,13 +49,15 @@ class Gain:
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
     """`jobs_at_one` of the jobs are given to workers that hold one: the SDK takes one a second
-    there, however quick the worker is. A plan that is not `whole` rehearses two sides.
+    there, however quick the worker is. Each side draws `warm_ups` others before. A plan that is
+    not `whole` rehearses two sides.
     """
 
     jobs: int
     jobs_at_one: int
     held: int
     rounds: int
+    warm_ups: int
     is_whole: bool = True
 
     def sides(self) -> tuple[Side, ...]:
