@@ -161,7 +161,8 @@ def stack_rows(rows: Sequence[Arguments]) -> Arguments:
 
 def _device(pipe: Pipeline) -> torch.device:
     """A pipeline that is not told looks for hooks in all its modules, which takes milliseconds."""
-    return next(pipe.text_encoder.parameters()).device
+    device: torch.device = next(pipe.text_encoder.parameters()).device
+    return device
 
 
 def _second_texts(request: GenerationRequest) -> Iterator[tuple[str, str]]:
