@@ -27,7 +27,7 @@ class Memory:
         return [row * 10 for row in rows] if len(rows) <= self.free else None
 
     def draw(self, num_rows):
-        return draw_within_memory(list(range(num_rows)), self.attempt, self.ladder)
+        return draw_within_memory([range(num_rows)], self.attempt, self.ladder)
 
 
 def test_what_fits_is_drawn_at_once():

@@ -4,11 +4,13 @@ import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import diffusers
 import torch
 
+from pixpod.engine.batching import bucket
 from pixpod.engine.device_queue import Drawn, OnStep, Part
 from pixpod.engine.families import RULES, Arguments, count_tokens, stack_rows
 from pixpod.engine.loading import LoadedModel, Pipeline, free_memory
@@ -19,6 +21,9 @@ from pixpod.engine.turbo import step_caching
 from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
 from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline
+
+_Row = tuple[Arguments, int]
+"""A text's embeddings, and a seed."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +107,7 @@ class Drawer:
         return _Text(arguments=arguments, warnings=tuple(warnings), encode_ms=encode_ms)
 
     def _draw_rows(
-        self, batch: _Batch, rows: Sequence[tuple[Arguments, int]]
+        self, batch: _Batch, rows: Sequence[_Row]
     ) -> tuple[list[RawImage | WorkerError], tuple[str, ...]]:
         model, request = batch.model, batch.request
         size, drawn_with = (request.width, request.height), (model.spec.family.denoiser, "vae")
@@ -110,7 +115,7 @@ class Drawer:
         scheduler_class = getattr(diffusers, request.scheduler)
         model.pipe.scheduler = scheduler_class.from_config(model.scheduler_config)
 
-        def attempt(some: Sequence[tuple[Arguments, int]]) -> list[RawImage | WorkerError] | None:
+        def attempt(some: Sequence[_Row]) -> list[RawImage | WorkerError] | None:
             try:
                 return _call_pipeline(batch, some)
             except torch.OutOfMemoryError:
@@ -122,7 +127,7 @@ class Drawer:
                 last=(Rung(climb=lambda: self._placement.park_others(model)),),
             )
             try:
-                images, warnings = draw_within_memory(rows, attempt, ladder)
+                images, warnings = draw_within_memory(_in_buckets(rows), attempt, ladder)
             except DoesNotFit as exc:
                 raise OutOfMemory(
                     f"{model.spec.name}: no memory for an image of "
@@ -131,9 +136,17 @@ class Drawer:
         return images, (*warnings, *batch.warnings)
 
 
-def _call_pipeline(
-    batch: _Batch, rows: Sequence[tuple[Arguments, int]]
-) -> list[RawImage | WorkerError]:
+def _in_buckets(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
+    """Rows are a bucket unless a part was refused; no other number is compiled."""
+    batches = []
+    while rows:
+        size = bucket(len(rows))
+        batches.append(rows[:size])
+        rows = rows[size:]
+    return batches
+
+
+def _call_pipeline(batch: _Batch, rows: Sequence[_Row]) -> list[RawImage | WorkerError]:
     model, request = batch.model, batch.request
     steps = _StepWatch(model.device, batch.on_step)
     started = time.perf_counter()
@@ -166,7 +179,8 @@ def _share(
     warnings: tuple[str, ...],
 ) -> Drawn | WorkerError:
     """A part's images, taken from those of the whole batch, and its share of the time."""
-    own = [next(images) for _ in part.seeds]
+    own = list(islice(images, len(part.seeds)))
+    assert len(own) == len(part.seeds), "a pipeline draws one image for each row"
     for image in own:
         if isinstance(image, WorkerError):
             return image

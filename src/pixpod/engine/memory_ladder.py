@@ -37,15 +37,15 @@ class DoesNotFit(Exception):
 
 
 def draw_within_memory(
-    rows: Sequence[Row], attempt: Attempt[Row, Image], ladder: Ladder
+    batches: Sequence[Sequence[Row]], attempt: Attempt[Row, Image], ladder: Ladder
 ) -> tuple[list[Image], tuple[str, ...]]:
-    """The images of all rows, in their order, and the warnings of the rungs that were needed.
+    """The images of all batches, in their order, and the warnings of the rungs that were needed.
 
     Raises DoesNotFit.
     """
     images: list[Image] = []
     warnings: list[str] = []
-    pending = [rows]
+    pending = list(batches)
     first, last = list(ladder.first), list(ladder.last)
     while pending:
         drawn = attempt(pending[0])
