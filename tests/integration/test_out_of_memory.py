@@ -1,6 +1,7 @@
 """A device whose memory is short: each rung of the ladder, on a pipeline that fails on order."""
 
 import asyncio
+from dataclasses import replace
 
 import pytest
 import torch
@@ -89,6 +90,22 @@ def test_at_last_it_is_answered_and_the_worker_goes(engine, usual, shortage):
         generate(engine)
     assert caught.value.refresh_worker
     assert shortage.attempts[-1] == (1, True)
+
+
+def test_text_that_does_not_fit_is_tried_again(engine, usual, monkeypatch):
+    pipe = engine._loader.load(BATCH.model).result().pipe
+    encode, failures = pipe.encode_prompt, [torch.OutOfMemoryError()] * 2
+
+    def fail_first(**arguments):
+        if failures:
+            raise failures.pop()
+        return encode(**arguments)
+
+    monkeypatch.setattr(pipe, "encode_prompt", fail_first)
+    assert generate(engine, replace(BATCH, prompt="a text of its own")).images
+    failures += [torch.OutOfMemoryError()] * 3
+    with pytest.raises(OutOfMemory, match="text"):
+        generate(engine, replace(BATCH, prompt="and another one"))
 
 
 def levels_apart(left, right):

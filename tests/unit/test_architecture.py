@@ -41,10 +41,15 @@ STANDARD_LIBRARY_ONLY = {
     "timeline",
     "manifest",
     "engine.base",
+    "engine.batching",
     "engine.cards",
-    "engine.precision",
-    "engine.weights",
+    "engine.compiled_store",
     "engine.device_probe",
+    "engine.device_queue",
+    "engine.memory_ladder",
+    "engine.precision",
+    "engine.residency",
+    "engine.weights",
 }
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
 MAY_BE_HEAVY = (

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import Any
+from typing import Any, TypeVar
 
 import diffusers
 import torch
@@ -14,13 +14,16 @@ from pixpod.engine.batching import bucket
 from pixpod.engine.device_queue import Drawn, OnStep, Part
 from pixpod.engine.families import RULES, Arguments, count_tokens, stack_rows
 from pixpod.engine.loading import LoadedModel, Pipeline, free_memory
-from pixpod.engine.memory_ladder import DoesNotFit, Ladder, Rung, draw_within_memory
+from pixpod.engine.memory_ladder import Attempt, DoesNotFit, Ladder, Rung, draw_within_memory
 from pixpod.engine.placement import Placement
 from pixpod.engine.prompt_cache import PromptCache
 from pixpod.engine.turbo import step_caching
 from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
 from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline
+
+_Asked = TypeVar("_Asked")
+_Made = TypeVar("_Made")
 
 _Row = tuple[Arguments, int]
 """A text's embeddings, and a seed."""
@@ -100,7 +103,14 @@ class Drawer:
             return RULES[model.spec.family].encode_text(model.pipe, request)
 
         key = self._prompts.key(model, request)
-        arguments = self._prompts.get_or_encode(key, encode, model.device)
+
+        def attempt(_: object) -> list[Arguments] | None:
+            try:
+                return [self._prompts.get_or_encode(key, encode, model.device)]
+            except torch.OutOfMemoryError:
+                return None
+
+        (arguments,), _ = self._within_memory(model, "a text", [[request]], attempt)
         _synchronize(model.device)
         batch.timeline.add("swap", swap_ms)
         encode_ms = (time.perf_counter() - started) * 1e3 - swap_ms
@@ -121,19 +131,27 @@ class Drawer:
             except torch.OutOfMemoryError:
                 return None
 
+        what = f"an image of {request.width}x{request.height}"
         with _thrifty_decoder(model.pipe) as thrift:
-            ladder = Ladder(
-                first=(Rung(climb=_free_cache), thrift),
-                last=(Rung(climb=lambda: self._placement.park_others(model)),),
-            )
-            try:
-                images, warnings = draw_within_memory(_in_buckets(rows), attempt, ladder)
-            except DoesNotFit as exc:
-                raise OutOfMemory(
-                    f"{model.spec.name}: no memory for an image of "
-                    f"{request.width}x{request.height} on {model.device}"
-                ) from exc
+            images, warnings = self._within_memory(model, what, _in_buckets(rows), attempt, thrift)
         return images, (*warnings, *batch.warnings)
+
+    def _within_memory(
+        self,
+        model: LoadedModel,
+        what: str,
+        batches: Sequence[Sequence[_Asked]],
+        attempt: Attempt[_Asked, _Made],
+        *thrift: Rung,
+    ) -> tuple[list[_Made], tuple[str, ...]]:
+        ladder = Ladder(
+            first=(Rung(climb=_free_cache), *thrift),
+            last=(Rung(climb=lambda: self._placement.park_others(model)),),
+        )
+        try:
+            return draw_within_memory(batches, attempt, ladder)
+        except DoesNotFit as exc:
+            raise OutOfMemory(f"{model.spec.name}: no memory for {what} on {model.device}") from exc
 
 
 def _in_buckets(rows: Sequence[_Row]) -> list[Sequence[_Row]]:
