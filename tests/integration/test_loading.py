@@ -60,8 +60,13 @@ class TestFloat8:
 
     def test_vae_and_text_encoders_stay_16_bit(self):
         pipe = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe
-        for part in (pipe.vae, pipe.text_encoder, pipe.text_encoder_2):
+        for part in (pipe.vae.encoder, pipe.text_encoder, pipe.text_encoder_2):
             assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
+        assert pipe.vae.dtype is torch.bfloat16, "what a pipeline gives it"
+
+    def test_images_are_decoded_in_float32_on_a_cpu(self):
+        decoder = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe.vae.decoder
+        assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float32}
 
     def test_hardware_check_of_torchao_is_back_afterwards(self):
         load("flux-tiny", Precision.FLOAT8_DYNAMIC)
@@ -72,7 +77,8 @@ class TestFloat8:
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
 def test_every_part_has_the_precision_that_is_reported(precision):
     model = load("sdxl-tiny", precision)
-    parts = (model.pipe.unet, model.pipe.vae, model.pipe.text_encoder, model.pipe.text_encoder_2)
+    pipe = model.pipe
+    parts = (pipe.unet, pipe.vae.encoder, pipe.text_encoder, pipe.text_encoder_2)
     expected = getattr(torch, precision)
     assert {parameter.dtype for part in parts for parameter in part.parameters()} == {expected}
     assert model.identity.precision == precision

@@ -34,7 +34,7 @@ from support.weights_directories import files_of, write_cached
 from pixpod import errors
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine import loading
+from pixpod.engine import components, loading
 from pixpod.engine.device_probe import DRIVER
 from pixpod.engine.precision import Stored, choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
@@ -313,7 +313,7 @@ def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):
     def fail(*given):
         raise torch.OutOfMemoryError("tried to allocate 24 GiB")
 
-    monkeypatch.setattr(loading, "file_bytes", fail)
+    monkeypatch.setattr(components, "file_bytes", fail)
     copy_weights(tmp_path / "weights")
     worker = boot()
     assert worker.reply()["error"].startswith(f"out_of_memory: {MODEL} in float32 does not fit on")
