@@ -18,8 +18,7 @@ from pixpod_bench.boot_report import (
     read_log,
     until_ready,
 )
-
-FORMATS = (".svg", ".png", ".pdf")
+from pixpod_bench.picture import FORMATS, picture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -51,17 +50,10 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("log", nargs="?", default="-", metavar="LOG|-", help="default: -")
     parser.add_argument(
-        "--out", type=_picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
+        "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
     )
     parser.add_argument("--until-ready", action="store_true", help="leave out the first image")
     return parser
-
-
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text}: accepted endings are {', '.join(FORMATS)}")
-    return path
 
 
 if __name__ == "__main__":

@@ -18,10 +18,9 @@ from pixpod.engine.footprints import Footprints, NoFootprint
 from pixpod.engine.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.manifest import read_manifest
+from pixpod_bench.picture import FORMATS, picture
 from pixpod_plan.report import format_plan, plan_as_json
 from pixpod_plan.served import find_needs, find_target
-
-FORMATS = (".svg", ".png", ".pdf")
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -64,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--memory-gib", type=_gib, metavar="N", help="what may be used of a card")
     parser.add_argument("--catalog", type=Path, metavar="FILE", help="further models, as TOML")
     parser.add_argument(
-        "--out", type=_picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
+        "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
     )
     return parser
 
@@ -84,13 +83,6 @@ def _gib(text: str) -> float:
     if not 0 < gib < 10_000:
         raise argparse.ArgumentTypeError(f"{text}: accepted are GiB above 0, such as 24")
     return gib
-
-
-def _picture(text: str) -> Path:
-    path = Path(text)
-    if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text}: accepted endings are {', '.join(FORMATS)}")
-    return path
 
 
 if __name__ == "__main__":

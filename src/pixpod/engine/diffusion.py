@@ -58,6 +58,7 @@ class DiffusionEngine:
         self._drawer: Drawer | None = None
         self._queue: DeviceQueue[LoadedModel] = DeviceQueue(self._draw, self._row_limit)
         self._preloads: tuple[Future[LoadedModel], ...] = ()
+        self._noted: set[Future[LoadedModel]] = set()
         self._device_name = "unknown"
         self._has_drawn = False
 
@@ -68,7 +69,7 @@ class DiffusionEngine:
     @property
     def is_warm(self) -> bool:
         has_begun = bool(self._preloads) or self._has_drawn
-        return has_begun and all(load.done() for load in self._preloads) and self._queue.is_warm
+        return has_begun and self._noted >= {*self._preloads} and self._queue.is_warm
 
     def device_bytes(self) -> int | None:
         """What torch holds of a card's memory; None on a CPU and before anything was drawn."""
@@ -129,6 +130,7 @@ class DiffusionEngine:
         """Called once a preloaded model is there, or cannot be, by the thread that loaded it."""
         if not load.cancelled() and not load.exception():
             self._warm_up(load.result())
+        self._noted.add(load)  # only now: what is to be warmed up waits in the queue
         if all(each.done() for each in self._preloads):
             self._log_boot()
 
