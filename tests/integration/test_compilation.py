@@ -20,6 +20,7 @@ from pixpod.engine.compilation import (
     RECIPES,
     compile_model,
     find_regions,
+    open_package,
     stamp_of,
     use_channels_last,
     verify,
@@ -361,8 +362,8 @@ class Small(nn.Module):
 
 
 @pytest.fixture(scope="module")
-def package(tmp_path_factory):
-    """Inductor's own code for a Small, from weights that no other test has."""
+def built(tmp_path_factory):
+    """File and form of inductor's own code for a Small, from weights that no other test has."""
     region = small(seed=0)
     calls = [
         Call.of((torch.randn(*shape, 32).bfloat16(),), arguments(), CPU)
@@ -372,10 +373,13 @@ def package(tmp_path_factory):
     form = build_package(
         region, calls[0], calls[1], {"aot_inductor.compile_wrapper_opt_level": "O0"}, path
     )
-    return PackageCompiled(
-        torch._inductor.aoti_load_package(str(path), run_single_threaded=True).loader.boxed_run,
-        form,
-    )
+    return path, form
+
+
+@pytest.fixture(scope="module")
+def package(built):
+    path, form = built
+    return PackageCompiled(open_package(path), form)
 
 
 def small(seed):
@@ -387,6 +391,16 @@ def small(seed):
 
 def arguments():
     return {"gate": None, "scale": torch.tensor(0.5)}
+
+
+def test_package_is_opened_without_asking_a_compiler(built, monkeypatch):
+    """There may be none in a container, and where there is one it takes seconds."""
+
+    def no_compiler():
+        raise AssertionError("the processor's instructions were tried")
+
+    monkeypatch.setattr("torch._inductor.cpu_vec_isa.pick_vec_isa", no_compiler)
+    assert callable(open_package(built[0]))
 
 
 def test_package_serves_all_sizes_and_all_regions_of_its_kind(package):

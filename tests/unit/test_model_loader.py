@@ -1,5 +1,7 @@
 """What a booting worker finds wrong, when, and whom it tells. Nothing here imports torch."""
 
+import gc
+import sys
 import threading
 import time
 from concurrent.futures import Future
@@ -10,7 +12,7 @@ from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 
 from pixpod.catalog import Catalog, Precision
 from pixpod.engine.device_probe import ProbedCard
-from pixpod.engine.model_loader import ModelLoader
+from pixpod.engine.model_loader import ModelLoader, uncollected
 from pixpod.engine.sources import BakedSource, WeightsLocator
 from pixpod.engine.weights import Weights
 from pixpod.errors import (
@@ -293,3 +295,20 @@ def test_files_that_nobody_read_ahead_are_checked_when_asked_for(
     monkeypatch.setattr("pixpod.engine.model_loader.check_small_files", checked.append)
     assert isinstance(make_loader("sdxl").load("sdxl").exception(LIMIT_S), DeviceUnavailable)
     assert len(checked) == 1
+
+
+@pytest.mark.parametrize("has_torch", [False, True])
+def test_what_the_first_import_makes_is_never_looked_through_for_garbage(monkeypatch, has_torch):
+    """A second engine in one process imports nothing, and what it drops must be found."""
+    if has_torch:
+        monkeypatch.setitem(sys.modules, "torch", None)
+    else:
+        monkeypatch.delitem(sys.modules, "torch", raising=False)
+    gc.unfreeze()
+    try:
+        with uncollected():
+            assert gc.isenabled() == has_torch
+        assert gc.isenabled()
+        assert (gc.get_freeze_count() == 0) == has_torch
+    finally:
+        gc.unfreeze()
