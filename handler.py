@@ -13,7 +13,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
 from pixpod import runpod_sdk
 from pixpod.bootstrap import build_worker
-from pixpod.engine.model_loader import HostFaultListener
+from pixpod.engine.loading.model_loader import HostFaultListener
 from pixpod.errors import WorkerError
 from pixpod.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.logs import configure_logging

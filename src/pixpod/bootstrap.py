@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.engine.diffusion import DiffusionEngine
-from pixpod.engine.model_loader import HostFaultListener, ModelLoader
-from pixpod.engine.precision import offered_qualities
+from pixpod.engine.loading.model_loader import HostFaultListener, ModelLoader
+from pixpod.engine.numerics.precision import offered_qualities
 from pixpod.engine.sources import (
     BakedSource,
     HubSource,
@@ -27,7 +27,7 @@ from pixpod.timeline import BootTimeline
 from pixpod.worker import Platform, Worker, WorkerOptions
 
 if TYPE_CHECKING:
-    from pixpod.engine.drawing import Drawer
+    from pixpod.engine.drawing.drawer import Drawer
 
 
 def build_worker(
@@ -118,8 +118,8 @@ def _build_engine(
 
 def _build_drawer(loader: ModelLoader, prompt_cache_bytes: int) -> "Drawer":
     """Called once a model is loaded."""
-    from pixpod.engine.drawing import Drawer
-    from pixpod.engine.prompt_cache import PromptCache
+    from pixpod.engine.drawing.drawer import Drawer
+    from pixpod.engine.drawing.prompt_cache import PromptCache
 
     return Drawer(loader.placement, PromptCache(prompt_cache_bytes))
 

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 
 from pixpod.catalog import Family, ModelSpec
-from pixpod.engine.batching import GroupKey, most_rows
+from pixpod.engine.drawing.batching import GroupKey, most_rows
 from pixpod.job import Quality
 
 

@@ -166,10 +166,11 @@ def _run_tests(options: argparse.Namespace) -> dict[str, object]:
 
 
 def _find_device(asked: str) -> "torch.device":
-    from pixpod.engine import loading
+    from pixpod.engine.device import find_device
+    from pixpod.engine.loading.pipelines import silence_libraries
 
-    loading.silence_libraries()
-    return loading.find_device(asked)
+    silence_libraries()
+    return find_device(asked)
 
 
 def _measure(

@@ -9,8 +9,9 @@ import torch
 from torch._dynamo.utils import counters
 from torchao.utils import TorchAOBaseTensor
 
-from pixpod.engine.components import Component
-from pixpod.engine.loading import LoadedModel, name_device
+from pixpod.engine.device import name_device
+from pixpod.engine.loading.components import Component
+from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.job import GenerationRequest
 from pixpod_bench.asking import make_request
 from pixpod_bench.card_memory import allocated_bytes, peak_bytes, reset_peak

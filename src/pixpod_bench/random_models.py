@@ -31,9 +31,9 @@ from transformers import (
 from pixpod.baking.architectures import Architecture, Config
 from pixpod.baking.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod.catalog import Family, ModelSpec, Precision
-from pixpod.engine.components import DTYPE
-from pixpod.engine.loading import LoadedModel, Pipeline
-from pixpod.engine.quantization import convert
+from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
+from pixpod.engine.numerics.quantization import convert
 from pixpod.job import ModelIdentity
 
 STD = 0.02

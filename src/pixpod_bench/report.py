@@ -11,7 +11,7 @@ from typing import TypeVar
 
 import torch
 
-from pixpod.engine.loading import name_device
+from pixpod.engine.device import name_device
 from pixpod_bench.results import Entry, Failure, LoadPoint, LoadRow, MemoryRow, Row, VaeRow
 from pixpod_bench.scenarios import Mode, Side
 from pixpod_bench.targets import CARD, Verdict, judge

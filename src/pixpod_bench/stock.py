@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from pixpod.catalog import Family
-from pixpod.engine.loading import LoadedModel, Pipeline
+from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
 from pixpod_bench.drawing_times import Drawing, synchronize
 

@@ -8,17 +8,18 @@ import torch
 
 from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import Catalog, Family
-from pixpod.engine.attention import set_attention
-from pixpod.engine.compilation import compile_model
-from pixpod.engine.compiled_store import CompiledStore
-from pixpod.engine.components import DTYPE, Component
-from pixpod.engine.device_queue import Part
-from pixpod.engine.drawing import Drawer
-from pixpod.engine.footprints import Footprints
-from pixpod.engine.loading import LoadedModel, Pipeline, find_place
-from pixpod.engine.placement import Placement
-from pixpod.engine.prompt_cache import PromptCache
-from pixpod.engine.residency import make_plan
+from pixpod.engine.compiled.compilation import compile_model
+from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.device import find_place
+from pixpod.engine.drawing.device_queue import Part
+from pixpod.engine.drawing.drawer import Drawer
+from pixpod.engine.drawing.prompt_cache import PromptCache
+from pixpod.engine.loading.components import DTYPE, Component
+from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
+from pixpod.engine.memory.footprints import Footprints
+from pixpod.engine.memory.placement import Placement
+from pixpod.engine.memory.residency import make_plan
+from pixpod.engine.numerics.attention import set_attention
 from pixpod.errors import WorkerError
 from pixpod.job import GenerationRequest
 from pixpod_bench.drawing_times import Drawing

@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch import nn
 
-from pixpod.engine.compilation import (
+from pixpod.engine.compiled.compilation import (
     PACKAGE_OPTIONS,
     RECIPES,
     compile_model,
@@ -15,8 +15,8 @@ from pixpod.engine.compilation import (
     prepare,
     stamp_of,
 )
-from pixpod.engine.compiled_store import CompiledStore, Package, UnusablePackage
-from pixpod.engine.loading import LoadedModel
+from pixpod.engine.compiled.store import CompiledStore, Package, UnusablePackage
+from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod_compile.exporting import CannotPackage, build_package, samples, watch_calls
 
 

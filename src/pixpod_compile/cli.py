@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, ModelSpec, load_catalog
-from pixpod.engine.compiled_store import CompiledStore
+from pixpod.engine.compiled.store import CompiledStore
 from pixpod.errors import WorkerError
 
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _run(given: argparse.Namespace) -> int:
-    from pixpod.engine.loading import prepare_device
+    from pixpod.engine.device import prepare_device
     from pixpod_compile.measuring import Way, measure, measure_here
     from pixpod_compile.models import choose_models
 
@@ -67,7 +67,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _list(directory: Path, device: "torch.device") -> int:
-    from pixpod.engine.compilation import stamp_of
+    from pixpod.engine.compiled.compilation import stamp_of
     from pixpod_compile.listing import list_store
 
     for line in list_store(directory, stamp_of(device)):
@@ -78,7 +78,7 @@ def _list(directory: Path, device: "torch.device") -> int:
 def _build(
     given: argparse.Namespace, catalog: Catalog, device: "torch.device", store_dir: Path
 ) -> int:
-    from pixpod.engine.compilation import stamp_of
+    from pixpod.engine.compiled.compilation import stamp_of
     from pixpod_compile.models import choose_models
 
     specs = choose_models(catalog, given.weights, given.model, device)

@@ -10,10 +10,10 @@ from torch import nn
 from torch.export import Dim, ExportedProgram, export
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, treespec_dumps
 
-from pixpod.engine.compilation import Options
-from pixpod.engine.compiled_store import CallForm, Leaf
-from pixpod.engine.loading import LoadedModel
-from pixpod.engine.regions import Call, Slot, read_weights, weight_slots
+from pixpod.engine.compiled.compilation import Options
+from pixpod.engine.compiled.regions import Call, Slot, read_weights, weight_slots
+from pixpod.engine.compiled.store import CallForm, Leaf
+from pixpod.engine.loading.pipelines import LoadedModel
 
 STEPS = 2
 

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from pathlib import Path
 
-from pixpod.engine.compiled_store import (
+from pixpod.engine.compiled.store import (
     CompiledStore,
     Shelf,
     Stamp,

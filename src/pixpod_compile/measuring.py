@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import ModelSpec
-from pixpod.engine.compilation import compile_model
-from pixpod.engine.compiled_calls import Compilation
-from pixpod.engine.compiled_store import CompiledStore
-from pixpod.engine.loading import LoadedModel
+from pixpod.engine.compiled.calls import Compilation
+from pixpod.engine.compiled.compilation import compile_model
+from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod_compile.building import build_packages, tasks_left
 from pixpod_compile.exporting import CannotPackage
 from pixpod_compile.models import load

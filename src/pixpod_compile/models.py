@@ -6,14 +6,14 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import Catalog, ModelSpec
-from pixpod.engine.loading import (
+from pixpod.engine.device import find_place
+from pixpod.engine.loading.pipelines import (
     LoadedModel,
-    find_place,
     import_pipelines,
     load_model,
     silence_libraries,
 )
-from pixpod.engine.precision import choose_precision
+from pixpod.engine.numerics.precision import choose_precision
 from pixpod.engine.sources import BakedSource
 from pixpod.engine.weights import files_to_read, read_stored
 from pixpod.errors import InvalidSettings

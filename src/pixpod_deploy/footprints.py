@@ -9,8 +9,8 @@ from importlib import resources
 from typing import Any
 
 from pixpod.catalog import ModelSpec, Precision
-from pixpod.engine.footprints import GIB, Held, NoFootprint
-from pixpod.engine.footprints import Footprints as DeviceFootprints
+from pixpod.engine.memory.footprints import GIB, Held, NoFootprint
+from pixpod.engine.memory.footprints import Footprints as DeviceFootprints
 from pixpod_deploy.errors import InvalidConfiguration
 
 DISK_STEP_GB = 5

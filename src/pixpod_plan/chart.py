@@ -8,9 +8,9 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pixpod.engine.footprints import GIB
-from pixpod.engine.needs import Need, Part
-from pixpod.engine.residency import Budget, Plan
+from pixpod.engine.memory.footprints import GIB
+from pixpod.engine.memory.needs import Need, Part
+from pixpod.engine.memory.residency import Budget, Plan
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
 """Of models, in their order; further ones begin again."""

@@ -14,8 +14,8 @@ import sys
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.footprints import Footprints, NoFootprint
-from pixpod.engine.residency import make_plan
+from pixpod.engine.memory.footprints import Footprints, NoFootprint
+from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.manifest import read_manifest
 from pixpod_bench.picture import FORMATS, picture

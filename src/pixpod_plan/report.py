@@ -3,8 +3,8 @@
 import json
 from collections.abc import Iterator
 
-from pixpod.engine.footprints import GIB
-from pixpod.engine.residency import BUS_BYTES_PER_S, Plan
+from pixpod.engine.memory.footprints import GIB
+from pixpod.engine.memory.residency import BUS_BYTES_PER_S, Plan
 
 MOST_ROWS = 8
 """The largest batch that a worker makes."""

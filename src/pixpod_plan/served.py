@@ -5,12 +5,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.catalog import Catalog, ModelSpec, Precision
-from pixpod.engine.cards import Card, find_card, get_known_card
 from pixpod.engine.device_probe import version_of_torch
-from pixpod.engine.footprints import GIB, Footprints, Held
-from pixpod.engine.needs import Need, need_of
-from pixpod.engine.precision import Place, Stored, choose_precision
-from pixpod.engine.residency import Budget, budget_for
+from pixpod.engine.memory.footprints import GIB, Footprints, Held
+from pixpod.engine.memory.needs import Need, need_of
+from pixpod.engine.memory.residency import Budget, budget_for
+from pixpod.engine.numerics.cards import Card, find_card, get_known_card
+from pixpod.engine.numerics.precision import Place, Stored, choose_precision
 from pixpod.engine.sources import BakedSource
 from pixpod.engine.weights import Weights, read_stored
 from pixpod.errors import InvalidSettings, ModelUnavailable

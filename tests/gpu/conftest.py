@@ -8,7 +8,8 @@ from support.loading import load, shipped
 
 from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.loading import LoadedModel, find_device
+from pixpod.engine.device import find_device
+from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.job import GenerationRequest
 from pixpod_bench.asking import make_request
 from pixpod_bench.random_models import build_random_model

@@ -5,10 +5,10 @@ import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
 from pixpod.catalog import Precision
-from pixpod.engine.attention import NATIVE, set_attention
-from pixpod.engine.cards import find_card
 from pixpod.engine.device_probe import cuda_of_torch, probe_card
-from pixpod.engine.quantization import computes_float8
+from pixpod.engine.numerics.attention import NATIVE, set_attention
+from pixpod.engine.numerics.cards import find_card
+from pixpod.engine.numerics.quantization import computes_float8
 
 pytestmark = pytest.mark.gpu
 

@@ -9,11 +9,11 @@ from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
 from pixpod.catalog import Precision
-from pixpod.engine.compilation import compile_model
-from pixpod.engine.compiled_calls import Compilation
-from pixpod.engine.compiled_store import CompiledStore
-from pixpod.engine.loading import LoadedModel
-from pixpod.engine.parking import ParkedWeights
+from pixpod.engine.compiled.calls import Compilation
+from pixpod.engine.compiled.compilation import compile_model
+from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.memory.parking import ParkedWeights
 from pixpod.job import GenerationRequest
 from pixpod.settings import Settings
 from pixpod_bench.measure import count_graphs

@@ -26,7 +26,7 @@ from pixpod.baking.recipes import ModelRecipe
 from pixpod.baking.sources import SourceOptions
 from pixpod.baking.verify import verify_directory
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.quantization import (
+from pixpod.engine.numerics.quantization import (
     KEEP_16_BIT,
     quantize_float8_dynamic,
 )

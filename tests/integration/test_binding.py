@@ -11,14 +11,14 @@ from hypothesis import strategies as st
 from safetensors.torch import save, save_file
 from torch import nn
 
-from pixpod.engine.binding import (
+from pixpod.engine.loading.binding import (
     NamesDiffer,
     assemble,
     bind,
     open_tensors,
     read_header,
 )
-from pixpod.engine.device_memory import copy_to_device, file_bytes
+from pixpod.engine.loading.device_memory import copy_to_device, file_bytes
 from pixpod.errors import WeightsUnreadable
 from pixpod.manifest import WeightFile
 from pixpod.prefetch import Prefetch, Verify
@@ -163,8 +163,8 @@ def test_part_of_a_torchao_tensor_waits_for_its_other_shard():
 @pytest.mark.parametrize("threads", [1, 4])
 def test_copy_to_the_device_is_the_file(tmp_path, threads, monkeypatch):
     """The way to a card, with a CPU's memory in the place of the card's."""
-    monkeypatch.setattr("pixpod.engine.device_memory.BUFFER_BYTES", 1000)
-    monkeypatch.setattr("pixpod.engine.device_memory.COPYING_THREADS", threads)
+    monkeypatch.setattr("pixpod.engine.loading.device_memory.BUFFER_BYTES", 1000)
+    monkeypatch.setattr("pixpod.engine.loading.device_memory.COPYING_THREADS", threads)
     path = tmp_path / "weights.safetensors"
     save_file({"a": torch.randn(1234)}, path)
     prefetch = Prefetch(threads=2, verify=Verify.CHUNKS)

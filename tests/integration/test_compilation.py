@@ -16,7 +16,14 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pixpod.catalog import Precision
-from pixpod.engine.compilation import (
+from pixpod.engine.compiled.calls import (
+    Compilation,
+    NotCompiledFor,
+    PackageCompiled,
+    RegionForward,
+    example_call,
+)
+from pixpod.engine.compiled.compilation import (
     RECIPES,
     compile_model,
     find_regions,
@@ -25,16 +32,9 @@ from pixpod.engine.compilation import (
     use_channels_last,
     verify,
 )
-from pixpod.engine.compiled_calls import (
-    Compilation,
-    NotCompiledFor,
-    PackageCompiled,
-    RegionForward,
-    example_call,
-)
-from pixpod.engine.compiled_store import CallForm, CompiledStore, UnusablePackage
-from pixpod.engine.quantization import convert
-from pixpod.engine.regions import Call, kind_of, read_weights, weight_slots
+from pixpod.engine.compiled.regions import Call, kind_of, read_weights, weight_slots
+from pixpod.engine.compiled.store import CallForm, CompiledStore, UnusablePackage
+from pixpod.engine.numerics.quantization import convert
 from pixpod_compile.building import check_packages, list_tasks, tasks_left
 from pixpod_compile.cli import main
 from pixpod_compile.exporting import (

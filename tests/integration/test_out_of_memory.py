@@ -8,7 +8,7 @@ import torch
 from support.factories import make_request, make_settings
 
 from pixpod.bootstrap import build_engine
-from pixpod.engine import drawing
+from pixpod.engine.drawing import drawer
 from pixpod.errors import OutOfMemory
 
 BATCH = make_request(seeds=(1, 2, 3, 4))
@@ -42,9 +42,9 @@ def engine():
 
 @pytest.fixture
 def shortage(monkeypatch):
-    made = Shortage(drawing._call_pipeline)
+    made = Shortage(drawer._call_pipeline)
     with monkeypatch.context() as patch:
-        patch.setattr(drawing, "_call_pipeline", made)
+        patch.setattr(drawer, "_call_pipeline", made)
         yield made
 
 

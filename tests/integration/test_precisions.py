@@ -10,10 +10,10 @@ from torchao.quantization import Float8Tensor, PerRow, quant_api
 from torchao.quantization.quantize_.workflows import Int8Tensor
 
 from pixpod.catalog import Precision
-from pixpod.engine.attention import set_attention
-from pixpod.engine.loading import LoadedModel
-from pixpod.engine.precision import Choice
-from pixpod.engine.quantization import computes_float8, convert, holds_float8, is_8_bit
+from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.numerics.attention import set_attention
+from pixpod.engine.numerics.precision import Choice
+from pixpod.engine.numerics.quantization import computes_float8, convert, holds_float8, is_8_bit
 from tiny_checkpoints.checker import check
 
 CPU = torch.device("cpu")

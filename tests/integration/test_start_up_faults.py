@@ -34,9 +34,10 @@ from support.weights_directories import files_of, write_cached
 from pixpod import errors
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine import components, loading
+from pixpod.engine.device import find_place, prepare_device
 from pixpod.engine.device_probe import DRIVER
-from pixpod.engine.precision import Stored, choose_precision
+from pixpod.engine.loading import components
+from pixpod.engine.numerics.precision import Stored, choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
 from pixpod.manifest import MANIFEST, ManifestEntry, read_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
@@ -204,7 +205,7 @@ def test_card_without_float8_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    place, flux = loading.find_place(torch.device("cuda")), load_catalog()["flux-dev"]
+    place, flux = find_place(torch.device("cuda")), load_catalog()["flux-dev"]
     with pytest.raises(DeviceUnavailable, match=r"8\.9 or higher.* and this one is Ampere"):
         choose_precision(flux, Stored(), place, asked=Precision.FLOAT8_DYNAMIC)
     assert choose_precision(flux, Stored(), place).precision is Precision.BFLOAT16
@@ -304,7 +305,7 @@ def test_card_that_does_not_compute_is_the_hosts(monkeypatch):
     monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
     monkeypatch.setattr(torch, "ones", fail)
     with pytest.raises(DeviceUnavailable, match=r"^device_unavailable: cuda does not compute"):
-        loading.prepare_device("auto")
+        prepare_device("auto")
 
 
 def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):

@@ -6,8 +6,8 @@ from support import loading
 from support.tiny_models import trained_scenes
 
 from pixpod.catalog import Precision
-from pixpod.engine import turbo
-from pixpod.engine.turbo import step_caching
+from pixpod.engine.drawing import turbo
+from pixpod.engine.drawing.turbo import step_caching
 from pixpod.job import Quality
 from tiny_checkpoints.checker import check
 

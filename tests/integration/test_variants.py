@@ -21,11 +21,11 @@ from pixpod.baking.bars import byte_bar
 from pixpod.baking.recipes import ModelRecipe
 from pixpod.baking.sources import SourceOptions
 from pixpod.catalog import Precision
-from pixpod.engine.cards import find_card
-from pixpod.engine.compiled_calls import Compilation
-from pixpod.engine.model_loader import ModelLoader
-from pixpod.engine.precision import GIB, Choice, Place
-from pixpod.engine.quantization import holds_float8, is_8_bit
+from pixpod.engine.compiled.calls import Compilation
+from pixpod.engine.loading.model_loader import ModelLoader
+from pixpod.engine.numerics.cards import find_card
+from pixpod.engine.numerics.precision import GIB, Choice, Place
+from pixpod.engine.numerics.quantization import holds_float8, is_8_bit
 from pixpod.engine.sources import BakedSource, WeightsLocator
 from pixpod.errors import InvalidInput, ModelUnavailable
 from pixpod.job import Quality
@@ -178,14 +178,14 @@ def test_compiling_changes_nothing_on_a_cpu_without_packages(tmp_path):
 def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, monkeypatch):
     """As on a Hopper card, with all on the CPU: eager FP8 takes 8.62 s there, bfloat16 6.57 s."""
     hopper = Place(card=find_card((9, 0)), memory_bytes=80 * GIB, has_float8=True)
-    monkeypatch.setattr("pixpod.engine.loading.find_place", lambda device, limit_gib: hopper)
+    monkeypatch.setattr("pixpod.engine.device.find_place", lambda device, limit_gib: hopper)
     made: list[Compilation] = []
 
     def compile_model(model, store):
         made.append(Compilation(model=model.spec.name, ways={"transformer": "jit"}))
         return made[-1]
 
-    monkeypatch.setattr("pixpod.engine.variants.compile_model", compile_model)
+    monkeypatch.setattr("pixpod.engine.loading.variants.compile_model", compile_model)
     with loader_of(compiled_dir=tmp_path) as loader:
         first = loader.load(FLUX).result()
         assert first.identity.precision == "float8_dynamic"

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.precision import offered_qualities
+from pixpod.engine.numerics.precision import offered_qualities
 from pixpod.job import Delivery, GenerationRequest, Quality
 from pixpod.rules import Offer
 from pixpod.settings import Settings

@@ -3,8 +3,8 @@
 import torch
 
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.loading import LoadedModel, load_model
-from pixpod.engine.precision import Choice
+from pixpod.engine.loading.pipelines import LoadedModel, load_model
+from pixpod.engine.numerics.precision import Choice
 from pixpod.engine.weights import Weights, files_to_read
 from pixpod.prefetch import Prefetch, Verify
 from pixpod.settings import SOURCE_WEIGHTS_DIR

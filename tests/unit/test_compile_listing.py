@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pixpod.engine.compiled_store import CallForm, CompiledStore, Stamp
+from pixpod.engine.compiled.store import CallForm, CompiledStore, Stamp
 from pixpod_compile.listing import list_store
 
 HERE = Stamp(card="NVIDIA L40S", capability="8.9", versions={"torch": "2.13.0"})

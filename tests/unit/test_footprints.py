@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pixpod.catalog import Family, Precision, load_catalog
-from pixpod.engine.footprints import GIB, Footprints, Held, NoFootprint
+from pixpod.engine.memory.footprints import GIB, Footprints, Held, NoFootprint
 from pixpod.engine.weights import Weights
 
 FOOTPRINTS = Footprints()

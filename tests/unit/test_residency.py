@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.footprints import GIB, Footprints, Held, Working
-from pixpod.engine.needs import Need, Part, need_of
-from pixpod.engine.residency import Budget, budget_for, make_plan
+from pixpod.engine.memory.footprints import GIB, Footprints, Held, Working
+from pixpod.engine.memory.needs import Need, Part, need_of
+from pixpod.engine.memory.residency import Budget, budget_for, make_plan
 from pixpod.errors import ModelUnavailable
 
 FOOTPRINTS = Footprints()

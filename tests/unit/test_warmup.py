@@ -3,7 +3,7 @@
 import pytest
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.warmup import warmup_requests
+from pixpod.engine.drawing.warmup import warmup_requests
 from pixpod.job import Delivery, Quality
 from pixpod.payload import parse_job
 from pixpod.rules import Offer

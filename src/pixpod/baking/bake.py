@@ -12,7 +12,7 @@ from pixpod.baking.sources import Origin, SourceOptions, opened
 from pixpod.baking.versions import library_versions
 from pixpod.catalog import Catalog, Family, ModelSpec, Precision
 from pixpod.disk import check_space, disk_faults
-from pixpod.engine.components import DTYPE
+from pixpod.engine.loading.components import DTYPE
 from pixpod.errors import InvalidSettings
 from pixpod.manifest import ManifestEntry
 

@@ -16,7 +16,7 @@ from transformers import TorchAoConfig as TransformersTorchAoConfig
 
 from pixpod.baking.parts import Planner, float8_parts
 from pixpod.baking.shards import PlannedTensor
-from pixpod.engine.quantization import KEEP_16_BIT, float8_dynamic_recipe
+from pixpod.engine.numerics.quantization import KEEP_16_BIT, float8_dynamic_recipe
 
 Config = dict[str, Any]
 """The JSON of a `config.json`, hence Any."""

@@ -11,7 +11,7 @@ from torch import nn
 from torchao.prototype.safetensors.safetensors_support import flatten_tensor_state_dict
 
 from pixpod.baking.shards import PlannedTensor, StoredTensor
-from pixpod.engine.quantization import quantize_float8_dynamic
+from pixpod.engine.numerics.quantization import quantize_float8_dynamic
 
 _CPU = torch.device("cpu")
 

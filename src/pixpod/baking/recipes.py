@@ -6,8 +6,8 @@ from dataclasses import dataclass
 
 from pixpod.baking.components import Storage
 from pixpod.catalog import STORED, Catalog, Family, Precision
-from pixpod.engine.components import DTYPE
-from pixpod.engine.quantization import KEEP_16_BIT
+from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.numerics.quantization import KEEP_16_BIT
 from pixpod.errors import InvalidSettings
 
 

@@ -13,17 +13,17 @@ from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
 from pixpod.engine.base import Cancelled, CancelToken, StepListener
-from pixpod.engine.batching import GroupKey, bucket, most_rows
-from pixpod.engine.device_queue import DeviceQueue, Drawn, OnStep, Part
-from pixpod.engine.model_loader import ModelLoader
-from pixpod.engine.warmup import warmup_requests
+from pixpod.engine.drawing.batching import GroupKey, bucket, most_rows
+from pixpod.engine.drawing.device_queue import DeviceQueue, Drawn, OnStep, Part
+from pixpod.engine.drawing.warmup import warmup_requests
+from pixpod.engine.loading.model_loader import ModelLoader
 from pixpod.errors import WorkerError
 from pixpod.job import Generation, GenerationRequest
 from pixpod.timeline import BootTimeline
 
 if TYPE_CHECKING:
-    from pixpod.engine.drawing import Drawer
-    from pixpod.engine.loading import LoadedModel
+    from pixpod.engine.drawing.drawer import Drawer
+    from pixpod.engine.loading.pipelines import LoadedModel
 
 log = logging.getLogger(__name__)
 
@@ -75,7 +75,7 @@ class DiffusionEngine:
         """What torch holds of a card's memory; None on a CPU and before anything was drawn."""
         if self._drawer is None:
             return None
-        from pixpod.engine.loading import reserved_bytes
+        from pixpod.engine.device import reserved_bytes
 
         return reserved_bytes()
 
@@ -149,7 +149,7 @@ class DiffusionEngine:
     def _draw(
         self, model: "LoadedModel", parts: Sequence[Part], on_step: OnStep
     ) -> "list[Drawn | WorkerError]":
-        from pixpod.engine.loading import name_device
+        from pixpod.engine.device import name_device
 
         self._drawer = self._drawer or self._build_drawer()
         self._device_name = name_device(model.device)

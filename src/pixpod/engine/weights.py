@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.disk import sha256_of
-from pixpod.engine.precision import Stored
+from pixpod.engine.numerics.precision import Stored
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
 from pixpod.manifest import WeightFile
 

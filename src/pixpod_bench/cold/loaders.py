@@ -15,10 +15,11 @@ import torch
 from torch import nn
 
 from pixpod.catalog import Precision
-from pixpod.engine import device_memory, loading
-from pixpod.engine.components import DTYPE
-from pixpod.engine.model_loader import ModelLoader
-from pixpod.engine.precision import choose_precision
+from pixpod.engine.device import find_place
+from pixpod.engine.loading import device_memory
+from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.loading.model_loader import ModelLoader
+from pixpod.engine.numerics.precision import choose_precision
 from pixpod.engine.sources import BakedSource, WeightsLocator
 from pixpod.engine.weights import PIPELINE_CLASS, read_stored
 from pixpod.prefetch import Verify
@@ -68,7 +69,7 @@ def stock(*, is_mapped: bool) -> Load:
         weights = case.weights()
         device = torch.device(case.device)
         stored = read_stored(spec, weights)
-        precision = choose_precision(spec, stored, loading.find_place(device)).precision
+        precision = choose_precision(spec, stored, find_place(device)).precision
         pipeline_class = getattr(diffusers, PIPELINE_CLASS[spec.family])
         options = {"device_map": case.device} if is_mapped else {}
         pipe = pipeline_class.from_pretrained(

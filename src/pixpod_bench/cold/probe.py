@@ -44,13 +44,14 @@ def _read(order: Order) -> Callable[[], Outcome]:
 
 def _load(order: Order) -> Callable[[], Outcome]:
     """The loader has loaded a tiny model before: what it imports, it has imported."""
-    from pixpod.engine import loading
+    from pixpod.engine.device import prepare_device
+    from pixpod.engine.loading.pipelines import silence_libraries
     from pixpod_bench.cold.case import Case
     from pixpod_bench.cold.loaders import LOADERS
 
     case, load = Case.from_json(order["case"]), LOADERS[order["loader"]]
-    loading.silence_libraries()
-    loading.prepare_device(case.device)
+    silence_libraries()
+    prepare_device(case.device)
     load(case.rehearsal())
     _synchronize(case.device)
     size_bytes = sum(path.stat().st_size for path in case.paths())

@@ -89,7 +89,8 @@ def _works(options: argparse.Namespace) -> tuple[Work, ...]:
 
 def _run(options: argparse.Namespace, works: tuple[Work, ...], settings: Settings) -> int:
     """Raises DeviceUnavailable."""
-    from pixpod.engine.loading import find_device, name_device, silence_libraries
+    from pixpod.engine.device import find_device, name_device
+    from pixpod.engine.loading.pipelines import silence_libraries
     from pixpod_bench.field import chart, report
     from pixpod_bench.field.drawing import Field
     from pixpod_bench.report import describe_machine

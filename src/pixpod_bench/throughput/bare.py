@@ -4,7 +4,7 @@ import time
 
 import torch
 
-from pixpod.engine.loading import silence_libraries
+from pixpod.engine.loading.pipelines import silence_libraries
 from pixpod_bench.throughput.deployment import TINY_WEIGHTS
 from pixpod_bench.throughput.plain_handler import load_pipeline
 from pixpod_bench.throughput.workload import TinyJob

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 
 import torch
 
-from pixpod.engine.families import Arguments
-from pixpod.engine.loading import LoadedModel
+from pixpod.engine.drawing.families import Arguments
+from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.job import GenerationRequest
 
 

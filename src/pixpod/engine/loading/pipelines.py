@@ -1,6 +1,5 @@
-"""A spec and its weights to a ready pipeline on a device, and what is to be known of the device."""
+"""A spec and its weights to a ready pipeline on a device."""
 
-import gc
 from collections.abc import Callable, Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass
@@ -14,19 +13,17 @@ from diffusers import DiffusionPipeline
 from safetensors import SafetensorError
 
 from pixpod.catalog import Family, ModelSpec, Precision
-from pixpod.engine.attention import NATIVE, set_attention
-from pixpod.engine.cards import find_card
-from pixpod.engine.components import Component, build_skeleton, load_component
-from pixpod.engine.precision import Choice, Place, limit_bytes
-from pixpod.engine.quantization import computes_float8
+from pixpod.engine.loading.components import Component, build_skeleton, load_component
+from pixpod.engine.numerics.attention import NATIVE, set_attention
+from pixpod.engine.numerics.precision import Choice
 from pixpod.engine.weights import PIPELINE_CLASS, Weights
-from pixpod.errors import DeviceUnavailable, OutOfMemory, WeightsUnreadable
+from pixpod.errors import OutOfMemory, WeightsUnreadable
 from pixpod.job import ModelIdentity
 from pixpod.prefetch import Prefetch
 from pixpod.timeline import BootTimeline
 
 if TYPE_CHECKING:
-    from pixpod.engine.compiled_calls import Compilation
+    from pixpod.engine.compiled.calls import Compilation
 
 Pipeline = Any
 Tokenizer = Any
@@ -73,65 +70,6 @@ def silence_libraries() -> None:
     for library in (diffusers, transformers):
         library.utils.logging.set_verbosity_error()
         library.utils.logging.disable_progress_bar()
-
-
-def find_device(asked: str) -> torch.device:
-    """The device for `auto`, `cuda` or `cpu`. Raises DeviceUnavailable for a missing card."""
-    has_cuda = torch.cuda.is_available()
-    if asked == "cuda" and not has_cuda:
-        raise DeviceUnavailable("PIXPOD_DEVICE=cuda, but this host has no CUDA device that works")
-    return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")
-
-
-def prepare_device(asked: str) -> torch.device:
-    """As `find_device`, and the device has computed something. Takes most of a second on a card."""
-    device = find_device(asked)
-    try:
-        torch.ones(1, device=device).add(1).item()
-    except RuntimeError as exc:  # what torch raises for a broken driver or a card in use
-        raise DeviceUnavailable(f"{device} does not compute: {type(exc).__name__}") from exc
-    return device
-
-
-def name_device(device: torch.device) -> str:
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu"
-
-
-def free_memory() -> None:
-    """Give back what dropped models held: their modules refer to each other in circles."""
-    gc.collect()
-    if torch.cuda.is_available():
-        torch.cuda.empty_cache()
-
-
-def reserved_bytes() -> int | None:
-    """What torch holds of the card's memory, in use or kept for the next; None without CUDA."""
-    return torch.cuda.memory_reserved() if torch.cuda.is_available() else None
-
-
-def find_place(device: torch.device, memory_limit_gib: float | None = None) -> Place:
-    """What is known of the device before anything is loaded onto it.
-
-    `memory_limit_gib` is what may be used of a card, None for all that it has. Raises
-    DeviceUnavailable for a card that is too old.
-    """
-    if device.type != "cuda":
-        return Place()
-    card = find_card(torch.cuda.get_device_capability(device))
-    has_bytes = torch.cuda.get_device_properties(device).total_memory
-    return Place(
-        card=card,
-        memory_bytes=limit_bytes(has_bytes, memory_limit_gib),
-        has_float8=card.has_float8(torch.__version__) and computes_float8(device),
-    )
-
-
-def limit_memory(device: torch.device, place: Place) -> None:
-    """Have torch keep within what may be used of a card, as if there were no more."""
-    if device.type == "cuda" and place.memory_bytes is not None:
-        has_bytes = torch.cuda.get_device_properties(device).total_memory
-        if place.memory_bytes < has_bytes:
-            torch.cuda.set_per_process_memory_fraction(place.memory_bytes / has_bytes, device)
 
 
 def load_model(

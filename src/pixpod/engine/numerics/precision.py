@@ -6,7 +6,7 @@ Knows no tensor. Seconds behind the choices are in `cards.toml`.
 from dataclasses import dataclass
 
 from pixpod.catalog import Family, ModelSpec, Precision
-from pixpod.engine.cards import Card
+from pixpod.engine.numerics.cards import Card
 from pixpod.errors import DeviceUnavailable, InvalidInput, ModelUnavailable, Problem
 from pixpod.job import Quality
 

@@ -13,7 +13,7 @@ import torch
 import transformers
 
 from pixpod.catalog import ModelSpec, Precision
-from pixpod.engine.binding import (
+from pixpod.engine.loading.binding import (
     NamesDiffer,
     TensorFile,
     WithoutValues,
@@ -22,9 +22,9 @@ from pixpod.engine.binding import (
     open_tensors,
     read_header,
 )
-from pixpod.engine.device_memory import file_bytes
-from pixpod.engine.precision import Choice
-from pixpod.engine.quantization import convert
+from pixpod.engine.loading.device_memory import file_bytes
+from pixpod.engine.numerics.precision import Choice
+from pixpod.engine.numerics.quantization import convert
 from pixpod.engine.weights import MODEL_INDEX, Weights, component_folder, tensor_paths
 from pixpod.prefetch import Prefetch
 from pixpod.timeline import BootTimeline

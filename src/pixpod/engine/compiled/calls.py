@@ -15,8 +15,8 @@ from torch import nn
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils._pytree import TreeSpec, tree_map, tree_unflatten, treespec_loads
 
-from pixpod.engine.compiled_store import CallForm, Leaf
-from pixpod.engine.regions import Call, Slot, granularity, read_weights, weight_slots
+from pixpod.engine.compiled.regions import Call, Slot, granularity, read_weights, weight_slots
+from pixpod.engine.compiled.store import CallForm, Leaf
 
 log = logging.getLogger(__name__)
 

@@ -20,7 +20,7 @@ from torch import nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from pixpod.catalog import Family
-from pixpod.engine.compiled_calls import (
+from pixpod.engine.compiled.calls import (
     Compilation,
     Compiled,
     JitCompiled,
@@ -31,9 +31,10 @@ from pixpod.engine.compiled_calls import (
     example_call,
     is_close,
 )
-from pixpod.engine.compiled_store import CompiledStore, Stamp, UnusablePackage
-from pixpod.engine.loading import LoadedModel, Pipeline, name_device
-from pixpod.engine.regions import kind_of
+from pixpod.engine.compiled.regions import kind_of
+from pixpod.engine.compiled.store import CompiledStore, Stamp, UnusablePackage
+from pixpod.engine.device import name_device
+from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 
 log = logging.getLogger(__name__)
 

@@ -13,9 +13,9 @@ from diffusers import FirstBlockCacheConfig
 from diffusers.hooks._helpers import TransformerBlockMetadata, TransformerBlockRegistry
 from torch import nn
 
-from pixpod.engine.loading import Pipeline
-from pixpod.engine.precision import MIN_TURBO_STEPS
-from pixpod.engine.quantization import is_8_bit
+from pixpod.engine.loading.pipelines import Pipeline
+from pixpod.engine.numerics.precision import MIN_TURBO_STEPS
+from pixpod.engine.numerics.quantization import is_8_bit
 from pixpod.job import Quality
 
 THRESHOLD = 0.08

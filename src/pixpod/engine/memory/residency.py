@@ -8,8 +8,8 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixpod.catalog import Size
-from pixpod.engine.footprints import GIB, Footprints
-from pixpod.engine.needs import Need, Part
+from pixpod.engine.memory.footprints import GIB, Footprints
+from pixpod.engine.memory.needs import Need, Part
 from pixpod.errors import ModelUnavailable
 
 BUS_BYTES_PER_S = 20e9

@@ -52,7 +52,9 @@ class Footprints:
     """The table, read once."""
 
     def __init__(self) -> None:
-        text = resources.files("pixpod.engine").joinpath("footprints.toml").read_text("utf-8")
+        text = (
+            resources.files("pixpod.engine.memory").joinpath("footprints.toml").read_text("utf-8")
+        )
         table: dict[str, Any] = tomllib.loads(text)  # TOML is untyped
         self.overhead_bytes = _bytes(table["overhead_gib"])
         self.margin_bytes = _bytes(table["margin_gib"])

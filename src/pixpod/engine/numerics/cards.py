@@ -104,7 +104,9 @@ def load_known_cards() -> tuple[KnownCard, ...]:
 
 def _table() -> dict[str, Any]:
     """TOML is untyped, hence Any."""
-    text = resources.files("pixpod.engine").joinpath("cards.toml").read_text(encoding="utf-8")
+    text = (
+        resources.files("pixpod.engine.numerics").joinpath("cards.toml").read_text(encoding="utf-8")
+    )
     return tomllib.loads(text)
 
 

@@ -16,9 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, ModelSpec, Precision
-from pixpod.engine.cards import find_card
 from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
-from pixpod.engine.precision import Place, choose_precision, limit_bytes
+from pixpod.engine.numerics.cards import find_card
+from pixpod.engine.numerics.precision import Place, choose_precision, limit_bytes
 from pixpod.engine.sources import WeightsLocator
 from pixpod.engine.weights import (
     Weights,
@@ -34,9 +34,9 @@ from pixpod.prefetch import Prefetch, Verify
 from pixpod.timeline import BootTimeline, Span
 
 if TYPE_CHECKING:
-    from pixpod.engine.loading import LoadedModel
-    from pixpod.engine.placement import Placement
-    from pixpod.engine.variants import Variants
+    from pixpod.engine.loading.pipelines import LoadedModel
+    from pixpod.engine.loading.variants import Variants
+    from pixpod.engine.memory.placement import Placement
 
 log = logging.getLogger(__name__)
 
@@ -161,11 +161,11 @@ class ModelLoader:
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
         if self._variants:
-            from pixpod.engine import loading
+            from pixpod.engine.device import free_memory
 
             if not self._variants.cancelled() and not self._variants.exception():
                 self._variants.result().clear()
-            loading.free_memory()
+            free_memory()
 
     def _read_ahead(self, name: str) -> None:
         """Begin to read what is on the local disk; what the deployment has wrong, `_load` says."""
@@ -262,15 +262,17 @@ class ModelLoader:
     def _import_and_find_device(self) -> "Variants":
         """By one thread: others would see half of diffusers while it is being imported."""
         with self._timeline.span("import"), uncollected():
-            from pixpod.engine import drawing, loading  # noqa: F401 - the device's thread needs it
-            from pixpod.engine.variants import Variants, plan_models
+            from pixpod.engine.device import find_place, limit_memory, prepare_device
+            from pixpod.engine.drawing import drawer  # noqa: F401 - the device's thread needs it
+            from pixpod.engine.loading.pipelines import import_pipelines, silence_libraries
+            from pixpod.engine.loading.variants import Variants, plan_models
 
-            loading.silence_libraries()
-            loading.import_pipelines({spec.family for spec in self._models.values()})
+            silence_libraries()
+            import_pipelines({spec.family for spec in self._models.values()})
         with self._timeline.span("device"):
-            device = loading.prepare_device(self._asked_device)
-        place = loading.find_place(device, self._memory_limit_gib)
-        loading.limit_memory(device, place)
+            device = prepare_device(self._asked_device)
+        place = find_place(device, self._memory_limit_gib)
+        limit_memory(device, place)
         plan = plan_models(
             self._models,
             self._locator.find,

@@ -16,13 +16,13 @@ import torch
 from torch import nn
 
 from pixpod.catalog import Family, Precision, Size
-from pixpod.engine.needs import Part, part_of
-from pixpod.engine.parking import ParkedWeights
-from pixpod.engine.residency import Moves, Plan
+from pixpod.engine.memory.needs import Part, part_of
+from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.memory.residency import Moves, Plan
 from pixpod.errors import OutOfMemory
 
 if TYPE_CHECKING:
-    from pixpod.engine.loading import LoadedModel
+    from pixpod.engine.loading.pipelines import LoadedModel
 
 log = logging.getLogger(__name__)
 

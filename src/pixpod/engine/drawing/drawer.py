@@ -10,14 +10,15 @@ from typing import Any, TypeVar
 import diffusers
 import torch
 
-from pixpod.engine.batching import bucket
-from pixpod.engine.device_queue import Drawn, OnStep, Part
-from pixpod.engine.families import RULES, Arguments, count_tokens, stack_rows
-from pixpod.engine.loading import LoadedModel, Pipeline, free_memory
-from pixpod.engine.memory_ladder import Attempt, DoesNotFit, Ladder, Rung, draw_within_memory
-from pixpod.engine.placement import Placement
-from pixpod.engine.prompt_cache import PromptCache
-from pixpod.engine.turbo import step_caching
+from pixpod.engine.device import free_memory
+from pixpod.engine.drawing.batching import bucket
+from pixpod.engine.drawing.device_queue import Drawn, OnStep, Part
+from pixpod.engine.drawing.families import RULES, Arguments, count_tokens, stack_rows
+from pixpod.engine.drawing.prompt_cache import PromptCache
+from pixpod.engine.drawing.turbo import step_caching
+from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
+from pixpod.engine.memory.ladder import Attempt, DoesNotFit, Ladder, Rung, draw_within_memory
+from pixpod.engine.memory.placement import Placement
 from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
 from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import replace
 
 from pixpod.catalog import ModelSpec, Size
-from pixpod.engine.batching import GroupKey, RowLimit
+from pixpod.engine.drawing.batching import GroupKey, RowLimit
 from pixpod.job import GenerationRequest, Quality
 
 STEPS = 2

@@ -12,7 +12,7 @@ from functools import partial
 from typing import Generic, TypeVar
 
 from pixpod.engine.base import Cancelled, CancelToken, StepListener
-from pixpod.engine.batching import (
+from pixpod.engine.drawing.batching import (
     GroupKey,
     RowLimit,
     Share,

@@ -9,15 +9,15 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import Catalog, ModelSpec, Precision
-from pixpod.engine.compilation import compile_model
-from pixpod.engine.compiled_store import CompiledStore
-from pixpod.engine.components import Component, made_into
-from pixpod.engine.footprints import Footprints, Held, NoFootprint, files_bytes
-from pixpod.engine.loading import LoadedModel, load_model
-from pixpod.engine.needs import need_of, part_of
-from pixpod.engine.placement import Placement
-from pixpod.engine.precision import Choice, Place, Stored, choose_precision
-from pixpod.engine.residency import Plan, budget_for, make_plan
+from pixpod.engine.compiled.compilation import compile_model
+from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.loading.components import Component, made_into
+from pixpod.engine.loading.pipelines import LoadedModel, load_model
+from pixpod.engine.memory.footprints import Footprints, Held, NoFootprint, files_bytes
+from pixpod.engine.memory.needs import need_of, part_of
+from pixpod.engine.memory.placement import Placement
+from pixpod.engine.memory.residency import Plan, budget_for, make_plan
+from pixpod.engine.numerics.precision import Choice, Place, Stored, choose_precision
 from pixpod.engine.weights import Weights, read_stored
 from pixpod.errors import WorkerError
 from pixpod.job import Quality

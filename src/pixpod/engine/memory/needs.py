@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 from pixpod.catalog import Family, ModelSpec, Precision, Size
-from pixpod.engine.footprints import Footprints, Held, Working
+from pixpod.engine.memory.footprints import Footprints, Held, Working
 from pixpod.engine.weights import Weights
 
 

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from pixpod.catalog import Family
-from pixpod.engine.loading import Pipeline, Tokenizer
+from pixpod.engine.loading.pipelines import Pipeline, Tokenizer
 from pixpod.job import GenerationRequest
 
 Arguments = dict[str, Any]

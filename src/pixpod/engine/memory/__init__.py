@@ -1,0 +1,1 @@
+"""What lives on the card, and when."""
