@@ -56,7 +56,8 @@ class MappedFile:
         """Raises WeightsUnreadable unless the file can be opened and is as long as given."""
         try:
             with path.open("rb") as file:
-                found = os.fstat(file.fileno()).st_size
+                status = os.fstat(file.fileno())
+                found, self.inode = status.st_size, (status.st_dev, status.st_ino)
                 if found != size_bytes:
                     raise WeightsUnreadable(f"{path}: {found} bytes, expected are {size_bytes}")
                 # an empty file cannot be mapped
@@ -99,7 +100,8 @@ class Prefetch:
         self._max_threads = threads
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._files: dict[Path, _File] = {}
+        self._files: dict[Path, _File] = {}  # by all their names
+        self._inodes: dict[tuple[int, int], _File] = {}
         self._queues: dict[str, deque[_Piece]] = {}
         self._damage: WeightsUnreadable | None = None
         self._is_stopped = False
@@ -111,8 +113,8 @@ class Prefetch:
     def add(self, model: str, files: Mapping[Path, WeightFile]) -> None:
         """Put a model's files behind those that are already to be read.
 
-        A file that several models share is read once. Raises WeightsUnreadable for a file that
-        is missing or has another size.
+        A file that several models share, by links or not, is read once. Raises WeightsUnreadable
+        for a file that is missing or has another size.
         """
         for path, file in files.items():
             self._add_file(model, path, file)
@@ -158,7 +160,7 @@ class Prefetch:
     def spans(self) -> tuple[ReadSpan, ...]:
         """What has been read whole so far, in the order of the first bytes."""
         with self._changed:
-            done = [file for file in self._files.values() if not file.unread]
+            done = [file for file in self._inodes.values() if not file.unread]
         spans = (
             ReadSpan(
                 model=file.model,
@@ -189,10 +191,12 @@ class Prefetch:
         mapped = MappedFile(path, expected.size_bytes)
         pieces = tuple(_cut(mapped, expected, self._verify))
         with self._changed:
-            self._files[key] = _File(
-                model=model, path=path, mapped=mapped, pieces=pieces, unread=len(pieces)
-            )
-            self._queues.setdefault(model, deque()).extend(pieces)
+            if mapped.inode not in self._inodes:
+                self._inodes[mapped.inode] = _File(
+                    model=model, path=path, mapped=mapped, pieces=pieces, unread=len(pieces)
+                )
+                self._queues.setdefault(model, deque()).extend(pieces)
+            self._files[key] = self._inodes[mapped.inode]
 
     def _work(self) -> None:
         _give_way()

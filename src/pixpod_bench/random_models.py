@@ -33,6 +33,7 @@ from pixpod.baking.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.loading.components import DTYPE
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
+from pixpod.engine.memory.needs import own_parts
 from pixpod.engine.numerics.quantization import convert
 from pixpod.job import ModelIdentity
 
@@ -58,6 +59,7 @@ def build_random_model(
         identity=identity,
         device=device,
         pipe=pipe,
+        parts=own_parts(spec, precision),
         scheduler_config=pipe.scheduler.config,
     )
 

@@ -9,6 +9,7 @@ from pixpod.engine.device_probe import version_of_torch
 from pixpod.engine.memory.footprints import GIB, Footprints, Held
 from pixpod.engine.memory.needs import Need, need_of
 from pixpod.engine.memory.residency import Budget, budget_for
+from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.numerics.cards import Card, find_card, get_known_card
 from pixpod.engine.numerics.precision import Place, Stored, choose_precision
 from pixpod.engine.sources import BakedSource
@@ -70,7 +71,7 @@ def find_needs(
 
     Raises InvalidSettings, and what a worker on that card would answer.
     """
-    needs = []
+    needs, sharing = [], Sharing()
     for entry in entries:
         name, _, precision = entry.partition("=")
         if name not in catalog:
@@ -82,7 +83,8 @@ def find_needs(
         weights = _find_weights(spec, weights_dir)
         stored = read_stored(spec, weights) if weights else _usual(spec, asked, footprints)
         held = _choose(spec, stored, target.place, asked)
-        needs.append(need_of(spec, held, footprints, weights))
+        parts = sharing.parts_of(spec, held, weights)
+        needs.append(need_of(spec, held, footprints, weights, parts))
     return tuple(needs)
 
 

@@ -2,6 +2,7 @@
 
 import functools
 import json
+import shutil
 import struct
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +15,7 @@ from diffusers import (
     StableDiffusionPipeline,
     StableDiffusionXLPipeline,
 )
+from support.broken_weights import flip
 from torch import nn
 from torchao.quantization import Float8Tensor
 from transformers import T5EncoderModel
@@ -39,6 +41,7 @@ CATALOG = load_catalog()
 FLOAT8 = Precision.FLOAT8_DYNAMIC
 BFLOAT16 = Precision.BFLOAT16
 CPU = torch.device("cpu")
+VAE = "vae/diffusion_pytorch_model.safetensors"
 ONE_SHARD = 4_000_000_000
 MANY_SHARDS = 300_000
 
@@ -270,6 +273,29 @@ def test_second_model_is_added_to_the_manifest(tmp_path):
     bake_tiny(tmp_path, ModelRecipe(model="sd15-tiny", precision=BFLOAT16))
     manifest = read_manifest(tmp_path)
     assert list(manifest) == ["flux-tiny", "sd15-tiny"]
+    assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
+
+
+def test_tensors_that_models_have_in_common_are_there_once(tmp_path):
+    """The tiny models have the same VAE. Each may go without the other."""
+    sdxl, sd15 = (
+        bake_tiny(tmp_path, ModelRecipe(model=name, precision=Precision.FLOAT32))
+        for name in ("sdxl-tiny", "sd15-tiny")
+    )
+    assert (sdxl / VAE).samefile(sd15 / VAE)
+    shutil.rmtree(sdxl)
+    bake_tiny(tmp_path, ModelRecipe(model="sdxl-tiny", precision=Precision.FLOAT32))
+    assert (sdxl / VAE).samefile(sd15 / VAE)
+    manifest = read_manifest(tmp_path)
+    assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
+
+
+def test_damaged_copy_is_not_linked_to(tmp_path):
+    sdxl = bake_tiny(tmp_path, ModelRecipe(model="sdxl-tiny", precision=Precision.FLOAT32))
+    flip(sdxl / VAE)
+    sd15 = bake_tiny(tmp_path, ModelRecipe(model="sd15-tiny", precision=Precision.FLOAT32))
+    assert not (sdxl / VAE).samefile(sd15 / VAE)
+    manifest = {"sd15-tiny": read_manifest(tmp_path)["sd15-tiny"]}
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
 
 

@@ -72,7 +72,10 @@ def test_layers_are_listed_with_their_bytes(tiny, tmp_path, capsys):
     header, *rows = capsys.readouterr().out.splitlines()
     assert header.split() == ["layer", "bytes", "files"]
     sizes = [int(row.split()[1].replace(",", "")) for row in rows]
-    held = [sum(path.stat().st_size for path in (to / str(n)).rglob("*.*")) for n in range(3)]
+    held = [
+        sum(path.stat().st_size for path in (to / str(n)).rglob("*.*") if not path.is_symlink())
+        for n in range(3)
+    ]
     assert sizes == held
     assert max(sizes) < 1.4 * min(sizes)
     assert (to / "2" / MANIFEST).is_file()

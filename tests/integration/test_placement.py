@@ -14,7 +14,7 @@ from torch import nn
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading.pipelines import LoadedModel
-from pixpod.engine.memory.needs import Part
+from pixpod.engine.memory.needs import Part, own_parts
 from pixpod.engine.memory.parking import ParkedWeights
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Budget, make_plan
@@ -161,6 +161,7 @@ def model_of(name, **sizes):
         identity=identity,
         device=CPU,
         pipe=SimpleNamespace(**modules),
+        parts=own_parts(spec, Precision.FLOAT16),
         scheduler_config={},
     )
 

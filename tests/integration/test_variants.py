@@ -100,6 +100,36 @@ def test_there_is_never_a_second_t5():
         assert models[0].pipe is not models[1].pipe
 
 
+def draw(model):
+    with torch.inference_mode():
+        images = model.pipe(
+            "a red circle",
+            width=64,
+            height=64,
+            num_inference_steps=2,
+            generator=torch.Generator().manual_seed(0),
+            output_type="pt",
+        ).images
+    return images
+
+
+def test_models_have_what_is_the_same_in_common():
+    """Loaded at the same time, by two threads. The tiny models have the same VAE; in the FLUX
+    model it runs in another precision.
+    """
+    names = ("sdxl-tiny", "sd15-tiny", FLUX)
+    with loader_of(names=names) as loader:
+        sdxl, sd15, flux = (load.result() for load in loader.preload(names))
+        assert sdxl.pipe.vae is sd15.pipe.vae
+        assert flux.pipe.vae is not sd15.pipe.vae
+        assert sdxl.pipe.unet is not sd15.pipe.unet
+        for model in (sdxl, sd15):
+            alone = loading.load(
+                model.spec.name, loading.shipped(model.spec.name), Precision.FLOAT32, CPU
+            )
+            assert torch.equal(draw(model), draw(alone))
+
+
 def test_quality_that_runs_alike_is_the_same_model():
     with loader_of(names=("sd15-tiny",)) as loader:
         default, best = (

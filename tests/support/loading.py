@@ -1,6 +1,10 @@
 """One model loaded by the worker's own loading, without a worker around it."""
 
+from collections.abc import Mapping
+from types import MappingProxyType
+
 import torch
+from torch import nn
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading.pipelines import LoadedModel, load_model
@@ -22,7 +26,7 @@ def load(
     weights: Weights,
     choice: Precision | Choice,
     device: torch.device,
-    sibling: LoadedModel | None = None,
+    present: Mapping[str, nn.Module] = MappingProxyType({}),
 ) -> LoadedModel:
     """Raises what loading raises."""
     if isinstance(choice, Precision):
@@ -32,6 +36,6 @@ def load(
     try:
         prefetch.add(name, files_to_read(spec, weights))
         timeline = BootTimeline(since_process_start())
-        return load_model(spec, weights, choice, device, prefetch, timeline, sibling=sibling)
+        return load_model(spec, weights, choice, device, prefetch, timeline, present=present)
     finally:
         prefetch.stop()

@@ -1,5 +1,7 @@
 """Files are spread over an image's layers evenly, each exactly once."""
 
+import shutil
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,3 +101,21 @@ def test_layers_of_an_earlier_split_are_not_mixed_in(weights, tmp_path):
 def test_directory_that_was_not_baked_is_not_split(tmp_path):
     with pytest.raises(InvalidSettings, match=r"holds no manifest\.toml"):
         split_directory(tmp_path, tmp_path / "layers", 2)
+
+
+def test_file_that_models_have_in_common_is_in_one_layer(weights, tmp_path):
+    other = weights / "n/vae"
+    other.mkdir(parents=True)
+    (other / "b.safetensors").hardlink_to(weights / "m/b.safetensors")
+    entries = {name: ManifestEntry(name=name, path=name, revision="1") for name in ("m", "n")}
+    (weights / MANIFEST).write_text(render_manifest(entries), encoding="utf-8")
+    layers = split_directory(weights, tmp_path / "layers", 3)
+    all_sizes = {path: size for sizes in layers.values() for path, size in sizes.items()}
+    assert all_sizes["n/vae/b.safetensors"] == 0
+    merged = tmp_path / "image"
+    for number in layers:
+        shutil.copytree(tmp_path / "layers" / number, merged, symlinks=True, dirs_exist_ok=True)
+    link = merged / "n/vae/b.safetensors"
+    assert not link.readlink().is_absolute()
+    assert link.resolve() == (merged / "m/b.safetensors").resolve()
+    assert link.read_bytes() == bytes(800)

@@ -179,6 +179,18 @@ def test_damage_ends_all_waits(tmp_path, make_prefetch):
         prefetch.wait(good)
 
 
+def test_file_with_several_names_is_read_once(tmp_path, make_prefetch):
+    first, hard, soft = (tmp_path / name for name in ("first", "hard", "soft"))
+    file = describe(first, b"x" * 3 * CHUNK)
+    hard.hardlink_to(first)
+    soft.symlink_to(first)
+    prefetch = make_prefetch()
+    for model, path in (("a", first), ("b", hard), ("c", soft)):
+        prefetch.add(model, {path: file})
+    assert prefetch.wait(hard) is prefetch.wait(soft) is prefetch.wait(first)
+    assert [(span.model, span.path.name) for span in prefetch.spans()] == [("a", "first")]
+
+
 def test_shared_file_is_read_once(tmp_path, make_prefetch):
     path = tmp_path / "weights"
     file = describe(path, b"x" * CHUNK)

@@ -1,5 +1,7 @@
 """Which parts of models live on a card, for made-up models and for those of the catalog."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -161,9 +163,24 @@ def made_up_need(name, sizes):
     )
 
 
-needs_lists = st.lists(
-    st.tuples(*[st.integers(1, 30)] * len(COMPONENTS)), min_size=1, max_size=3
-).map(lambda rows: [made_up_need(f"model-{number}", row) for number, row in enumerate(rows)])
+def with_shared(needs, has_shared):
+    """All but the denoisers of those that share are the first one's."""
+    first = needs[0]
+    vae = {part: size for part, size in first.image.items() if part.component == "vae"}
+    for number, need in enumerate(needs):
+        if has_shared[number]:
+            own = {part: size for part, size in need.image.items() if part.component != "vae"}
+            needs[number] = replace(need, text=first.text, image={**own, **vae})
+    return needs
+
+
+needs_lists = st.builds(
+    with_shared,
+    st.lists(st.tuples(*[st.integers(1, 30)] * len(COMPONENTS)), min_size=1, max_size=3).map(
+        lambda rows: [made_up_need(f"model-{number}", row) for number, row in enumerate(rows)]
+    ),
+    st.tuples(*[st.booleans()] * 3),
+)
 budgets = st.integers(10, 150).map(lambda size: Budget(card_bytes=size, overhead_bytes=4))
 
 

@@ -1,8 +1,10 @@
 """A weights directory while models are added to it: nothing half done is ever in its manifest."""
 
+import contextlib
+import filecmp
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +13,14 @@ from pixpod.baking.checksums import describe_files, total_bytes
 from pixpod.baking.verify import verify_entry
 from pixpod.disk import write_durably
 from pixpod.hub import in_boot_order
-from pixpod.manifest import MANIFEST, Manifest, ManifestEntry, read_manifest, render_manifest
+from pixpod.manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestEntry,
+    WeightFile,
+    read_manifest,
+    render_manifest,
+)
 
 NOT_LISTED = ("LICENSE", "README", "NOTICE")
 """Begins the names of files that are kept beside the weights, but that no boot needs."""
@@ -49,12 +58,31 @@ def add_model(
         files = describe_files(part, paths, bar.update)
     (part / _STAMP).unlink()
     others = {name: other for name, other in _manifest(directory).items() if name != entry.name}
+    _link_what_is_there(directory, others, part, files)
     write_manifest(directory, others)
     target = directory / entry.path
     if target.exists():
         shutil.rmtree(target)
     part.rename(target)
     write_manifest(directory, {**others, entry.name: replace(entry, files=files)})
+
+
+def _link_what_is_there(
+    directory: Path, others: Manifest, folder: Path, files: Iterable[WeightFile]
+) -> None:
+    """Keep one copy of tensors that other models have, too. Hard links: each model may go."""
+    there = {
+        file.sha256: directory / other.path / file.path
+        for other in others.values()
+        for file in other.files
+    }
+    for path, digest in ((folder / file.path, file.sha256) for file in files):
+        if digest in there and path.suffix == ".safetensors":
+            link = path.with_name(f"{path.name}.link")
+            with contextlib.suppress(OSError):  # nothing there, or a disk without links
+                if filecmp.cmp(there[digest], path, shallow=False):  # it may be damaged by now
+                    link.hardlink_to(there[digest].resolve())
+                    link.replace(path)
 
 
 def write_manifest(directory: Path, manifest: Manifest) -> None:

@@ -6,7 +6,7 @@ import errno
 import heapq
 import os
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
@@ -32,7 +32,8 @@ def spread(sizes_bytes: Mapping[str, int], num_layers: int) -> Layers:
 def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, Mapping[str, int]]:
     """Fill `to/0`, `to/1` ... with the models' files, hard links where the disk allows it.
 
-    The manifest is in the last, so that it comes into an image after all that it lists. Returns
+    A file that several models have is in one layer, and symbolic links to it for the others. The
+    manifest is in the last, so that it comes into an image after all that it lists. Returns
     the bytes of each file by layer. Raises InvalidSettings if `to` is there already or there is
     no manifest.
     """
@@ -47,18 +48,42 @@ def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, 
         for path in (directory / entry.path).glob(pattern)
         if path.is_file()
     }
-    layers = [dict.fromkeys(layer, 0) for layer in spread(sizes, num_layers)]
+    firsts = _first_names(directory, sizes)
+    layers = [
+        dict.fromkeys(layer, 0)
+        for layer in spread({first: sizes[first] for first in firsts.values()}, num_layers)
+    ]
+    layers[-1] |= dict.fromkeys((path for path in sizes if firsts[path] != path), 0)
     layers[-1][MANIFEST] = 0
     for number, layer in enumerate(layers):
         (to / str(number)).mkdir(parents=True, exist_ok=True)
         for path in layer:
-            layer[path] = (directory / path).stat().st_size
-            _link(directory / path, to / str(number) / path)
+            layer[path] = _put(directory, path, firsts.get(path, path), to / str(number))
     return {str(number): layer for number, layer in enumerate(layers)}
 
 
-def _link(source: Path, target: Path) -> None:
+def _first_names(directory: Path, paths: Iterable[str]) -> Mapping[str, str]:
+    """Of each path the first that is the same file on the disk."""
+    names: dict[tuple[int, int], str] = {}
+    firsts = {}
+    for path in paths:
+        status = (directory / path).stat()
+        firsts[path] = names.setdefault((status.st_dev, status.st_ino), path)
+    return firsts
+
+
+def _put(directory: Path, path: str, first: str, layer: Path) -> int:
+    """The bytes that it takes there."""
+    target = layer / path
     target.parent.mkdir(parents=True, exist_ok=True)
+    if first != path:
+        target.symlink_to(os.path.relpath(first, Path(path).parent))
+        return 0
+    _link(directory / path, target)
+    return target.stat().st_size
+
+
+def _link(source: Path, target: Path) -> None:
     try:
         os.link(source.resolve(), target)
     except OSError as exc:

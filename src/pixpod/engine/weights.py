@@ -123,6 +123,29 @@ def _is_quantized(weights: Weights, component: str) -> bool:
     return "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
 
 
+def content_of(weights: Weights, component: str) -> str | None:
+    """Equal for components of the same class, configuration and tensors; None if no manifest tells
+    what is in the files. Raises WeightsUnreadable.
+    """
+    listed = {(weights.folder / file.path).resolve(): file.sha256 for file in weights.files}
+    folder = component_folder(weights, component)
+    digests = [listed.get(path.resolve()) for path in tensor_paths(folder)]
+    if not all(digests):
+        return None
+    try:
+        index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = {key: value for key, value in config.items() if not _is_remark(key)}
+        return json.dumps([index[component], facts, digests], sort_keys=True)
+    except (OSError, ValueError, KeyError, AttributeError) as exc:
+        raise WeightsUnreadable(f"{folder}: its configuration is broken") from exc
+
+
+def _is_remark(key: str) -> bool:
+    """Whether an entry of a config tells where it comes from and not what it is of."""
+    return key.startswith("_") or key == "transformers_version"
+
+
 def component_folder(weights: Weights, component: str) -> Path:
     if component == "vae" and weights.vae:
         return weights.vae

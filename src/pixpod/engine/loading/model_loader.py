@@ -266,6 +266,7 @@ class ModelLoader:
             from pixpod.engine.drawing import drawer  # noqa: F401 - the device's thread needs it
             from pixpod.engine.loading.pipelines import import_pipelines, silence_libraries
             from pixpod.engine.loading.variants import Variants, plan_models
+            from pixpod.engine.memory.sharing import Sharing
 
             silence_libraries()
             import_pipelines({spec.family for spec in self._models.values()})
@@ -273,10 +274,12 @@ class ModelLoader:
             device = prepare_device(self._asked_device)
         place = find_place(device, self._memory_limit_gib)
         limit_memory(device, place)
+        sharing = Sharing()
         plan = plan_models(
             self._models,
             self._locator.find,
             place,
+            sharing,
             asked_precision=self._asked_precision,
             is_compiling=self._compiled_dir is not None,
             memory_limit_gib=self._memory_limit_gib,
@@ -285,6 +288,7 @@ class ModelLoader:
             device=device,
             place=place,
             plan=plan,
+            sharing=sharing,
             compiled_dir=self._compiled_dir,
             asked_precision=self._asked_precision,
             prefetch=self._prefetch,

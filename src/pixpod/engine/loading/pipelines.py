@@ -1,9 +1,9 @@
 """A spec and its weights to a ready pipeline on a device."""
 
 from collections.abc import Callable, Iterable, Mapping
-from copy import copy
 from dataclasses import dataclass
 from functools import partial
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import diffusers
@@ -14,6 +14,7 @@ from safetensors import SafetensorError
 
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.loading.components import Component, build_skeleton, load_component
+from pixpod.engine.memory.needs import Part, own_parts
 from pixpod.engine.numerics.attention import NATIVE, set_attention
 from pixpod.engine.numerics.precision import Choice
 from pixpod.engine.weights import PIPELINE_CLASS, Weights
@@ -35,12 +36,13 @@ Admit = Callable[[str, Callable[[], Component]], Component]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
-    """A pipeline on its device, ready to be called."""
+    """A pipeline on its device, ready to be called. `parts` are its components' names in memory."""
 
     spec: ModelSpec
     identity: ModelIdentity
     device: torch.device
     pipe: Pipeline
+    parts: Mapping[str, Part]
     scheduler_config: Mapping[str, object]
     cautions: tuple[str, ...] = ()
     compilation: "Compilation | None" = None
@@ -81,25 +83,24 @@ def load_model(
     timeline: BootTimeline,
     *,
     attention: str = NATIVE,
-    sibling: LoadedModel | None = None,
+    parts: Mapping[str, Part] | None = None,
+    present: Mapping[str, Component] = MappingProxyType({}),
     admit: Admit = lambda name, load: load(),
 ) -> LoadedModel:
     """Build a model while its files are being read, and bind each component once it is there.
 
-    `attention` is the denoiser's backend. `sibling` is the same model in another precision: all
-    but the denoiser is shared with it. `admit` makes room for a component by name, and loads it.
+    `attention` is the denoiser's backend. `parts` names its components, None if it shares none.
+    `present` components are there already, for another
+    model or variant. `admit` makes room for a component by name, and loads it; or gives what
+    has come meanwhile.
 
     Raises WeightsUnreadable if its files cannot be read, OutOfMemory if it does not fit.
     """
-    names = (spec.family.denoiser,) if sibling else spec.family.components
+    names = [name for name in spec.family.components if name not in present]
     try:
         with timeline.span("build", spec.name):
             skeletons = {name: build_skeleton(spec, weights, name) for name in names}
-            if sibling:
-                pipe = copy(sibling.pipe)
-                pipe.register_modules(**skeletons)
-            else:
-                pipe = _build_pipeline(spec, weights, skeletons)
+            pipe = _build_pipeline(spec, weights, {**present, **skeletons})
         for name, skeleton in skeletons.items():
             load = partial(
                 load_component, spec, weights, choice, name, skeleton, device, prefetch, timeline
@@ -124,7 +125,8 @@ def load_model(
         identity=identity,
         device=device,
         pipe=pipe,
-        scheduler_config=sibling.scheduler_config if sibling else pipe.scheduler.config,
+        parts=parts or own_parts(spec, choice.precision),
+        scheduler_config=pipe.scheduler.config,
         cautions=cautions,
     )
 

@@ -2,6 +2,7 @@
 
 import logging
 import threading
+from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -14,9 +15,10 @@ from pixpod.engine.compiled.store import CompiledStore
 from pixpod.engine.loading.components import Component, made_into
 from pixpod.engine.loading.pipelines import LoadedModel, load_model
 from pixpod.engine.memory.footprints import Footprints, Held, NoFootprint, files_bytes
-from pixpod.engine.memory.needs import need_of, part_of
+from pixpod.engine.memory.needs import Part, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Plan, budget_for, make_plan
+from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.numerics.precision import Choice, Place, Stored, choose_precision
 from pixpod.engine.weights import Weights, read_stored
 from pixpod.errors import WorkerError
@@ -47,6 +49,7 @@ class _Model:
 
 class Variants:
     """Several threads may load at a time, but only one of them a variant of the same model.
+    Components that models or variants have in common are loaded by the first.
 
     `compiled_dir` holds what was compiled for some cards; with None nothing is compiled.
     """
@@ -57,6 +60,7 @@ class Variants:
         device: torch.device,
         place: Place,
         plan: Plan,
+        sharing: Sharing,
         compiled_dir: Path | None,
         asked_precision: AskedPrecision,
         prefetch: Prefetch,
@@ -72,11 +76,14 @@ class Variants:
         self._timeline = timeline
         self._lock = threading.Lock()
         self._models: dict[str, _Model] = {}
+        self._sharing = sharing
+        self._components: dict[Part, Component] = {}
+        self._loading: defaultdict[Part, threading.Lock] = defaultdict(threading.Lock)
+        self._compiling = threading.Lock()  # models may have a decoder in common
 
     def load(self, spec: ModelSpec, weights: Weights, quality: Quality) -> LoadedModel:
-        """The variant that draws in this quality; it shares all but the denoiser with those that
-        are loaded already. Once one of them could not be compiled, what is chosen is what runs
-        best without. Raises a WorkerError.
+        """The variant that draws in this quality. Once one of this model's could not be compiled,
+        what is chosen is what runs best without. Raises a WorkerError.
         """
         with self._lock:
             model = self._models.setdefault(spec.name, _Model())
@@ -90,27 +97,35 @@ class Variants:
                 is_compiling=self._store is not None and not model.has_lost_compiler,
             )
             if choice.label not in model.loaded:
-                sibling = next(iter(model.loaded.values()), None)
-                loaded = self._load(spec, weights, choice, sibling)
+                loaded = self._load(spec, weights, choice)
                 model.loaded[choice.label] = self._compile(loaded)
             return model.loaded[choice.label]
 
     def clear(self) -> None:
         """Drop all models."""
         self._models.clear()
+        self._components.clear()
         self.placement.clear()
 
-    def _load(
-        self, spec: ModelSpec, weights: Weights, choice: Choice, sibling: LoadedModel | None
-    ) -> LoadedModel:
-        sizes = need_of(spec, _held(choice), self._footprints, weights).parts
+    def _load(self, spec: ModelSpec, weights: Weights, choice: Choice) -> LoadedModel:
+        held = _held(choice)
+        parts = self._sharing.parts_of(spec, held, weights)
+        sizes = need_of(spec, held, self._footprints, weights, parts).parts
 
         def admit(name: str, load: Callable[[], Component]) -> Component:
-            part = part_of(spec, name, choice.precision)
+            part = parts[name]
             size_bytes = sizes[part]
             if _is_converted_there(spec, weights, choice, name):
                 size_bytes += files_bytes(weights, name)  # both are there for a moment
-            return self.placement.admit(part, size_bytes, self._device, load)
+            with self._loading_of(part):
+                if part not in self._components:
+                    component = self.placement.admit(part, size_bytes, self._device, load)
+                    self._components[part] = component
+                return self._components[part]
+
+        present = {
+            name: self._components[part] for name, part in parts.items() if part in self._components
+        }
 
         return load_model(
             spec,
@@ -120,15 +135,21 @@ class Variants:
             self._prefetch,
             self._timeline,
             attention=self._place.attention,
-            sibling=sibling,
+            parts=parts,
+            present=present,
             admit=admit,
         )
+
+    def _loading_of(self, part: Part) -> threading.Lock:
+        with self._lock:
+            return self._loading[part]
 
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self._store is None:
             return model
         components = (model.spec.family.denoiser, "vae")  # what recipes name: T5 may have no room
         with (
+            self._compiling,
             self._timeline.span("compile", model.spec.name),
             self.placement.keeping(model, components),
         ):
@@ -139,6 +160,7 @@ def plan_models(
     models: Catalog,
     find: FindWeights,
     place: Place,
+    sharing: Sharing,
     *,
     asked_precision: AskedPrecision,
     is_compiling: bool,
@@ -158,7 +180,9 @@ def plan_models(
                 asked=asked_precision(name),
                 is_compiling=is_compiling,
             )
-            needs.append(need_of(spec, _held(choice), footprints, weights))
+            held = _held(choice)
+            parts = sharing.parts_of(spec, held, weights)
+            needs.append(need_of(spec, held, footprints, weights, parts))
         except (WorkerError, NoFootprint) as exc:
             log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
     plan = make_plan(needs, budget_for(footprints, place.memory_bytes, memory_limit_gib))

@@ -14,7 +14,7 @@ from pixpod.engine.weights import Weights
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)
 class Part:
     """One component of a model. `precision` tells a denoiser's variants apart, and is empty for
-    what they share.
+    what they share. What several models share is named after one of them.
     """
 
     model: str
@@ -56,13 +56,19 @@ class Need:
 
 
 def need_of(
-    spec: ModelSpec, held: Held, footprints: Footprints, weights: Weights | None = None
+    spec: ModelSpec,
+    held: Held,
+    footprints: Footprints,
+    weights: Weights | None = None,
+    parts: Mapping[str, Part] | None = None,
 ) -> Need:
-    """By the files, where there are any; else by the table.
+    """By the files, where there are any; else by the table. `parts` by component are the model's
+    own unless some are those of another.
 
     Raises NoFootprint for a precision that the table does not have, WeightsUnreadable.
     """
     sizes = _sizes(spec, held, footprints, weights)
+    parts = parts or own_parts(spec, held.precision)
     denoiser = spec.family.denoiser
     saved_bytes = 0
     if spec.family is Family.FLUX and not held.precision.is_8_bit:
@@ -72,15 +78,18 @@ def need_of(
     return Need(
         model=spec.name,
         precision=held.precision,
-        text={
-            part_of(spec, name, held.precision): sizes[name] for name in spec.family.text_encoders
-        },
-        image={part_of(spec, name, held.precision): sizes[name] for name in (denoiser, "vae")},
+        text={parts[name]: sizes[name] for name in spec.family.text_encoders},
+        image={parts[name]: sizes[name] for name in (denoiser, "vae")},
         text_bytes=footprints.text_bytes,
         working=footprints.working(spec.family),
         size=(spec.defaults.width, spec.defaults.height),
         saved_bytes=saved_bytes,
     )
+
+
+def own_parts(spec: ModelSpec, precision: Precision) -> Mapping[str, Part]:
+    """All of a model that shares none, by component."""
+    return {name: part_of(spec, name, precision) for name in spec.family.components}
 
 
 def part_of(spec: ModelSpec, component: str, precision: Precision) -> Part:

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING
 import torch
 from torch import nn
 
-from pixpod.catalog import Family, Precision, Size
-from pixpod.engine.memory.needs import Part, part_of
+from pixpod.catalog import Family, Size
+from pixpod.engine.memory.needs import Part
 from pixpod.engine.memory.parking import ParkedWeights
 from pixpod.engine.memory.residency import Moves, Plan
 from pixpod.errors import OutOfMemory
@@ -160,7 +160,7 @@ class Placement:
 
     def _take_all(self, model: "LoadedModel", components: Iterable[str]) -> None:
         for component in components:
-            self._take(_part(model, component), getattr(model.pipe, component), model.device)
+            self._take(model.parts[component], getattr(model.pipe, component), model.device)
 
     def _take(self, part: Part, module: nn.Module, device: torch.device) -> None:
         weights = ParkedWeights(module, device)
@@ -172,7 +172,7 @@ class Placement:
 
     def _parts_of(self, model: "LoadedModel", components: Iterable[str]) -> tuple[Part, ...]:
         """Those that are not known yet are taken note of."""
-        parts = {component: _part(model, component) for component in components}
+        parts = {component: model.parts[component] for component in components}
         for component, part in parts.items():
             module = getattr(model.pipe, component)
             with self._changed:
@@ -230,12 +230,6 @@ class Placement:
         return tuple(
             part for part, held in self._parts.items() if held.is_there and part not in busy
         )
-
-
-def _part(model: "LoadedModel", component: str) -> Part:
-    """The precision that runs is the first word of what a reply says: `bfloat16 (from float8)`."""
-    precision = Precision(model.identity.precision.split()[0])
-    return part_of(model.spec, component, precision)
 
 
 def _log_moves(moves: Moves, swap_ms: float) -> None:
