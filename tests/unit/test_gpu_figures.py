@@ -173,6 +173,8 @@ def test_percentile_is_one_of_the_values_with_enough_below(values, percent):
     found = percentile(values, percent)
     assert found in values
     assert sum(value <= found for value in values) >= len(values) * percent / 100 - 1e-9
+    if percent:
+        assert sum(value < found for value in values) < len(values) * percent / 100 + 1e-9
 
 
 def test_percentiles_of_known_values():

@@ -4,12 +4,10 @@ from dataclasses import replace
 from functools import partial
 
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
 from pixpod.pricing import WorkerLife
 from pixpod_bench.throughput.cost import compare
-from pixpod_bench.throughput.figures import Verdict, in_turns, percentile, ratio_of, slope
+from pixpod_bench.throughput.figures import Verdict, in_turns, ratio_of, slope
 from pixpod_bench.throughput.memory import LOT, PER_JOBS, growth_of
 from pixpod_bench.throughput.mixed_plan import OFF, ON, PLAIN, Plan, Side
 from pixpod_bench.throughput.pixels import levels_apart
@@ -36,14 +34,6 @@ def test_ratio_is_of_neighbours_in_time():
     ratio = ratio_of([2.0, 6.0, 2.2], [1.0, 3.0, 1.0])
     assert (ratio.median, ratio.lowest, ratio.highest) == (2.0, 2.0, 2.2)
     assert str(ratio) == "2.00 (2.00 ... 2.20)"
-
-
-@given(st.lists(st.floats(0, 1e6), min_size=1), st.integers(1, 100))
-def test_percentile_is_one_of_the_values_and_leaves_as_many_below(values, percent):
-    found = percentile(values, percent)
-    assert found in values
-    assert 100 * sum(value <= found for value in values) >= percent * len(values)
-    assert 100 * sum(value < found for value in values) < percent * len(values)
 
 
 def test_slope_of_a_line_is_found():

@@ -1,6 +1,5 @@
 """A burst of jobs on an endpoint of the emulator, and what became of it."""
 
-import math
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -11,6 +10,7 @@ from typing import Any
 
 import requests
 
+from pixpod_bench.figures import percentile
 from pixpod_bench.held_jobs.handler import HANDLER, WorkerSpec
 from runpod_emulator.settings import EmulatorSettings, Scaler
 from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
@@ -106,8 +106,8 @@ def _outcome(emulator: RunningEmulator, endpoint_id: str, job_ids: Sequence[str]
     seconds = sorted((job["delay_ms"] + job["execution_ms"]) / 1e3 for job in jobs)
     by_worker = Counter(job["worker_id"] for job in jobs)
     return Outcome(
-        p50_s=_percentile(seconds, 50),
-        p95_s=_percentile(seconds, 95),
+        p50_s=percentile(seconds, 50),
+        p95_s=percentile(seconds, 95),
         all_s=seconds[-1],
         jobs_by_worker=tuple(sorted(by_worker.values(), reverse=True)),
         num_left_out=_num_left_out(emulator.state()["endpoints"][endpoint_id], jobs),
@@ -123,11 +123,6 @@ def _num_left_out(endpoint: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]
         for worker in (*endpoint["workers"], *endpoint["retired"])
         if worker["id"] not in with_jobs and worker["bill"]["idle_s"] > 0
     )
-
-
-def _percentile(ordered: Sequence[float], percent: float) -> float:
-    """Nearest rank."""
-    return ordered[math.ceil(percent / 100 * len(ordered)) - 1]
 
 
 def _post(emulator: RunningEmulator, path: str, body: dict[str, Any]) -> dict[str, Any]:

@@ -1,4 +1,4 @@
-"""Rounds in turns, and what is made of them: medians, ratios, percentiles, slopes. Numbers only."""
+"""Rounds in turns, and what is made of them: medians, ratios, slopes. Numbers only."""
 
 import statistics
 from collections.abc import Callable, Mapping, Sequence
@@ -56,13 +56,6 @@ def ratio_of(above: Sequence[float], below: Sequence[float]) -> Ratio:
     """Round by round; both have as many."""
     pairs = [a / b for a, b in zip(above, below, strict=True)]
     return Ratio(median=statistics.median(pairs), lowest=min(pairs), highest=max(pairs))
-
-
-def percentile(values: Sequence[float], percent: int) -> float:
-    """The smallest value that is not below `percent` of all (nearest rank)."""
-    ordered = sorted(values)
-    rank = -(-percent * len(ordered) // 100)
-    return ordered[max(rank, 1) - 1]
 
 
 def slope(xs: Sequence[float], ys: Sequence[float]) -> float:

@@ -11,6 +11,7 @@ from functools import partial
 from pathlib import Path
 
 from pixpod.engine.base import Engine
+from pixpod_bench.figures import percentile
 from pixpod_bench.throughput.alone import draw_all, running_engine
 from pixpod_bench.throughput.cost import Comparison, compare
 from pixpod_bench.throughput.deployment import environ
@@ -20,7 +21,7 @@ from pixpod_bench.throughput.endpoints import (
     plain_endpoint,
     running_platform,
 )
-from pixpod_bench.throughput.figures import in_turns, percentile, ratio_of
+from pixpod_bench.throughput.figures import in_turns, ratio_of
 from pixpod_bench.throughput.mixed_plan import ALONE, ON, PLAIN, Gain, Plan, Side
 from pixpod_bench.throughput.pixels import levels_apart
 from pixpod_bench.throughput.workload import TinyJob, mixed_jobs

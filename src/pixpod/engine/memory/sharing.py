@@ -1,6 +1,6 @@
 """Components that several models have in common are held once. POLICY, values only.
 
-T5, CLIP and VAE of a FLUX model are 9.2 GiB: with two of them that is what a card of 48 GB lacks.
+T5, CLIP and VAE of a FLUX model are 9.3 GiB: with two of them that is what a card of 48 GB lacks.
 """
 
 from collections.abc import Mapping
