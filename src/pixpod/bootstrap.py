@@ -133,11 +133,7 @@ def _build_locator(settings: Settings) -> WeightsLocator:
     return WeightsLocator(
         (
             BakedSource(settings.weights_dir),
-            PlatformCacheSource(
-                settings.hub_cache_dir,
-                weights_dir=settings.weights_dir,
-                asked=settings.asked_precision,
-            ),
+            PlatformCacheSource(settings.hub_cache_dir, weights_dir=settings.weights_dir),
             VolumeSource(settings.volume_dir, settings.local_dir),
             HubSource(settings.local_dir, settings.hub_token, is_allowed=settings.is_hub_allowed),
         )

@@ -23,6 +23,8 @@ from pixpod.baking.sources import SourceOptions
 from pixpod.catalog import Precision
 from pixpod.engine.compiled.calls import Compilation
 from pixpod.engine.loading.model_loader import ModelLoader
+from pixpod.engine.loading.variants import plan_models
+from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.numerics.cards import find_card
 from pixpod.engine.numerics.precision import GIB, Choice, Place
 from pixpod.engine.numerics.quantization import holds_float8, is_8_bit
@@ -203,6 +205,32 @@ def test_compiling_changes_nothing_on_a_cpu_without_packages(tmp_path):
         assert model.compilation is not None
         assert model.warnings == model.cautions
     assert replace(model, compilation=None).warnings == model.warnings
+
+
+@pytest.mark.parametrize("is_baked", [False, True])
+def test_what_is_quantised_at_each_boot_is_told(float8_dir, caplog, is_baked):
+    caplog.set_level("INFO", logger="pixpod")
+    with loader_of(float8_dir if is_baked else SOURCE_WEIGHTS_DIR) as loader:
+        assert loader.load(FLUX).result().identity.precision == "float8_dynamic"
+    told = [record for record in caplog.records if "quantised at each boot" in record.message]
+    assert len(told) == (not is_baked)
+
+
+@pytest.mark.parametrize("left_bytes", [0, 10**9, None])
+def test_host_that_may_not_hold_what_is_parked_is_warned_of(caplog, monkeypatch, left_bytes):
+    """The limit is that of a worker that has to park (test_placement.py)."""
+    monkeypatch.setattr("pixpod.engine.loading.variants.free_bytes", lambda: left_bytes)
+    plan_models(
+        {name: CATALOG[name] for name in ("sd15-tiny", "sdxl-tiny")},
+        BakedSource(SOURCE_WEIGHTS_DIR).find,
+        Place(),
+        Sharing(),
+        asked_precision=lambda name: None,
+        is_compiling=False,
+        memory_limit_gib=1.523,
+    )
+    warned = [record for record in caplog.records if "host memory may not hold" in record.message]
+    assert len(warned) == (left_bytes == 0)
 
 
 def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, monkeypatch):

@@ -16,6 +16,7 @@ LAYERS = (
     {"disk", "json_schema", "manifest", "problems", "storage", "engine.device_probe"},
     {
         "engine.compiled.regions",
+        "engine.memory.host",
         "engine.memory.ladder",
         "engine.memory.parking",
         "engine.numerics.attention",
@@ -71,6 +72,7 @@ STANDARD_LIBRARY_ONLY = {
     "engine.device_probe",
     "engine.drawing.batching",
     "engine.drawing.device_queue",
+    "engine.memory.host",
     "engine.memory.ladder",
     "engine.memory.residency",
     "engine.memory.sharing",

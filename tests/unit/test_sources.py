@@ -14,7 +14,6 @@ from support.weights_directories import (
     write_files,
 )
 
-from pixpod.catalog import Precision
 from pixpod.engine.sources import (
     BakedSource,
     HubSource,
@@ -31,10 +30,8 @@ _, PINNED_COMMIT = pinned(FLUX_DEV)
 OTHER_COMMIT = "1" * 40
 
 
-def cache_source(tmp_path, asked=None):
-    return PlatformCacheSource(
-        tmp_path / "hub", weights_dir=tmp_path / "weights", asked=lambda model: asked
-    )
+def cache_source(tmp_path):
+    return PlatformCacheSource(tmp_path / "hub", weights_dir=tmp_path / "weights")
 
 
 def write_flux(tmp_path, commit=PINNED_COMMIT, **options):
@@ -192,18 +189,6 @@ def test_vae_of_another_repository_is_taken_from_the_weights_directory(tmp_path)
     assert (without.vae, with_it.vae) == (None, folder)
     assert f"vae/{WEIGHTS_NAME}" in [file.path for file in without.files]
     assert f"vae/{WEIGHTS_NAME}" not in [file.path for file in with_it.files]
-
-
-@pytest.mark.parametrize("asked", [None, Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC])
-def test_cost_of_quantising_at_boot_is_said_once_and_only_where_it_is_paid(tmp_path, caplog, asked):
-    write_flux(tmp_path)
-    source = cache_source(tmp_path, asked)
-    source.find(FLUX_DEV)
-    source.bring(FLUX_DEV)
-    said = [record for record in caplog.records if "quantised at each boot" in record.message]
-    assert len(said) == (asked is Precision.FLOAT8_DYNAMIC)
-    size = len(files_of(FLUX_DEV)[f"transformer/{WEIGHTS_NAME}"])
-    assert all((each.denoiser_bytes, each.baked_bytes) == (size, size // 2) for each in said)
 
 
 # --- one after the other ---------------------------------------------------------------------

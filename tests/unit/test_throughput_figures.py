@@ -14,7 +14,7 @@ from pixpod_bench.throughput.pixels import levels_apart
 from pixpod_bench.throughput.report import Results, format_costs, format_verdicts
 from pixpod_bench.throughput.workload import MODELS, SIZES, STEPS, mixed_jobs, same_size_jobs
 
-PLAN = Plan(jobs=200, jobs_at_one=60, held=9, rounds=4, warm_ups=9)
+PLAN = Plan(jobs=200, held=9, rounds=4, warm_ups=9)
 LIFE = WorkerLife(start_s=4.0, run_s=10.0, idle_s=5.5, billed_s=20)
 
 
@@ -84,11 +84,9 @@ class TestWorkload:
 
 
 class TestPlan:
-    def test_each_job_is_drawn_once_by_each_side(self):
+    def test_each_job_is_drawn_in_one_round(self):
         jobs = list(range(PLAN.jobs))
-        for side in PLAN.sides():
-            drawn = [job for n in range(PLAN.rounds) for job in PLAN.slice_of(jobs, side, n)]
-            assert drawn == jobs[: PLAN.jobs_at_one if side.held == 1 else PLAN.jobs]
+        assert [job for n in range(PLAN.rounds) for job in PLAN.slice_of(jobs, n)] == jobs
 
     def test_plain_and_ours_are_compared_at_equal_concurrency(self):
         pairs = {(pair.above, pair.below) for pair in PLAN.pairs()}

@@ -39,7 +39,6 @@ class Extent:
     same_size_jobs: int
     same_size_rounds: int
     mixed_jobs: int
-    mixed_jobs_at_one: int
     mixed_rounds: int
     mixed_warm_ups: int
     mixed_whole: bool
@@ -54,7 +53,6 @@ WHOLE = Extent(
     same_size_jobs=32,
     same_size_rounds=3,
     mixed_jobs=200,
-    mixed_jobs_at_one=60,
     mixed_rounds=4,
     mixed_warm_ups=9,
     mixed_whole=True,
@@ -68,7 +66,6 @@ QUICK = Extent(
     same_size_jobs=8,
     same_size_rounds=1,
     mixed_jobs=3,
-    mixed_jobs_at_one=1,
     mixed_rounds=1,
     mixed_warm_ups=3,
     mixed_whole=False,
@@ -148,7 +145,6 @@ class ThroughputBench:
         extent = self._extent
         plan = Plan(
             jobs=extent.mixed_jobs,
-            jobs_at_one=extent.mixed_jobs_at_one,
             held=self._options.held,
             rounds=extent.mixed_rounds,
             warm_ups=extent.mixed_warm_ups,

@@ -93,9 +93,7 @@ def measure_mixed(plan: Plan, on_run: Callable[[], object] = lambda: None) -> Mi
             side: runner(mixed_jobs(plan.warm_ups, WARM_UP_SEED))
             for side, runner in runners.items()
         }
-        turns = {
-            side: partial(_run_slice, plan, side, runner, jobs) for side, runner in runners.items()
-        }
+        turns = {side: partial(_run_slice, plan, runner, jobs) for side, runner in runners.items()}
         found = in_turns(turns, plan.rounds, on_run)
         costs = tuple(
             compare(
@@ -133,10 +131,8 @@ def _endpoint(side: Side) -> EndpointSettings:
     return our_endpoint(_id(side), side.held, is_batching=side.who == ON)
 
 
-def _run_slice(
-    plan: Plan, side: Side, runner: _Runner, jobs: Sequence[TinyJob], number: int
-) -> _Slice:
-    return runner(plan.slice_of(jobs, side, number))
+def _run_slice(plan: Plan, runner: _Runner, jobs: Sequence[TinyJob], number: int) -> _Slice:
+    return runner(plan.slice_of(jobs, number))
 
 
 def _run_on_platform(platform: Platform, side: Side, jobs: Sequence[TinyJob]) -> _Slice:
@@ -178,5 +174,5 @@ def _figures(side: Side, found: Mapping[Side, Sequence[_Slice]], plan: Plan) -> 
         latency_p95_s=percentile(latency_s, 95),
         held_p50_s=percentile(held_s, 50) if held_s else None,
         held_p95_s=percentile(held_s, 95) if held_s else None,
-        levels_apart=max(levels_apart(*each) for each in zip(pixels, plain, strict=False)),
+        levels_apart=max(levels_apart(*each) for each in zip(pixels, plain, strict=True)),
     )

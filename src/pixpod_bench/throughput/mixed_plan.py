@@ -48,13 +48,11 @@ class Gain:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`jobs_at_one` of the jobs are given to workers that hold one: the SDK takes one a second
-    there, however quick the worker is. Each side draws `warm_ups` others before. A plan that is
-    not `whole` rehearses two sides.
+    """Each side draws `warm_ups` other jobs before. A plan that is not `whole` rehearses two
+    sides.
     """
 
     jobs: int
-    jobs_at_one: int
     held: int
     rounds: int
     warm_ups: int
@@ -89,8 +87,7 @@ class Plan:
             if above in there and below in there
         )
 
-    def slice_of(self, items: Sequence[Item], side: Side, number: int) -> Sequence[Item]:
-        """What a side is given in one of the rounds; all rounds together are all, in order."""
-        own = items[: self.jobs_at_one] if side.held == 1 else items
-        first, last = (len(own) * each // self.rounds for each in (number, number + 1))
-        return own[first:last]
+    def slice_of(self, items: Sequence[Item], number: int) -> Sequence[Item]:
+        """What each side is given in one of the rounds; all rounds together are all, in order."""
+        first, last = (len(items) * each // self.rounds for each in (number, number + 1))
+        return items[first:last]

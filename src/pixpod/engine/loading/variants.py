@@ -15,6 +15,7 @@ from pixpod.engine.compiled.store import CompiledStore
 from pixpod.engine.loading.components import Component, made_into
 from pixpod.engine.loading.pipelines import LoadedModel, load_model
 from pixpod.engine.memory.footprints import Footprints, Held, NoFootprint, files_bytes
+from pixpod.engine.memory.host import free_bytes
 from pixpod.engine.memory.needs import Part, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Plan, budget_for, make_plan
@@ -123,6 +124,7 @@ class Variants:
                     self._components[part] = component
                 return self._components[part]
 
+        _log_conversion(spec, weights, choice)
         present = {
             name: self._components[part] for name, part in parts.items() if part in self._components
         }
@@ -187,7 +189,32 @@ def plan_models(
             log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
     plan = make_plan(needs, budget_for(footprints, place.memory_bytes, memory_limit_gib))
     log.info("residency", extra=plan.summary())
+    _check_host_memory(plan)
     return plan
+
+
+def _check_host_memory(plan: Plan) -> None:
+    """A container that takes more than it may have is killed without a word; here is one."""
+    parked_bytes, left_bytes = sum(plan.parked.values()), free_bytes()
+    if left_bytes is not None and parked_bytes > left_bytes:
+        log.warning(
+            "host memory may not hold what is parked: serve fewer models, or from a larger card",
+            extra={"parked_bytes": parked_bytes, "left_bytes": left_bytes},
+        )
+
+
+def _log_conversion(spec: ModelSpec, weights: Weights, choice: Choice) -> None:
+    """What each boot pays for weights that are not baked in the precision in which they run."""
+    is_baked = weights.precision is not None and weights.precision.is_8_bit
+    if choice.precision.is_8_bit and not is_baked:
+        log.info(
+            "16-bit weights are quantised at each boot: bake them to save it",
+            extra={
+                "model": spec.name,
+                "precision": choice.label,
+                "read_bytes": files_bytes(weights, spec.family.denoiser),
+            },
+        )
 
 
 def _is_converted_there(spec: ModelSpec, weights: Weights, choice: Choice, name: str) -> bool:

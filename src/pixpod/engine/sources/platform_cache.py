@@ -3,15 +3,12 @@
 https://docs.runpod.io/serverless/endpoints/model-caching
 """
 
-import fnmatch
 import json
-import logging
 import re
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
-from pixpod.catalog import ModelSpec, Precision
+from pixpod.catalog import ModelSpec
 from pixpod.engine.weights import (
     MODEL_INDEX,
     Weights,
@@ -22,34 +19,21 @@ from pixpod.errors import ModelUnavailable, WeightsUnreadable
 from pixpod.hub import choose_files, needed_files
 from pixpod.manifest import WeightFile
 
-log = logging.getLogger(__name__)
-
-QUANTISE_BYTES_PER_S = 11.9e9
-"""How fast a card makes FP8 of 16-bit weights: 2 s for FLUX's 23.8 GB, an estimate."""
-
 
 class PlatformCacheSource:
     """`<hub_cache_dir>/models--<organisation>--<name>/{refs/main,snapshots/<commit>/}`.
 
     The platform caches one repository for an endpoint, as its authors have uploaded it. A VAE
     that belongs to another repository is taken from the weights directory, where it is named
-    like its repository; without it the model's own is used. `asked` tells the precision that a
-    model is to run in, None for its default.
+    like its repository; without it the model's own is used.
     """
 
     name = "platform_cache"
     names: tuple[str, ...] = ()
 
-    def __init__(
-        self,
-        hub_cache_dir: Path,
-        *,
-        weights_dir: Path,
-        asked: Callable[[str], Precision | None],
-    ) -> None:
+    def __init__(self, hub_cache_dir: Path, *, weights_dir: Path) -> None:
         self._hub_cache_dir = hub_cache_dir
         self._weights_dir = weights_dir
-        self._asked = asked
 
     def find(self, spec: ModelSpec) -> Weights | None:
         """The pinned revision, else the one that the cache calls main.
@@ -82,10 +66,7 @@ class PlatformCacheSource:
             ) from exc
 
     def bring(self, spec: ModelSpec) -> Weights | None:
-        weights = self.find(spec)
-        if weights and self._asked(spec.name) is Precision.FLOAT8_DYNAMIC:
-            _log_cost(spec, weights)
-        return weights
+        return self.find(spec)
 
     def why_not(self, spec: ModelSpec) -> str:
         cached = sorted(path.name for path in self._hub_cache_dir.glob("models--*"))
@@ -161,18 +142,3 @@ def _describe(path: Path, name: str) -> WeightFile:
 def _reason(exc: Exception) -> str:
     """Short: a path and what is wrong with it."""
     return f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)
-
-
-def _log_cost(spec: ModelSpec, weights: Weights) -> None:
-    """What a boot pays for weights that are not baked in FP8."""
-    denoiser = fnmatch.filter((file.path for file in weights.files), "transformer/*.safetensors")
-    read = sum(file.size_bytes for file in weights.files if file.path in denoiser)
-    log.warning(
-        "16-bit weights are quantised at each boot: bake them in float8_dynamic to save it",
-        extra={
-            "model": spec.name,
-            "denoiser_bytes": read,
-            "baked_bytes": read // 2,
-            "quantising_s": round(read / QUANTISE_BYTES_PER_S, 1),
-        },
-    )
