@@ -9,7 +9,7 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from pixpod.engine.memory.footprints import GIB
-from pixpod.engine.memory.needs import Need, Part
+from pixpod.engine.memory.needs import Part
 from pixpod.engine.memory.residency import Budget, Plan
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
@@ -65,21 +65,20 @@ def _bars(plan: Plan) -> Iterator[tuple[str, list[Piece]]]:
 def _pieces(plan: Plan, stage: Mapping[Part, int], working_bytes: int) -> Iterator[Piece]:
     assert plan.budget is not None
     yield Piece(label="CUDA", size_bytes=plan.budget.overhead_bytes, colour=_CUDA)
-    for need in plan.needs:
-        colour = _colour(plan, need)
-        for part in need.parts:
-            if part in plan.resident:
-                yield Piece(label=part.component, size_bytes=plan.resident[part], colour=colour)
-            elif part in stage:
-                yield Piece(
-                    label=part.component, size_bytes=stage[part], colour=colour, is_passing=True
-                )
+    for part, size_bytes in plan.parts.items():
+        if part in plan.resident or part in stage:
+            yield Piece(
+                label=part.component,
+                size_bytes=size_bytes,
+                colour=_colour(plan, part),
+                is_passing=part not in plan.resident,
+            )
     yield Piece(label="work", size_bytes=working_bytes, colour=_WORK)
 
 
-def _colour(plan: Plan, need: Need) -> str:
-    names = list(dict.fromkeys(each.model for each in plan.needs))
-    return COLOURS[names.index(need.model) % len(COLOURS)]
+def _colour(plan: Plan, part: Part) -> str:
+    names = list(dict.fromkeys(each.model for each in plan.parts))
+    return COLOURS[names.index(part.model) % len(COLOURS)]
 
 
 def _prepare(axes: Axes, labels: list[str], budget: Budget) -> None:

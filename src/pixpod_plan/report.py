@@ -26,12 +26,11 @@ def _lines(title: str, plan: Plan) -> Iterator[str]:
     width = max(len(str(part)) for part in (*plan.resident, *plan.parked, "CUDA and its libraries"))
     yield f"{'part':{width}}  {'GiB':>6}  where"
     yield f"{'CUDA and its libraries':{width}}  {plan.budget.overhead_bytes / GIB:6.2f}  card"
-    for need in plan.needs:
-        for part, size_bytes in need.parts.items():
-            where = "card"
-            if part in plan.parked:
-                where = f"parked in host memory, comes in {size_bytes / BUS_BYTES_PER_S:.2f} s"
-            yield f"{part!s:{width}}  {size_bytes / GIB:6.2f}  {where}"
+    for part, size_bytes in plan.parts.items():
+        where = "card"
+        if part in plan.parked:
+            where = f"parked in host memory, comes in {size_bytes / BUS_BYTES_PER_S:.2f} s"
+        yield f"{part!s:{width}}  {size_bytes / GIB:6.2f}  {where}"
     yield f"{'left for images':{width}}  {plan.left_bytes / GIB:6.2f}"
     yield ""
     titles = [need.title for need in plan.needs]

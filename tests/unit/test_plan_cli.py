@@ -52,7 +52,7 @@ def test_precision_is_what_a_worker_would_choose(plan, card, precision, t5_gib):
 
 
 def test_files_of_a_weights_directory_count(plan):
-    _, _, found, _ = plan("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
+    _, table, found, _ = plan("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
     assert {name.partition("/")[0] for name in found["resident_gib"]} == {
         "flux-tiny",
         "sdxl-tiny",
@@ -60,6 +60,8 @@ def test_files_of_a_weights_directory_count(plan):
     }
     assert sum(found["resident_gib"].values()) < 0.1
     assert found["left_gib"] > 22.9
+    rows = [line for line in table.splitlines() if "-tiny/vae" in line]
+    assert [row.split()[0] for row in rows] == ["flux-tiny/vae"], "all have the same one"
 
 
 def test_only_a_part_of_a_card_may_be_used(plan):

@@ -65,6 +65,11 @@ class Plan:
     parked: Mapping[Part, int]
 
     @property
+    def parts(self) -> Mapping[Part, int]:
+        """All of them, each once, in the order of the needs."""
+        return {part: size for need in self.needs for part, size in need.parts.items()}
+
+    @property
     def left_bytes(self) -> int | None:
         """For activations, and for parked parts in use."""
         if self.budget is None:
