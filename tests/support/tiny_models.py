@@ -36,25 +36,48 @@ def build_tiny_worker(output_dir: Path, **environ: str) -> Worker:
 
 @dataclass
 class Desk:
-    """A worker that is asked for one job after the other, each from an event loop of its own."""
+    """A worker that is asked for jobs, each time from an event loop of its own."""
 
     worker: Worker
 
     def reply(self, job_id: str = "job", **given: Any) -> dict[str, Any]:
         return asyncio.run(self.worker.handle({"id": job_id, "input": given}))
 
+    def replies(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+        """All asked for at once, so that they share batches."""
+
+        async def ask() -> list[dict[str, Any]]:
+            wanted = (
+                self.worker.handle({"id": f"job-{number}", "input": dict(job)})
+                for number, job in enumerate(jobs)
+            )
+            return await asyncio.gather(*wanted)
+
+        return asyncio.run(ask())
+
     def draw(self, model: str, prompt: str, **given: Any) -> list[Pixels]:
         """The images of a job that must succeed."""
-        reply = self.reply(model=model, prompt=prompt, **given)
-        assert "error" not in reply, reply["error"]
-        return [to_pixels(image) for image in reply["images"]]
+        return [
+            to_pixels(image)
+            for image in _images_of(self.reply(model=model, prompt=prompt, **given))
+        ]
 
     def judge(self, model: str, scenes: Sequence[Scene], **given: Any) -> list[Verdict]:
         """How well each scene's caption is obeyed; the seed is the scene's position."""
-        return [
-            check(self.draw(model, scene.caption, seed=seed, **given)[0], scene)
+        jobs = [
+            {"model": model, "prompt": scene.caption, "seed": seed, **given}
             for seed, scene in enumerate(scenes)
         ]
+        return [
+            check(to_pixels(_images_of(reply)[0]), scene)
+            for reply, scene in zip(self.replies(jobs), scenes, strict=True)
+        ]
+
+
+def _images_of(reply: Mapping[str, Any]) -> Sequence[Mapping[str, Any]]:
+    assert "error" not in reply, reply["error"]
+    images: Sequence[Mapping[str, Any]] = reply["images"]
+    return images
 
 
 def to_pixels(image: Mapping[str, Any]) -> Pixels:
