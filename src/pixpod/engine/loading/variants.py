@@ -128,7 +128,6 @@ class Variants:
         present = {
             name: self._components[part] for name, part in parts.items() if part in self._components
         }
-
         return load_model(
             spec,
             weights,
