@@ -76,6 +76,7 @@ def measure_drawing(subject: Subject, scenario: Scenario, pace: Pace, build_ms: 
         precision=variant.precision,
         mode=variant.mode,
         attention=variant.attention,
+        recipe=variant.recipe,
         size_px=scenario.size_px,
         batch=scenario.batch,
         num_inference_steps=scenario.num_inference_steps,

@@ -37,19 +37,32 @@ from pixpod.engine.memory.needs import own_parts
 from pixpod.engine.numerics.quantization import convert
 from pixpod.job import ModelIdentity
 
+Quantize = Callable[[nn.Module, torch.device], None]
+
 STD = 0.02
 """Spread of the weights: activations of all full-size models stay finite, also in float16."""
 
 
 def build_random_model(
-    architecture: Architecture, spec: ModelSpec, precision: Precision, device: torch.device
+    architecture: Architecture,
+    spec: ModelSpec,
+    precision: Precision,
+    device: torch.device,
+    quantize: Quantize | None = None,
 ) -> LoadedModel:
-    """The same weights for the same device and precision, with the model's default scheduler."""
+    """The same weights for the same device and precision, with the model's default scheduler.
+
+    `quantize` is how a denoiser comes to its 8 bits; None is as a worker does it.
+    """
     torch.manual_seed(0)
     pipe = _BUILD[architecture.family](architecture, device, DTYPE[precision])
     pipe.scheduler = getattr(diffusers, spec.defaults.scheduler)(**architecture.scheduler)
     if precision.is_8_bit:
-        convert(getattr(pipe, spec.family.denoiser), precision, device)
+        denoiser = getattr(pipe, spec.family.denoiser)
+        if quantize is None:
+            convert(denoiser, precision, device)
+        else:
+            quantize(denoiser, device)
     pipe.set_progress_bar_config(disable=True)
     identity = ModelIdentity(
         name=spec.name, revision="random", precision=precision, weights="random"

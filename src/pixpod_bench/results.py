@@ -20,6 +20,7 @@ class Row:
     precision: str
     mode: str
     attention: str | None
+    recipe: str
     size_px: int
     batch: int
     num_inference_steps: int

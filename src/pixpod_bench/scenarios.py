@@ -1,7 +1,7 @@
 """What is measured on a card: slices that each last a few minutes, as tables. Imports no torch."""
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from itertools import product
 
@@ -28,11 +28,21 @@ class Mode(StrEnum):
     GRAPHS = "graphs"
 
 
+class Recipe(StrEnum):
+    """How a FLUX transformer becomes FP8. PER_ROW: as it is served."""
+
+    PER_ROW = "by rows"
+    PER_TENSOR = "by tensors"
+    ADALN_16 = "AdaLN in 16 bits"
+    FUSED_QKV = "fused QKV"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Variant:
     """A model as it is built once for several scenarios.
 
     `attention` is a backend of diffusers; None for the one that the worker chooses, or diffusers'.
+    `recipe` matters in FP8.
     """
 
     side: Side
@@ -40,11 +50,13 @@ class Variant:
     precision: Precision
     mode: Mode = Mode.EAGER
     attention: str | None = None
+    recipe: Recipe = Recipe.PER_ROW
 
     @property
     def name(self) -> str:
         attention = f" {self.attention}" if self.attention else ""
-        return f"{self.side} {self.model} {self.precision} {self.mode}{attention}"
+        recipe = "" if self.recipe is Recipe.PER_ROW else f" {self.recipe}"
+        return f"{self.side} {self.model} {self.precision}{recipe} {self.mode}{attention}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -218,6 +230,7 @@ def make_slices(scale: Scale, *, has_cudnn: bool) -> tuple[Slice, ...]:
         "load": _load(scale),
         "flux-sweep": _flux_sweep(scale),
         "flux-ablation": _flux_ablation(scale, has_cudnn=has_cudnn),
+        "flux-recipes": _flux_recipes(scale),
         "unets": _unets(scale),
         "vae": _vae(scale),
     }
@@ -291,6 +304,18 @@ def _flux_ablation(scale: Scale, *, has_cudnn: bool) -> Iterator[Scenario]:
                 num_inference_steps=scale.sweep_steps,
                 text_tokens=scale.text_tokens[0],
             )
+
+
+def _flux_recipes(scale: Scale) -> Iterator[Scenario]:
+    served = _ours(scale.flux, _FLOAT8, Mode.COMPILED)
+    for recipe in Recipe:
+        yield Scenario(
+            variant=replace(served, recipe=recipe),
+            size_px=scale.size_px,
+            batch=1,
+            num_inference_steps=scale.sweep_steps,
+            text_tokens=scale.text_tokens[0],
+        )
 
 
 def _unets(scale: Scale) -> Iterator[Scenario]:

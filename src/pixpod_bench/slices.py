@@ -12,6 +12,7 @@ SLICES: Mapping[str, str] = {
     "load": "mixed requests at random times, one by one and in batches",
     "flux-sweep": "FLUX over sizes, batches and lengths of text",
     "flux-ablation": "precision, compilation and attention of FLUX",
+    "flux-recipes": "FP8 by rows and by tensors, AdaLN in 16 bits, fused QKV",
     "unets": "SDXL and SD 1.5 over batches and ways to run",
     "vae": "ways to decode",
 }

@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 
 from pixpod.baking.architectures import ARCHITECTURES
-from pixpod.catalog import Catalog, Family
+from pixpod.catalog import Catalog, Family, Precision
 from pixpod.engine.compiled.compilation import compile_model
 from pixpod.engine.compiled.store import CompiledStore
 from pixpod.engine.device import find_place
@@ -25,6 +25,7 @@ from pixpod.job import GenerationRequest
 from pixpod_bench.drawing_times import Drawing
 from pixpod_bench.measure import Subject
 from pixpod_bench.random_models import build_random_model, build_random_vae
+from pixpod_bench.recipes import QUANTIZE
 from pixpod_bench.scenarios import Mode, Side, VaeScenario, Variant
 from pixpod_bench.stock import StockDrawer, compile_stock
 
@@ -65,7 +66,8 @@ def new_drawer() -> Drawer:
 def build(variant: Variant, catalog: Catalog, device: torch.device, compiled_dir: Path) -> Subject:
     """A variant, ready to be drawn with. `compiled_dir` may hold packages for ours."""
     architecture, spec = ARCHITECTURES[variant.model], catalog[variant.model]
-    model = build_random_model(architecture, spec, variant.precision, device)
+    quantize = QUANTIZE[variant.recipe] if variant.precision is Precision.FLOAT8_DYNAMIC else None
+    model = build_random_model(architecture, spec, variant.precision, device, quantize)
     if variant.side is Side.STOCK:
         if variant.mode is not Mode.EAGER:
             compile_stock(model)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import Precision
 from pixpod_bench.results import Entry, MemoryRow, Row
-from pixpod_bench.scenarios import Mode, Side
+from pixpod_bench.scenarios import Mode, Recipe, Side
 
 CARD = "H100"
 
@@ -94,6 +94,7 @@ def _is_served(row: Row, model: str, steps: int) -> bool:
         row.side == Side.OURS
         and (row.model, row.num_inference_steps, row.size_px) == (model, steps, 1024)
         and row.mode != Mode.EAGER
+        and row.recipe == Recipe.PER_ROW
         and (row.precision == Precision.FLOAT8_DYNAMIC) == is_flux
     )
 

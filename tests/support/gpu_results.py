@@ -8,6 +8,7 @@ ROW = Row(
     precision="float8_dynamic",
     mode="compiled",
     attention=None,
+    recipe="by rows",
     size_px=1024,
     batch=1,
     num_inference_steps=28,

@@ -3,7 +3,6 @@
 Modules are built on the meta device only; no weights are read here.
 """
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -16,7 +15,7 @@ from transformers import TorchAoConfig as TransformersTorchAoConfig
 
 from pixpod.baking.parts import Planner, float8_parts
 from pixpod.baking.shards import PlannedTensor
-from pixpod.engine.numerics.quantization import KEEP_16_BIT, float8_dynamic_recipe
+from pixpod.engine.numerics.quantization import ADALN, KEEP_16_BIT, float8_dynamic_recipe
 
 Config = dict[str, Any]
 """The JSON of a `config.json`, hence Any."""
@@ -73,7 +72,6 @@ CLASSES: Mapping[str, ComponentClass] = {
     ),
 }
 
-_ADALN = re.compile(r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear")
 """The Linear layers that turn a step's embedding into shifts and scales of each block."""
 
 
@@ -173,7 +171,7 @@ def _float8_layers(module: nn.Module, storage: Storage) -> frozenset[str]:
         for name, layer in module.named_modules()
         if isinstance(layer, nn.Linear)
         and name.split(".")[0] not in KEEP_16_BIT
-        and (storage.is_adaln_float8 or not _ADALN.fullmatch(name))
+        and (storage.is_adaln_float8 or not ADALN.fullmatch(name))
     )
 
 

@@ -31,9 +31,12 @@ KEEP_16_BIT = frozenset(
 """Top-level modules of a FLUX transformer that lose too much at 8 bits for what they save:
 its embedders and its output layer (torchao's and flux-fp8-api's recipes agree on them)."""
 
-_ADALN = re.compile(r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear")
+ADALN = re.compile(r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear")
+"""The layers that modulate each block, by name: they have one row for each image."""
 
 _PATCHING = threading.Lock()
+
+IsMeant = Callable[[nn.Module, str], bool]
 
 
 def quantize_float8_dynamic(transformer: nn.Module, device: torch.device) -> None:
@@ -43,14 +46,15 @@ def quantize_float8_dynamic(transformer: nn.Module, device: torch.device) -> Non
     The module must be in bfloat16 and its sizes multiples of 16.
     """
     with _hardware_check_of_torchao(device):
-        quantize_(transformer, _float8_dynamic(), filter_fn=_is_quantized)
+        quantize_(transformer, float8_dynamic(), filter_fn=is_quantized)
 
 
 def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
     return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
 
 
-def _float8_dynamic() -> AOBaseConfig:
+def float8_dynamic() -> AOBaseConfig:
+    """The recipe, leaving inductor's settings alone."""
     return replace(float8_dynamic_recipe(), set_inductor_config=False)
 
 
@@ -67,11 +71,18 @@ def convert(module: nn.Module, precision: Precision, device: torch.device) -> No
         _let_files_go(module)
     elif precision in _RECIPES:
         config, is_meant = _RECIPES[precision]
-        with _hardware_check_of_torchao(device):
-            quantize_(module, config(), filter_fn=is_meant, device=device)
-        _let_files_go(module)
+        quantize_layers(module, config(), is_meant, device)
     else:
         module.to(device)
+
+
+def quantize_layers(
+    module: nn.Module, config: AOBaseConfig, is_meant: IsMeant, device: torch.device
+) -> None:
+    """Quantise those Linear layers that are meant, and put all of the module on the device."""
+    with _hardware_check_of_torchao(device):
+        quantize_(module, config, filter_fn=is_meant, device=device)
+    _let_files_go(module)
 
 
 def holds_float8(module: nn.Module) -> bool:
@@ -97,26 +108,27 @@ def computes_float8(device: torch.device) -> bool:
         return False
 
 
-def _is_quantized(module: nn.Module, name: str) -> bool:
+def is_quantized(module: nn.Module, name: str) -> bool:
+    """Whether a module of a FLUX transformer, by its name, is one that is held in 8 bits."""
     return isinstance(module, nn.Linear) and name.split(".")[0] not in KEEP_16_BIT
 
 
-def _sees_tokens(module: nn.Module, name: str) -> bool:
-    """The others have one row per image, and INT8 products need more than 16 (torch._int_mm)."""
-    return _is_quantized(module, name) and not _ADALN.fullmatch(name)
+def sees_tokens(module: nn.Module, name: str) -> bool:
+    """Whether it has a row for each token. Others have one for each image, and INT8 products need
+    more than 16 (torch._int_mm).
+    """
+    return is_quantized(module, name) and not ADALN.fullmatch(name)
 
 
-_RECIPES: Mapping[
-    Precision, tuple[Callable[[], AOBaseConfig], Callable[[nn.Module, str], bool]]
-] = {
-    Precision.FLOAT8_DYNAMIC: (_float8_dynamic, _is_quantized),
+_RECIPES: Mapping[Precision, tuple[Callable[[], AOBaseConfig], IsMeant]] = {
+    Precision.FLOAT8_DYNAMIC: (float8_dynamic, is_quantized),
     Precision.FLOAT8_WEIGHT_ONLY: (
         lambda: Float8WeightOnlyConfig(set_inductor_config=False),
-        _is_quantized,
+        is_quantized,
     ),
     Precision.INT8_DYNAMIC: (
         lambda: Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
-        _sees_tokens,
+        sees_tokens,
     ),
 }
 
