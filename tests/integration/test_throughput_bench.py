@@ -15,7 +15,7 @@ ROOT = Path(__file__).parents[2]
 def rehearsal(tmp_path_factory):
     """Standard output, and the folder with the results."""
     out = tmp_path_factory.mktemp("throughput")
-    parts = ("overhead", "mixed")
+    parts = ("overhead", "other_steps", "mixed")
     done = subprocess.run(
         [
             ROOT / "scripts" / "throughput_bench",
@@ -42,6 +42,13 @@ def test_handler_and_bare_pipeline_draw_the_same_image(document):
     assert overhead["levels_apart"] <= 1
     assert overhead["bare_ms"] > 0
     assert overhead["phases_ms"]["denoise"] < overhead["handler_ms"]
+
+
+def test_ratio_is_of_the_rates_beside_it(document):
+    found = document["other_steps"]
+    rates = found["all_the_same_images_per_s"], found["as_asked_images_per_s"]
+    assert found["gain"]["median"] == pytest.approx(rates[0] / rates[1])
+    assert found["held"] == document["held"] > 1
 
 
 def test_plain_worker_and_ours_serve_the_same_jobs_through_the_platform(document):

@@ -15,10 +15,11 @@ from pixpod_bench.throughput.workload import TinyJob
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Drawn:
-    """One job's image and how long after all were submitted it was there."""
+    """One job's image, how long after its submission it was there, and after the first one's."""
 
     job: TinyJob
     latency_s: float
+    done_s: float
     generation: Generation
 
 
@@ -32,16 +33,21 @@ def running_engine(environ: Mapping[str, str]) -> Iterator[Engine]:
         engine.stop()
 
 
-def draw_all(engine: Engine, jobs: Sequence[TinyJob]) -> list[Drawn]:
-    """All submitted at once, from an event loop of their own."""
-    return asyncio.run(_draw_all(engine, jobs))
+def draw_all(engine: Engine, jobs: Sequence[TinyJob], *, at_once: int | None = None) -> list[Drawn]:
+    """From an event loop of their own; `at_once` at a time, None for all of them."""
+    return asyncio.run(_draw_all(engine, jobs, at_once or len(jobs)))
 
 
-async def _draw_all(engine: Engine, jobs: Sequence[TinyJob]) -> list[Drawn]:
-    began = time.perf_counter()
+async def _draw_all(engine: Engine, jobs: Sequence[TinyJob], at_once: int) -> list[Drawn]:
+    began, places = time.perf_counter(), asyncio.Semaphore(at_once)
 
     async def draw(job: TinyJob) -> Drawn:
-        generation = await engine.generate(job.request())
-        return Drawn(job=job, latency_s=time.perf_counter() - began, generation=generation)
+        async with places:
+            submitted = time.perf_counter()
+            generation = await engine.generate(job.request())
+            done = time.perf_counter()
+        return Drawn(
+            job=job, latency_s=done - submitted, done_s=done - began, generation=generation
+        )
 
     return list(await asyncio.gather(*(draw(job) for job in jobs)))

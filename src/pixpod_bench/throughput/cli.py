@@ -1,6 +1,7 @@
 """How much of a warm worker's time goes into images, on this machine's CPU and with tiny models.
 
-Parts: overhead (handler beside the bare pipeline), same_size (batching alone), mixed (200 jobs
+Parts: overhead (handler beside the bare pipeline), same_size (batching alone), other_steps (what
+it costs that jobs with other numbers of steps do not share a batch), mixed (200 jobs
 through the emulator and the real SDK, beside a plain worker), memory (500 jobs through the engine)
 and cost (replies beside the emulator's bill). What is compared runs in turns, in one run. Prints
 tables and, last, one line of JSON; writes throughput-bench.json and throughput.svg into --out.
@@ -38,6 +39,7 @@ class Extent:
     pairs: int
     same_size_jobs: int
     same_size_rounds: int
+    other_steps_jobs: int
     mixed_jobs: int
     mixed_rounds: int
     mixed_warm_ups: int
@@ -52,6 +54,7 @@ WHOLE = Extent(
     pairs=30,
     same_size_jobs=32,
     same_size_rounds=3,
+    other_steps_jobs=100,
     mixed_jobs=200,
     mixed_rounds=4,
     mixed_warm_ups=9,
@@ -65,6 +68,7 @@ QUICK = Extent(
     pairs=2,
     same_size_jobs=8,
     same_size_rounds=1,
+    other_steps_jobs=6,
     mixed_jobs=3,
     mixed_rounds=1,
     mixed_warm_ups=3,
@@ -87,6 +91,7 @@ class ThroughputBench:
         self._parts: dict[str, Callable[[], str]] = {
             "overhead": self._run_overhead,
             "same_size": self._run_same_size,
+            "other_steps": self._run_other_steps,
             "mixed": self._run_mixed,
             "memory": self._run_memory,
             "cost": self._run_cost,
@@ -138,6 +143,16 @@ class ThroughputBench:
                 for model in extent.models
             ]
         return report.format_same_size(self.results.same_size)
+
+    def _run_other_steps(self) -> str:
+        from pixpod_bench.throughput.other_steps import measure_other_steps
+
+        extent = self._extent
+        with _bar("other steps", 2 * extent.same_size_rounds, "run") as bar:
+            self.results.other_steps = measure_other_steps(
+                extent.other_steps_jobs, self._options.held, extent.same_size_rounds, bar.update
+            )
+        return report.format_other_steps(self.results.other_steps)
 
     def _run_mixed(self) -> str:
         from pixpod_bench.throughput.mixed import measure_mixed
@@ -193,7 +208,7 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parts = ("overhead", "same_size", "mixed", "memory", "cost")
+    parts = ("overhead", "same_size", "other_steps", "mixed", "memory", "cost")
     add = parser.add_argument
     add("--only", action="append", choices=parts, help="may be given more than once")
     add("--quick", action="store_true", help="a rehearsal; says nothing of speed")

@@ -151,7 +151,7 @@ def _run_alone(engine: Engine, jobs: Sequence[TinyJob]) -> _Slice:
     drawn = draw_all(engine, jobs)
     latency_s = [each.latency_s for each in drawn]
     return _Slice(
-        wall_s=max(latency_s),
+        wall_s=max(each.done_s for each in drawn),
         latency_s=latency_s,
         held_s=(),
         device_ms=[each.generation.device_ms for each in drawn],

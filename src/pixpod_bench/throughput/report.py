@@ -7,6 +7,7 @@ from pixpod_bench.throughput.cost import Comparison
 from pixpod_bench.throughput.figures import Verdict
 from pixpod_bench.throughput.memory import LIMIT_PERCENT, PER_JOBS, Growth
 from pixpod_bench.throughput.mixed import Mixed
+from pixpod_bench.throughput.other_steps import OtherSteps
 from pixpod_bench.throughput.overhead import LIMIT_MS, Overhead
 from pixpod_bench.throughput.same_size import LEAST_GAIN, SameSize
 
@@ -17,6 +18,7 @@ class Results:
 
     overheads: Sequence[Overhead] = ()
     same_size: Sequence[SameSize] = ()
+    other_steps: OtherSteps | None = None
     mixed: Mixed | None = None
     growth: Growth | None = None
     cost: Comparison | None = None
@@ -33,6 +35,7 @@ class Results:
             "targets": [{**asdict(each), "is_met": each.is_met} for each in self.verdicts()],
             "overhead": [asdict(each) for each in self.overheads],
             "same_size": [asdict(each) for each in self.same_size],
+            "other_steps": self.other_steps and asdict(self.other_steps),
             "mixed": self.mixed and asdict(self.mixed),
             "memory": self.growth and asdict(self.growth),
             "cost": [asdict(each) for each in self.comparisons],
@@ -127,6 +130,19 @@ def format_same_size(gains: Sequence[SameSize]) -> str:
     titles = ("model", "batching on / off", "images/s off", "on", "device ms/image off", "on")
     title = f"(b) Batching alone: {gains[0].jobs} jobs of one size at once, engine without SDK"
     return f"\n{title}\n\n{_table((*titles, 'levels apart'), rows)}"
+
+
+def format_other_steps(found: OtherSteps) -> str:
+    row = (
+        str(found.gain),
+        f"{found.as_asked_images_per_s:.2f}",
+        f"{found.all_the_same_images_per_s:.2f}",
+        str(found.jobs),
+        str(found.held),
+    )
+    titles = ("steps all the same / as asked", "images/s as asked", "all the same", "jobs", "held")
+    title = "(b2) Jobs with other numbers of steps do not share a batch"
+    return f"\n{title}\n\n{_table(titles, [row])}"
 
 
 def format_mixed(mixed: Mixed) -> str:

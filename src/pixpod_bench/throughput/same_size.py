@@ -75,7 +75,7 @@ def measure_gain(
 
 def _summary(drawn: Sequence[Drawn]) -> _Round:
     return _Round(
-        images_per_s=len(drawn) / max(each.latency_s for each in drawn),
+        images_per_s=len(drawn) / max(each.done_s for each in drawn),
         device_ms=statistics.mean(each.generation.device_ms for each in drawn),
         images=[each.generation.images[0].pixels for each in drawn],
     )
