@@ -51,6 +51,14 @@ def test_equal_files_are_one_part_and_denoisers_never(store):
     assert schnell["transformer"].model == "flux-schnell"
 
 
+def test_denoiser_is_a_models_own_even_if_another_has_the_same_bytes(store):
+    """It may run in another precision there, and be compiled."""
+    path = f"transformer/{WEIGHTS_NAME}"
+    dev, schnell = parts_of(store(**{path: files_of(DEV)[path]}))
+    assert dev["transformer"] != schnell["transformer"]
+    assert dev["vae"] == schnell["vae"]
+
+
 def test_origin_in_a_config_makes_no_difference(store):
     remark = {"_name_or_path": "elsewhere", "transformers_version": "4.43"}
     dev, schnell = parts_of(store(**{"text_encoder_2/config.json": json.dumps(remark).encode()}))
