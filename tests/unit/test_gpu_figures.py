@@ -82,6 +82,7 @@ def test_target_is_met_by_what_is_served():
         {"side": "diffusers"},
         {"precision": "bfloat16"},
         {"mode": "eager"},
+        {"recipe": "fused QKV"},
         {"size_px": 512},
         {"batch": 2},
         {"num_inference_steps": 8},
