@@ -1,13 +1,11 @@
 """The users' benchmark, rehearsed with tiny models."""
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.rehearsal import rehearse
 
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod_bench.field import cli
@@ -20,20 +18,8 @@ def run(tmp_path_factory):
     """Standard output of one rehearsal, and the folder with its files."""
     out = tmp_path_factory.mktemp("bench")
     options = ["--device", "cpu", "--tiny", "--models", "sd15-tiny", "--repeats", "1"]
-    finished = subprocess.run(
-        [ROOT / "scripts" / "bench", *options, "--out", out],
-        env={
-            **os.environ,
-            "PYTHON": sys.executable,
-            "OMP_NUM_THREADS": "1",
-            "PIXPOD_USD_PER_GPU_SECOND": "0.001",
-        },
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout, out
+    price = {"PIXPOD_USD_PER_GPU_SECOND": "0.001"}
+    return rehearse("bench", *options, "--out", out, **price), out
 
 
 @pytest.fixture(scope="module")

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import AutoencoderKL, UNet2DConditionModel
+from support.rehearsal import rehearse
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
@@ -45,16 +46,8 @@ MAY_BE_ZERO = {"float8_layers", "spread_percent", "graphs", "late_graphs"}
 def run(tmp_path_factory):
     """Standard output of one rehearsal, and the folder with its files."""
     out = tmp_path_factory.mktemp("gpu")
-    command = [ROOT / "scripts" / "gpu", "--device", "cpu", "--tiny", "--out", out]
-    finished = subprocess.run(
-        [*command, "--slice", "flux", "--slice", "vae", "--warmups", "1", "--repeats", "1"],
-        env={"PATH": "/usr/bin:/bin", "PYTHON": sys.executable, "OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert finished.returncode == 0, finished.stdout + finished.stderr
-    return finished.stdout, out
+    slices = ["--slice", "flux", "--slice", "vae", "--warmups", "1", "--repeats", "1"]
+    return rehearse("gpu", "--device", "cpu", "--tiny", "--out", out, *slices), out
 
 
 @pytest.fixture(scope="module")

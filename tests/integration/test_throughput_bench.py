@@ -1,12 +1,10 @@
 """The throughput benchmark, rehearsed: its figures mean nothing, both sides draw the same."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.rehearsal import rehearse
 
 ROOT = Path(__file__).parents[2]
 
@@ -16,20 +14,8 @@ def rehearsal(tmp_path_factory):
     """Standard output, and the folder with the results."""
     out = tmp_path_factory.mktemp("throughput")
     parts = ("overhead", "other_steps", "mixed")
-    done = subprocess.run(
-        [
-            ROOT / "scripts" / "throughput_bench",
-            "--quick",
-            *(word for part in parts for word in ("--only", part)),
-            *("--out", out),
-        ],
-        env={**os.environ, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    return done.stdout, out
+    chosen = (word for part in parts for word in ("--only", part))
+    return rehearse("throughput_bench", "--quick", *chosen, "--out", out), out
 
 
 @pytest.fixture(scope="module")
