@@ -11,12 +11,14 @@ from pixpod_bench.held_jobs.card import CardSpec
 from pixpod_bench.held_jobs.handler import WorkerSpec
 from runpod_emulator.settings import Scaler
 
-NUM_JOBS = 24
+NUM_JOBS = 48
 NUM_WORKERS = 3
 SCALER_VALUES = {Scaler.QUEUE_DELAY: 1.0, Scaler.REQUEST_COUNT: 4.0}
 
-CARD = CardSpec(batch_s=0.14, row_s=0.11, max_rows=8, load_s=0.5)
-"""A few-step model, for which the table has the largest number."""
+CARD = CardSpec(batch_s=0.28, row_s=0.22, max_rows=8, load_s=0.5)
+"""A few-step model, for which the table has the largest number. It draws so slowly that two workers
+alone would need six seconds: the third has come by then, although twelve start at a time.
+"""
 
 HELD = {"one": 1, "table": WORKLOADS["sdxl-4-steps"].max_held_jobs}
 

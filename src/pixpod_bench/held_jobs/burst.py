@@ -119,9 +119,9 @@ def _num_left_out(endpoint: Mapping[str, Any], jobs: Sequence[Mapping[str, Any]]
     last_taken_at = max(job["created_at"] + job["delay_ms"] / 1e3 for job in jobs)
     with_jobs = {job["worker_id"] for job in jobs}
     return sum(
-        worker["created_at"] + worker["bill"]["start_s"] < last_taken_at
+        worker["ready_at"] is not None and worker["ready_at"] < last_taken_at
         for worker in (*endpoint["workers"], *endpoint["retired"])
-        if worker["id"] not in with_jobs and worker["bill"]["idle_s"] > 0
+        if worker["id"] not in with_jobs
     )
 
 

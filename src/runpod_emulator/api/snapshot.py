@@ -96,6 +96,7 @@ def _worker(worker: WorkerSession, now: float) -> dict[str, Any]:
         "pid": worker.process and worker.process.pid,
         "is_active": worker.is_active,
         "created_at": worker.created_at,
+        "ready_at": worker.ready_at,
         "last_ping_at": worker.last_ping_at,
         "retry_at": worker.retry_at,
         "jobs": list(worker.jobs),

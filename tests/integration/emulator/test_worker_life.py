@@ -444,6 +444,7 @@ class TestIdling:
             assert endpoint["workers"] == []
             [worker] = endpoint["retired"]
             parts = [worker["bill"][name] for name in ("start_s", "run_s", "idle_s")]
+            assert worker["created_at"] + parts[0] <= worker["ready_at"] + 1e-5
             assert parts[0] > 0
             assert parts[1] >= 0.5
             assert parts[2] >= 1.0
