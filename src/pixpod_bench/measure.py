@@ -107,24 +107,21 @@ def measure_drawing(subject: Subject, scenario: Scenario, pace: Pace, build_ms: 
 
 @torch.inference_mode()
 def measure_vae(scenario: VaeScenario, vae: Component, pace: Pace) -> VaeRow:
-    """Latents N(0, 1), as they come from a denoiser; all images at once."""
-    parameter = next(vae.parameters())
-    side, channels = scenario.size_px // 8, vae.config.latent_channels
-    latents = torch.randn(scenario.batch, channels, side, side, device=parameter.device)
-    latents = latents.to(parameter.dtype)
+    """All images at once."""
+    latents = random_latents(vae, scenario.size_px, scenario.batch)
     if scenario.channels_last:
         latents = latents.to(memory_format=torch.channels_last)
 
     def decode() -> float:
         started = time.perf_counter()
         vae.decode(latents, return_dict=False)
-        synchronize(parameter.device)
+        synchronize(latents.device)
         return (time.perf_counter() - started) * 1e3
 
     first_ms = decode()
     for _ in range(pace.warmups - 1):
         decode()
-    reset_peak(parameter.device)
+    reset_peak(latents.device)
     times = [decode() for _ in range(pace.repeats)]
     return VaeRow(
         model=scenario.model,
@@ -137,8 +134,15 @@ def measure_vae(scenario: VaeScenario, vae: Component, pace: Pace) -> VaeRow:
         first_ms=first_ms,
         decode_ms=statistics.median(times),
         spread_percent=spread_percent(times),
-        peak_bytes=peak_bytes(parameter.device),
+        peak_bytes=peak_bytes(latents.device),
     )
+
+
+def random_latents(vae: Component, size_px: int, batch: int) -> torch.Tensor:
+    """N(0, 1), as they come from a denoiser, (batch, channels, size_px / 8, size_px / 8)."""
+    parameter = next(vae.parameters())
+    side, channels = size_px // 8, vae.config.latent_channels
+    return torch.randn(batch, channels, side, side, device=parameter.device).to(parameter.dtype)
 
 
 def count_graphs() -> int:

@@ -12,7 +12,16 @@ from typing import TypeVar
 import torch
 
 from pixpod.engine.device import name_device
-from pixpod_bench.results import Entry, Failure, LoadPoint, LoadRow, MemoryRow, Row, VaeRow
+from pixpod_bench.results import (
+    Entry,
+    Failure,
+    LoadPoint,
+    LoadRow,
+    MemoryRow,
+    OverlapRow,
+    Row,
+    VaeRow,
+)
 from pixpod_bench.scenarios import Mode, Side
 from pixpod_bench.targets import CARD, Verdict, judge
 
@@ -52,6 +61,7 @@ def format_tables(entries: Sequence[Entry], left_out: Sequence[str]) -> str:
     parts = [
         _titled("Drawing", _drawing_columns(tuple(drawings.values())), drawings),
         _titled("Decoding", _VAE, rows_of(entries, VaeRow)),
+        _titled("Decoding beside the next", _OVERLAP, rows_of(entries, OverlapRow)),
         _titled("Memory", _MEMORY, rows_of(entries, MemoryRow)),
         _titled("Mixed load", _LOAD, _points(rows_of(entries, LoadRow))),
         "".join(["\nFailed\n\n", *failures]) if failures else "",
@@ -92,6 +102,9 @@ def make_document(
             for scenario, row in rows_of(entries, Row).items()
         },
         "vae": {scenario: asdict(row) for scenario, row in rows_of(entries, VaeRow).items()},
+        "overlap": {
+            scenario: asdict(row) for scenario, row in rows_of(entries, OverlapRow).items()
+        },
         "memory": {scenario: asdict(row) for scenario, row in rows_of(entries, MemoryRow).items()},
         "load": {scenario: asdict(row) for scenario, row in rows_of(entries, LoadRow).items()},
         "failures": [
@@ -147,6 +160,13 @@ _VAE: _Columns[VaeRow] = (
     ("spread", lambda row: f"{row.spread_percent:.1f} %"),
     ("first s", lambda row: f"{row.first_ms / 1e3:.1f}"),
     ("peak GiB", lambda row: _or_dash(row.peak_bytes, lambda size: _gib(size))),
+)
+
+_OVERLAP: _Columns[OverlapRow] = (
+    ("decode ms", lambda row: f"{row.decode_ms:.1f}"),
+    ("in turns ms", lambda row: f"{row.in_turns_ms:.1f}"),
+    ("beside ms", lambda row: f"{row.beside_ms:.1f}"),
+    ("gain", lambda row: f"{row.gain:.2f}x"),
 )
 
 _MEMORY: _Columns[MemoryRow] = (

@@ -66,6 +66,27 @@ class VaeRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapRow:
+    """Batches in a row, milliseconds for each: decoded before the next is denoised, and beside it.
+
+    `gain` is the former over the latter; `decode_ms` is of one decoding with nothing beside.
+    """
+
+    model: str
+    precision: str
+    mode: str
+    size_px: int
+    batch: int
+    num_inference_steps: int
+    num_batches: int
+    repeats: int
+    decode_ms: float
+    in_turns_ms: float
+    beside_ms: float
+    gain: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
     """The most memory that mixed requests took, and what they waited for components.
 
@@ -123,11 +144,12 @@ class Failure:
     reason: str
 
 
-Result = Row | VaeRow | MemoryRow | LoadRow | Failure
+Result = Row | VaeRow | OverlapRow | MemoryRow | LoadRow | Failure
 
-_KINDS: Mapping[str, type[Row | VaeRow | MemoryRow | LoadRow | Failure]] = {
+_KINDS: Mapping[str, type[Result]] = {
     "drawing": Row,
     "vae": VaeRow,
+    "overlap": OverlapRow,
     "memory": MemoryRow,
     "load": LoadRow,
     "failure": Failure,
@@ -230,9 +252,7 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
 
-def parse_result(
-    kind: type[Row | VaeRow | MemoryRow | LoadRow | Failure], values: dict[str, object]
-) -> Result:
+def parse_result(kind: type[Result], values: dict[str, object]) -> Result:
     """The reverse of `asdict`; what is a tuple comes back as one."""
     parsed = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()

@@ -20,11 +20,13 @@ from pixpod_bench.cold.caches import bake
 from pixpod_bench.load import measure_load
 from pixpod_bench.measure import Pace, Subject, measure_drawing, measure_vae
 from pixpod_bench.memory import measure_memory
+from pixpod_bench.overlap import measure_overlap
 from pixpod_bench.results import Failure, Journal, Result
 from pixpod_bench.scenarios import (
     AnyScenario,
     LoadScenario,
     MemoryScenario,
+    OverlapScenario,
     Scenario,
     Slice,
     VaeScenario,
@@ -93,21 +95,28 @@ class Runner:
         return {
             Scenario: self._drawing,
             VaeScenario: self._vae,
+            OverlapScenario: self._overlap,
             MemoryScenario: self._memory,
             LoadScenario: self._load,
         }
 
     def _drawing(self, scenario: Scenario) -> Result:
-        if scenario.variant != self._variant:
+        subject = self._subject_of(scenario.variant)
+        return measure_drawing(subject, scenario, self.pace, self._build_ms)
+
+    def _overlap(self, scenario: OverlapScenario) -> Result:
+        subject = self._subject_of(scenario.drawing.variant)
+        return measure_overlap(scenario, subject.model, self.pace)
+
+    def _subject_of(self, variant: Variant) -> Subject:
+        """The one on the device, if it is of this variant, else a new one."""
+        if variant != self._variant or self._subject is None:
             self._drop_subject()
             started = time.perf_counter()
-            self._subject = subjects.build(
-                scenario.variant, self.catalog, self.device, self.compiled_dir
-            )
+            self._subject = subjects.build(variant, self.catalog, self.device, self.compiled_dir)
             self._build_ms = (time.perf_counter() - started) * 1e3
-            self._variant = scenario.variant
-        assert self._subject is not None
-        return measure_drawing(self._subject, scenario, self.pace, self._build_ms)
+            self._variant = variant
+        return self._subject
 
     def _vae(self, scenario: VaeScenario) -> Result:
         self._drop_subject()

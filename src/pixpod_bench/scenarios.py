@@ -102,6 +102,18 @@ class VaeScenario:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class OverlapScenario:
+    """`num_batches` of one drawing in a row, each decoded before the next or beside it."""
+
+    drawing: Scenario
+    num_batches: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.drawing.name}, {self.num_batches} in a row"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryScenario:
     """Mixed requests through a whole engine; `limit_gib` is all of the card that it may use."""
 
@@ -135,7 +147,7 @@ class LoadScenario:
         return f"mixed load of {' + '.join(model for model, _ in self.precisions)}"
 
 
-AnyScenario = Scenario | VaeScenario | MemoryScenario | LoadScenario
+AnyScenario = Scenario | VaeScenario | OverlapScenario | MemoryScenario | LoadScenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -165,6 +177,7 @@ class Scale:
     sweep_steps: int
     batches: tuple[int, ...]
     unet_precision: Precision
+    num_overlapped: int
     num_mixed: int
     num_load: int
     loads: tuple[float, ...]
@@ -187,6 +200,7 @@ FULL_SIZE = Scale(
     sweep_steps=8,
     batches=(1, 2, 4, 8),
     unet_precision=Precision.FLOAT16,
+    num_overlapped=6,
     num_mixed=200,
     num_load=40,
     loads=(0.8, 1.2),
@@ -210,6 +224,7 @@ TINY = Scale(
     sweep_steps=2,
     batches=(1, 2),
     unet_precision=Precision.FLOAT32,
+    num_overlapped=2,
     num_mixed=12,
     num_load=8,
     loads=(0.8, 1.2),
@@ -233,6 +248,7 @@ def make_slices(scale: Scale, *, has_cudnn: bool) -> tuple[Slice, ...]:
         "flux-recipes": _flux_recipes(scale),
         "unets": _unets(scale),
         "vae": _vae(scale),
+        "overlap": _overlap(scale),
     }
     return tuple(Slice(name=name, scenarios=tuple(scenarios[name])) for name in SLICES)
 
@@ -358,6 +374,25 @@ def _vae(scale: Scale) -> Iterator[VaeScenario]:
                 size_px=scale.size_px,
                 batch=batch,
             )
+
+
+def _overlap(scale: Scale) -> Iterator[OverlapScenario]:
+    """Few steps, where decoding is the largest part, and many in a full batch."""
+    sdxl = _ours(scale.sdxl, scale.unet_precision, Mode.COMPILED)
+    drawings = (
+        _unet(sdxl, scale.size_px, 1, scale.few_steps, has_guidance=False),
+        _unet(sdxl, scale.size_px, scale.batches[-1], scale.few_steps, has_guidance=False),
+        _unet(sdxl, scale.size_px, scale.batches[-1], scale.unet_steps),
+        Scenario(
+            variant=_ours(scale.schnell, _FLOAT8, Mode.COMPILED),
+            size_px=scale.size_px,
+            batch=1,
+            num_inference_steps=scale.few_steps,
+            text_tokens=scale.schnell_tokens,
+        ),
+    )
+    for drawing in drawings:
+        yield OverlapScenario(drawing=drawing, num_batches=scale.num_overlapped)
 
 
 def _memory(scale: Scale) -> Iterator[MemoryScenario]:

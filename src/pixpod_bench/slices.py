@@ -15,4 +15,5 @@ SLICES: Mapping[str, str] = {
     "flux-recipes": "FP8 by rows and by tensors, AdaLN in 16 bits, fused QKV",
     "unets": "SDXL and SD 1.5 over batches and ways to run",
     "vae": "ways to decode",
+    "overlap": "each batch decoded while the next one is denoised",
 }

@@ -4,6 +4,8 @@ import json
 import math
 import subprocess
 import sys
+import threading
+import time
 import zipfile
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,14 +25,16 @@ from pixpod_bench import cli
 from pixpod_bench.load import measure_load
 from pixpod_bench.measure import Pace
 from pixpod_bench.memory import measure_memory
+from pixpod_bench.overlap import compare
 from pixpod_bench.random_models import build_flux_transformer, build_random_module
 from pixpod_bench.requirements import MissingPackages, find_missing, provide, read_pins
-from pixpod_bench.results import Failure, Journal, Row
+from pixpod_bench.results import Failure, Journal, OverlapRow, Row
 from pixpod_bench.running import Runner
 from pixpod_bench.scenarios import (
     TINY,
     LoadScenario,
     MemoryScenario,
+    OverlapScenario,
     Scenario,
     Slice,
     make_slices,
@@ -205,6 +209,32 @@ def test_nothing_is_begun_when_the_time_is_over(runner):
     runner.run(Slice(name="some", scenarios=scenarios))
     assert runner.left_out == [f"some: {scenario.name}" for scenario in scenarios]
     assert list(runner.journal.entries()) == []
+
+
+def test_decoding_beside_the_next_denoising_is_measured(runner):
+    runner.run(Slice(name="overlap", scenarios=(only(OverlapScenario),)))
+    (entry,) = runner.journal.entries()
+    row = entry.result
+    assert isinstance(row, OverlapRow), row
+    assert 0 < row.decode_ms < row.in_turns_ms
+    assert row.gain == pytest.approx(row.in_turns_ms / row.beside_ms)
+
+
+def test_one_batch_is_decoded_while_the_next_is_denoised():
+    """Stages that need no device: of ten one after the other, one decoding is left at the end."""
+    order: list[str] = []
+
+    def stage(name: str) -> None:
+        order.append(f"{name} in {threading.current_thread().name}")
+        time.sleep(0.05)
+
+    pace = Pace(warmups=0, repeats=1, deadline=None)
+    found = compare(lambda: stage("denoise"), lambda: stage("decode"), 5, pace)
+    assert found.in_turns_ms / found.beside_ms > 1.3
+    main = threading.current_thread().name
+    in_turns = [f"denoise in {main}", f"decode in {main}"] * 5
+    assert order[:11] == [f"decode in {main}", *in_turns]
+    assert sum(each == "decode in decode_0" for each in order[11:]) == 5
 
 
 @pytest.fixture

@@ -1,6 +1,6 @@
 """Results of a benchmark on a card, as they could be."""
 
-from pixpod_bench.results import LoadPoint, LoadRow, MemoryRow, Row, VaeRow
+from pixpod_bench.results import LoadPoint, LoadRow, MemoryRow, OverlapRow, Row, VaeRow
 
 ROW = Row(
     side="pixpod",
@@ -79,4 +79,18 @@ VAE = VaeRow(
     decode_ms=1.0,
     spread_percent=0.0,
     peak_bytes=None,
+)
+OVERLAP = OverlapRow(
+    model="sdxl",
+    precision="float16",
+    mode="compiled",
+    size_px=1024,
+    batch=1,
+    num_inference_steps=4,
+    num_batches=6,
+    repeats=5,
+    decode_ms=50.0,
+    in_turns_ms=250.0,
+    beside_ms=240.0,
+    gain=250.0 / 240.0,
 )
