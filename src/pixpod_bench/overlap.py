@@ -13,6 +13,7 @@ import torch
 
 from pixpod.engine.drawing.families import RULES, Arguments, stack_rows
 from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.streams import synchronize_stream
 from pixpod_bench.asking import make_request
 from pixpod_bench.measure import Pace, random_latents
 from pixpod_bench.results import OverlapRow
@@ -117,8 +118,7 @@ class _Stages:
     def denoise(self) -> None:
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in self._seeds]
         self._model.pipe(**self._arguments, generator=generators)
-        if self._stream:
-            torch.cuda.current_stream(self._model.device).synchronize()
+        synchronize_stream(self._model.device)
 
     @torch.inference_mode()
     def decode(self) -> None:

@@ -1,6 +1,8 @@
 """What only a card can show of compiled models: that they draw the same, and are compiled once."""
 
 import asyncio
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import pytest
@@ -83,6 +85,33 @@ def test_compiled_model_draws_the_same_after_it_was_parked(compiled, draw):
         weights.bring()
         del other
     assert draw(model, compiled.request) == before
+
+
+def test_models_may_be_moved_while_another_is_recorded(compiled, draw, ask, load_random):
+    """By other threads, as when one is loaded while the first jobs of another are drawn."""
+    name, device = compiled.model.spec.name, compiled.model.device
+    other = load_random("sd15-tiny", Precision.BFLOAT16, device)
+    weights = ParkedWeights(other.pipe.unet, device)
+    is_over = threading.Event()
+
+    def move() -> int:
+        num_moves = 0
+        while not is_over.is_set():
+            weights.park()
+            weights.bring()
+            num_moves += 1
+        return num_moves
+
+    with ThreadPoolExecutor(1) as thread:
+        moving = thread.submit(move)
+        try:
+            for size_px in (160, 192, 224):
+                for _ in range(3):  # eager, recorded, replayed
+                    draw(compiled.model, ask(name, size_px=size_px))
+        finally:
+            is_over.set()
+        assert moving.result() > 0
+    assert compiled.compilation.warnings == ()
 
 
 def test_pictures_are_not_written_over_by_later_ones(compiled, draw, ask):

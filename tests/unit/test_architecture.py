@@ -18,11 +18,11 @@ LAYERS = (
         "engine.compiled.regions",
         "engine.memory.host",
         "engine.memory.ladder",
-        "engine.memory.parking",
         "engine.numerics.attention",
+        "engine.streams",
     },
     {"hub", "prefetch", "rules", "s3_settings", "engine.drawing.batching", "engine.numerics.cards"},
-    {"engine.compiled.store", "engine.numerics.quantization"},
+    {"engine.compiled.store", "engine.memory.parking", "engine.numerics.quantization"},
     {
         "held_jobs",
         "engine.compiled.calls",
@@ -99,6 +99,7 @@ MAY_BE_HEAVY = (
     "engine.memory.placement",
     "engine.numerics.attention",
     "engine.numerics.quantization",
+    "engine.streams",
 )
 CONCRETE = {"engine.diffusion", "engine.fake", "s3_storage", "bootstrap"}
 

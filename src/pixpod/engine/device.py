@@ -21,11 +21,18 @@ def find_device(asked: str) -> torch.device:
 def prepare_device(asked: str) -> torch.device:
     """As `find_device`, and the device has computed something. Takes most of a second on a card."""
     device = find_device(asked)
+    check_device(device)
+    return device
+
+
+def check_device(device: torch.device) -> None:
+    """Raises DeviceUnavailable unless it computes. After an illegal access, or a fault of the card,
+    it never does so again in the same process.
+    """
     try:
         torch.ones(1, device=device).add(1).item()
     except RuntimeError as exc:  # what torch raises for a broken driver or a card in use
         raise DeviceUnavailable(f"{device} does not compute: {type(exc).__name__}") from exc
-    return device
 
 
 def name_device(device: torch.device) -> str:

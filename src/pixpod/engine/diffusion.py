@@ -149,14 +149,18 @@ class DiffusionEngine:
     def _draw(
         self, model: "LoadedModel", parts: Sequence[Part], on_step: OnStep
     ) -> "list[Drawn | WorkerError]":
-        from pixpod.engine.device import name_device
+        from pixpod.engine.device import check_device, name_device
 
         self._drawer = self._drawer or self._build_drawer()
         self._device_name = name_device(model.device)
         if parts[0].is_warmup:
             with self._timeline.span("warm", model.spec.name):
                 return self._drawer.draw(model, parts, on_step)
-        drawn = self._drawer.draw(model, parts, on_step)
+        try:
+            drawn = self._drawer.draw(model, parts, on_step)
+        except RuntimeError:  # of torch: WorkerErrors are none
+            check_device(model.device)  # else it would fail job after job
+            raise
         if not self._has_drawn:
             self._has_drawn = True
             self._timeline.mark("first_image", model.spec.name)

@@ -10,8 +10,8 @@ and what pays is to launch them at less cost. Text encoders stay eager: T5 takes
 import hashlib
 import json
 import logging
-from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Collection, Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
 
@@ -46,7 +46,7 @@ class Recipe:
     """What of a component is compiled: its modules of these classes, each a region.
 
     `is_channels_last` is how convolutions on CUDA want their memory, and `has_cuda_graphs` records
-    all launches of a region as one. Neither holds on a CPU.
+    all launches of a region as one.
     """
 
     component: str
@@ -91,6 +91,23 @@ PACKAGE_OPTIONS: Mapping[str, Options] = {
 Those of torchao's `recommended_inductor_config_setter` and of huggingface/flux-fast."""
 
 
+def recipes_for(
+    family: Family, device: torch.device, moving: Collection[str] = ()
+) -> tuple[Recipe, ...]:
+    """What of the table holds on a device. Recorded graphs know where weights lie, and torch never
+    drops one: components that are `moving`, away and back, would record again each time.
+    """
+    is_cuda = device.type == "cuda"
+    return tuple(
+        replace(
+            recipe,
+            is_channels_last=is_cuda and recipe.is_channels_last,
+            has_cuda_graphs=is_cuda and recipe.has_cuda_graphs and recipe.component not in moving,
+        )
+        for recipe in RECIPES[family]
+    )
+
+
 def stamp_of(device: torch.device) -> Stamp:
     """What packages must have been built for to be used here."""
     is_cuda = device.type == "cuda"
@@ -108,8 +125,8 @@ def stamp_of(device: torch.device) -> Stamp:
 
 def prepare(model: LoadedModel) -> None:
     """Lay the memory of a model out as it is compiled; packages are built after this, too."""
-    for recipe in RECIPES[model.spec.family]:
-        if recipe.is_channels_last and model.device.type == "cuda":
+    for recipe in recipes_for(model.spec.family, model.device):
+        if recipe.is_channels_last:
             use_channels_last(getattr(model.pipe, recipe.component))
 
 
@@ -137,20 +154,24 @@ def find_regions(pipe: Pipeline, recipe: Recipe) -> dict[str, list[nn.Module]]:
 
 
 def compile_model(
-    model: LoadedModel, store: CompiledStore, *, backend: str | None = None
+    model: LoadedModel,
+    store: CompiledStore,
+    *,
+    moving: Collection[str] = (),
+    backend: str | None = None,
 ) -> Compilation:
     """Have a model's regions run compiled from now on. Takes about a second: what is not in the
     store is compiled when it is first called, and runs eagerly if that fails.
 
     `backend` is torch.compile's; None is inductor on a card and none on a CPU, where a compiler
-    would take longer than many small images. Components that another model has had compiled
-    already are left alone.
+    would take longer than many small images. `moving` are components whose weights may be parked.
+    Components that another model has had compiled already are left alone.
     """
     backend = backend or ("inductor" if model.device.type == "cuda" else None)
     compilation = Compilation(model=model.spec.name)
     stamp = stamp_of(model.device)
     prepare(model)
-    for recipe in RECIPES[model.spec.family]:
+    for recipe in recipes_for(model.spec.family, model.device, moving):
         regions = find_regions(model.pipe, recipe)
         forward = next(iter(regions.values()))[0].forward
         if isinstance(forward, RegionForward):
@@ -243,16 +264,14 @@ def verify(region: nn.Module, compiled: PackageCompiled) -> None:
 
 def _jit(recipe: Recipe, region: nn.Module, backend: str) -> JitCompiled:
     """Sizes are variables from the start: a new aspect ratio is no reason to compile again."""
-    is_cuda = next(region.parameters()).device.type == "cuda"
-    has_graphs = recipe.has_cuda_graphs and is_cuda
     jit = torch.compile(
         type(region).forward,
         fullgraph=True,
         dynamic=True,
         backend=backend,
-        options={"triton.cudagraphs": True} if has_graphs else None,
+        options={"triton.cudagraphs": True} if recipe.has_cuda_graphs else None,
     )
-    return JitCompiled(jit, owns_result=has_graphs)
+    return JitCompiled(jit, owns_result=recipe.has_cuda_graphs)
 
 
 def _as_data(recipes: tuple[Recipe, ...]) -> list[dict[str, object]]:

@@ -19,6 +19,7 @@ from pixpod.engine.drawing.turbo import step_caching
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.engine.memory.ladder import Attempt, DoesNotFit, Ladder, Rung, draw_within_memory
 from pixpod.engine.memory.placement import Placement
+from pixpod.engine.streams import synchronize_stream
 from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
 from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline
@@ -112,7 +113,7 @@ class Drawer:
                 return None
 
         (arguments,), _ = self._within_memory(model, "a text", [[request]], attempt)
-        _synchronize(model.device)
+        synchronize_stream(model.device)
         batch.timeline.add("swap", swap_ms)
         encode_ms = (time.perf_counter() - started) * 1e3 - swap_ms
         return _Text(arguments=arguments, warnings=tuple(warnings), encode_ms=encode_ms)
@@ -225,7 +226,7 @@ class _StepWatch:
     ) -> dict[str, Any]:
         self._on_step(step + 1)
         if step == pipe.num_timesteps - 1:
-            _synchronize(self._device)
+            synchronize_stream(self._device)
             self.last_step_at = time.perf_counter()
         return tensors
 
@@ -295,9 +296,3 @@ def _thrifty_decoder(pipe: Pipeline) -> Iterator[Rung]:
     finally:
         pipe.vae.disable_slicing()
         pipe.vae.disable_tiling()
-
-
-def _synchronize(device: torch.device) -> None:
-    """Wait for the device, so that a time stamp means what it says."""
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)

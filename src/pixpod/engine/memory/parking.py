@@ -10,6 +10,8 @@ from itertools import chain
 import torch
 from torch import nn
 
+from pixpod.engine.streams import synchronize_stream
+
 PIECE_BYTES = 64 * 1024 * 1024
 """Of page-locked memory, which torch hands out in powers of two: 9 GiB in one piece would take 16.
 """
@@ -51,7 +53,7 @@ class ParkedWeights:
         for key, storage in storages.items():
             if key not in self._copies:
                 self._copies[key] = (storage, _copy_out(storage, self._device))
-        _synchronize(self._device)
+        synchronize_stream(self._device)
 
     def park(self) -> None:
         """Leave the device; its memory is free afterwards."""
@@ -67,7 +69,7 @@ class ParkedWeights:
             if not storage.nbytes():
                 storage.resize_(_total_bytes(pieces))
                 _copy_in(pieces, storage)
-        _synchronize(self._device)
+        synchronize_stream(self._device)
 
     def _storages(self) -> dict[int, torch.UntypedStorage]:
         """All storages on the device, each once, whatever is parked."""
@@ -133,8 +135,3 @@ def _pieces(storage: torch.UntypedStorage) -> Iterator[torch.Tensor]:
 
 def _total_bytes(pieces: tuple[torch.Tensor, ...]) -> int:
     return sum(len(piece) for piece in pieces)
-
-
-def _synchronize(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
