@@ -19,7 +19,7 @@ class Side(StrEnum):
 class Mode(StrEnum):
     """How the denoiser runs. COMPILED: by our recipe, or as diffusers' documentation compiles it;
     PER_SIZE: FLUX by its blocks, for each size by itself; GRAPHS: UNets as a whole, for each size
-    by itself, with CUDA graphs (`reduce-overhead`).
+    by itself, with torch's own CUDA graphs (`reduce-overhead`).
     """
 
     EAGER = "eager"

@@ -10,9 +10,10 @@ import torch
 from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
-from pixpod.catalog import Precision
+from pixpod.catalog import Family, Precision
 from pixpod.engine.compiled.calls import Compilation
 from pixpod.engine.compiled.compilation import compile_model
+from pixpod.engine.compiled.recording import Recorded
 from pixpod.engine.compiled.store import CompiledStore
 from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.engine.memory.parking import ParkedWeights
@@ -59,6 +60,15 @@ def test_compiled_model_draws_the_same_picture(compiled, draw):
     assert set(compiled.compilation.ways.values()) == {"jit"}
     for one, other in zip(compiled.eager, found, strict=True):
         assert psnr_db(one, other) >= 40
+
+
+def test_launches_of_unets_are_recorded(compiled, draw, ask):
+    draw(compiled.model, ask(compiled.model.spec.name))
+    denoiser = getattr(compiled.model.pipe, compiled.model.spec.family.denoiser)
+    ways = [getattr(region.forward, "_compiled", None) for region in denoiser.modules()]
+    recordings = [way.num_recordings for way in ways if isinstance(way, Recorded)]
+    assert len(recordings) == (compiled.model.spec.family is not Family.FLUX)
+    assert all(recordings)
 
 
 def test_neither_sizes_nor_batches_compile_again(compiled, draw, ask):

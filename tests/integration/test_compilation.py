@@ -15,7 +15,7 @@ from support import loading
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pixpod.catalog import Family, Precision
+from pixpod.catalog import Precision
 from pixpod.engine.compiled.calls import (
     Compilation,
     NotCompiledFor,
@@ -28,7 +28,6 @@ from pixpod.engine.compiled.compilation import (
     compile_model,
     find_regions,
     open_package,
-    recipes_for,
     stamp_of,
     use_channels_last,
     verify,
@@ -188,16 +187,6 @@ def test_convolutions_are_turned_round_where_they_are():
     assert layer.weight.data_ptr() == memory[4:].data_ptr()
     assert torch.equal(layer.weight, before)
     assert torch.allclose(layer(image), expected, atol=1e-6)
-
-
-@pytest.mark.parametrize("family", [Family.SDXL, Family.SD15])
-def test_launches_are_recorded_on_a_card_of_what_stays_there(family):
-    def recorded(device, moving=()):
-        recipes = recipes_for(family, torch.device(device), moving)
-        return [recipe.component for recipe in recipes if recipe.has_cuda_graphs]
-
-    assert recorded("cuda") == recorded("cuda", moving=["vae"]) == ["unet"]
-    assert recorded("cuda", moving=["unet"]) == recorded("cpu") == []
 
 
 def test_second_model_with_the_same_decoder_leaves_it_as_it_is():

@@ -42,12 +42,7 @@ FLOAT8, BF16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16
 
 @contextmanager
 def loader_of(
-    directory: Path = SOURCE_WEIGHTS_DIR,
-    *,
-    names=(FLUX,),
-    asked=None,
-    compiled_dir=None,
-    memory_limit_gib=None,
+    directory: Path = SOURCE_WEIGHTS_DIR, *, names=(FLUX,), asked=None, compiled_dir=None
 ) -> Iterator[ModelLoader]:
     loader = ModelLoader(
         models={name: CATALOG[name] for name in names},
@@ -59,7 +54,6 @@ def loader_of(
         timeline=BootTimeline(time.perf_counter),
         on_host_fault=lambda error: None,
         compiled_dir=compiled_dir,
-        memory_limit_gib=memory_limit_gib,
     )
     try:
         yield loader
@@ -213,25 +207,6 @@ def test_compiling_changes_nothing_on_a_cpu_without_packages(tmp_path):
     assert replace(model, compilation=None).warnings == model.warnings
 
 
-@pytest.mark.parametrize(
-    ("limit_gib", "parked"), [(None, set()), (1.523, {"unet"})], ids=["all stay", "in turns"]
-)
-def test_compiler_is_told_which_parts_may_be_parked(tmp_path, monkeypatch, limit_gib, parked):
-    """The limit is that of a worker that has to park (test_placement.py)."""
-    told = {}
-
-    def compile_model(model, store, *, moving):
-        told[model.spec.name] = moving
-        return Compilation(model=model.spec.name)
-
-    monkeypatch.setattr("pixpod.engine.loading.variants.compile_model", compile_model)
-    names = ("sd15-tiny", "sdxl-tiny")
-    with loader_of(names=names, compiled_dir=tmp_path, memory_limit_gib=limit_gib) as loader:
-        for name in names:
-            loader.load(name).result()
-    assert told == dict.fromkeys(names, parked)
-
-
 @pytest.mark.parametrize("is_baked", [False, True])
 def test_what_is_quantised_at_each_boot_is_told(float8_dir, caplog, is_baked):
     caplog.set_level("INFO", logger="pixpod")
@@ -264,7 +239,7 @@ def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, 
     monkeypatch.setattr("pixpod.engine.device.find_place", lambda device, limit_gib: hopper)
     made: list[Compilation] = []
 
-    def compile_model(model, store, *, moving):
+    def compile_model(model, store):
         made.append(Compilation(model=model.spec.name, ways={"transformer": "jit"}))
         return made[-1]
 

@@ -30,6 +30,7 @@ LAYERS = (
         "engine.numerics.precision",
     },
     {"payload", "s3_storage", "settings", "engine.drawing.warmup", "engine.fake", "engine.weights"},
+    {"engine.compiled.recording"},
     {
         "engine.device",
         "engine.loading.binding",
@@ -84,6 +85,7 @@ HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accele
 MAY_BE_HEAVY = (
     "engine.compiled.calls",
     "engine.compiled.compilation",
+    "engine.compiled.recording",
     "engine.compiled.regions",
     "engine.device",
     "engine.drawing.drawer",

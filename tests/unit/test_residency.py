@@ -82,15 +82,6 @@ def test_idle_denoiser_is_parked_where_large_encoders_are_not_enough():
     assert "flux-dev/transformer in float8_dynamic" in parked(plan_of(SDXL, FLUX, gib=19))
 
 
-def test_part_may_leave_unless_it_is_resident():
-    tight, wide = plan_of(FLUX, SDXL, gib=19), plan_of(FLUX, SDXL, gib=40)
-    assert {str(part) for part in tight.parts if tight.may_leave(part)} == parked(tight)
-    assert not any(wide.may_leave(part) for part in wide.parts)
-    unplanned = Part(model="flux-dev", component="transformer", precision=BF16)
-    assert wide.may_leave(unplanned)
-    assert not make_plan(needs_of(SDXL), None).may_leave(unplanned)
-
-
 def test_what_cannot_fit_is_refused_with_what_would():
     with pytest.raises(ModelUnavailable) as caught:
         plan_of(SDXL, FLUX_16, gib=23)

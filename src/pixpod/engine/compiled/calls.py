@@ -13,7 +13,7 @@ import torch
 import torch.fx.experimental._config as symbolic_shapes
 from torch import nn
 from torch._dynamo.exc import TorchDynamoException
-from torch.utils._pytree import TreeSpec, tree_map, tree_unflatten, treespec_loads
+from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_loads
 
 from pixpod.engine.compiled.regions import Call, Slot, granularity, read_weights, weight_slots
 from pixpod.engine.compiled.store import CallForm, Leaf
@@ -107,20 +107,16 @@ class RegionForward:
 
 
 class JitCompiled:
-    """Compiled in this process, once for each kind of region; its regions share the code.
+    """Compiled in this process, once for each kind of region; its regions share the code."""
 
-    `owns_result`: the result is memory that the next call writes over, as CUDA graphs have it.
-    """
-
-    def __init__(self, jit: Callable[..., Any], *, owns_result: bool) -> None:
+    def __init__(self, jit: Callable[..., Any]) -> None:
         self._jit = jit
-        self._owns_result = owns_result
 
     def __call__(self, region: nn.Module, call: Call) -> object:
         _configure_compiler()
         args, kwargs = tree_unflatten(call.leaves, call.spec)
-        result = self._jit(region, *args, **kwargs)
-        return tree_map(torch.clone, result) if self._owns_result else result
+        result: object = self._jit(region, *args, **kwargs)
+        return result
 
 
 def _configure_compiler() -> None:

@@ -10,7 +10,7 @@ and what pays is to launch them at less cost. Text encoders stay eager: T5 takes
 import hashlib
 import json
 import logging
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, replace
 from importlib import metadata
 from pathlib import Path
@@ -31,6 +31,7 @@ from pixpod.engine.compiled.calls import (
     example_call,
     is_close,
 )
+from pixpod.engine.compiled.recording import CudaGraphs, Recorded
 from pixpod.engine.compiled.regions import kind_of
 from pixpod.engine.compiled.store import CompiledStore, Stamp, UnusablePackage
 from pixpod.engine.device import name_device
@@ -45,8 +46,8 @@ Options = Mapping[str, bool | str]
 class Recipe:
     """What of a component is compiled: its modules of these classes, each a region.
 
-    `is_channels_last` is how convolutions on CUDA want their memory, and `has_cuda_graphs` records
-    all launches of a region as one.
+    `is_channels_last` is how convolutions on CUDA want their memory, and `has_cuda_graphs` has all
+    launches of a region recorded as one.
     """
 
     component: str
@@ -91,20 +92,12 @@ PACKAGE_OPTIONS: Mapping[str, Options] = {
 Those of torchao's `recommended_inductor_config_setter` and of huggingface/flux-fast."""
 
 
-def recipes_for(
-    family: Family, device: torch.device, moving: Collection[str] = ()
-) -> tuple[Recipe, ...]:
-    """What of the table holds on a device. Recorded graphs know where weights lie, and torch never
-    drops one: components that are `moving`, away and back, would record again each time.
-    """
-    is_cuda = device.type == "cuda"
+def recipes_for(family: Family, device: torch.device) -> tuple[Recipe, ...]:
+    """What of the table holds on a device."""
+    if device.type == "cuda":
+        return RECIPES[family]
     return tuple(
-        replace(
-            recipe,
-            is_channels_last=is_cuda and recipe.is_channels_last,
-            has_cuda_graphs=is_cuda and recipe.has_cuda_graphs and recipe.component not in moving,
-        )
-        for recipe in RECIPES[family]
+        replace(recipe, is_channels_last=False, has_cuda_graphs=False) for recipe in RECIPES[family]
     )
 
 
@@ -154,24 +147,20 @@ def find_regions(pipe: Pipeline, recipe: Recipe) -> dict[str, list[nn.Module]]:
 
 
 def compile_model(
-    model: LoadedModel,
-    store: CompiledStore,
-    *,
-    moving: Collection[str] = (),
-    backend: str | None = None,
+    model: LoadedModel, store: CompiledStore, *, backend: str | None = None
 ) -> Compilation:
     """Have a model's regions run compiled from now on. Takes about a second: what is not in the
     store is compiled when it is first called, and runs eagerly if that fails.
 
     `backend` is torch.compile's; None is inductor on a card and none on a CPU, where a compiler
-    would take longer than many small images. `moving` are components whose weights may be parked.
-    Components that another model has had compiled already are left alone.
+    would take longer than many small images. Components that another model has had compiled
+    already are left alone.
     """
     backend = backend or ("inductor" if model.device.type == "cuda" else None)
     compilation = Compilation(model=model.spec.name)
     stamp = stamp_of(model.device)
     prepare(model)
-    for recipe in recipes_for(model.spec.family, model.device, moving):
+    for recipe in recipes_for(model.spec.family, model.device):
         regions = find_regions(model.pipe, recipe)
         forward = next(iter(regions.values()))[0].forward
         if isinstance(forward, RegionForward):
@@ -206,13 +195,15 @@ def _compile_component(
         compilation.ways[name] = "package"
     elif backend:
         compilation.ways[name] = "jit"
-        compiled = {kind: _jit(recipe, those[0], backend) for kind, those in regions.items()}
+        compiled = {kind: _jit(those[0], backend) for kind, those in regions.items()}
     elif reason:
         compilation.run_eagerly(name, reason)
         return
     else:
         compilation.ways[name] = "eager"
         return
+    if recipe.has_cuda_graphs:
+        compiled = {kind: _recorded(each, regions[kind][0]) for kind, each in compiled.items()}
     for kind, those in regions.items():
         for region in those:
             forward = RegionForward(region, name, compiled[kind], compilation)
@@ -262,16 +253,14 @@ def verify(region: nn.Module, compiled: PackageCompiled) -> None:
         raise UnusablePackage(f"it computes something else than {type(region).__name__}")
 
 
-def _jit(recipe: Recipe, region: nn.Module, backend: str) -> JitCompiled:
+def _jit(region: nn.Module, backend: str) -> JitCompiled:
     """Sizes are variables from the start: a new aspect ratio is no reason to compile again."""
-    jit = torch.compile(
-        type(region).forward,
-        fullgraph=True,
-        dynamic=True,
-        backend=backend,
-        options={"triton.cudagraphs": True} if recipe.has_cuda_graphs else None,
-    )
-    return JitCompiled(jit, owns_result=recipe.has_cuda_graphs)
+    jit = torch.compile(type(region).forward, fullgraph=True, dynamic=True, backend=backend)
+    return JitCompiled(jit)
+
+
+def _recorded(compiled: Compiled, region: nn.Module) -> Recorded:
+    return Recorded(compiled, CudaGraphs(next(region.parameters()).device))
 
 
 def _as_data(recipes: tuple[Recipe, ...]) -> list[dict[str, object]]:

@@ -6,8 +6,8 @@ blocks of a kind, and weights may be parked elsewhere, come back and be replaced
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -93,6 +93,12 @@ class Call:
     @property
     def tensors(self) -> Iterator[torch.Tensor]:
         return (leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor))
+
+    def with_tensors(self, tensors: Iterable[torch.Tensor]) -> "Call":
+        """The same with these in the place of its own, in their order."""
+        left = iter(tensors)
+        leaves = (next(left) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves)
+        return replace(self, leaves=tuple(leaves))
 
 
 def granularity(region: nn.Module) -> int:

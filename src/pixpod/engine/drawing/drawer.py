@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 import diffusers
 import torch
 
+from pixpod.engine.compiled.recording import stop_recording
 from pixpod.engine.device import free_memory
 from pixpod.engine.drawing.batching import bucket
 from pixpod.engine.drawing.device_queue import Drawn, OnStep, Part
@@ -274,6 +275,7 @@ def _to_images(decoded: torch.Tensor, model_name: str) -> list[RawImage | Worker
 
 
 def _free_cache() -> bool:
+    stop_recording()
     free_memory()
     return True
 

@@ -149,14 +149,12 @@ class Variants:
         if self._store is None:
             return model
         components = (model.spec.family.denoiser, "vae")  # what recipes name: T5 may have no room
-        plan = self.placement.plan
-        moving = {name for name in components if plan.may_leave(model.parts[name])}
         with (
             self._compiling,
             self._timeline.span("compile", model.spec.name),
             self.placement.keeping(model, components),
         ):
-            return replace(model, compilation=compile_model(model, self._store, moving=moving))
+            return replace(model, compilation=compile_model(model, self._store))
 
 
 def plan_models(

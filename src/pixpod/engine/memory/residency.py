@@ -76,10 +76,6 @@ class Plan:
             return None
         return self.budget.free_bytes - sum(self.resident.values())
 
-    def may_leave(self, part: Part) -> bool:
-        """Whether a part goes when others need its room, in the ordinary course of things."""
-        return self.budget is not None and part not in self.resident
-
     def rows_that_fit(self, model: str, size: Size, wanted: int) -> int:
         """How many of `wanted` images may be drawn as one batch without evicting what is resident:
         1 at least, as there are further ways to save memory for a single one.
