@@ -9,6 +9,7 @@ from pixpod.engine.device_probe import cuda_of_torch, probe_card
 from pixpod.engine.numerics.attention import NATIVE, set_attention
 from pixpod.engine.numerics.cards import find_card
 from pixpod.engine.numerics.quantization import computes_float8
+from pixpod.engine.streams import Pace
 
 pytestmark = pytest.mark.gpu
 
@@ -47,3 +48,13 @@ def test_attention_of_the_table_computes_the_same(cuda):
             found.append(dispatch_attention_fn(query, key, value).float())
     error = (found[1] - found[0]).norm() / found[0].norm()
     assert error < 0.01
+
+
+def test_host_is_at_most_one_step_ahead_of_the_card(cuda):
+    pace, steps = Pace(cuda), []
+    for _ in range(4):
+        torch.cuda._sleep(100_000_000)  # cycles, about 50 ms
+        steps.append(torch.cuda.Event())
+        steps[-1].record()
+        pace.step()
+        assert [step.query() for step in steps] == [True] * (len(steps) - 1) + [False]

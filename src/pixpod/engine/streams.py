@@ -1,4 +1,4 @@
-"""Waiting for a device without a word to what other threads do there."""
+"""Waiting for what a thread has asked of the device, without a word to others."""
 
 import torch
 
@@ -12,3 +12,23 @@ def synchronize_stream(device: torch.device) -> None:
     """
     if device.type == "cuda":
         torch.cuda.current_stream(device).synchronize()
+
+
+class Pace:
+    """Keeps a thread at most one step ahead of the device. A recorded step takes no time to ask for:
+    all of an image's would be under way before the first is done, beyond recall.
+    """
+
+    def __init__(self, device: torch.device) -> None:
+        self._is_cuda = device.type == "cuda"
+        self._asked: torch.cuda.Event | None = None
+
+    def step(self) -> None:
+        """Called when one more step has been asked for; waits until the one before it is done."""
+        if not self._is_cuda:
+            return
+        if self._asked is not None:
+            self._asked.synchronize()
+        # the core that a plain event would wait with is wanted for encoding and uploads
+        self._asked = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
+        self._asked.record()

@@ -20,7 +20,7 @@ from pixpod.engine.drawing.turbo import step_caching
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.engine.memory.ladder import Attempt, DoesNotFit, Ladder, Rung, draw_within_memory
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.streams import synchronize_stream
+from pixpod.engine.streams import Pace, synchronize_stream
 from pixpod.errors import InvalidInput, NumericalFault, OutOfMemory, Problem, WorkerError
 from pixpod.job import GenerationRequest, RawImage
 from pixpod.timeline import Timeline
@@ -219,12 +219,14 @@ class _StepWatch:
 
     def __init__(self, device: torch.device, on_step: OnStep) -> None:
         self._device = device
+        self._pace = Pace(device)
         self._on_step = on_step
         self.last_step_at = time.perf_counter()
 
     def __call__(
         self, pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
+        self._pace.step()
         self._on_step(step + 1)
         if step == pipe.num_timesteps - 1:
             synchronize_stream(self._device)
