@@ -15,8 +15,10 @@ def synchronize_stream(device: torch.device) -> None:
 
 
 class Pace:
-    """Keeps a thread at most one step ahead of the device. A recorded step takes no time to ask for:
-    all of an image's would be under way before the first is done, beyond recall.
+    """Keeps a thread at most one step ahead of the device.
+
+    A recorded step takes no time to ask for: all of an image's would be under way before the first
+    is done, beyond recall.
     """
 
     def __init__(self, device: torch.device) -> None:
