@@ -9,6 +9,7 @@ import torch
 from torch._dynamo.utils import counters
 from torchao.utils import TorchAOBaseTensor
 
+from pixpod.catalog import ModelSpec
 from pixpod.engine.device import name_device
 from pixpod.engine.loading.components import Component
 from pixpod.engine.loading.pipelines import LoadedModel
@@ -46,14 +47,7 @@ class Pace:
 
 def measure_drawing(subject: Subject, scenario: Scenario, pace: Pace, build_ms: float) -> Row:
     model = subject.model
-    request = make_request(
-        model.spec,
-        size_px=scenario.size_px,
-        num_inference_steps=scenario.num_inference_steps,
-        seeds=tuple(range(scenario.batch)),
-        text_tokens=scenario.text_tokens,
-        has_guidance=scenario.has_guidance,
-    )
+    request = request_for(model.spec, scenario)
     weights_bytes = allocated_bytes(model.device)
     graphs_before = count_graphs()
     first_ms = subject.draw(request).total_ms
@@ -102,6 +96,18 @@ def measure_drawing(subject: Subject, scenario: Scenario, pace: Pace, build_ms: 
         teraflop_per_s=work.total * 1e3 / step_ms if work and model.device.type == "cuda" else None,
         floor_percent=100 * floor_ms / step_ms if floor_ms else None,
         warnings=drawn[-1].warnings,
+    )
+
+
+def request_for(spec: ModelSpec, scenario: Scenario) -> GenerationRequest:
+    """The whole batch as one request, of seeds from 0 on."""
+    return make_request(
+        spec,
+        size_px=scenario.size_px,
+        num_inference_steps=scenario.num_inference_steps,
+        seeds=tuple(range(scenario.batch)),
+        text_tokens=scenario.text_tokens,
+        has_guidance=scenario.has_guidance,
     )
 
 

@@ -14,8 +14,7 @@ import torch
 from pixpod.engine.drawing.families import RULES, Arguments, stack_rows
 from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.engine.streams import synchronize_stream
-from pixpod_bench.asking import make_request
-from pixpod_bench.measure import Pace, random_latents
+from pixpod_bench.measure import Pace, random_latents, request_for
 from pixpod_bench.results import OverlapRow
 from pixpod_bench.scenarios import OverlapScenario
 
@@ -88,14 +87,7 @@ class _Stages:
 
     def __init__(self, scenario: OverlapScenario, model: LoadedModel) -> None:
         drawing = scenario.drawing
-        request = make_request(
-            model.spec,
-            size_px=drawing.size_px,
-            num_inference_steps=drawing.num_inference_steps,
-            seeds=tuple(range(drawing.batch)),
-            text_tokens=drawing.text_tokens,
-            has_guidance=drawing.has_guidance,
-        )
+        request = request_for(model.spec, drawing)
         rules = RULES[model.spec.family]
         self._model = model
         self._seeds = request.seeds
