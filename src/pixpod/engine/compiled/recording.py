@@ -7,6 +7,7 @@ recording for each size and each address for good.
 """
 
 import logging
+import threading
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
@@ -78,7 +79,8 @@ class Recorded:
         self._compiled = compiled
         self._recorder: Recorder | None = recorder
         self._forms: OrderedDict[_Form, _Recording | None] = OrderedDict()
-        _alive.add(self)
+        with _lock:
+            _alive.add(self)
 
     @property
     def num_recordings(self) -> int:
@@ -123,12 +125,15 @@ class Recorded:
 
 
 _alive: WeakSet[Recorded] = WeakSet()
+_lock = threading.Lock()
+"""Of `_alive`: models are compiled while others are drawn."""
 
 
 def stop_recording() -> None:
     """Of all models in this process, for good: memory is short."""
-    for recorded in _alive:
-        recorded.give_up()
+    with _lock:
+        for recorded in _alive:
+            recorded.give_up()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
