@@ -26,7 +26,8 @@ log = logging.getLogger(__name__)
 
 MAX_POSITIONS = 2 * 128 * 128
 """Rows times positions of latents, those of one image of 1024 px with guidance: beyond, kernels
-take longer than it takes to launch them, and a recording keeps the memory that it works in.
+should take longer than their launches, and a recording keeps the memory that it works in. Not
+measured yet, nor is the number of forms below.
 """
 
 MAX_FORMS = 8
