@@ -5,8 +5,7 @@ beside it, on a thread and a stream of its own.
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor, wait
-from contextlib import AbstractContextManager, nullcontext
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import torch
@@ -65,7 +64,6 @@ def compare(
             for _ in range(num_batches):
                 denoise()
                 decodings.append(decoder.submit(decode))
-            wait(decodings)
             for decoding in decodings:
                 decoding.result()
 
@@ -102,9 +100,9 @@ class _Stages:
             "output_type": "latent",
         }
         self._latents = random_latents(model.pipe.vae, drawing.size_px, drawing.batch)
-        self._stream: torch.cuda.Stream | None = None
-        if model.device.type == "cuda":
-            self._stream = torch.cuda.Stream(model.device)  # type: ignore[no-untyped-call]
+        is_cuda = model.device.type == "cuda"
+        # torch has no types for streams
+        self._stream = torch.cuda.Stream(model.device) if is_cuda else None  # type: ignore[no-untyped-call]
 
     @torch.inference_mode()
     def denoise(self) -> None:
@@ -115,12 +113,9 @@ class _Stages:
     @torch.inference_mode()
     def decode(self) -> None:
         """To values in host memory."""
-        with self._own_stream():
+        with torch.cuda.stream(self._stream):
             (images,) = self._model.pipe.vae.decode(self._latents, return_dict=False)
             ((images.float() + 1) * 127.5).to(torch.uint8).cpu()
-
-    def _own_stream(self) -> AbstractContextManager[object]:
-        return torch.cuda.stream(self._stream) if self._stream else nullcontext()
 
 
 def _milliseconds(call: Callable[[], None]) -> float:

@@ -4,21 +4,19 @@ import asyncio
 
 import pytest
 import torch
-from support.factories import make_request, make_settings
+from support.factories import make_request
 
-from pixpod.bootstrap import build_engine
 from pixpod.engine.drawing import drawer
 from pixpod.errors import DeviceUnavailable
+from pixpod_bench.throughput.alone import running_engine
 
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
 
 
 @pytest.fixture(scope="module")
 def engine():
-    built = build_engine(make_settings(PIXPOD_DEVICE="cpu"))
-    built.start()
-    yield built
-    built.stop()
+    with running_engine({"PIXPOD_DEVICE": "cpu"}) as running:
+        yield running
 
 
 def generate(engine):

@@ -5,11 +5,14 @@ from dataclasses import replace
 
 import pytest
 import torch
-from support.factories import make_request, make_settings
+from support.factories import make_request
+from support.graphs import Graphs
 
-from pixpod.bootstrap import build_engine
+from pixpod.engine.compiled.recording import Recorded
+from pixpod.engine.compiled.regions import Call
 from pixpod.engine.drawing import drawer
 from pixpod.errors import OutOfMemory
+from pixpod_bench.throughput.alone import running_engine
 
 BATCH = make_request(seeds=(1, 2, 3, 4))
 
@@ -34,10 +37,8 @@ class Shortage:
 
 @pytest.fixture(scope="module")
 def engine():
-    built = build_engine(make_settings(PIXPOD_DEVICE="cpu"))
-    built.start()
-    yield built
-    built.stop()
+    with running_engine({"PIXPOD_DEVICE": "cpu"}) as running:
+        yield running
 
 
 @pytest.fixture
@@ -66,6 +67,18 @@ def test_first_the_cache_is_freed_which_changes_nothing(engine, usual, shortage)
     assert generation.images == usual
     assert generation.warnings == ()
     assert shortage.attempts == [(4, False), (4, False)]
+
+
+def test_recordings_go_with_the_cache(engine, usual, shortage):
+    """They keep the memory that they work in."""
+    layer = torch.nn.Conv2d(1, 1, 1)
+    recorded = Recorded(lambda region, call: region(*call.tensors), Graphs())
+    for _ in range(2):
+        recorded(layer, Call.of((torch.zeros(1, 1, 8, 8),), {}, torch.device("cpu")))
+    assert recorded.num_recordings == 1
+    shortage.num_failures = 1
+    generate(engine)
+    assert recorded.num_recordings == 0
 
 
 def test_then_images_are_decoded_in_slices_and_tiles(engine, usual, shortage):

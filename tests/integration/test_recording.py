@@ -1,7 +1,6 @@
-"""What is recorded, replayed and dropped, of a real UNet; recorded by a stand-in for CUDA graphs
-that has their ways: it computes nothing while it records, and writes over its result.
-"""
+"""What is recorded, replayed and dropped, of a real UNet."""
 
+import asyncio
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import chain
@@ -9,7 +8,9 @@ from itertools import chain
 import pytest
 import torch
 from support import loading
-from torch.utils._pytree import tree_leaves, tree_map, tree_unflatten
+from support.factories import make_request
+from support.graphs import Graphs
+from torch.utils._pytree import tree_unflatten
 
 from pixpod.catalog import Family, Precision
 from pixpod.engine.compiled import compilation
@@ -17,27 +18,11 @@ from pixpod.engine.compiled.calls import NotCompiledFor
 from pixpod.engine.compiled.recording import MAX_FORMS, Recorded, stop_recording
 from pixpod.engine.compiled.regions import Call
 from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.drawing import drawer
 from pixpod.engine.memory.parking import ParkedWeights
+from pixpod_bench.throughput.alone import running_engine
 
 CPU = torch.device("cpu")
-
-
-class Graphs:
-    """Recorder on a CPU."""
-
-    def __init__(self, device=CPU):
-        self.num_recorded = self.num_replayed = 0
-
-    def record(self, run):
-        self.num_recorded += 1
-        result = tree_map(torch.zeros_like, run())
-
-        def replay():
-            self.num_replayed += 1
-            for target, made in zip(tree_leaves(result), tree_leaves(run()), strict=True):
-                target.copy_(made)
-
-        return result, replay
 
 
 class Broken(Graphs):
@@ -205,6 +190,24 @@ def test_recordings_draw_what_is_drawn_without(monkeypatch, tmp_path):
     assert found.warnings == ()
     (graphs,) = made
     assert (graphs.num_recorded, graphs.num_replayed) == (1, 7)
+
+
+def test_host_keeps_pace_before_it_tells_a_step(monkeypatch):
+    """Of each step, recorded or not: what is under way cannot be called back."""
+    order: list[str] = []
+
+    class Pace:
+        def __init__(self, device):
+            assert device == CPU
+
+        def step(self):
+            order.append("waited")
+
+    monkeypatch.setattr(drawer, "Pace", Pace)
+    request = make_request(num_inference_steps=3)
+    with running_engine({"PIXPOD_DEVICE": "cpu"}) as engine:
+        asyncio.run(engine.generate(request, lambda step, steps: order.append(f"step {step}")))
+    assert order == ["waited", "step 1", "waited", "step 2", "waited", "step 3"]
 
 
 @pytest.mark.parametrize("family", Family)

@@ -204,6 +204,12 @@ def test_standard_output_is_left_to_results(name):
     assert not {"print", "sys.stdout", "sys.__stdout__"} & set(calls_and_names(TREES[name]))
 
 
+@pytest.mark.parametrize("name", TREES)
+def test_nobody_waits_for_the_whole_device(name):
+    """It breaks what another thread is recording (`engine.streams`)."""
+    assert not {"torch.cuda.synchronize", "cuda.synchronize"} & set(calls_and_names(TREES[name]))
+
+
 def test_there_is_one_catch_all():
     broad = [
         name
