@@ -237,6 +237,18 @@ def test_one_batch_is_decoded_while_the_next_is_denoised():
     assert sum(each == "decode in decode_0" for each in order[11:]) == 5
 
 
+def test_decoding_that_fails_beside_a_denoising_is_told():
+    main = threading.current_thread()
+
+    def decode() -> None:
+        if threading.current_thread() is not main:
+            raise RuntimeError("CUDA error: out of resources")
+
+    pace = Pace(warmups=0, repeats=1, deadline=None)
+    with pytest.raises(RuntimeError, match="out of resources"):
+        compare(lambda: None, decode, 2, pace)
+
+
 @pytest.fixture
 def home(tmp_path):
     """The models that ship with the source."""
