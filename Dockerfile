@@ -78,6 +78,8 @@ ARG PROFILE=tiny
 ARG ACCEPT_LICENCES=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=code /app /app
+COPY src/pixpod_tools/__init__.py /app/src/pixpod_tools/
+COPY src/pixpod_tools/bake /app/src/pixpod_tools/bake
 COPY model_cache /app/model_cache
 WORKDIR /app/src
 RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token,required=false \
@@ -89,7 +91,7 @@ RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token,required=false 
         echo "a token of $(wc -c < /run/secrets/hf_token) bytes" > /token_was_given; \
     fi; \
     if [ "$PROFILE" != slim ]; then \
-        bake=(/opt/venv/bin/python -m pixpod.baking.cli); \
+        bake=(/opt/venv/bin/python -m pixpod_tools.bake.cli); \
         "${bake[@]}" --profile "$PROFILE" --to "/baked/$PROFILE" "${flags[@]}"; \
         "${bake[@]}" --layers 8 --from "/baked/$PROFILE" --to /layers; \
     fi; \
@@ -98,7 +100,7 @@ RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token,required=false 
 # What is inside: Python packages, Debian packages and models, as CycloneDX.
 FROM weights AS sbom
 ARG VERSION=""
-COPY src/pixpod_image/sbom.py /
+COPY src/pixpod_tools/container/sbom.py /
 RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     /opt/build/bin/cyclonedx-py environment --no-validate --output-reproducible \
         --output-format JSON --output-file /sbom.json /opt/venv/bin/python; \

@@ -11,15 +11,15 @@ from typing import Any
 
 sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 
-from pixpod import runpod_sdk
 from pixpod.bootstrap import build_worker
-from pixpod.engine.loading.model_loader import HostFaultListener
+from pixpod.engine.loading.loader import HostFaultListener
 from pixpod.errors import WorkerError
-from pixpod.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.logs import configure_logging
+from pixpod.serving import runpod_sdk
+from pixpod.serving.local_run import USAGE, failure, read_test_input, run_job
+from pixpod.serving.worker import Platform, RefusingWorker, Worker
 from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
 from pixpod.timeline import BootTimeline, Span, since_process_start
-from pixpod.worker import Platform, RefusingWorker, Worker
 
 
 def main() -> int:

@@ -26,9 +26,9 @@ import runpod
 from PIL import Image
 from support.s3_server import S3Server, running_s3
 
+from pixpod_tools.tiny.checker import check
+from pixpod_tools.tiny.scenes import Colour, Scene, Shape
 from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
-from tiny_checkpoints.checker import check
-from tiny_checkpoints.scenes import Colour, Scene, Shape
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB_LIMIT_S = 300

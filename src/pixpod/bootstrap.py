@@ -5,29 +5,29 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
-from pixpod.engine.diffusion import DiffusionEngine
-from pixpod.engine.loading.model_loader import HostFaultListener, ModelLoader
-from pixpod.engine.numerics.precision import offered_qualities
-from pixpod.engine.sources import (
+from pixpod.contract.rules import Offer
+from pixpod.engine.engine import DiffusionEngine
+from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
+from pixpod.engine.precision.precision import offered_qualities
+from pixpod.errors import InvalidSettings, WorkerError
+from pixpod.job import Delivery
+from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
+from pixpod.pricing import PriceList
+from pixpod.serving.concurrency import HeldJobs, jobs_to_hold
+from pixpod.serving.refresh import Renewal, resident_bytes
+from pixpod.serving.worker import Platform, Worker, WorkerOptions
+from pixpod.settings import ALL_MODELS, Settings
+from pixpod.timeline import BootTimeline
+from pixpod.weights.sources import (
     BakedSource,
     HubSource,
     PlatformCacheSource,
     VolumeSource,
     WeightsLocator,
 )
-from pixpod.errors import InvalidSettings, WorkerError
-from pixpod.held_jobs import HeldJobs, jobs_to_hold
-from pixpod.job import Delivery
-from pixpod.pricing import PriceList
-from pixpod.renewal import Renewal, resident_bytes
-from pixpod.rules import Offer
-from pixpod.settings import ALL_MODELS, Settings
-from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from pixpod.timeline import BootTimeline
-from pixpod.worker import Platform, Worker, WorkerOptions
 
 if TYPE_CHECKING:
-    from pixpod.engine.drawing.drawer import Drawer
+    from pixpod.engine.execution.model_runner import Drawer
 
 
 def build_worker(
@@ -118,8 +118,8 @@ def _build_engine(
 
 def _build_drawer(loader: ModelLoader, prompt_cache_bytes: int) -> "Drawer":
     """Called once a model is loaded."""
-    from pixpod.engine.drawing.drawer import Drawer
-    from pixpod.engine.drawing.prompt_cache import PromptCache
+    from pixpod.engine.execution.model_runner import Drawer
+    from pixpod.engine.execution.prompt_cache import PromptCache
 
     return Drawer(loader.placement, PromptCache(prompt_cache_bytes))
 
@@ -162,7 +162,7 @@ def _choose_models(settings: Settings, locator: WeightsLocator) -> Catalog:
 def _build_store(delivery: Delivery, settings: Settings) -> ImageStore:
     match delivery:
         case Delivery.S3:
-            from pixpod.s3_storage import S3ImageStore  # boto3 only where it is needed
+            from pixpod.outputs.s3_storage import S3ImageStore  # boto3 only where it is needed
 
             assert settings.s3 is not None
             return S3ImageStore(settings.s3)

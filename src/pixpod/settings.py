@@ -14,8 +14,8 @@ from pixpod.catalog import Precision, Size
 from pixpod.environment import Environment, Secret
 from pixpod.errors import InvalidSettings
 from pixpod.job import Delivery
-from pixpod.prefetch import Verify
-from pixpod.s3_settings import S3Settings, read_s3
+from pixpod.outputs.s3_settings import S3Settings, read_s3
+from pixpod.weights.prefetch import Verify
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
 """Where a source checkout keeps its weights; a container names its own by PIXPOD_WEIGHTS_DIR."""
@@ -132,7 +132,7 @@ def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:
 
 def keep_hub_offline(environ: MutableMapping[str, str]) -> None:
     """Let diffusers and transformers look for nothing on the network; the one place that may
-    (`engine.sources`) asks the hub by itself. They must not be imported before.
+    (`pixpod.weights.sources`) asks the hub by itself. They must not be imported before.
     """
     environ["HF_HUB_OFFLINE"] = "1"
 

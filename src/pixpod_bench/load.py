@@ -10,7 +10,7 @@ from dataclasses import replace
 from itertools import cycle, islice
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.diffusion import DiffusionEngine
+from pixpod.engine.engine import DiffusionEngine
 from pixpod.job import GenerationRequest
 from pixpod_bench.arrivals import SEED, Served, arrivals, summarize
 from pixpod_bench.asking import make_request

@@ -13,7 +13,7 @@ from types import TracebackType
 import torch
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.diffusion import DiffusionEngine
+from pixpod.engine.engine import DiffusionEngine
 from pixpod.job import Generation, GenerationRequest
 from pixpod_bench.asking import make_request
 from pixpod_bench.card_memory import (

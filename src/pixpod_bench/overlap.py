@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 import torch
 
-from pixpod.engine.drawing.families import RULES, Arguments, stack_rows
+from pixpod.engine.execution.family_calls import RULES, Arguments, stack_rows
 from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.engine.streams import synchronize_stream
 from pixpod_bench.measure import Pace, random_latents, request_for

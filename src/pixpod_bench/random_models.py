@@ -28,14 +28,14 @@ from transformers import (
     T5EncoderModel,
 )
 
-from pixpod.baking.architectures import Architecture, Config
-from pixpod.baking.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.loading.components import DTYPE
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.engine.memory.needs import own_parts
-from pixpod.engine.numerics.quantization import convert
+from pixpod.engine.precision.quantization import convert
 from pixpod.job import ModelIdentity
+from pixpod_tools.bake.architectures import Architecture, Config
+from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
 Quantize = Callable[[nn.Module, torch.device], None]
 

@@ -8,7 +8,7 @@ from torch import nn
 from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerTensor
 
 from pixpod.catalog import Precision
-from pixpod.engine.numerics.quantization import (
+from pixpod.engine.precision.quantization import (
     convert,
     float8_dynamic,
     is_quantized,

@@ -6,20 +6,19 @@ from pathlib import Path
 
 import torch
 
-from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import Catalog, Family, Precision
-from pixpod.engine.compiled.compilation import compile_model
-from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.compilation.compile import compile_model
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device import find_place
-from pixpod.engine.drawing.device_queue import Part
-from pixpod.engine.drawing.drawer import Drawer
-from pixpod.engine.drawing.prompt_cache import PromptCache
+from pixpod.engine.execution.model_runner import Drawer
+from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.loading.components import DTYPE, Component
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.engine.memory.footprints import Footprints
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
-from pixpod.engine.numerics.attention import set_attention
+from pixpod.engine.precision.attention import set_attention
+from pixpod.engine.scheduling.request_queue import Part
 from pixpod.errors import WorkerError
 from pixpod.job import GenerationRequest
 from pixpod_bench.drawing_times import Drawing
@@ -28,6 +27,7 @@ from pixpod_bench.random_models import build_random_model, build_random_vae
 from pixpod_bench.recipes import QUANTIZE
 from pixpod_bench.scenarios import Mode, Side, VaeScenario, Variant
 from pixpod_bench.stock import StockDrawer, compile_stock
+from pixpod_tools.bake.architectures import ARCHITECTURES
 
 
 class OurDrawer:

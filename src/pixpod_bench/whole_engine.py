@@ -12,7 +12,7 @@ import torch
 
 from pixpod.bootstrap import build_engine
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.diffusion import DiffusionEngine
+from pixpod.engine.engine import DiffusionEngine
 from pixpod.settings import Settings
 
 ALL_LICENCES = ",".join(

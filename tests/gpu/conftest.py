@@ -6,7 +6,6 @@ import pytest
 import torch
 from support.loading import load, shipped
 
-from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.device import find_device
 from pixpod.engine.loading.pipelines import LoadedModel
@@ -14,6 +13,7 @@ from pixpod.job import GenerationRequest
 from pixpod_bench.asking import make_request
 from pixpod_bench.random_models import build_random_model
 from pixpod_bench.subjects import OurDrawer
+from pixpod_tools.bake.architectures import ARCHITECTURES
 
 
 def pytest_addoption(parser):

@@ -6,9 +6,9 @@ from diffusers.models.attention_dispatch import attention_backend, dispatch_atte
 
 from pixpod.catalog import Precision
 from pixpod.engine.device_probe import cuda_of_torch, probe_card
-from pixpod.engine.numerics.attention import NATIVE, set_attention
-from pixpod.engine.numerics.cards import find_card
-from pixpod.engine.numerics.quantization import computes_float8
+from pixpod.engine.precision.attention import NATIVE, set_attention
+from pixpod.engine.precision.gpus import find_card
+from pixpod.engine.precision.quantization import computes_float8
 from pixpod.engine.streams import Pace
 
 pytestmark = pytest.mark.gpu

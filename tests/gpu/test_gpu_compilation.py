@@ -11,12 +11,12 @@ from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
 from pixpod.catalog import Family, Precision
-from pixpod.engine.compiled.calls import Compilation
-from pixpod.engine.compiled.compilation import compile_model
-from pixpod.engine.compiled.recording import Recorded
-from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.compilation.calls import Compilation
+from pixpod.engine.compilation.compile import compile_model
+from pixpod.engine.compilation.cuda_graphs import Recorded
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.loading.pipelines import LoadedModel
-from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.memory.offloading import ParkedWeights
 from pixpod.job import GenerationRequest
 from pixpod.settings import Settings
 from pixpod_bench.measure import count_graphs

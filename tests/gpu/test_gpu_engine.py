@@ -8,12 +8,12 @@ import pytest
 import torch
 from support.likeness import psnr_db
 
-from pixpod.baking.architectures import MID_SIZE_FLUX_TRANSFORMER
 from pixpod.bootstrap import build_engine
 from pixpod.catalog import Precision
-from pixpod.engine.numerics.quantization import quantize_float8_dynamic
+from pixpod.engine.precision.quantization import quantize_float8_dynamic
 from pixpod.settings import Settings
 from pixpod_bench.random_models import build_flux_transformer
+from pixpod_tools.bake.architectures import MID_SIZE_FLUX_TRANSFORMER
 
 pytestmark = pytest.mark.gpu
 

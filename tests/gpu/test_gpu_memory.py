@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from pixpod.catalog import Precision
-from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.memory.offloading import ParkedWeights
 from pixpod.errors import OutOfMemory
 from pixpod_bench.subjects import OurDrawer
 

@@ -20,20 +20,20 @@ from torch import nn
 from torchao.quantization import Float8Tensor
 from transformers import T5EncoderModel
 
-from pixpod.baking.bake import bake, bake_random
-from pixpod.baking.bars import byte_bar
-from pixpod.baking.parts import float8_parts
-from pixpod.baking.random_cache import find_architecture, plan_model
-from pixpod.baking.recipes import ModelRecipe
-from pixpod.baking.sources import SourceOptions
-from pixpod.baking.verify import verify_directory
 from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.numerics.quantization import (
+from pixpod.engine.precision.quantization import (
     KEEP_16_BIT,
     quantize_float8_dynamic,
 )
 from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
-from pixpod.manifest import read_manifest
+from pixpod.weights.manifest import read_manifest
+from pixpod_tools.bake.bake import bake, bake_random
+from pixpod_tools.bake.bars import byte_bar
+from pixpod_tools.bake.parts import float8_parts
+from pixpod_tools.bake.random_cache import find_architecture, plan_model
+from pixpod_tools.bake.recipes import ModelRecipe
+from pixpod_tools.bake.sources import SourceOptions
+from pixpod_tools.bake.verify import verify_directory
 
 CACHE = Path(__file__).resolve().parents[2] / "model_cache"
 SOURCE = CACHE / "tiny" / "flux-tiny"

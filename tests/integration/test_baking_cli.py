@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from pixpod.baking.cli import main
-from pixpod.manifest import MANIFEST, read_manifest
+from pixpod.weights.manifest import MANIFEST, read_manifest
+from pixpod_tools.bake.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 WEIGHTS = "flux-tiny/vae/diffusion_pytorch_model.safetensors"

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from pixpod.baking.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
-from pixpod.baking.random_cache import plan_model, write_random_model
-from pixpod.baking.recipes import ModelRecipe
 from pixpod.catalog import Precision
+from pixpod_tools.bake.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
+from pixpod_tools.bake.random_cache import plan_model, write_random_model
+from pixpod_tools.bake.recipes import ModelRecipe
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -21,10 +21,10 @@ ROOM_BYTES = 40_000_000
 BAKE = """
 import json, sys, threading
 from pathlib import Path
-from pixpod.baking.bake import bake
-from pixpod.baking.bars import byte_bar
-from pixpod.baking.recipes import parse_recipe
-from pixpod.baking.sources import SourceOptions
+from pixpod_tools.bake.bake import bake
+from pixpod_tools.bake.bars import byte_bar
+from pixpod_tools.bake.recipes import parse_recipe
+from pixpod_tools.bake.sources import SourceOptions
 from pixpod.catalog import load_catalog
 
 def anonymous_bytes():

@@ -12,10 +12,6 @@ from safetensors.torch import load_file, save_file
 from support.hub_server import TOKEN, Repository, running_hub
 from support.ldm_layout import single_file_of
 
-from pixpod.baking.bake import bake
-from pixpod.baking.bars import byte_bar
-from pixpod.baking.recipes import ModelRecipe
-from pixpod.baking.sources import SourceOptions, read_token
 from pixpod.catalog import Precision, load_catalog
 from pixpod.environment import Secret
 from pixpod.errors import (
@@ -25,7 +21,11 @@ from pixpod.errors import (
     ModelUnavailable,
     WeightsUnreadable,
 )
-from pixpod.manifest import read_manifest
+from pixpod.weights.manifest import read_manifest
+from pixpod_tools.bake.bake import bake
+from pixpod_tools.bake.bars import byte_bar
+from pixpod_tools.bake.recipes import ModelRecipe
+from pixpod_tools.bake.sources import SourceOptions, read_token
 
 CACHE = Path(__file__).resolve().parents[2] / "model_cache"
 TINY = CACHE / "tiny"

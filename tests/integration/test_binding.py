@@ -20,8 +20,8 @@ from pixpod.engine.loading.binding import (
 )
 from pixpod.engine.loading.device_memory import copy_to_device, file_bytes
 from pixpod.errors import WeightsUnreadable
-from pixpod.manifest import WeightFile
-from pixpod.prefetch import Prefetch, Verify
+from pixpod.weights.manifest import WeightFile
+from pixpod.weights.prefetch import Prefetch, Verify
 
 CPU = torch.device("cpu")
 

@@ -163,7 +163,7 @@ def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, c
 
 def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch):
     """The first warm-up is stopped in the middle, however fast the machine is."""
-    from pixpod.engine.drawing.drawer import Drawer
+    from pixpod.engine.execution.model_runner import Drawer
 
     is_drawing, may_go_on = threading.Event(), threading.Event()
     draw = Drawer.draw

@@ -6,7 +6,7 @@ import pytest
 import torch
 from support.factories import make_request
 
-from pixpod.engine.drawing import drawer
+from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import DeviceUnavailable
 from pixpod_bench.throughput.alone import running_engine
 

@@ -16,14 +16,14 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pixpod.catalog import Precision
-from pixpod.engine.compiled.calls import (
+from pixpod.engine.compilation.calls import (
     Compilation,
     NotCompiledFor,
     PackageCompiled,
     RegionForward,
     example_call,
 )
-from pixpod.engine.compiled.compilation import (
+from pixpod.engine.compilation.compile import (
     RECIPES,
     compile_model,
     find_regions,
@@ -32,12 +32,12 @@ from pixpod.engine.compiled.compilation import (
     use_channels_last,
     verify,
 )
-from pixpod.engine.compiled.regions import Call, kind_of, read_weights, weight_slots
-from pixpod.engine.compiled.store import CallForm, CompiledStore, UnusablePackage
-from pixpod.engine.numerics.quantization import convert
-from pixpod_compile.building import check_packages, list_tasks, tasks_left
-from pixpod_compile.cli import main
-from pixpod_compile.exporting import (
+from pixpod.engine.compilation.regions import Call, kind_of, read_weights, weight_slots
+from pixpod.engine.compilation.store import CallForm, CompiledStore, UnusablePackage
+from pixpod.engine.precision.quantization import convert
+from pixpod_tools.compile.building import check_packages, list_tasks, tasks_left
+from pixpod_tools.compile.cli import main
+from pixpod_tools.compile.exporting import (
     CannotPackage,
     build_package,
     form_of,

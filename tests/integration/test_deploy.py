@@ -9,9 +9,9 @@ import pytest
 from support.rest_v2_server import API_KEY, PATH, Fault, running_rest_v2
 
 from pixpod.environment import Secret
-from pixpod_deploy.cli import main
-from pixpod_deploy.client import ServerlessApi
-from pixpod_deploy.errors import InvalidConfiguration, PlatformUnavailable
+from pixpod_tools.deploy.cli import main
+from pixpod_tools.deploy.client import ServerlessApi
+from pixpod_tools.deploy.errors import InvalidConfiguration, PlatformUnavailable
 
 ROOT = Path(__file__).resolve().parents[2]
 FILE = """
@@ -301,7 +301,7 @@ def test_key_is_not_replaced_by_one_of_netrc(api, account, monkeypatch, tmp_path
 def test_script_runs_as_a_program(account, tmp_path):
     (tmp_path / "deploy.toml").write_text(FILE, encoding="utf-8")
     run = subprocess.run(
-        [sys.executable, "-m", "pixpod_deploy.cli", "--yes", "--api-url", account.url],
+        [sys.executable, "-m", "pixpod_tools.deploy.cli", "--yes", "--api-url", account.url],
         cwd=tmp_path,
         env=os.environ | {"PYTHONPATH": str(ROOT / "src"), "RUNPOD_API_KEY": API_KEY},
         capture_output=True,

@@ -1,7 +1,7 @@
 """The profiles that scripts/deploy knows are those that scripts/bake makes."""
 
-from pixpod.baking.recipes import PROFILES
-from pixpod_deploy.profiles import load_profiles
+from pixpod_tools.bake.recipes import PROFILES
+from pixpod_tools.deploy.profiles import load_profiles
 
 
 def test_profiles_are_those_of_the_bake():

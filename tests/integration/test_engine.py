@@ -8,7 +8,7 @@ import pytest
 from support.tiny_models import MODELS, Desk, Pixels, build_tiny_worker
 
 from pixpod.catalog import SCHEDULERS, Family
-from pixpod.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
 
 PROMPT = "a red circle on a blue background"
 SIXTEEN_BIT_BOUND = 4

@@ -4,11 +4,11 @@ import pytest
 import torch
 from torchao.quantization import Float8Tensor
 
-from pixpod.baking.architectures import ARCHITECTURES
-from pixpod.engine.numerics.quantization import ADALN
+from pixpod.engine.precision.quantization import ADALN
 from pixpod_bench.random_models import build_flux_transformer
 from pixpod_bench.recipes import QUANTIZE
 from pixpod_bench.scenarios import Recipe
+from pixpod_tools.bake.architectures import ARCHITECTURES
 
 CPU = torch.device("cpu")
 

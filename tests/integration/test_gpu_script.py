@@ -18,7 +18,6 @@ from support.rehearsal import rehearse
 from torch import nn
 from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
-from pixpod.baking.architectures import ARCHITECTURES
 from pixpod.catalog import load_catalog
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod_bench import cli
@@ -40,6 +39,7 @@ from pixpod_bench.scenarios import (
     make_slices,
 )
 from pixpod_bench.whole_engine import Home
+from pixpod_tools.bake.architectures import ARCHITECTURES
 
 ROOT = Path(__file__).parents[2]
 NEEDS_A_CARD = {"driver", "memory_bytes", "cuda", "cudnn"}

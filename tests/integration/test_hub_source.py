@@ -11,10 +11,10 @@ import pytest
 from support.hub_server import SIGNATURE, TOKEN, Repository, running_hub
 from support.weights_directories import CATALOG, WEIGHTS_NAME, files_of, pinned
 
-from pixpod.engine.sources import HubSource
 from pixpod.environment import Secret
 from pixpod.errors import DiskFull, HubUnavailable, ModelUnavailable
-from pixpod.hub import fetch_repository, needed_files
+from pixpod.weights.hub_repository import fetch_repository, needed_files
+from pixpod.weights.sources import HubSource
 
 FLUX, FLUX_DEV, SDXL = (CATALOG[name] for name in ("flux-schnell", "flux-dev", "sdxl"))
 TRANSFORMER = f"transformer/{WEIGHTS_NAME}"

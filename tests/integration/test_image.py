@@ -25,13 +25,13 @@ from support.containers import (
 from support.platform import submit, wait_for
 from support.tiny_models import to_pixels
 
-from pixpod.baking.recipes import get_profile
-from pixpod_image.building import PROFILES, BuildSettings, build
-from pixpod_image.layers import save
-from pixpod_image.running import run_command
+from pixpod_tools.bake.recipes import get_profile
+from pixpod_tools.container.building import PROFILES, BuildSettings, build
+from pixpod_tools.container.layers import save
+from pixpod_tools.container.running import run_command
+from pixpod_tools.tiny.checker import check
+from pixpod_tools.tiny.scenes import Colour, Scene, Shape
 from runpod_emulator.testing import running_emulator, settings_for
-from tiny_checkpoints.checker import check
-from tiny_checkpoints.scenes import Colour, Scene, Shape
 
 TOKEN = "hf_" + "planted" * 5
 """A secret that the build is given, and nothing else may hold."""
@@ -45,10 +45,10 @@ GRACE_S = 60
 NO_PLACES = ("/", "/app", "/weights", "/opt/venv", "/etc", "/run", "/var/tmp", "/home")
 NOT_SHIPPED = (
     "runpod_emulator",
-    "emulator_bench",
+    "pixpod_bench.emulator",
     "pixpod_bench",
-    "pixpod_image",
-    "tiny_checkpoints",
+    "pixpod_tools.container",
+    "pixpod_tools.tiny",
     "pip",
     "pytest",
     "hypothesis",

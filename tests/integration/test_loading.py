@@ -11,7 +11,7 @@ from torchao.quantization import Float8Tensor, PerRow, quant_api
 
 from pixpod.catalog import Precision
 from pixpod.engine.loading.pipelines import LoadedModel
-from pixpod.engine.numerics.quantization import KEEP_16_BIT
+from pixpod.engine.precision.quantization import KEEP_16_BIT
 from pixpod.errors import WeightsUnreadable
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 

@@ -8,9 +8,9 @@ import torch
 from support.factories import make_request
 from support.graphs import Graphs
 
-from pixpod.engine.compiled.recording import Recorded
-from pixpod.engine.compiled.regions import Call
-from pixpod.engine.drawing import drawer
+from pixpod.engine.compilation.cuda_graphs import Recorded
+from pixpod.engine.compilation.regions import Call
+from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import OutOfMemory
 from pixpod_bench.throughput.alone import running_engine
 

@@ -15,7 +15,7 @@ from torch import nn
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading.pipelines import LoadedModel
 from pixpod.engine.memory.needs import Part, own_parts
-from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.memory.offloading import ParkedWeights
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Budget, make_plan
 from pixpod.errors import OutOfMemory
@@ -73,7 +73,7 @@ def test_copy_in_host_memory_is_made_once(monkeypatch):
         made.append(given)
         return ()
 
-    monkeypatch.setattr("pixpod.engine.memory.parking._copy_out", copy_out)
+    monkeypatch.setattr("pixpod.engine.memory.offloading._copy_out", copy_out)
     for _ in range(2):
         parked.park()
         parked.bring()
@@ -93,7 +93,7 @@ def test_replaced_weights_are_copied_anew():
 
 @pytest.mark.parametrize("length", [99, 100, 101, 250])
 def test_long_weights_go_in_pieces(monkeypatch, length):
-    monkeypatch.setattr("pixpod.engine.memory.parking.PIECE_BYTES", 100)
+    monkeypatch.setattr("pixpod.engine.memory.offloading.PIECE_BYTES", 100)
     module = nn.Module()
     data = torch.arange(length, dtype=torch.uint8)
     module.register_buffer("weight", data.clone())

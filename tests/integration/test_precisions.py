@@ -12,10 +12,10 @@ from torchao.quantization.quantize_.workflows import Int8Tensor
 
 from pixpod.catalog import Precision
 from pixpod.engine.loading.pipelines import LoadedModel
-from pixpod.engine.numerics.attention import set_attention
-from pixpod.engine.numerics.precision import Choice
-from pixpod.engine.numerics.quantization import computes_float8, convert, holds_float8, is_8_bit
-from tiny_checkpoints.checker import check
+from pixpod.engine.precision.attention import set_attention
+from pixpod.engine.precision.precision import Choice
+from pixpod.engine.precision.quantization import computes_float8, convert, holds_float8, is_8_bit
+from pixpod_tools.tiny.checker import check
 
 CPU = torch.device("cpu")
 FLOAT8, WEIGHT_ONLY = Precision.FLOAT8_DYNAMIC, Precision.FLOAT8_WEIGHT_ONLY

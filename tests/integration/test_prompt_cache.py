@@ -10,8 +10,8 @@ from support.factories import make_request
 from support.loading import load, shipped
 
 from pixpod.catalog import Precision
-from pixpod.engine.drawing.families import RULES
-from pixpod.engine.drawing.prompt_cache import PromptCache
+from pixpod.engine.execution.family_calls import RULES
+from pixpod.engine.execution.prompt_cache import PromptCache
 
 CPU = torch.device("cpu")
 

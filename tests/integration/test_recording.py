@@ -13,13 +13,13 @@ from support.graphs import Graphs
 from torch.utils._pytree import tree_unflatten
 
 from pixpod.catalog import Family, Precision
-from pixpod.engine.compiled import compilation
-from pixpod.engine.compiled.calls import NotCompiledFor
-from pixpod.engine.compiled.recording import MAX_FORMS, Recorded, stop_recording
-from pixpod.engine.compiled.regions import Call
-from pixpod.engine.compiled.store import CompiledStore
-from pixpod.engine.drawing import drawer
-from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.compilation import compile as compilation
+from pixpod.engine.compilation.calls import NotCompiledFor
+from pixpod.engine.compilation.cuda_graphs import MAX_FORMS, Recorded, stop_recording
+from pixpod.engine.compilation.regions import Call
+from pixpod.engine.compilation.store import CompiledStore
+from pixpod.engine.execution import model_runner as drawer
+from pixpod.engine.memory.offloading import ParkedWeights
 from pixpod_bench.throughput.alone import running_engine
 
 CPU = torch.device("cpu")

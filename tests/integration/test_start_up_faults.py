@@ -37,11 +37,11 @@ from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.device import find_place, prepare_device
 from pixpod.engine.device_probe import DRIVER
 from pixpod.engine.loading import components
-from pixpod.engine.numerics.precision import Stored, choose_precision
+from pixpod.engine.precision.precision import Stored, choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
-from pixpod.manifest import MANIFEST, ManifestEntry, read_manifest
+from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.settings import SOURCE_WEIGHTS_DIR
-from pixpod.worker import RefusingWorker, Worker
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
 
@@ -324,7 +324,7 @@ def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):
 def test_disk_that_fails_under_a_mapped_file_ends_the_process(tmp_path):
     """A file that is cut while it is mapped stands in for it: the kernel has no bytes to give."""
     code = (
-        "import os, sys; from pathlib import Path; from pixpod.prefetch import MappedFile\n"
+        "import os, sys; from pathlib import Path; from pixpod.weights.prefetch import MappedFile\n"
         "import faulthandler; faulthandler.enable()\n"
         "path = Path(sys.argv[1]); path.write_bytes(bytes(1 << 16))\n"
         "file = MappedFile(path, 1 << 16); os.truncate(path, 0)\n"

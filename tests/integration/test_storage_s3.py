@@ -21,8 +21,8 @@ from support.s3_server import FORBIDDEN_BUCKET
 from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
-from pixpod.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
-from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
+from pixpod.outputs.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
+from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 
 pytest_plugins = ["integration.s3_servers"]
 

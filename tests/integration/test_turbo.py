@@ -6,10 +6,10 @@ from support import loading
 from support.tiny_models import trained_scenes
 
 from pixpod.catalog import Precision
-from pixpod.engine.drawing import turbo
-from pixpod.engine.drawing.turbo import step_caching
+from pixpod.engine.execution import step_cache as turbo
+from pixpod.engine.execution.step_cache import step_caching
 from pixpod.job import Quality
-from tiny_checkpoints.checker import check
+from pixpod_tools.tiny.checker import check
 
 CPU = torch.device("cpu")
 STEPS = 16

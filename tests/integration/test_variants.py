@@ -16,24 +16,24 @@ from support.factories import CATALOG
 from support.tiny_models import Desk, build_tiny_worker
 from transformers import T5EncoderModel
 
-from pixpod.baking.bake import bake
-from pixpod.baking.bars import byte_bar
-from pixpod.baking.recipes import ModelRecipe
-from pixpod.baking.sources import SourceOptions
 from pixpod.catalog import Precision
-from pixpod.engine.compiled.calls import Compilation
-from pixpod.engine.loading.model_loader import ModelLoader
+from pixpod.engine.compilation.calls import Compilation
+from pixpod.engine.loading.loader import ModelLoader
 from pixpod.engine.loading.variants import plan_models
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.numerics.cards import find_card
-from pixpod.engine.numerics.precision import GIB, Choice, Place
-from pixpod.engine.numerics.quantization import holds_float8, is_8_bit
-from pixpod.engine.sources import BakedSource, WeightsLocator
+from pixpod.engine.precision.gpus import find_card
+from pixpod.engine.precision.precision import GIB, Choice, Place
+from pixpod.engine.precision.quantization import holds_float8, is_8_bit
 from pixpod.errors import InvalidInput, ModelUnavailable
 from pixpod.job import Quality
-from pixpod.prefetch import Verify
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.timeline import BootTimeline
+from pixpod.weights.prefetch import Verify
+from pixpod.weights.sources import BakedSource, WeightsLocator
+from pixpod_tools.bake.bake import bake
+from pixpod_tools.bake.bars import byte_bar
+from pixpod_tools.bake.recipes import ModelRecipe
+from pixpod_tools.bake.sources import SourceOptions
 
 CPU = torch.device("cpu")
 FLUX = "flux-tiny"

@@ -8,8 +8,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any
 
-from pixpod.manifest import MANIFEST, ManifestEntry, read_manifest, render_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest, render_manifest
 
 MODEL = "sd15-tiny"
 """The smallest that ships."""

@@ -4,9 +4,9 @@ from dataclasses import replace
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.numerics.precision import offered_qualities
+from pixpod.contract.rules import Offer
+from pixpod.engine.precision.precision import offered_qualities
 from pixpod.job import Delivery, GenerationRequest, Quality
-from pixpod.rules import Offer
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"

@@ -12,6 +12,7 @@ from dataclasses import asdict, replace
 from support.bad_payloads import BAD_PAYLOADS
 from support.factories import GOLDEN, OFFER
 
+from pixpod.contract.payload import parse_job, render_error, render_result
 from pixpod.errors import OutOfMemory, PayloadError
 from pixpod.job import (
     Cost,
@@ -22,7 +23,6 @@ from pixpod.job import (
     StoredImage,
     WorkerReport,
 )
-from pixpod.payload import parse_job, render_error, render_result
 
 PROMPT = "a red circle on a blue background"
 MINIMAL = {

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_leaves, tree_map
 
-from pixpod.engine.compiled.recording import Run
+from pixpod.engine.compilation.cuda_graphs import Run
 
 
 class Graphs:

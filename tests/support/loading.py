@@ -8,11 +8,11 @@ from torch import nn
 
 from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.loading.pipelines import LoadedModel, load_model
-from pixpod.engine.numerics.precision import Choice
-from pixpod.engine.weights import Weights, files_to_read
-from pixpod.prefetch import Prefetch, Verify
+from pixpod.engine.precision.precision import Choice
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.timeline import BootTimeline, since_process_start
+from pixpod.weights.layout import Weights, files_to_read
+from pixpod.weights.prefetch import Prefetch, Verify
 
 
 def shipped(name: str) -> Weights:

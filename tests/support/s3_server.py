@@ -15,7 +15,7 @@ from moto.server import ThreadedMotoServer
 from support.juicefs import juicefs_program, running_gateway
 
 from pixpod.environment import Secret
-from pixpod.s3_settings import S3Settings
+from pixpod.outputs.s3_settings import S3Settings
 
 FORBIDDEN_BUCKET = "forbidden"
 """On moto: a bucket that is there, and that the credentials may not write to."""

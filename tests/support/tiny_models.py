@@ -13,10 +13,10 @@ import numpy.typing as npt
 from PIL import Image
 
 from pixpod.bootstrap import build_worker
+from pixpod.serving.worker import Worker
 from pixpod.settings import Settings
-from pixpod.worker import Worker
-from tiny_checkpoints.checker import Verdict, check
-from tiny_checkpoints.scenes import Scene, grid_scenes, is_held_out
+from pixpod_tools.tiny.checker import Verdict, check
+from pixpod_tools.tiny.scenes import Scene, grid_scenes, is_held_out
 
 MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import xxhash
 
 from pixpod.catalog import ModelSpec, load_catalog
-from pixpod.engine.weights import PIPELINE_CLASS
-from pixpod.hub import in_boot_order
-from pixpod.manifest import (
+from pixpod.weights.hub_repository import in_boot_order
+from pixpod.weights.layout import PIPELINE_CLASS
+from pixpod.weights.manifest import (
     CHUNK_BYTES,
     MANIFEST,
     ManifestEntry,

@@ -5,105 +5,30 @@ import subprocess
 import sys
 from pathlib import Path
 
-import pytest
-
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
-
-LAYERS = (
-    {"", "errors", "job", "logs", "progress", "renewal", "timeline"},
-    {"catalog", "contract", "deadline", "encoding", "environment", "pricing", "engine.base"},
-    {"disk", "json_schema", "manifest", "problems", "storage", "engine.device_probe"},
-    {
-        "engine.compiled.regions",
-        "engine.memory.host",
-        "engine.memory.ladder",
-        "engine.numerics.attention",
-        "engine.streams",
-    },
-    {"hub", "prefetch", "rules", "s3_settings", "engine.drawing.batching", "engine.numerics.cards"},
-    {"engine.compiled.store", "engine.memory.parking", "engine.numerics.quantization"},
-    {
-        "held_jobs",
-        "engine.compiled.calls",
-        "engine.drawing.device_queue",
-        "engine.numerics.precision",
-    },
-    {"payload", "s3_storage", "settings", "engine.drawing.warmup", "engine.fake", "engine.weights"},
-    {"engine.compiled.recording"},
-    {
-        "engine.device",
-        "engine.loading.binding",
-        "engine.loading.device_memory",
-        "engine.memory.footprints",
-        "engine.sources.base",
-    },
-    {
-        "engine.loading.components",
-        "engine.memory.needs",
-        "engine.sources.copying",
-        "engine.sources.local_copies",
-    },
-    {"engine.sources.baked", "engine.sources.hub", "engine.sources.platform_cache"},
-    {"engine.loading.pipelines", "engine.sources.volume"},
-    {
-        "engine.compiled.compilation",
-        "engine.drawing.families",
-        "engine.drawing.turbo",
-        "engine.sources.locator",
-    },
-    {"engine.drawing.prompt_cache", "engine.memory.residency", "engine.memory.sharing"},
-    {"engine.memory.placement", "engine.sources"},
-    {"engine.drawing.drawer", "engine.loading.variants"},
-    {"engine.loading.model_loader"},
-    {"engine.diffusion"},
-    {"worker"},
-    {"bootstrap", "local_run", "runpod_sdk"},
-)
-"""A module imports from layers above it in this list only; a new one is given its place here."""
 
 STANDARD_LIBRARY_ONLY = {
     "errors",
     "job",
     "logs",
-    "manifest",
     "timeline",
     "engine.base",
-    "engine.compiled.store",
+    "engine.compilation.store",
     "engine.device_probe",
-    "engine.drawing.batching",
-    "engine.drawing.device_queue",
+    "engine.execution.oom_fallbacks",
     "engine.memory.host",
-    "engine.memory.ladder",
     "engine.memory.residency",
     "engine.memory.sharing",
-    "engine.numerics.cards",
-    "engine.numerics.precision",
-    "engine.weights",
+    "engine.precision.gpus",
+    "engine.precision.precision",
+    "engine.scheduling.batching",
+    "engine.scheduling.request_queue",
+    "weights.layout",
+    "weights.manifest",
 }
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
-MAY_BE_HEAVY = (
-    "engine.compiled.calls",
-    "engine.compiled.compilation",
-    "engine.compiled.recording",
-    "engine.compiled.regions",
-    "engine.device",
-    "engine.drawing.drawer",
-    "engine.drawing.families",
-    "engine.drawing.prompt_cache",
-    "engine.drawing.turbo",
-    "engine.loading.binding",
-    "engine.loading.components",
-    "engine.loading.device_memory",
-    "engine.loading.pipelines",
-    "engine.loading.variants",
-    "engine.memory.parking",
-    "engine.memory.placement",
-    "engine.numerics.attention",
-    "engine.numerics.quantization",
-    "engine.streams",
-)
-CONCRETE = {"engine.diffusion", "engine.fake", "s3_storage", "bootstrap"}
+CONCRETE = {"engine.engine", "engine.fake", "outputs.s3_storage", "bootstrap"}
 
 
 def name_of(path):
@@ -141,48 +66,37 @@ def own_imports(tree):
     return {name for name in names if name in TREES.keys() - ROOMS}
 
 
-def layer_of(name):
-    return next(index for index, layer in enumerate(LAYERS) if name in layer)
+def test_policy_modules_need_the_standard_library_only():
+    foreign = {
+        name: found
+        for name in STANDARD_LIBRARY_ONLY
+        if (found := {each.split(".")[0] for each in imports(TREES[name])} - {"pixpod"})
+        - sys.stdlib_module_names
+    }
+    assert not foreign
 
 
-def test_each_module_has_one_layer():
-    placed = [name for layer in LAYERS for name in layer]
-    assert len(placed) == len(set(placed))
-    known = {name for name in TREES.keys() - ROOMS if not name.startswith("baking")}
-    assert known == set(placed), "give each new module its place in LAYERS"
+def test_heavy_libraries_stay_in_the_engine():
+    found = {
+        name: heavy
+        for name, tree in TREES.items()
+        if not name.startswith("engine") or name.startswith("engine.scheduling")
+        if (heavy := {each.split(".")[0] for each in imports(tree, skip=for_types(tree))} & HEAVY)
+    }
+    assert not found
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_imports_point_one_way(name):
-    if name.startswith("baking"):
-        assert "worker" not in own_imports(TREES[name])
-        return
-    for imported in own_imports(TREES[name]):
-        assert layer_of(imported) < layer_of(name), f"{name} imports {imported}"
-
-
-@pytest.mark.parametrize("name", sorted(STANDARD_LIBRARY_ONLY))
-def test_module_needs_the_standard_library_only(name):
-    foreign = {each.split(".")[0] for each in imports(TREES[name])} - {"pixpod"}
-    assert foreign <= sys.stdlib_module_names
-
-
-@pytest.mark.parametrize("name", TREES)
-def test_heavy_libraries_stay_with_the_device(name):
-    if name in MAY_BE_HEAVY or name.startswith("baking"):
-        return
-    for_types = {
+def for_types(tree):
+    return {
         inner
-        for node in ast.walk(TREES[name])
+        for node in ast.walk(tree)
         if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
         for inner in ast.walk(node)
     }
-    found = {each.split(".")[0] for each in imports(TREES[name], skip=for_types)}
-    assert not found & HEAVY
 
 
 def test_worker_knows_no_concrete_engine_or_store():
-    assert not own_imports(TREES["worker"]) & CONCRETE
+    assert not own_imports(TREES["serving.worker"]) & CONCRETE
 
 
 def calls_and_names(tree):
@@ -193,21 +107,21 @@ def calls_and_names(tree):
             yield node.id
 
 
-@pytest.mark.parametrize("name", sorted(TREES.keys() - {"settings"}))
-def test_environment_is_read_in_one_place(name):
-    used = set(calls_and_names(TREES[name]))
-    assert not {"os.environ", "os.getenv", "environ", "getenv"} & used
+def users_of(names):
+    return [name for name, tree in TREES.items() if names & set(calls_and_names(tree))]
 
 
-@pytest.mark.parametrize("name", sorted(TREES.keys() - {"baking.cli"}))
-def test_standard_output_is_left_to_results(name):
-    assert not {"print", "sys.stdout", "sys.__stdout__"} & set(calls_and_names(TREES[name]))
+def test_environment_is_read_in_one_place():
+    assert users_of({"os.environ", "os.getenv", "environ", "getenv"}) == ["settings"]
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_nobody_waits_for_the_whole_device(name):
-    """It breaks what another thread is recording (`engine.streams`)."""
-    assert not {"torch.cuda.synchronize", "cuda.synchronize"} & set(calls_and_names(TREES[name]))
+def test_standard_output_is_left_to_results():
+    assert users_of({"print", "sys.stdout", "sys.__stdout__"}) == []
+
+
+def test_nobody_waits_for_the_whole_device():
+    """It breaks the capture of a graph on another thread (`engine.streams`)."""
+    assert users_of({"torch.cuda.synchronize", "cuda.synchronize"}) == []
 
 
 def test_there_is_one_catch_all():
@@ -218,12 +132,11 @@ def test_there_is_one_catch_all():
         if isinstance(node, ast.ExceptHandler)
         and (node.type is None or {"Exception", "BaseException"} & set(calls_and_names(node.type)))
     ]
-    assert broad == ["worker"]
+    assert broad == ["serving.worker"]
 
 
-@pytest.mark.parametrize("name", TREES)
-def test_module_says_what_it_is_for(name):
-    assert ast.get_docstring(TREES[name])
+def test_modules_say_what_they_are_for():
+    assert all(ast.get_docstring(tree) for tree in TREES.values())
 
 
 def test_names_that_say_nothing_are_not_used():

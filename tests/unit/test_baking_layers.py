@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.baking.layers import split_directory, spread
 from pixpod.errors import InvalidSettings
-from pixpod.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod_tools.bake.layers import split_directory, spread
 
 SIZES = st.dictionaries(
     st.text("abcdef/", min_size=1, max_size=8), st.integers(0, 5_000_000_000), max_size=40

@@ -2,8 +2,8 @@
 
 import pytest
 
-from pixpod.baking.names import match_names
 from pixpod.errors import WeightsUnreadable
+from pixpod_tools.bake.names import match_names
 
 
 @pytest.mark.parametrize(

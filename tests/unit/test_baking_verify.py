@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixpod.baking.checksums import describe_file, describe_files
-from pixpod.baking.verify import verify_directory
 from pixpod.catalog import load_catalog
-from pixpod.manifest import CHUNK_BYTES, ManifestEntry
+from pixpod.weights.manifest import CHUNK_BYTES, ManifestEntry
+from pixpod_tools.bake.checksums import describe_file, describe_files
+from pixpod_tools.bake.verify import verify_directory
 
 WEIGHTS = "vae/diffusion_pytorch_model.safetensors"
 CATALOG = load_catalog()

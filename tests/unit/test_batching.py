@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from support.factories import make_request
 
 from pixpod.catalog import Family
-from pixpod.engine.drawing.batching import (
+from pixpod.engine.scheduling.batching import (
     BUCKETS,
     GroupKey,
     Turns,

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import Precision
-from pixpod.engine.numerics.cards import find_card, get_known_card, load_cards, load_known_cards
+from pixpod.engine.precision.gpus import find_card, get_known_card, load_cards, load_known_cards
 from pixpod.errors import DeviceUnavailable, InvalidSettings
 
 CARDS = {card.name: card for card in load_cards()}

@@ -3,8 +3,8 @@
 import pytest
 
 from pixpod.catalog import SCHEDULERS, Family, Precision, load_catalog
-from pixpod.engine.weights import check_licence
 from pixpod.errors import InvalidSettings, LicenceNotAccepted
+from pixpod.weights.layout import check_licence
 
 ENTRY = """
 [mine]

@@ -5,8 +5,8 @@ from dataclasses import replace
 import numpy as np
 import pytest
 
-from tiny_checkpoints.checker import check, recognise
-from tiny_checkpoints.scenes import Colour, Position, Scene, Shape, Size, draw, grid_scenes
+from pixpod_tools.tiny.checker import check, recognise
+from pixpod_tools.tiny.scenes import Colour, Position, Scene, Shape, Size, draw, grid_scenes
 
 SCENE = Scene(colour=Colour.RED, shape=Shape.CIRCLE, background=Colour.BLUE)
 SIZES_PX = [(64, 64), (64, 96), (96, 64)]

@@ -4,8 +4,8 @@ from dataclasses import replace
 
 import pytest
 
-from pixpod.engine.compiled.store import CallForm, CompiledStore, Stamp
-from pixpod_compile.listing import list_store
+from pixpod.engine.compilation.store import CallForm, CompiledStore, Stamp
+from pixpod_tools.compile.listing import list_store
 
 HERE = Stamp(card="NVIDIA L40S", capability="8.9", versions={"torch": "2.13.0"})
 KIND = "Decoder-0123456789abcdef"

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixpod.engine.compiled.store import (
+from pixpod.engine.compilation.store import (
     INDEX,
     CallForm,
     CompiledStore,

@@ -9,11 +9,11 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import GOLDEN, make_input
 from support.golden import golden_files
 
-from pixpod.contract import NOT_SUPPORTED
-from pixpod.json_schema import json_schemas
+from pixpod.contract.json_schema import json_schemas
+from pixpod.contract.types import NOT_SUPPORTED
 
 FILES = golden_files()
-SHIPPED = resources.files("pixpod").joinpath("schema")
+SHIPPED = resources.files("pixpod.contract").joinpath("schema")
 
 
 def validator(name):

@@ -4,10 +4,10 @@ import asyncio
 
 import pytest
 
-from pixpod.deadline import deadline, limit_s
+from pixpod.contract.payload import execution_timeout_s
 from pixpod.errors import DeadlineExceeded
-from pixpod.payload import execution_timeout_s
-from pixpod.progress import Position
+from pixpod.serving.deadline import deadline, limit_s
+from pixpod.serving.progress import Position
 
 
 @pytest.mark.parametrize(

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import pytest
 
-from pixpod_deploy.build import build_wanted
-from pixpod_deploy.configuration import Configuration, parse, read_file
-from pixpod_deploy.endpoint import CpuCompute, GpuCompute
-from pixpod_deploy.errors import InvalidConfiguration
+from pixpod_tools.deploy.build import build_wanted
+from pixpod_tools.deploy.configuration import Configuration, parse, read_file
+from pixpod_tools.deploy.endpoint import CpuCompute, GpuCompute
+from pixpod_tools.deploy.errors import InvalidConfiguration
 
 BASE = {"name": "pixpod", "image": "example.org/pixpod:1.0", "profile": "flux-schnell+sdxl"}
 FLUX_DEV = BASE | {"profile": "flux-dev", "accept_licences": ["flux-1-dev-non-commercial"]}

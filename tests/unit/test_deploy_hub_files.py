@@ -9,9 +9,9 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pixpod.settings import Settings
-from pixpod_deploy.configuration import Configuration
-from pixpod_deploy.footprints import Footprints, Mode
-from pixpod_deploy.pools import load_pools
+from pixpod_tools.deploy.configuration import Configuration
+from pixpod_tools.deploy.footprints import Footprints, Mode
+from pixpod_tools.deploy.pools import load_pools
 
 ROOT = Path(__file__).resolve().parents[2]
 HUB = json.loads((ROOT / ".runpod/hub.json").read_text(encoding="utf-8"))

@@ -4,12 +4,12 @@ import copy
 
 import pytest
 
-from pixpod_deploy.build import build_wanted
-from pixpod_deploy.configuration import parse
-from pixpod_deploy.documents import UnreadableAnswer, parse_endpoint, parse_listing
-from pixpod_deploy.errors import EndpointConflict
-from pixpod_deploy.plan import Action, make_plan
-from pixpod_deploy.report import done_text, plan_text
+from pixpod_tools.deploy.build import build_wanted
+from pixpod_tools.deploy.configuration import parse
+from pixpod_tools.deploy.documents import UnreadableAnswer, parse_endpoint, parse_listing
+from pixpod_tools.deploy.errors import EndpointConflict
+from pixpod_tools.deploy.plan import Action, make_plan
+from pixpod_tools.deploy.report import done_text, plan_text
 
 KEYS = {
     "name": "pixpod",

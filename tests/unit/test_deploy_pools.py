@@ -5,9 +5,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import Precision, load_catalog
-from pixpod_deploy.errors import InvalidConfiguration
-from pixpod_deploy.footprints import Footprints, Mode, Need, ServedModel
-from pixpod_deploy.pools import MAX_CHOSEN, choose_pools, load_pools, named_pools
+from pixpod_tools.deploy.errors import InvalidConfiguration
+from pixpod_tools.deploy.footprints import Footprints, Mode, Need, ServedModel
+from pixpod_tools.deploy.pools import MAX_CHOSEN, choose_pools, load_pools, named_pools
 
 POOLS = load_pools()
 CATALOG = load_catalog()

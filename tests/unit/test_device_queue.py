@@ -7,7 +7,7 @@ import pytest
 from support.factories import make_request
 
 from pixpod.engine.base import Cancelled, CancelToken
-from pixpod.engine.drawing.device_queue import DeviceQueue, Drawn, Part
+from pixpod.engine.scheduling.request_queue import DeviceQueue, Drawn, Part
 from pixpod.errors import InvalidInput, OutOfMemory, Problem
 from pixpod.job import ModelIdentity, RawImage
 

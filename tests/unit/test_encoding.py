@@ -13,14 +13,14 @@ from PIL import Image
 from support.factories import make_request
 
 import pixpod
-from pixpod.encoding import (
+from pixpod.job import ImageFormat, ModelIdentity, RawImage
+from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
     base64_bytes,
     encode,
     generation_text,
     max_encoded_bytes,
 )
-from pixpod.job import ImageFormat, ModelIdentity, RawImage
 
 QUALITY = {ImageFormat.PNG: None, ImageFormat.JPEG: 90, ImageFormat.WEBP: 90}
 

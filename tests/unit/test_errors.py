@@ -7,8 +7,8 @@ import re
 import pytest
 
 from pixpod import errors
+from pixpod.contract.payload import render_error
 from pixpod.errors import Fault, InvalidInput, PayloadError, Problem, WorkerError
-from pixpod.payload import render_error
 
 
 def subclasses(of):

@@ -6,7 +6,7 @@ import pytest
 
 from pixpod.catalog import Family, Precision, load_catalog
 from pixpod.engine.memory.footprints import GIB, Footprints, Held, NoFootprint
-from pixpod.engine.weights import Weights
+from pixpod.weights.layout import Weights
 
 FOOTPRINTS = Footprints()
 CATALOG = load_catalog()

@@ -7,9 +7,9 @@ from functools import partial
 
 import pytest
 
-from pixpod import held_jobs
 from pixpod.catalog import load_catalog
-from pixpod.held_jobs import HOLD_RULES, HeldJobs, jobs_to_hold
+from pixpod.serving import concurrency as held_jobs
+from pixpod.serving.concurrency import HOLD_RULES, HeldJobs, jobs_to_hold
 
 CATALOG = load_catalog()
 

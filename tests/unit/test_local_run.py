@@ -5,8 +5,8 @@ import json
 import pytest
 
 from pixpod.errors import InvalidSettings
-from pixpod.local_run import read_test_input, run_job
-from pixpod.worker import RefusingWorker
+from pixpod.serving.local_run import read_test_input, run_job
+from pixpod.serving.worker import RefusingWorker
 
 
 async def echo(job):

@@ -9,8 +9,14 @@ from support.weights_directories import add_model
 
 from pixpod.catalog import STORED, load_catalog
 from pixpod.errors import InvalidSettings
-from pixpod.manifest import CHUNK_BYTES, ManifestEntry, WeightFile, read_manifest, render_manifest
 from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.weights.manifest import (
+    CHUNK_BYTES,
+    ManifestEntry,
+    WeightFile,
+    read_manifest,
+    render_manifest,
+)
 
 ENTRY = '[models.sdxl]\npath = "sdxl"\nrevision = "abc"\n'
 FILE = '[[models.sdxl.files]]\npath = "a.json"\nsize_bytes = 3\nsha256 = "' + "a" * 64 + '"\n'

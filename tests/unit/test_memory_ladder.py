@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.engine.memory.ladder import DoesNotFit, Ladder, Rung, draw_within_memory
+from pixpod.engine.execution.oom_fallbacks import DoesNotFit, Ladder, Rung, draw_within_memory
 
 
 class Memory:

@@ -12,9 +12,7 @@ from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 
 from pixpod.catalog import Catalog, Precision
 from pixpod.engine.device_probe import ProbedCard
-from pixpod.engine.loading.model_loader import ModelLoader, uncollected
-from pixpod.engine.sources import BakedSource, WeightsLocator
-from pixpod.engine.weights import Weights
+from pixpod.engine.loading.loader import ModelLoader, uncollected
 from pixpod.errors import (
     DeviceUnavailable,
     InternalError,
@@ -23,8 +21,10 @@ from pixpod.errors import (
     WeightsUnreadable,
 )
 from pixpod.job import Quality
-from pixpod.prefetch import Verify
 from pixpod.timeline import BootTimeline
+from pixpod.weights.layout import Weights
+from pixpod.weights.prefetch import Verify
+from pixpod.weights.sources import BakedSource, WeightsLocator
 
 LIMIT_S = 30
 UNET = f"unet/{WEIGHTS_NAME}"
@@ -96,9 +96,7 @@ def card(monkeypatch):
 
     def make(capability, memory_gib):
         probed = ProbedCard(capability=capability, memory_bytes=int(memory_gib * 2**30))
-        monkeypatch.setattr(
-            "pixpod.engine.loading.model_loader.probe_card", lambda built_for: probed
-        )
+        monkeypatch.setattr("pixpod.engine.loading.loader.probe_card", lambda built_for: probed)
 
     return make
 
@@ -283,7 +281,7 @@ def test_what_nobody_foresaw_counts_as_the_hosts(tmp_path, make_loader, told, ca
 def test_files_that_were_read_ahead_are_not_checked_again(make_loader, tmp_path, monkeypatch):
     add_model(tmp_path, "sdxl")
     checked: list[Weights] = []
-    monkeypatch.setattr("pixpod.engine.loading.model_loader.check_small_files", checked.append)
+    monkeypatch.setattr("pixpod.engine.loading.loader.check_small_files", checked.append)
     (load,) = make_loader("sdxl").preload(["sdxl"])
     assert isinstance(load.exception(LIMIT_S), DeviceUnavailable)
     assert len(checked) == 1
@@ -294,7 +292,7 @@ def test_files_that_nobody_read_ahead_are_checked_when_asked_for(
 ):
     add_model(tmp_path, "sdxl")
     checked: list[Weights] = []
-    monkeypatch.setattr("pixpod.engine.loading.model_loader.check_small_files", checked.append)
+    monkeypatch.setattr("pixpod.engine.loading.loader.check_small_files", checked.append)
     assert isinstance(make_loader("sdxl").load("sdxl").exception(LIMIT_S), DeviceUnavailable)
     assert len(checked) == 1
 

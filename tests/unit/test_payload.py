@@ -11,12 +11,12 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import OFFER, make_input, make_job
 
 from pixpod.catalog import Family, Limits, load_catalog
-from pixpod.contract import MAX_SEED, NOT_SUPPORTED
+from pixpod.contract.payload import parse_job, render_error
+from pixpod.contract.problems import MAX_PROBLEMS, wrong
+from pixpod.contract.rules import Offer
+from pixpod.contract.types import MAX_SEED, NOT_SUPPORTED
 from pixpod.errors import InvalidInput, NotSupported, OutOfMemory, PayloadError, StorageDenied
 from pixpod.job import Delivery, ImageFormat
-from pixpod.payload import parse_job, render_error
-from pixpod.problems import MAX_PROBLEMS, wrong
-from pixpod.rules import Offer
 
 MAX_ERROR_BYTES = 20_000
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])

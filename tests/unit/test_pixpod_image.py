@@ -4,13 +4,13 @@ from pathlib import Path
 
 import pytest
 
-from pixpod_image.building import BuildSettings, build_command
-from pixpod_image.cli import default_tag, main
-from pixpod_image.commands import ImageError, output
-from pixpod_image.layers import short_line
-from pixpod_image.running import run_command
-from pixpod_image.sbom import baked_models, completed, debian_packages
-from pixpod_image.wheels import provide_wheels
+from pixpod_tools.container.building import BuildSettings, build_command
+from pixpod_tools.container.cli import default_tag, main
+from pixpod_tools.container.commands import ImageError, output
+from pixpod_tools.container.layers import short_line
+from pixpod_tools.container.running import run_command
+from pixpod_tools.container.sbom import baked_models, completed, debian_packages
+from pixpod_tools.container.wheels import provide_wheels
 
 ROOT = Path(__file__).resolve().parents[2]
 

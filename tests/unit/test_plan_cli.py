@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pixpod_plan.cli import main
+from pixpod_tools.plan.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
 

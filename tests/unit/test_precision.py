@@ -7,8 +7,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import STORED, Family, Precision, load_catalog
-from pixpod.engine.numerics.cards import find_card, load_cards
-from pixpod.engine.numerics.precision import (
+from pixpod.engine.precision.gpus import find_card, load_cards
+from pixpod.engine.precision.precision import (
     GIB,
     WORKING_BYTES,
     Choice,

@@ -8,10 +8,10 @@ import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pixpod import prefetch as module
 from pixpod.errors import WeightsUnreadable
-from pixpod.manifest import WeightFile
-from pixpod.prefetch import Prefetch, Verify
+from pixpod.weights import prefetch as module
+from pixpod.weights.manifest import WeightFile
+from pixpod.weights.prefetch import Prefetch, Verify
 
 CHUNK = 4096
 """Small enough that a test's files have many; a multiple of the page size."""

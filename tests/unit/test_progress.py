@@ -6,7 +6,7 @@ import logging
 
 import pytest
 
-from pixpod.progress import Position, Progress
+from pixpod.serving.progress import Position, Progress
 
 TICK_S = 0.01
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixpod.renewal import GIB, SETTLING_IMAGES, Renewal, resident_bytes
+from pixpod.serving.refresh import GIB, SETTLING_IMAGES, Renewal, resident_bytes
 
 
 class Gauge:

@@ -11,7 +11,7 @@ from typing import ClassVar
 import pytest
 from aiohttp import web
 
-from pixpod import runpod_sdk
+from pixpod.serving import runpod_sdk
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
@@ -39,7 +39,7 @@ def test_only_the_processors_name_is_asked_of_cpuinfo():
 def test_processor_has_its_name_and_cpuinfo_stays_out():
     name, is_real_loaded, is_importable = run(
         "import sys\n"
-        "from pixpod.runpod_sdk import _processor_name_from_proc, _processor_name\n"
+        "from pixpod.serving.runpod_sdk import _processor_name_from_proc, _processor_name\n"
         "with _processor_name_from_proc():\n"
         "    import runpod\n"
         "from runpod.serverless.utils import rp_debugger\n"
@@ -55,7 +55,7 @@ def test_cpuinfo_that_is_there_already_is_left_alone():
     (is_same,) = run(
         "import sys, types\n"
         "mine = sys.modules['cpuinfo'] = types.ModuleType('cpuinfo')\n"
-        "from pixpod.runpod_sdk import _processor_name_from_proc\n"
+        "from pixpod.serving.runpod_sdk import _processor_name_from_proc\n"
         "with _processor_name_from_proc():\n"
         "    assert sys.modules['cpuinfo'] is mine\n"
         "print(sys.modules['cpuinfo'] is mine)\n"

@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
-from tiny_checkpoints.captions import SEEN_WORDS, UNSEEN_WORDS, vary
-from tiny_checkpoints.scenes import (
+from pixpod_tools.tiny.captions import SEEN_WORDS, UNSEEN_WORDS, vary
+from pixpod_tools.tiny.scenes import (
     Colour,
     Position,
     Scene,

@@ -10,8 +10,8 @@ from pixpod.catalog import Precision
 from pixpod.environment import Secret
 from pixpod.errors import InvalidSettings
 from pixpod.job import Delivery
+from pixpod.outputs.storage import clean_prefix
 from pixpod.settings import ALL_MODELS, SOURCE_WEIGHTS_DIR, Settings, keep_sdk_quiet
-from pixpod.storage import clean_prefix
 
 S3 = {
     "PIXPOD_S3_BUCKET": "pictures",

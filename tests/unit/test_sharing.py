@@ -10,9 +10,9 @@ from pixpod.engine.memory.footprints import Footprints, Held
 from pixpod.engine.memory.needs import Part, need_of
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.sources import BakedSource
 from pixpod.errors import WeightsUnreadable
-from pixpod.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod.weights.sources import BakedSource
 
 DEV, SCHNELL = CATALOG["flux-dev"], CATALOG["flux-schnell"]
 FLOAT8 = Held(precision=Precision.FLOAT8_DYNAMIC)

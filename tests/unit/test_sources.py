@@ -14,14 +14,14 @@ from support.weights_directories import (
     write_files,
 )
 
-from pixpod.engine.sources import (
+from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
+from pixpod.weights.sources import (
     BakedSource,
     HubSource,
     PlatformCacheSource,
     VolumeSource,
     WeightsLocator,
 )
-from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
 
 SDXL, SD15, FLUX_DEV, FLUX_TINY = (
     CATALOG[name] for name in ("sdxl", "sd15", "flux-dev", "flux-tiny")

@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.weights_directories import CATALOG
 
-from pixpod.hub import VAE_FILES, choose_files, in_boot_order, needed_files
+from pixpod.weights.hub_repository import VAE_FILES, choose_files, in_boot_order, needed_files
 
 
 def listed(text):

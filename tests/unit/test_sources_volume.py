@@ -16,10 +16,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model, describe, write_files
 
-from pixpod.engine.sources import VolumeSource, copying
-from pixpod.engine.sources.copying import copy_files
 from pixpod.errors import DiskFull, InvalidSettings, ModelUnavailable, WeightsUnreadable
-from pixpod.manifest import read_manifest, render_manifest
+from pixpod.weights.manifest import read_manifest, render_manifest
+from pixpod.weights.sources import VolumeSource, copying
+from pixpod.weights.sources.copying import copy_files
 
 SDXL = CATALOG["sdxl"]
 UNET = f"unet/{WEIGHTS_NAME}"

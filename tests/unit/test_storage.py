@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat
-from pixpod.storage import DirectoryImageStore, InlineImageStore, clean_prefix, image_key
+from pixpod.outputs.storage import DirectoryImageStore, InlineImageStore, clean_prefix, image_key
 
 IMAGE = EncodedImage(
     index=0,

@@ -3,10 +3,10 @@
 import pytest
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.drawing.warmup import warmup_requests
+from pixpod.contract.payload import parse_job
+from pixpod.contract.rules import Offer
+from pixpod.engine.scheduling.warmup import warmup_requests
 from pixpod.job import Delivery, Quality
-from pixpod.payload import parse_job
-from pixpod.rules import Offer
 
 CATALOG = load_catalog()
 

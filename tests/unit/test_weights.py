@@ -6,8 +6,8 @@ from dataclasses import replace
 import pytest
 from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model, files_of, write_files
 
-from pixpod.engine.sources.base import weights_of
-from pixpod.engine.weights import (
+from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.weights.layout import (
     Weights,
     check_layout,
     check_licence,
@@ -15,7 +15,7 @@ from pixpod.engine.weights import (
     files_to_read,
     tensor_paths,
 )
-from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.weights.sources.base import weights_of
 
 SDXL = CATALOG["sdxl"]
 FLUX_DEV = CATALOG["flux-dev"]

@@ -25,17 +25,19 @@ from pixpod.errors import (
     StorageUnavailable,
     WorkerError,
 )
-from pixpod.held_jobs import HeldJobs
 from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
+from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
-from pixpod.renewal import Renewal
-from pixpod.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from pixpod.worker import PHASES, RefusingWorker, Worker, WorkerOptions
+from pixpod.serving.concurrency import HeldJobs
+from pixpod.serving.refresh import Renewal
+from pixpod.serving.worker import PHASES, RefusingWorker, Worker, WorkerOptions
 
 PROMPT = "PLANTEDPROMPT on a blue background"
 SCHEMA = Draft202012Validator(
-    json.loads(resources.files("pixpod").joinpath("schema/reply.json").read_text(encoding="utf-8"))
+    json.loads(
+        resources.files("pixpod.contract").joinpath("schema/reply.json").read_text(encoding="utf-8")
+    )
 )
 
 
@@ -443,7 +445,7 @@ def test_overlapping_jobs_are_told_apart_in_the_log(build, log_lines):
 
     replies = asyncio.run(both())
     assert sorted(reply["worker"]["cold_start"] for reply in replies) == [False, True]
-    ours = [line for line in log_lines() if line["logger"] == "pixpod.worker"]
+    ours = [line for line in log_lines() if line["logger"] == "pixpod.serving.worker"]
     for name in ("left", "right"):
         messages = [line["message"] for line in ours if line["job_id"] == name]
         assert messages == ["job started", "job done"]

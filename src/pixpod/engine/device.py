@@ -4,9 +4,9 @@ import gc
 
 import torch
 
-from pixpod.engine.numerics.cards import find_card
-from pixpod.engine.numerics.precision import Place, limit_bytes
-from pixpod.engine.numerics.quantization import computes_float8
+from pixpod.engine.precision.gpus import find_card
+from pixpod.engine.precision.precision import Place, limit_bytes
+from pixpod.engine.precision.quantization import computes_float8
 from pixpod.errors import DeviceUnavailable
 
 

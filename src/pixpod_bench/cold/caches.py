@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from pixpod.catalog import Family, load_catalog
-from pixpod.manifest import MANIFEST, read_manifest
+from pixpod.weights.manifest import MANIFEST, read_manifest
 from pixpod_bench.cold.case import TINY, Case
 from pixpod_bench.cold.processes import environment
 
@@ -46,7 +46,7 @@ def bake(folder: Path, model: str, *arguments: str) -> None:
     """Random weights of one model, unless the folder has it. Raises CalledProcessError."""
     if (folder / MANIFEST).exists() and model in read_manifest(folder):
         return
-    command = [sys.executable, "-m", "pixpod.baking.cli", "--random", model]
+    command = [sys.executable, "-m", "pixpod_tools.bake.cli", "--random", model]
     subprocess.run(  # noqa: S603 (our own arguments, no shell)
         [*command, *arguments, "--to", str(folder)],
         env=environment({"TORCHAO_FORCE_SKIP_LOADING_SO_FILES": "1"}),

@@ -5,8 +5,8 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pixpod.catalog import Catalog, Family, load_catalog
-from pixpod.engine.sources import BakedSource
-from pixpod.engine.weights import Weights, files_to_read
+from pixpod.weights.layout import Weights, files_to_read
+from pixpod.weights.sources import BakedSource
 
 CPU_CATALOG = Path(__file__).with_name("cpu_catalog.toml")
 """The full-size models are not served on a CPU; to load them there they need other entries."""

@@ -18,12 +18,12 @@ from pixpod.catalog import Precision
 from pixpod.engine.device import find_place
 from pixpod.engine.loading import device_memory
 from pixpod.engine.loading.components import DTYPE
-from pixpod.engine.loading.model_loader import ModelLoader
-from pixpod.engine.numerics.precision import choose_precision
-from pixpod.engine.sources import BakedSource, WeightsLocator
-from pixpod.engine.weights import PIPELINE_CLASS, read_stored
-from pixpod.prefetch import Verify
+from pixpod.engine.loading.loader import ModelLoader
+from pixpod.engine.precision.precision import choose_precision
 from pixpod.timeline import BootTimeline
+from pixpod.weights.layout import PIPELINE_CLASS, read_stored
+from pixpod.weights.prefetch import Verify
+from pixpod.weights.sources import BakedSource, WeightsLocator
 from pixpod_bench.cold.case import Case, catalog_for
 
 Load = Callable[[Case], object]

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from pixpod.catalog import Precision
-from pixpod.engine.weights import PIPELINE_CLASS
+from pixpod.weights.layout import PIPELINE_CLASS
 from pixpod_bench.cold.boots import boot_to_image, boot_to_job_take, boot_to_ready
 from pixpod_bench.cold.case import Case, catalog_for
 from pixpod_bench.cold.plain_read import ReadPlan

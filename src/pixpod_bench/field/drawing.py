@@ -12,10 +12,10 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.diffusion import DiffusionEngine
+from pixpod.engine.engine import DiffusionEngine
 from pixpod.errors import WorkerError
 from pixpod.job import Generation, GenerationRequest
-from pixpod.manifest import MANIFEST, read_manifest
+from pixpod.weights.manifest import MANIFEST, read_manifest
 from pixpod_bench.asking import make_request
 from pixpod_bench.card_memory import peak_bytes, reset_peak
 from pixpod_bench.cold.caches import bake

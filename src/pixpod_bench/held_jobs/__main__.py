@@ -18,7 +18,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from pixpod.catalog import load_catalog
-from pixpod.held_jobs import jobs_to_hold
+from pixpod.serving.concurrency import jobs_to_hold
 from pixpod_bench.held_jobs.burst import Outcome, Place, run_bursts
 from pixpod_bench.held_jobs.card import CardSpec
 from pixpod_bench.held_jobs.handler import WorkerSpec

@@ -13,19 +13,19 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
-from pixpod import runpod_sdk
 from pixpod.catalog import load_catalog
+from pixpod.contract.rules import Offer
 from pixpod.environment import Secret
-from pixpod.held_jobs import HeldJobs
 from pixpod.job import Delivery, Quality
 from pixpod.logs import configure_logging
+from pixpod.outputs.storage import InlineImageStore
 from pixpod.pricing import PriceList
-from pixpod.renewal import Renewal
-from pixpod.rules import Offer
+from pixpod.serving import runpod_sdk
+from pixpod.serving.concurrency import HeldJobs
+from pixpod.serving.refresh import Renewal
+from pixpod.serving.worker import Worker, WorkerOptions
 from pixpod.settings import keep_sdk_quiet
-from pixpod.storage import InlineImageStore
 from pixpod.timeline import BootTimeline
-from pixpod.worker import Worker, WorkerOptions
 from pixpod_bench.held_jobs.card import CardSpec, ScriptedCard
 
 HANDLER = Path(__file__)

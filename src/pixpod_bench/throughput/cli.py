@@ -19,8 +19,8 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
-from pixpod.held_jobs import jobs_to_hold
 from pixpod.logs import configure_logging
+from pixpod.serving.concurrency import jobs_to_hold
 from pixpod.settings import keep_hub_offline
 from pixpod_bench.cold.report import describe_machine
 from pixpod_bench.throughput import report

@@ -9,8 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from emulator_bench.load import Client, client_of
 from pixpod.pricing import WorkerLife
+from pixpod_bench.emulator.load import Client, client_of
 from pixpod_bench.throughput.deployment import TINY_WEIGHTS, environ
 from pixpod_bench.throughput.pixels import decode
 from pixpod_bench.throughput.workload import MODELS, JobFailed, TinyJob

@@ -9,7 +9,7 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 
 from pixpod.logs import configure_logging
-from pixpod.renewal import resident_bytes
+from pixpod.serving.refresh import resident_bytes
 from pixpod_bench.throughput.alone import draw_all, running_engine
 from pixpod_bench.throughput.deployment import environ
 from pixpod_bench.throughput.figures import slope

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from pixpod.bootstrap import build_worker
+from pixpod.serving.worker import PHASES, Worker
 from pixpod.settings import Settings
-from pixpod.worker import PHASES, Worker
 from pixpod_bench.throughput.deployment import environ
 from pixpod_bench.throughput.figures import Ratio, ratio_of
 from pixpod_bench.throughput.pixels import decode, levels_apart

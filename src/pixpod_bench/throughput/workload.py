@@ -10,7 +10,7 @@ import numpy as np
 
 from pixpod.catalog import ModelSpec, load_catalog
 from pixpod.job import GenerationRequest, Quality
-from tiny_checkpoints import sample_training_scene
+from pixpod_tools.tiny import sample_training_scene
 
 MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
 SIZES = {(64, 64): 0.6, (64, 96): 0.2, (96, 64): 0.2}

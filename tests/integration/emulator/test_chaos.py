@@ -5,9 +5,9 @@ from dataclasses import replace
 
 import pytest
 
-from emulator_bench.__main__ import main
-from emulator_bench.chaos import run_chaos
-from emulator_bench.verdict import ChaosSettings, is_explained
+from pixpod_bench.emulator.__main__ import main
+from pixpod_bench.emulator.chaos import run_chaos
+from pixpod_bench.emulator.verdict import ChaosSettings, is_explained
 from runpod_emulator.jobs.job import JobStatus
 
 MANY_RETRIES = ChaosSettings(

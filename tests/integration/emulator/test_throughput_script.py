@@ -7,8 +7,8 @@ from dataclasses import replace
 
 import pytest
 
-from emulator_bench.__main__ import main
-from emulator_bench.throughput import Cell, Rate
+from pixpod_bench.emulator.__main__ import main
+from pixpod_bench.emulator.throughput import Cell, Rate
 
 FLAGS = "--workers 1 --concurrency 4 --rounds 1 --load-seconds 0.5"
 RATE = Rate(jobs_per_s=100, cpu_ms_per_job=1, server_load=0.1, machine_load=0.5)

@@ -5,7 +5,7 @@ Its name is `CONTAINER_PREFIX` and the worker's id. Signals reach it through pod
 
 import os
 
-from pixpod_image.running import run_command
+from pixpod_tools.container.running import run_command
 
 PASSED = ("RUNPOD_", "PIXPOD_")
 

@@ -23,11 +23,11 @@ from pixpod.engine.loading.binding import (
     read_header,
 )
 from pixpod.engine.loading.device_memory import file_bytes
-from pixpod.engine.numerics.precision import Choice
-from pixpod.engine.numerics.quantization import convert
-from pixpod.engine.weights import MODEL_INDEX, Weights, component_folder, tensor_paths
-from pixpod.prefetch import Prefetch
+from pixpod.engine.precision.precision import Choice
+from pixpod.engine.precision.quantization import convert
 from pixpod.timeline import BootTimeline
+from pixpod.weights.layout import MODEL_INDEX, Weights, component_folder, tensor_paths
+from pixpod.weights.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
 

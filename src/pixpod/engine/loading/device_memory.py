@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from pixpod.prefetch import MappedFile, Prefetch
+from pixpod.weights.prefetch import MappedFile, Prefetch
 
 BUFFER_BYTES = 16 * 1024 * 1024
 """One page-locked buffer. Each copying thread has two: one is filled while one is sent."""

@@ -15,16 +15,16 @@ from safetensors import SafetensorError
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.loading.components import Component, build_skeleton, load_component
 from pixpod.engine.memory.needs import Part, own_parts
-from pixpod.engine.numerics.attention import NATIVE, set_attention
-from pixpod.engine.numerics.precision import Choice
-from pixpod.engine.weights import PIPELINE_CLASS, Weights
+from pixpod.engine.precision.attention import NATIVE, set_attention
+from pixpod.engine.precision.precision import Choice
 from pixpod.errors import OutOfMemory, WeightsUnreadable
 from pixpod.job import ModelIdentity
-from pixpod.prefetch import Prefetch
 from pixpod.timeline import BootTimeline
+from pixpod.weights.layout import PIPELINE_CLASS, Weights
+from pixpod.weights.prefetch import Prefetch
 
 if TYPE_CHECKING:
-    from pixpod.engine.compiled.calls import Compilation
+    from pixpod.engine.compilation.calls import Compilation
 
 Pipeline = Any
 Tokenizer = Any

@@ -10,8 +10,8 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import Catalog, ModelSpec, Precision
-from pixpod.engine.compiled.compilation import compile_model
-from pixpod.engine.compiled.store import CompiledStore
+from pixpod.engine.compilation.compile import compile_model
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.loading.components import Component, made_into
 from pixpod.engine.loading.pipelines import LoadedModel, load_model
 from pixpod.engine.memory.footprints import Footprints, Held, NoFootprint, files_bytes
@@ -20,12 +20,12 @@ from pixpod.engine.memory.needs import Part, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Plan, budget_for, make_plan
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.numerics.precision import Choice, Place, Stored, choose_precision
-from pixpod.engine.weights import Weights, read_stored
+from pixpod.engine.precision.precision import Choice, Place, Stored, choose_precision
 from pixpod.errors import WorkerError
 from pixpod.job import Quality
-from pixpod.prefetch import Prefetch
 from pixpod.timeline import BootTimeline
+from pixpod.weights.layout import Weights, read_stored
+from pixpod.weights.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
 

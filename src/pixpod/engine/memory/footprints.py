@@ -10,8 +10,8 @@ from importlib import resources
 from typing import Any
 
 from pixpod.catalog import Family, ModelSpec, Precision, Size
-from pixpod.engine.weights import Weights, component_folder, tensor_paths
 from pixpod.errors import WeightsUnreadable
+from pixpod.weights.layout import Weights, component_folder, tensor_paths
 
 GIB = 2**30
 

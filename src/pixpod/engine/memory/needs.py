@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import Family, ModelSpec, Precision, Size
 from pixpod.engine.memory.footprints import Footprints, Held, Working
-from pixpod.engine.weights import Weights
+from pixpod.weights.layout import Weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, order=True)

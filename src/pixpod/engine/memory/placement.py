@@ -17,7 +17,7 @@ from torch import nn
 
 from pixpod.catalog import Family, Size
 from pixpod.engine.memory.needs import Part
-from pixpod.engine.memory.parking import ParkedWeights
+from pixpod.engine.memory.offloading import ParkedWeights
 from pixpod.engine.memory.residency import Moves, Plan
 from pixpod.errors import OutOfMemory
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pixpod.catalog import Family, ModelSpec, Precision
 from pixpod.engine.memory.footprints import LARGE_ENCODER, Held
 from pixpod.engine.memory.needs import Part, part_of
-from pixpod.engine.weights import Weights, content_of
+from pixpod.weights.layout import Weights, content_of
 
 
 class Sharing:

@@ -1,1 +1,0 @@
-"""Shakes the emulator and measures it: `python -m emulator_bench chaos|throughput`."""

@@ -1,0 +1,1 @@
+"""The JSON edge: types, payload, rules, problems and JSON Schema."""

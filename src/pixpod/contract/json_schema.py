@@ -1,0 +1,49 @@
+"""The contract as JSON Schema documents; `scripts/schema` writes them into `schema/`."""
+
+from typing import Any
+
+from pydantic import TypeAdapter
+from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
+from pydantic_core import core_schema
+
+from pixpod.contract.types import NOT_SUPPORTED, ErrorReply, JobInput, Reply
+
+
+class _ReadableSchema(GenerateJsonSchema):
+    """Fields in our order, without titles that repeat their names; `type` lists null."""
+
+    def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
+        return value
+
+    def field_title_should_be_set(self, schema: object) -> bool:
+        return False
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        """Each of our defaults is null, for "the model's default"."""
+        return self.generate_inner(schema["schema"])
+
+    def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
+        inner = self.generate_inner(schema["schema"])
+        if isinstance(inner.get("type"), str) and "enum" not in inner:
+            return {**inner, "type": [inner["type"], "null"]}
+        return super().nullable_schema(schema)
+
+
+def json_schemas() -> dict[str, dict[str, Any]]:
+    """The schemas that ship, by file name. Any: a JSON document."""
+    request = JobInput.model_json_schema(schema_generator=_ReadableSchema)
+    _reserve_names(request)
+    replies: TypeAdapter[Reply | ErrorReply] = TypeAdapter(Reply | ErrorReply)
+    reply = replies.json_schema(schema_generator=_ReadableSchema)
+    dialect = {"$schema": GenerateJsonSchema.schema_dialect}
+    title = {"title": "What a pixpod job returns"}
+    return {"request.json": {**dialect, **request}, "reply.json": {**dialect, **title, **reply}}
+
+
+def _reserve_names(request: dict[str, Any]) -> None:
+    """What is not supported is refused unless it is null. Any: a JSON document."""
+    reserved = {"type": "null", "description": "Not supported by this version."}
+    for field in sorted(NOT_SUPPORTED - {"s3Config"}):
+        outer, _, inner = field.partition(".")
+        schema = request["$defs"]["OutputInput"] if inner else request
+        schema["properties"][inner or outer] = reserved

@@ -1,0 +1,286 @@
+"""A platform's job (raw JSON) to our types, and our result back; the only place with raw dicts.
+
+Refuses what it does not know, collects all problems before it refuses, and changes nothing
+silently. Knows no engine: limits and defaults come from the model's spec.
+"""
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from pydantic import ValidationError
+
+from pixpod.catalog import ModelSpec
+from pixpod.contract.problems import (
+    MAX_PROBLEMS,
+    first_ones,
+    is_unicode,
+    to_problems,
+    unknown_field,
+    wrong,
+)
+from pixpod.contract.rules import Offer, check_values, find_model
+from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
+from pixpod.errors import InvalidInput, NotSupported, Problem, WorkerError
+from pixpod.job import (
+    Delivery,
+    GenerationRequest,
+    ImageFormat,
+    Job,
+    JobResult,
+    OutputOptions,
+    Quality,
+    StoredImage,
+)
+from pixpod.outputs.storage import clean_prefix
+
+DEFAULT_QUALITY = 90
+
+FieldPath = tuple[str, ...]
+"""Where a field is: `("seed",)` or `("output", "quality")`."""
+
+
+def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
+    """Check a job as the platform hands it over; keys beside `id` and `input` are its own.
+
+    Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
+    NotSupported if all that is wrong are features that are not there yet.
+    """
+    job_id = raw.get("id")
+    problems = list(_check_id(job_id))
+    given = raw.get("input")
+    if not isinstance(given, dict):
+        raise InvalidInput([*problems, wrong("input", given, "an object")])
+    unsupported = list(_unsupported(raw, given))
+    checked = _check_types(_without(given, _unsupported_paths(unsupported)))
+    problems += checked.problems
+    spec = find_model(checked.input.model, offer)
+    if isinstance(spec, ModelSpec):
+        problems += check_values(checked.input, spec, offer, checked.malformed)
+    elif spec is not None:
+        problems.append(spec)
+    if problems:
+        raise InvalidInput(first_ones([*problems, *unsupported]))
+    if unsupported:
+        raise NotSupported(unsupported)
+    assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
+    return Job(
+        id=job_id,
+        request=_build_request(job_id, checked.input, spec),
+        output=_build_output(checked.input.output or OutputInput(), offer),
+    )
+
+
+def execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
+    """The platform's own limit for this job, where it hands that over: `policy.executionTimeout`.
+
+    The platform has checked it; anything odd is no limit.
+    """
+    policy = raw.get("policy")
+    timeout_ms = policy.get("executionTimeout") if isinstance(policy, dict) else None
+    if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float):
+        return None
+    return timeout_ms / 1e3 if timeout_ms > 0 else None
+
+
+def render_result(result: JobResult) -> dict[str, Any]:
+    """A result as the handler returns it: JSON types only. Any: a JSON document."""
+    reply = Reply.model_validate(
+        {
+            "api_version": API_VERSION,
+            "images": [_render_image(stored) for stored in result.images],
+            "model": asdict(result.model),
+            "timings_ms": result.timings_ms,
+            "cost": asdict(result.cost),
+            "worker": asdict(result.worker),
+            "warnings": list(result.warnings),
+        }
+    )
+    dumped = reply.model_dump(mode="json")
+    dumped["images"] = [image.model_dump(mode="json", exclude_none=True) for image in reply.images]
+    return dumped
+
+
+def render_error(error: WorkerError) -> dict[str, Any]:
+    """An error as the handler returns it; the platform takes a string and drops objects."""
+    reply: dict[str, Any] = {"error": str(error)}
+    if error.refresh_worker:
+        reply["refresh_worker"] = True
+    return reply
+
+
+def _render_image(stored: StoredImage) -> dict[str, Any]:
+    image = stored.image
+    return {
+        "url": stored.url,
+        "data": stored.data,
+        "path": stored.path,
+        "key": stored.key,
+        "seed": image.seed,
+        "width": image.width,
+        "height": image.height,
+        "content_type": image.format.content_type,
+        "size_bytes": len(image.data),
+        "sha256": image.sha256,
+    }
+
+
+# --- what is not there yet -----------------------------------------------------------------
+
+
+def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+    """Features that the job asks for; like any other field, one that is null is absent."""
+    output = given.get("output")
+    asked = {path for path in _paths(given) if _value_at(given, path) is not None}
+    if raw.get("s3Config") is not None:
+        asked.add(("s3Config",))
+    for field in sorted(NOT_SUPPORTED):
+        if tuple(field.split(".")) in asked:
+            yield Problem(field=field, value=None, accepted="absent: not supported by this version")
+    if isinstance(output, dict) and output.get("delivery") == Delivery.PUT:
+        accepted = "another delivery: not supported by this version"
+        yield Problem(field="output.delivery", value="put", accepted=accepted)
+
+
+def _unsupported_paths(found: Iterable[Problem]) -> set[FieldPath]:
+    fields = NOT_SUPPORTED | {problem.field for problem in found}
+    return {tuple(field.split(".")) for field in fields}
+
+
+def _paths(given: Mapping[str, Any]) -> Iterator[FieldPath]:
+    output = given.get("output")
+    yield from ((name,) for name in given)
+    if isinstance(output, dict):
+        yield from (("output", name) for name in output)
+
+
+def _value_at(given: Mapping[str, Any], path: FieldPath) -> object:
+    value: Any = given
+    for name in path:
+        value = value[name]
+    return value
+
+
+def _without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
+    """A copy that lacks these fields and shares no object that `payload` changes."""
+    output = given.get("output")
+    kept = {**given, "output": dict(output)} if isinstance(output, dict) else dict(given)
+    for path in paths:
+        parent = kept.get("output") if len(path) > 1 else kept
+        if isinstance(parent, dict):
+            parent.pop(path[-1], None)
+    return kept
+
+
+# --- types, names and absolute ranges --------------------------------------------------------
+
+
+def _check_id(job_id: object) -> Iterator[Problem]:
+    if not isinstance(job_id, str) or not job_id:
+        yield wrong("id", job_id, "a string that is not empty")
+    elif not is_unicode(job_id):
+        yield wrong("id", job_id, "a string of valid Unicode")
+
+
+@dataclass(frozen=True, slots=True)
+class _Checked:
+    """The fields that are well formed, what is wrong with the others, and which those are."""
+
+    input: JobInput
+    problems: list[Problem]
+    malformed: frozenset[str] = frozenset()
+
+
+def _check_types(given: dict[str, Any]) -> _Checked:
+    garbled = [path for path in _paths(given) if not is_unicode(path[-1])]
+    given = _without(given, garbled)  # Pydantic stops at a name that is no Unicode
+    problems = [unknown_field(path) for path in garbled[: MAX_PROBLEMS + 1]]
+    try:
+        return _Checked(JobInput.model_validate(given), problems)
+    except ValidationError as exc:
+        errors = exc.errors(include_url=False)
+    bad_paths = {_path_of(error["loc"]) for error in errors}
+    sound = _without(given, bad_paths)
+    return _Checked(
+        _partial_input(sound),
+        problems + to_problems(errors[: MAX_PROBLEMS + 1]),
+        frozenset(".".join(path) for path in bad_paths),
+    )
+
+
+def _partial_input(sound: dict[str, Any]) -> JobInput:
+    """Sound fields only; those that are missing stay None although the type has no None."""
+    required = {"model": None, "prompt": None}
+    output = sound.pop("output", None)
+    partial = JobInput.model_construct(**{**required, **_valid(JobInput, sound)})
+    if isinstance(output, dict):
+        partial.output = OutputInput.model_validate(output)
+    return partial
+
+
+def _valid(model: type[JobInput], sound: dict[str, Any]) -> dict[str, Any]:
+    """Sound fields as the model converts them, with stand-ins for what it requires."""
+    filled = model.model_validate({"model": "-", "prompt": "-", **sound})
+    return {name: getattr(filled, name) for name in sound}
+
+
+def _path_of(loc: Sequence[str | int]) -> FieldPath:
+    """`("output", "quality")` as it is; `("seed",)` of `("seed", 2)`."""
+    return tuple(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
+
+
+# --- the parsed job ------------------------------------------------------------------------
+
+
+def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
+    defaults = spec.defaults
+    return GenerationRequest(
+        model=spec.name,
+        prompt=given.prompt,
+        prompt_2=given.prompt_2,
+        negative_prompt=given.negative_prompt,
+        width=given.width or defaults.width,
+        height=given.height or defaults.height,
+        num_inference_steps=given.num_inference_steps or defaults.num_inference_steps,
+        guidance_scale=(
+            defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
+        ),
+        true_cfg_scale=given.true_cfg_scale,
+        max_sequence_length=given.max_sequence_length or defaults.max_sequence_length,
+        scheduler=given.scheduler or defaults.scheduler,
+        seeds=_choose_seeds(job_id, given),
+        truncate_long_prompt=given.on_long_prompt == "truncate",
+        deterministic=bool(given.deterministic),
+        quality=given.quality or Quality.DEFAULT,
+    )
+
+
+def _choose_seeds(job_id: str, given: JobInput) -> tuple[int, ...]:
+    """One per image: as given, or counted up from the one given, or derived from the job."""
+    seeds = given.seed or []
+    num_images = given.num_images or max(len(seeds), 1)
+    if len(seeds) == num_images:
+        return tuple(seeds)
+    if seeds:
+        return tuple((seeds[0] + index) % (MAX_SEED + 1) for index in range(num_images))
+    return tuple(_derive_seed(job_id, index) for index in range(num_images))
+
+
+def _derive_seed(job_id: str, index: int) -> int:
+    """The same for the same job and image, so that a retried job draws the same picture."""
+    digest = hashlib.sha256(json.dumps([job_id, index]).encode()).digest()
+    return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
+
+
+def _build_output(given: OutputInput, offer: Offer) -> OutputOptions:
+    image_format = given.format or ImageFormat.PNG
+    quality = None if image_format is ImageFormat.PNG else given.quality or DEFAULT_QUALITY
+    return OutputOptions(
+        format=image_format,
+        quality=quality,
+        delivery=given.delivery or offer.deliveries[0],
+        key_prefix=clean_prefix(given.key_prefix or ""),
+        metadata=given.metadata is not False,
+    )

@@ -1,0 +1,141 @@
+"""Wording of what is wrong with a payload: fields, values fit to be shown, what is accepted.
+
+Knows no rule of any model; the rules are in `rules.py`.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from pixpod.contract.types import MAX_SEED, PATTERNS, JobInput, OutputInput
+from pixpod.errors import Problem
+
+MAX_SHOWN_CHARACTERS = 80
+MAX_PROBLEMS = 24
+"""As many as are told of one payload: they keep its error below 20 kB, whatever it is made of."""
+
+KNOWN_ELSEWHERE = {
+    "batch_size": "num_images",
+    "cfg": "guidance_scale",
+    "cfg_scale": "guidance_scale",
+    "guidance": "guidance_scale",
+    "image_url": "image",
+    "lora": "loras",
+    "n": "num_images",
+    "num_outputs": "num_images",
+    "output_format": "output.format",
+    "response_format": "output.delivery",
+    "sampler": "scheduler",
+    "sampler_name": "scheduler",
+    "size": "width and height",
+    "steps": "num_inference_steps",
+    "text": "prompt",
+    "webhook": "webhook_url",
+}
+"""What other image APIs call our fields."""
+
+PRIVATE_FIELDS = frozenset({"prompt", "prompt_2", "negative_prompt"})
+
+
+def to_problems(errors: Sequence[Mapping[str, Any]]) -> list[Problem]:
+    return [_to_problem(error) for error in errors]
+
+
+def _to_problem(error: Mapping[str, Any]) -> Problem:
+    path = ".".join(str(part) for part in error["loc"])
+    kind, ctx = error["type"], error.get("ctx", {})
+    if kind == "extra_forbidden":
+        return unknown_field(error["loc"])
+    if kind == "missing":
+        return Problem(field=path, value=None, accepted="a value: the field is required")
+    hint = None
+    if kind == "string_pattern_mismatch":
+        accepted = PATTERNS[ctx["pattern"]]
+    elif kind in ("enum", "literal_error"):
+        accepted = f"one of {ctx['expected']}"
+        hint = did_you_mean(str(error["input"]), re.findall("'([^']+)'", ctx["expected"]))
+    else:
+        accepted = _ACCEPTED[kind].format(**ctx) if kind in _ACCEPTED else error["msg"]
+    return wrong(path, error["input"], accepted, hint)
+
+
+def first_ones(problems: Sequence[Problem]) -> list[Problem]:
+    """All, or the first MAX_PROBLEMS and one that says that there are more."""
+    if len(problems) <= MAX_PROBLEMS:
+        return list(problems)
+    more = Problem(field="input", value=None, accepted="fewer problems: these are the first")
+    return [*problems[:MAX_PROBLEMS], more]
+
+
+_ACCEPTED = {
+    "string_type": "a string",
+    "string_unicode": "a string of valid Unicode",
+    "string_too_short": "a string that is not empty",
+    "string_too_long": "at most {max_length} characters",
+    "int_type": "a whole number",
+    "int_from_float": "a whole number",
+    "float_type": "a number",
+    "finite_number": "a finite number",
+    "bool_type": "true or false",
+    "list_type": "a list",
+    "too_short": "a list that is not empty",
+    "model_type": "an object",
+    "dict_type": "an object",
+    "greater_than": "more than {gt}",
+    "greater_than_equal": "at least {ge}",
+    "less_than_equal": "at most {le}",
+}
+"""Pydantic's error types in our words; one that is missing here keeps Pydantic's."""
+
+
+def unknown_field(loc: Sequence[str | int]) -> Problem:
+    in_output = loc[0] == "output" and len(loc) > 1
+    known = OutputInput.model_fields if in_output else JobInput.model_fields
+    elsewhere = KNOWN_ELSEWHERE.get(str(loc[-1]))
+    hint = f"here it is {elsewhere}" if elsewhere else did_you_mean(str(loc[-1]), list(known))
+    path = ".".join(_shown_text(str(part)) for part in loc)
+    return Problem(field=path, value=None, accepted="a field of the contract", hint=hint)
+
+
+def did_you_mean(name: str, known: Sequence[str]) -> str | None:
+    close = difflib.get_close_matches(name[:MAX_SHOWN_CHARACTERS], known, n=1)
+    return f"did you mean {close[0]!r}?" if close else None
+
+
+def wrong(field: str, value: object, accepted: str, hint: str | None = None) -> Problem:
+    return Problem(field=field, value=_shown(field, value), accepted=accepted, hint=hint)
+
+
+def _shown(field: str, value: object) -> object:
+    """A value fit for an error text: short, valid JSON, no part of a prompt or an address."""
+    if isinstance(value, str):
+        return f"{len(value)} characters" if field in PRIVATE_FIELDS else _shown_text(value)
+    if isinstance(value, list | tuple):
+        return f"a list of {len(value)}"
+    if isinstance(value, dict):
+        return f"an object of {len(value)} fields"
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, int) and not isinstance(value, bool) and abs(value) > MAX_SEED:
+        return f"a number of {value.bit_length()} bits"
+    return value if isinstance(value, bool | int | float | None) else type(value).__name__
+
+
+def is_unicode(text: str) -> bool:
+    """False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
+def _shown_text(text: str) -> str:
+    if "://" in text:
+        return f"an address of {len(text)} characters"  # may carry a key or a signature
+    printable = text.encode("utf-8", "replace").decode("utf-8")
+    if len(printable) <= MAX_SHOWN_CHARACTERS:
+        return printable
+    return printable[:MAX_SHOWN_CHARACTERS] + "..."

@@ -1,0 +1,209 @@
+"""What stands in the place of a region's `forward`: a package, a compiler, or what was there.
+
+On `forward`, not around the module: hooks that skip whole blocks then wrap what is compiled.
+"""
+
+import functools
+import logging
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+import torch
+import torch.fx.experimental._config as symbolic_shapes
+from torch import nn
+from torch._dynamo.exc import TorchDynamoException
+from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_loads
+
+from pixpod.engine.compilation.regions import Call, Slot, granularity, read_weights, weight_slots
+from pixpod.engine.compilation.store import CallForm, Leaf
+
+log = logging.getLogger(__name__)
+
+RECOMPILE_LIMIT = 64
+"""Graphs for one piece of code: two for each kind of region, for one row and for more, and all
+models of a family share their code. The default of 8 is reached by four FLUX models."""
+
+Runner = Callable[[list[torch.Tensor]], list[torch.Tensor]]
+"""Loaded code: weights and arguments in, the leaves of the result out."""
+
+
+class NotCompiledFor(Exception):
+    """A call has another form than what was compiled; it is to run eagerly."""
+
+
+@dataclass(slots=True, kw_only=True)
+class Compilation:
+    """How one model's regions run. `ways` is by component: `package`, `jit` or `eager`.
+
+    Changes while the model is used: what is compiled at the first image may fail there.
+    """
+
+    model: str
+    ways: dict[str, str] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What a caller should know of how this model runs."""
+        return tuple(self.reasons)
+
+    def run_eagerly(self, component: str, reason: str) -> None:
+        self.ways[component] = "eager"
+        self.reasons.append(f"{component} runs eagerly, which is slower: {reason}")
+        log.warning(
+            "not compiled", extra={"model": self.model, "component": component, "reason": reason}
+        )
+
+
+class Compiled(Protocol):
+    """Runs a region in another way than its own."""
+
+    def __call__(self, region: nn.Module, call: Call) -> object:
+        """Raises NotCompiledFor, and TorchDynamoException if it cannot be compiled."""
+        ...
+
+
+class RegionForward:
+    """Callable like the `forward` that it replaces."""
+
+    def __init__(
+        self, region: nn.Module, component: str, compiled: Compiled, compilation: Compilation
+    ) -> None:
+        self.eager = region.forward
+        self._region = region
+        self._component = component
+        self._compiled = compiled
+        self._compilation = compilation
+        self._slot = weight_slots(region)[0]
+        self._granularity = granularity(region)
+        functools.update_wrapper(self, self.eager)
+
+    @property
+    def way(self) -> str:
+        """As `Compilation.ways` has it, now."""
+        return self._compilation.ways[self._component]
+
+    def __call__(self, *args: object, **kwargs: object) -> object:
+        if self.way == "eager":
+            return self.eager(*args, **kwargs)
+        call = Call.of(args, kwargs, self._slot.weight.device)
+        try:
+            if not self._has_served_sides(call):
+                raise NotCompiledFor
+            return self._compiled(self._region, call)
+        except NotCompiledFor:
+            log.debug("called in a form that is not compiled", extra={"region": self._component})
+            return self.eager(*args, **kwargs)
+        except TorchDynamoException as exc:
+            self._compilation.run_eagerly(self._component, f"{type(exc).__name__} while compiling")
+            log.warning("compiling failed", exc_info=exc)
+            return self.eager(*args, **kwargs)
+
+    def _has_served_sides(self, call: Call) -> bool:
+        if self._granularity == 1:
+            return True
+        return all(side % self._granularity == 0 for side in next(call.tensors).shape[-2:])
+
+
+class JitCompiled:
+    """Compiled in this process, once for each kind of region; its regions share the code."""
+
+    def __init__(self, jit: Callable[..., Any]) -> None:
+        self._jit = jit
+
+    def __call__(self, region: nn.Module, call: Call) -> object:
+        _configure_compiler()
+        args, kwargs = tree_unflatten(call.leaves, call.spec)
+        result: object = self._jit(region, *args, **kwargs)
+        return result
+
+
+def _configure_compiler() -> None:
+    """For this thread: torch keeps these settings by thread, and reads them when it compiles.
+
+    Without the first, sizes that happen to be equal are one size, and a square image is another
+    graph than the rest.
+    """
+    if symbolic_shapes.use_duck_shape:
+        symbolic_shapes.use_duck_shape = False
+    if torch._dynamo.config.recompile_limit != RECOMPILE_LIMIT:
+        torch._dynamo.config.recompile_limit = RECOMPILE_LIMIT
+
+
+class PackageCompiled:
+    """Compiled ahead of time."""
+
+    def __init__(self, run: Runner, form: CallForm) -> None:
+        self._run = run
+        self.form = form
+        self._growing = form.growing
+        self._arguments: TreeSpec = treespec_loads(form.arguments)
+        self._result: TreeSpec = treespec_loads(form.result)
+        self._slots: dict[nn.Module, tuple[Slot, ...]] = {}
+
+    def __call__(self, region: nn.Module, call: Call) -> object:
+        if call.spec != self._arguments or not all(
+            _is_served(leaf, expected)
+            for leaf, expected in zip(call.leaves, self.form.leaves, strict=True)
+        ):
+            raise NotCompiledFor
+        if call.leaves[self._growing].numel() > self.form.max_elements:
+            raise NotCompiledFor
+        slots = self._slots.get(region) or self._slots.setdefault(region, weight_slots(region))
+        return tree_unflatten(self._run([*read_weights(slots), *call.tensors]), self._result)
+
+
+def example_call(form: CallForm, device: torch.device) -> Call:
+    """A call of this form with the same random numbers each time."""
+    generator = torch.Generator().manual_seed(0)
+    leaves = [
+        leaf.constant
+        if leaf.shape is None
+        else torch.randn(leaf.example, generator=generator).to(device, _dtype(leaf))
+        for leaf in form.leaves
+    ]
+    return Call(leaves=tuple(leaves), spec=treespec_loads(form.arguments))
+
+
+def is_close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
+    """Whether compiled code computes what the region does.
+
+    The bounds are those of images: in float32 1/255 of the range of values; in 16 bits and less,
+    where sums are rounded in another order, a peak signal-to-noise ratio of 40 dB. There a single
+    value may be off by more than an image's, 1/16: FP8 has three bits after the point.
+    """
+    return all(_is_close(one, other) for one, other in zip(found, expected, strict=True))
+
+
+def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
+    most = 1 / 255 if expected.dtype == torch.float32 else 1 / 16
+    found, expected = found.double(), expected.double()
+    peak = expected.max() - expected.min()
+    difference = (found - expected).abs()
+    noise = difference.square().mean().sqrt()
+    is_good = (difference.max() <= most * peak) & (noise <= peak / 100)
+    return bool(is_good.item())  # a NaN is no smaller than anything
+
+
+def _is_served(leaf: object, expected: Leaf) -> bool:
+    if expected.shape is None or not isinstance(leaf, torch.Tensor):
+        return expected.shape is None and _equals(leaf, expected.constant)
+    return (
+        str(leaf.dtype) == f"torch.{expected.dtype}"
+        and leaf.ndim == len(expected.shape)
+        and all(
+            allowed in (size, None)
+            for size, allowed in zip(leaf.shape, expected.shape, strict=True)
+        )
+    )
+
+
+def _dtype(leaf: Leaf) -> torch.dtype:
+    dtype = getattr(torch, leaf.dtype or "")
+    assert isinstance(dtype, torch.dtype)
+    return dtype
+
+
+def _equals(found: object, expected: object) -> bool:
+    return type(found) is type(expected) and found == expected

@@ -1,0 +1,336 @@
+"""Models from the first byte to ready, side by side, in the background.
+
+Reading begins at once, importing torch at the same time; each model then waits for its own files
+only. Imports no torch itself, and draws nothing.
+"""
+
+import gc
+import logging
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pixpod.catalog import Catalog, ModelSpec, Precision
+from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
+from pixpod.engine.precision.gpus import find_card
+from pixpod.engine.precision.precision import Place, choose_precision, limit_bytes
+from pixpod.errors import Fault, InternalError, WorkerError
+from pixpod.job import Quality
+from pixpod.timeline import BootTimeline, Span
+from pixpod.weights.layout import (
+    Weights,
+    check_layout,
+    check_licence,
+    check_small_files,
+    files_to_read,
+    read_stored,
+)
+from pixpod.weights.prefetch import Prefetch, Verify
+from pixpod.weights.sources import WeightsLocator
+
+if TYPE_CHECKING:
+    from pixpod.engine.loading.pipelines import LoadedModel
+    from pixpod.engine.loading.variants import Variants
+    from pixpod.engine.memory.placement import Placement
+
+log = logging.getLogger(__name__)
+
+HostFaultListener = Callable[[WorkerError], None]
+"""Called by the thread that found it, before anybody who waits is told."""
+
+
+_Key = tuple[str, Quality]
+
+
+class ModelLoader:
+    """Loads each model once for each precision that is asked for. `device` is `auto`, `cuda` or
+    `cpu`; an asked precision of None is what suits the weights and the card. `memory_limit_gib`
+    is what may be used of a card, None for what it has. `compiled_dir` holds what was compiled
+    for some cards; with None nothing is compiled.
+    """
+
+    def __init__(
+        self,
+        *,
+        models: Catalog,
+        locator: WeightsLocator,
+        device: str,
+        asked_precision: Callable[[str], Precision | None],
+        accepted_licences: frozenset[str],
+        verify: Verify,
+        timeline: BootTimeline,
+        on_host_fault: HostFaultListener,
+        memory_limit_gib: float | None = None,
+        compiled_dir: Path | None = None,
+    ) -> None:
+        self._models = models
+        self._locator = locator
+        self._asked_device = device
+        self._asked_precision = asked_precision
+        self._accepted_licences = accepted_licences
+        self._timeline = timeline
+        self._on_host_fault = on_host_fault
+        self._memory_limit_gib = memory_limit_gib
+        self._compiled_dir = compiled_dir
+        self._verify = verify
+        self._prefetch = Prefetch(
+            threads=_reading_threads(),
+            verify=verify,
+            clock=timeline.clock,
+            on_damage=on_host_fault,
+        )
+        self._first_paths: tuple[Path, ...] = ()
+        self._read_early: dict[str, Weights] = {}
+        self._found_early: WorkerError | None = None
+        self._lock = threading.Lock()
+        self._loads: dict[_Key, Future[LoadedModel]] = {}
+        self._chosen_anew: set[_Key] = set()
+        self._variants: Future[Variants] | None = None
+        # one that waits for another of its model must not keep that one from a thread
+        self._threads = ThreadPoolExecutor(2 * len(models) + 1, thread_name_prefix="load")
+
+    def preload(self, names: Iterable[str]) -> "tuple[Future[LoadedModel], ...]":
+        """Begin with these models in their default quality, the first one first. As of `load`, in
+        their order.
+        """
+        names = tuple(names)
+        for name in names:
+            self._read_ahead(name)
+        return tuple(self._begin(name, Quality.DEFAULT) for name in names)
+
+    def load(self, name: str, quality: Quality = Quality.DEFAULT) -> "Future[LoadedModel]":
+        """The model, ready or on its way; what is under way for others waits for its bytes.
+
+        Qualities that run in the same precision get the same model; others share all but the
+        denoiser. The future's error is a WorkerError. After a fault of the host the next call
+        tries again.
+        """
+        load = self._begin(name, quality)
+        if not load.done():
+            self._prefetch.prefer(name)
+        return load
+
+    @property
+    def placement(self) -> "Placement":
+        """Of all models on the device; for who has a loaded one."""
+        assert self._variants, "nothing was loaded"
+        return self._variants.result().placement
+
+    def check_host(self) -> None:
+        """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
+        is loaded: no card that works, or one that cannot run what was asked for; files that are
+        short, damage in what that model needs.
+
+        Waits for the first model's files on this disk to be read, without which no job could
+        begin; a job that is taken earlier would be lost with a bad copy. Says nothing about the
+        deployment's faults.
+        """
+        place = self._probe()
+        for spec in self._models.values():
+            with _only_host_faults():
+                weights = self._locator.find(spec)
+                if weights and place:
+                    asked = self._asked_precision(spec.name)
+                    choose_precision(spec, read_stored(spec, weights), place, asked=asked)
+        if self._found_early:
+            raise self._found_early
+        for path in self._first_paths:
+            self._prefetch.wait(path)
+
+    def reading(self) -> tuple[Span, ...]:
+        """When the bytes of each file came, as spans of the boot."""
+        return tuple(
+            Span(
+                phase="read",
+                subject=f"{read.model}/{read.path.parent.name}/{read.path.name}",
+                began_s=read.began_s,
+                ended_s=read.ended_s,
+                size_bytes=read.size_bytes,
+            )
+            for read in self._prefetch.spans()
+        )
+
+    def stop(self) -> None:
+        """End what is under way, drop all models and free the device."""
+        self._prefetch.stop()
+        self._threads.shutdown(wait=True, cancel_futures=True)
+        self._loads.clear()
+        if self._variants:
+            from pixpod.engine.device import free_memory
+
+            if not self._variants.cancelled() and not self._variants.exception():
+                self._variants.result().clear()
+            free_memory()
+
+    def _read_ahead(self, name: str) -> None:
+        """Begin to read what is on the local disk; what the deployment has wrong, `_load` says."""
+        spec = self._models[name]
+        try:
+            with _only_host_faults():
+                check_licence(spec, self._accepted_licences)
+                if weights := self._locator.find(spec):
+                    paths = self._read(spec, weights)
+                    self._first_paths = self._first_paths or paths
+                    self._read_early[name] = weights
+        except WorkerError as error:
+            self._found_early = self._found_early or error
+
+    def _probe(self) -> Place | None:
+        """The card that is needed, as its driver tells it; None where none is needed."""
+        is_card_needed = any(spec.requires_cuda for spec in self._models.values())
+        if self._asked_device == "cpu" or (self._asked_device == "auto" and not is_card_needed):
+            return None
+        probed = probe_card(cuda_of_torch())
+        card, torch_version = find_card(probed.capability), version_of_torch()
+        return Place(
+            card=card,
+            memory_bytes=limit_bytes(probed.memory_bytes, self._memory_limit_gib),
+            has_float8=torch_version is None or card.has_float8(torch_version),
+        )
+
+    def _begin(self, name: str, quality: Quality) -> "Future[LoadedModel]":
+        # turbo leaves out steps of the default's denoiser
+        key = (name, Quality.MAX if quality is Quality.MAX else Quality.DEFAULT)
+        with self._lock:
+            load = self._loads.get(key)
+            if load is None or _is_to_be_repeated(load) or self._is_to_be_chosen_anew(key, load):
+                load = self._loads[key] = self._threads.submit(self._load, *key)
+                load.add_done_callback(self._report_unforeseen)
+        return load
+
+    def _is_to_be_chosen_anew(self, key: _Key, load: "Future[LoadedModel]") -> bool:
+        """Once for a model of which the first image has shown that it cannot be compiled: then
+        another precision may be the faster one.
+        """
+        is_loaded = load.done() and not load.cancelled() and not load.exception()
+        if not is_loaded or key in self._chosen_anew or not load.result().has_lost_compiler:
+            return False
+        self._chosen_anew.add(key)
+        return True
+
+    def _read(self, spec: ModelSpec, weights: Weights) -> tuple[Path, ...]:
+        """Have the readers begin with a model, and check what they do not read."""
+        check_layout(spec, weights)
+        files = files_to_read(spec, weights)
+        self._prefetch.add(spec.name, files)
+        if self._verify is not Verify.SIZES:
+            check_small_files(weights)
+        return tuple(files)
+
+    # --- on the threads of this loader --------------------------------------------------------
+
+    def _load(self, name: str, quality: Quality) -> "LoadedModel":
+        try:
+            model = self._load_model(name, quality)
+        except WorkerError as error:
+            log.error("model not loaded", extra={"model": name, "error": str(error)})
+            if error.fault is Fault.HOST:
+                self._on_host_fault(error)
+            raise
+        self._timeline.mark("ready", name)
+        log.info("model ready", extra={"model": name, "precision": model.identity.precision})
+        return model
+
+    def _load_model(self, name: str, quality: Quality) -> "LoadedModel":
+        spec = self._models[name]
+        check_licence(spec, self._accepted_licences)
+        variants = self._prepare()
+        with self._timeline.span("bring", name):
+            weights = self._locator.bring(spec)
+        if self._read_early.get(name) != weights:
+            self._read(spec, weights)
+        return variants.result().load(spec, weights, quality)
+
+    def _report_unforeseen(self, load: "Future[LoadedModel]") -> None:
+        """What nobody foresaw counts as the host's: else a bad one would fail job after job."""
+        error = None if load.cancelled() else load.exception()
+        if error and not isinstance(error, WorkerError):
+            log.error("model not loaded, unexpectedly", exc_info=error)
+            self._on_host_fault(InternalError("a model could not be loaded: see the worker's log"))
+
+    def _prepare(self) -> "Future[Variants]":
+        with self._lock:
+            if self._variants is None:
+                self._variants = self._threads.submit(self._import_and_find_device)
+        return self._variants
+
+    def _import_and_find_device(self) -> "Variants":
+        """By one thread: others would see half of diffusers while it is being imported."""
+        with self._timeline.span("import"), uncollected():
+            from pixpod.engine.device import find_place, limit_memory, prepare_device
+            from pixpod.engine.execution import model_runner  # noqa: F401 - the device's thread needs it
+            from pixpod.engine.loading.pipelines import import_pipelines, silence_libraries
+            from pixpod.engine.loading.variants import Variants, plan_models
+            from pixpod.engine.memory.sharing import Sharing
+
+            silence_libraries()
+            import_pipelines({spec.family for spec in self._models.values()})
+        with self._timeline.span("device"):
+            device = prepare_device(self._asked_device)
+        place = find_place(device, self._memory_limit_gib)
+        limit_memory(device, place)
+        sharing = Sharing()
+        plan = plan_models(
+            self._models,
+            self._locator.find,
+            place,
+            sharing,
+            asked_precision=self._asked_precision,
+            is_compiling=self._compiled_dir is not None,
+            memory_limit_gib=self._memory_limit_gib,
+        )
+        return Variants(
+            device=device,
+            place=place,
+            plan=plan,
+            sharing=sharing,
+            compiled_dir=self._compiled_dir,
+            asked_precision=self._asked_precision,
+            prefetch=self._prefetch,
+            timeline=self._timeline,
+        )
+
+
+@contextmanager
+def uncollected() -> Iterator[None]:
+    """Nobody looks for garbage in what the first import makes: half a million objects that stay.
+
+    With collections it takes a seventh longer, and each full one from then on stops the process
+    for 0.4 s (two cores, torch 2.13, diffusers 0.42).
+    """
+    if "torch" in sys.modules:
+        yield
+        return
+    gc.disable()
+    try:
+        yield
+    finally:
+        gc.freeze()
+        gc.enable()
+
+
+@contextmanager
+def _only_host_faults() -> Iterator[None]:
+    """Lets faults of the deployment pass: jobs are answered with them."""
+    try:
+        yield
+    except WorkerError as error:
+        if error.fault is Fault.HOST:
+            raise
+
+
+def _is_to_be_repeated(load: "Future[LoadedModel]") -> bool:
+    if not load.done():
+        return False
+    error = load.exception()
+    return isinstance(error, WorkerError) and error.fault is Fault.HOST
+
+
+def _reading_threads() -> int:
+    """Two a core: half of them wait for the disk while the others compute checksums."""
+    return max(4, min(16, 2 * (os.cpu_count() or 1)))

@@ -1,0 +1,1 @@
+"""Jobs from the platform to the engine and back."""

@@ -1,0 +1,75 @@
+"""One job from the command line, without the platform: `python handler.py --test_input ...`."""
+
+import asyncio
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pixpod.contract.payload import render_error
+from pixpod.errors import InvalidInput, Problem, WorkerError
+from pixpod.serving.worker import Handler
+
+DEFAULT_ID = "local_test"
+DEFAULT_FILE = Path("test_input.json")
+"""What the SDK does, too: this id, and this file of the working directory."""
+
+USAGE = """Nothing to do: no job was given and this is not a RunPod worker. Try
+
+    python handler.py --test_input '{"input": {"model": "flux-tiny", "prompt": "a red circle"}}'
+
+or put the job into test_input.json.
+"""
+
+
+def read_test_input(given: str | None) -> str | None:
+    """The job's JSON: what the flag says, a file if that is `@FILE`, else test_input.json.
+
+    None if there is no job at all. Raises InvalidInput for a file that cannot be read.
+    """
+    if given is None:
+        return _read(DEFAULT_FILE) if DEFAULT_FILE.is_file() else None
+    return _read(Path(given[1:])) if given.startswith("@") else given
+
+
+def run_job(handler: Handler, text: str) -> dict[str, Any]:
+    """Run one job and return it as the platform's status would show it. Any: a JSON document."""
+    try:
+        job = _parse(text)
+    except WorkerError as error:
+        return failure(error)
+    reply = asyncio.run(_call(handler, job))
+    if "error" in reply:
+        return {"id": job["id"], "status": "FAILED", **reply}
+    return {"id": job["id"], "status": "COMPLETED", "output": reply}
+
+
+def failure(error: WorkerError) -> dict[str, Any]:
+    """What `run_job` returns for a job that did not get as far as a worker."""
+    return {"id": DEFAULT_ID, "status": "FAILED", **render_error(error)}
+
+
+async def _call(handler: Handler, job: Mapping[str, Any]) -> dict[str, Any]:
+    return await handler(job)
+
+
+def _read(path: Path) -> str:
+    try:
+        return path.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as exc:
+        reason = exc.strerror if isinstance(exc, OSError) else "not UTF-8"
+        raise _refusal(f"a file that can be read; {path}: {reason}") from exc
+
+
+def _parse(text: str) -> dict[str, Any]:
+    try:
+        job = json.loads(text)
+    except (ValueError, RecursionError) as exc:
+        raise _refusal(f"a JSON object; {exc}") from exc
+    if not isinstance(job, dict):
+        raise _refusal("a JSON object")
+    return {"id": DEFAULT_ID, **job}
+
+
+def _refusal(accepted: str) -> InvalidInput:
+    return InvalidInput([Problem(field="test_input", value=None, accepted=accepted)])

@@ -1,0 +1,1 @@
+"""Weights on disk: manifests, reading ahead, and the places they come from."""

@@ -1,0 +1,209 @@
+"""Where the bytes of a model are, and the checks that need no weights to be read.
+
+Standard library only. The sources that a deployment may have are in `sources`.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from pixpod.catalog import Family, ModelSpec, Precision
+from pixpod.engine.precision.precision import Stored
+from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.weights.disk import sha256_of
+from pixpod.weights.manifest import WeightFile
+
+MODEL_INDEX = "model_index.json"
+
+PIPELINE_CLASS: Mapping[Family, str] = {
+    Family.FLUX: "FluxPipeline",
+    Family.SDXL: "StableDiffusionXLPipeline",
+    Family.SD15: "StableDiffusionPipeline",
+}
+"""The diffusers class that a family's `model_index.json` must name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Weights:
+    """A folder in the layout of diffusers, of a known revision, and where it came from.
+
+    `vae` is a folder that replaces the one inside, e.g. SDXL's fp16-safe VAE. `precision` is
+    what the denoiser is stored in; None means 16 bits or wider, as a repository has it. `files`
+    is what a manifest says about the files; empty if no manifest does.
+    """
+
+    folder: Path
+    revision: str
+    source: str
+    vae: Path | None = None
+    precision: Precision | None = None
+    files: tuple[WeightFile, ...] = ()
+
+
+class WeightsSource(Protocol):
+    """One of the places where a deployment's weights may be."""
+
+    @property
+    def name(self) -> str:
+        """`baked`, `platform_cache`, `volume` or `hub`: what a reply says of its weights."""
+        ...
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights as they are on a local disk now; None if they are not. Quick."""
+        ...
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights on a local disk, copied or downloaded first if need be.
+
+        None if this source does not have the model. May take minutes; safe to call from several
+        processes at once.
+
+        Raises:
+            ModelUnavailable: this source should have the model, but cannot give it to anybody.
+            WeightsUnreadable, DiskFull: this host could not bring it.
+        """
+        ...
+
+
+def check_layout(spec: ModelSpec, weights: Weights) -> None:
+    """Raises ModelUnavailable if the folder is not one of a model of this family, and
+    WeightsUnreadable if what is in that folder is damaged.
+    """
+    index = weights.folder / MODEL_INDEX
+    try:
+        found = json.loads(index.read_text(encoding="utf-8"))["_class_name"]
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
+        raise ModelUnavailable(f"{spec.name}: {index}: {exc.strerror}") from exc
+    except (KeyError, TypeError) as exc:
+        raise ModelUnavailable(f"{spec.name}: {index} is no model index of diffusers") from exc
+    except (OSError, ValueError) as exc:
+        raise WeightsUnreadable(f"{spec.name}: {index} cannot be read as JSON") from exc
+    expected = PIPELINE_CLASS[spec.family]
+    if found != expected:
+        raise ModelUnavailable(f"{spec.name}: {index} is of a {found}, expected is {expected}")
+    if weights.vae and not (weights.vae / "config.json").is_file():
+        raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
+
+
+def check_small_files(weights: Weights) -> None:
+    """Raises WeightsUnreadable if a config or a tokenizer is not what was baked: a copy with
+    one wrong byte there would draw other pictures and say nothing. Tensors are left out, and so
+    is what no manifest lists.
+    """
+    for file in weights.files:
+        path = weights.folder / file.path
+        if path.suffix == ".safetensors" or not file.sha256:
+            continue
+        try:
+            is_good = sha256_of(path) == file.sha256
+        except OSError as exc:
+            raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
+        if not is_good:
+            raise WeightsUnreadable(f"{path}: not what was baked: this copy is damaged")
+
+
+def read_stored(spec: ModelSpec, weights: Weights) -> Stored:
+    """What the files hold, from their sizes and configs. Raises WeightsUnreadable."""
+    try:
+        denoiser = tensor_paths(component_folder(weights, spec.family.denoiser))
+        return Stored(
+            denoiser=weights.precision,
+            denoiser_bytes=sum(path.stat().st_size for path in denoiser),
+            is_t5_float8=spec.family is Family.FLUX and _is_quantized(weights, "text_encoder_2"),
+        )
+    except (OSError, ValueError) as exc:
+        raise WeightsUnreadable(f"{spec.name}: the files in {weights.folder} are broken") from exc
+
+
+def _is_quantized(weights: Weights, component: str) -> bool:
+    """Whether some of its layers are float8; its config says so, as for `from_pretrained`."""
+    config = component_folder(weights, component) / "config.json"
+    return "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
+
+
+def content_of(weights: Weights, component: str) -> str | None:
+    """Equal for components of the same class, configuration and tensors; None if no manifest tells
+    what is in the files. Raises WeightsUnreadable.
+    """
+    listed = {(weights.folder / file.path).resolve(): file.sha256 for file in weights.files}
+    folder = component_folder(weights, component)
+    digests = [listed.get(path.resolve()) for path in tensor_paths(folder)]
+    if not all(digests):
+        return None
+    try:
+        index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+        facts = {key: value for key, value in config.items() if not _is_remark(key)}
+        return json.dumps([index[component], facts, digests], sort_keys=True)
+    except (OSError, ValueError, KeyError, AttributeError) as exc:
+        raise WeightsUnreadable(f"{folder}: its configuration is broken") from exc
+
+
+def _is_remark(key: str) -> bool:
+    """Whether an entry of a config tells where it comes from and not what it is of."""
+    return key.startswith("_") or key == "transformers_version"
+
+
+def component_folder(weights: Weights, component: str) -> Path:
+    if component == "vae" and weights.vae:
+        return weights.vae
+    return weights.folder / component
+
+
+def tensor_paths(folder: Path) -> tuple[Path, ...]:
+    """The safetensors files of one component, in order: its shards, else the one file it has.
+
+    Where a repository has a float16 variant, that is taken: the plain files of SDXL and SD 1.5
+    have twice its bytes. Raises WeightsUnreadable if there is none or the index is damaged.
+    """
+    index = _first(folder, "*.safetensors.index.fp16.json", "*.safetensors.index.json")
+    if index is not None:
+        try:
+            shards = json.loads(index.read_text(encoding="utf-8"))["weight_map"].values()
+            return tuple(folder / shard for shard in sorted(set(shards)))
+        except (OSError, ValueError, KeyError, AttributeError, TypeError) as exc:
+            raise WeightsUnreadable(f"{index}: cannot be read as an index of shards") from exc
+    file = _first(folder, "*.fp16.safetensors", "*.safetensors")
+    if file is None:
+        raise WeightsUnreadable(f"{folder}: holds no .safetensors file")
+    return (file,)
+
+
+def _first(folder: Path, *patterns: str) -> Path | None:
+    """The file of the first pattern that has any; of several, the one without a variant."""
+    for pattern in patterns:
+        if found := list(folder.glob(pattern)):
+            return min(found, key=lambda path: (path.name.count("."), path.name))
+    return None
+
+
+def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
+    """All weight files of a model, in the order in which they are needed.
+
+    What a manifest does not list is expected to be as long as it is, and is not checked.
+    """
+    listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
+    return {
+        path: listed.get(path.resolve()) or _unlisted(path)
+        for component in spec.family.components
+        for path in tensor_paths(component_folder(weights, component))
+    }
+
+
+def _unlisted(path: Path) -> WeightFile:
+    try:
+        size_bytes = path.stat().st_size
+    except OSError as exc:
+        raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
+    return WeightFile(path=path.name, size_bytes=size_bytes, sha256="")
+
+
+def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
+    """Raises LicenceNotAccepted unless the deployment has accepted what must be accepted."""
+    if spec.licence_must_be_accepted and spec.licence not in accepted:
+        raise LicenceNotAccepted(
+            f"{spec.name} has the licence {spec.licence}: read it, then add it to "
+            "PIXPOD_ACCEPT_LICENCES if your use is allowed"
+        )

@@ -1,0 +1,56 @@
+"""Weights that are in the image, as its manifest says."""
+
+from pathlib import Path
+
+from pixpod.catalog import ModelSpec
+from pixpod.errors import ModelUnavailable, WeightsUnreadable
+from pixpod.weights.layout import Weights
+from pixpod.weights.sources.base import listed_names, read_manifest_if_there, weights_of
+
+
+class BakedSource:
+    """A weights directory of which everything is on the local disk. Without manifest.toml it
+    holds nothing.
+    """
+
+    name = "baked"
+
+    def __init__(self, directory: Path) -> None:
+        """Raises InvalidSettings for a manifest that is damaged."""
+        self._directory = directory
+        self._manifest = read_manifest_if_there(directory)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        return tuple(self._manifest or ())
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        """Raises ModelUnavailable for a file that is not there, since then it is missing from the
+        image, and WeightsUnreadable for one of another size.
+        """
+        entry = (self._manifest or {}).get(spec.name)
+        if entry is None:
+            return None
+        weights = weights_of(self._directory, entry, self.name)
+        for file in weights.files:
+            path = weights.folder / file.path
+            try:
+                found_bytes = path.stat().st_size
+            except (FileNotFoundError, NotADirectoryError) as exc:
+                raise ModelUnavailable(
+                    f"{spec.name}: {path} is in manifest.toml, but missing from the image: "
+                    "build the image again"
+                ) from exc
+            except OSError as exc:
+                raise WeightsUnreadable(f"{spec.name}: {path}: {exc.strerror}") from exc
+            if found_bytes != file.size_bytes:
+                raise WeightsUnreadable(
+                    f"{spec.name}: {path}: {found_bytes} bytes, expected are {file.size_bytes}"
+                )
+        return weights
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        return self.find(spec)
+
+    def why_not(self, spec: ModelSpec) -> str:
+        return listed_names(self._directory, self._manifest)

@@ -1,0 +1,101 @@
+"""What the sources have in common."""
+
+import logging
+from pathlib import Path
+from typing import Protocol
+
+from pixpod.catalog import ModelSpec
+from pixpod.errors import WeightsUnreadable
+from pixpod.weights.disk import Progress, write_durably
+from pixpod.weights.layout import Weights, WeightsSource
+from pixpod.weights.manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestEntry,
+    read_manifest,
+    render_manifest,
+)
+
+log = logging.getLogger(__name__)
+
+_STEP_PERCENT = 10
+
+
+class Source(WeightsSource, Protocol):
+    """A source that can also tell what it has."""
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The models that it lists by itself, in order; none if it must be asked for each.
+
+        Raises InvalidSettings for a damaged manifest.
+        """
+        ...
+
+    def why_not(self, spec: ModelSpec) -> str:
+        """For the owner of the endpoint, after `bring` gave None: what is there instead."""
+        ...
+
+
+def read_manifest_if_there(directory: Path) -> Manifest | None:
+    """None without manifest.toml.
+
+    Raises InvalidSettings for one that is damaged, WeightsUnreadable for a disk that is.
+    """
+    path = directory / MANIFEST
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return None
+    except OSError as exc:
+        raise WeightsUnreadable(f"{path}: {exc.strerror}") from exc
+    return read_manifest(directory)
+
+
+def listed_names(directory: Path, manifest: Manifest | None) -> str:
+    """What a weights directory has, in words."""
+    if manifest is None:
+        return f"{directory} has no {MANIFEST}"
+    return f"{directory / MANIFEST} lists {', '.join(manifest) or 'nothing'}"
+
+
+def weights_of(directory: Path, entry: ManifestEntry, source: str) -> Weights:
+    """An entry of a weights directory's manifest as weights; looks at no file."""
+    return Weights(
+        folder=directory / entry.path,
+        revision=entry.revision,
+        source=source,
+        vae=directory / entry.vae if entry.vae else None,
+        precision=entry.precision,
+        files=entry.files,
+    )
+
+
+def finish(directory: Path, entry: ManifestEntry) -> None:
+    """Mark a directory as a complete copy of one model: its manifest is written last."""
+    write_durably(directory / MANIFEST, render_manifest({entry.name: entry}))
+
+
+def is_whole(weights: Weights) -> bool:
+    """Whether all files are there in their sizes; their bytes are for the readers to check."""
+    try:
+        return all(
+            (weights.folder / file.path).stat().st_size == file.size_bytes for file in weights.files
+        )
+    except OSError:
+        return False
+
+
+def log_progress(message: str, model: str) -> Progress:
+    """A log line for each tenth that is done."""
+    last_percent = -_STEP_PERCENT
+
+    def note(done_bytes: int, total_bytes: int) -> None:
+        nonlocal last_percent
+        percent = 100 * done_bytes // total_bytes if total_bytes else 100
+        if percent >= last_percent + _STEP_PERCENT:
+            last_percent = percent - percent % _STEP_PERCENT
+            sizes = {"done_bytes": done_bytes, "total_bytes": total_bytes}
+            log.info(message, extra={"model": model, "percent": percent, **sizes})
+
+    return note

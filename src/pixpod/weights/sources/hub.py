@@ -1,0 +1,115 @@
+"""Weights that are downloaded from the hub, if the deployment allows it."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from pixpod.catalog import ModelSpec
+from pixpod.environment import Secret
+from pixpod.errors import ModelUnavailable
+from pixpod.weights.hub_repository import (
+    VAE_FILES,
+    allowed_online,
+    fetch_repository,
+    in_boot_order,
+    needed_files,
+)
+from pixpod.weights.layout import Weights
+from pixpod.weights.manifest import ManifestEntry, WeightFile
+from pixpod.weights.sources.base import log_progress
+from pixpod.weights.sources.local_copies import LocalCopies
+
+
+class HubSource:
+    """The catalog's repositories at their pinned revisions. Touches no network unless allowed.
+
+    `endpoint` is the hub's address if it is not the one that huggingface_hub knows.
+    """
+
+    name = "hub"
+    names: tuple[str, ...] = ()
+
+    def __init__(
+        self,
+        local_dir: Path,
+        token: Secret | None,
+        *,
+        is_allowed: bool,
+        endpoint: str | None = None,
+    ) -> None:
+        self._copies = LocalCopies(directory=local_dir, source=self.name)
+        self._token = token
+        self._is_allowed = is_allowed
+        self._endpoint = endpoint
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        if not self._is_allowed or spec.repository is None or spec.revision is None:
+            return None
+        return self._copies.find(spec.name, _version(spec))
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        if not self._is_allowed or spec.repository is None:
+            return None
+        _check_pinned(spec.name, "revision", spec.repository, spec.revision)
+        _check_pinned(spec.name, "vae_revision", spec.vae_repository, spec.vae_revision)
+        if found := self.find(spec):
+            return found
+        version = _version(spec)
+        with self._copies.making(spec.name, version) as folder:
+            if found := self.find(spec):  # another process was faster
+                return found
+            self._copies.finish(version, self._fetch(spec, folder))
+        return self.find(spec)
+
+    def why_not(self, spec: ModelSpec) -> str:
+        if not self._is_allowed:
+            return "downloading is not allowed (PIXPOD_ALLOW_HUB)"
+        return "the catalog names no repository"
+
+    def _fetch(self, spec: ModelSpec, folder: Path) -> ManifestEntry:
+        """Both repositories into one folder, as a model is baked."""
+        assert spec.repository and spec.revision
+        model = folder / spec.name
+        files = self._fetch_one(spec, spec.repository, spec.revision, needed_files(spec), model)
+        if spec.vae_repository and spec.vae_revision:
+            of_vae = self._fetch_one(
+                spec, spec.vae_repository, spec.vae_revision, VAE_FILES, model / "vae"
+            )
+            files += tuple(replace(file, path=f"vae/{file.path}") for file in of_vae)
+        by_path = {file.path: file for file in files}
+        return ManifestEntry(
+            name=spec.name,
+            path=spec.name,
+            revision=spec.revision,
+            repository=spec.repository,
+            licence=spec.licence,
+            files=tuple(by_path[path] for path in in_boot_order(by_path)),
+        )
+
+    def _fetch_one(
+        self, spec: ModelSpec, repository: str, revision: str, patterns: tuple[str, ...], to: Path
+    ) -> tuple[WeightFile, ...]:
+        with allowed_online():
+            return fetch_repository(
+                repository,
+                revision,
+                patterns,
+                to,
+                token=self._token,
+                endpoint=self._endpoint,
+                progress=log_progress(f"downloading {repository}", spec.name),
+            )
+
+
+def _check_pinned(model: str, field: str, repository: str | None, revision: str | None) -> None:
+    if repository and not revision:
+        raise ModelUnavailable(
+            f"{model}: {field} is missing in the catalog: {repository} is downloaded at a pinned "
+            "commit only"
+        )
+
+
+def _version(spec: ModelSpec) -> str:
+    return "\n".join(
+        str(part)
+        for part in (spec.repository, spec.revision, spec.vae_repository, spec.vae_revision)
+    )

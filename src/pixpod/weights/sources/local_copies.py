@@ -1,0 +1,64 @@
+"""Copies of models on the local disk, each a weights directory of its own, of one version."""
+
+import hashlib
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+from pixpod.errors import InvalidSettings
+from pixpod.weights.disk import disk_faults, exclusive
+from pixpod.weights.layout import Weights
+from pixpod.weights.manifest import ManifestEntry
+from pixpod.weights.sources.base import finish, is_whole, read_manifest_if_there, weights_of
+
+_LOCK = "copying.lock"
+_VERSION_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LocalCopies:
+    """`<directory>/<source>/<model>/<version>/` with a manifest once the copy is complete."""
+
+    directory: Path
+    source: str
+
+    def find(self, model: str, version: str) -> Weights | None:
+        """A complete copy; None if there is none, or files of it have gone."""
+        folder = self.folder(model, version)
+        try:
+            manifest = read_manifest_if_there(folder)
+        except InvalidSettings:  # a disk that lost it; it is written again
+            return None
+        if manifest is None or model not in manifest:
+            return None
+        weights = weights_of(folder, manifest[model], self.source)
+        return weights if is_whole(weights) else None
+
+    @contextmanager
+    def making(self, model: str, version: str) -> Iterator[Path]:
+        """A folder for one version, of which there may be a part already, under the lock.
+
+        One copy is made at a time on a host: they share one disk and one network. Other versions
+        of the model go first, to leave room: what a process has opened stays with it.
+        """
+        what = f"copy of {model}"
+        with disk_faults(self.directory, what), exclusive(self.directory / _LOCK):
+            folder = self.folder(model, version)
+            folder.mkdir(parents=True, exist_ok=True)
+            for other in folder.parent.iterdir():
+                if other != folder:
+                    shutil.rmtree(other, ignore_errors=True)
+            yield folder
+
+    def finish(self, version: str, entry: ManifestEntry) -> None:
+        finish(self.folder(entry.name, version), entry)
+
+    def folder(self, model: str, version: str) -> Path:
+        return self.directory / self.source / model / version_name(version)
+
+
+def version_name(version: str) -> str:
+    """Short, and fit for a path, whatever a version is called."""
+    return hashlib.sha256(version.encode()).hexdigest()[:_VERSION_DIGITS]

@@ -1,0 +1,144 @@
+"""The model that the platform caches on its hosts: a repository in the hub's own layout.
+
+https://docs.runpod.io/serverless/endpoints/model-caching
+"""
+
+import json
+import re
+from dataclasses import replace
+from pathlib import Path
+
+from pixpod.catalog import ModelSpec
+from pixpod.errors import ModelUnavailable, WeightsUnreadable
+from pixpod.weights.hub_repository import choose_files, needed_files
+from pixpod.weights.layout import (
+    MODEL_INDEX,
+    Weights,
+    component_folder,
+    tensor_paths,
+)
+from pixpod.weights.manifest import WeightFile
+
+
+class PlatformCacheSource:
+    """`<hub_cache_dir>/models--<organisation>--<name>/{refs/main,snapshots/<commit>/}`.
+
+    The platform caches one repository for an endpoint, as its authors have uploaded it. A VAE
+    that belongs to another repository is taken from the weights directory, where it is named
+    like its repository; without it the model's own is used.
+    """
+
+    name = "platform_cache"
+    names: tuple[str, ...] = ()
+
+    def __init__(self, hub_cache_dir: Path, *, weights_dir: Path) -> None:
+        self._hub_cache_dir = hub_cache_dir
+        self._weights_dir = weights_dir
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        """The pinned revision, else the one that the cache calls main.
+
+        Raises ModelUnavailable for a repository that is not in the layout of diffusers, and
+        WeightsUnreadable for a snapshot that is not whole: the platform is still filling it, or
+        has left it so, on this host only.
+        """
+        try:
+            snapshot = self._snapshot(spec)
+        except OSError as exc:
+            raise WeightsUnreadable(f"{spec.name}: {exc.filename}: {exc.strerror}") from exc
+        if snapshot is None:
+            return None
+        if not (snapshot / MODEL_INDEX).exists() and not self._is_being_filled(spec):
+            raise ModelUnavailable(
+                f"{spec.name}: {snapshot} is not in the layout of diffusers, it has no "
+                f"{MODEL_INDEX}: have the platform cache {spec.repository}"
+            )
+        weights = Weights(
+            folder=snapshot, revision=snapshot.name, source=self.name, vae=self._vae(spec)
+        )
+        try:
+            _check_whole(spec, weights)
+            return replace(weights, files=_list_files(spec, weights))
+        except (OSError, ValueError, WeightsUnreadable) as exc:
+            raise WeightsUnreadable(
+                f"{spec.name}: {snapshot} is not whole ({_reason(exc)}): the platform has not "
+                "finished its download"
+            ) from exc
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        return self.find(spec)
+
+    def why_not(self, spec: ModelSpec) -> str:
+        cached = sorted(path.name for path in self._hub_cache_dir.glob("models--*"))
+        if not cached:
+            return f"{self._hub_cache_dir} has no model"
+        names = ", ".join(name.removeprefix("models--").replace("--", "/", 1) for name in cached)
+        return (
+            f"{self._hub_cache_dir} holds {names}, and the platform caches one repository per "
+            "endpoint: serve the others from the image, the volume or endpoints of their own"
+        )
+
+    def _repository(self, spec: ModelSpec) -> Path | None:
+        if spec.repository is None:
+            return None
+        return self._hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
+
+    def _snapshot(self, spec: ModelSpec) -> Path | None:
+        repository = self._repository(spec)
+        if repository is None:
+            return None
+        snapshots = repository / "snapshots"
+        if spec.revision and (snapshots / spec.revision).is_dir():
+            return snapshots / spec.revision
+        try:
+            commit = (repository / "refs" / "main").read_text(encoding="ascii").strip()
+        except (FileNotFoundError, NotADirectoryError, UnicodeDecodeError):
+            return None
+        is_commit = re.fullmatch("[0-9a-f]{40}", commit) is not None
+        return snapshots / commit if is_commit and (snapshots / commit).is_dir() else None
+
+    def _is_being_filled(self, spec: ModelSpec) -> bool:
+        repository = self._repository(spec)
+        return repository is not None and any((repository / "blobs").glob("*.incomplete"))
+
+    def _vae(self, spec: ModelSpec) -> Path | None:
+        if spec.vae_repository is None:
+            return None
+        folder = self._weights_dir / spec.vae_repository.rpartition("/")[2]
+        return folder if (folder / "config.json").is_file() else None
+
+
+def _check_whole(spec: ModelSpec, weights: Weights) -> None:
+    """Raises OSError, ValueError or WeightsUnreadable for a file that is needed and not there.
+
+    A file of a snapshot is a link to its bytes, which is made once they are complete.
+    """
+    index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
+    for part in index:
+        if part.startswith(("scheduler", "tokenizer")):
+            found = [path.stat() for path in (weights.folder / part).iterdir()]
+            if not found:
+                raise WeightsUnreadable(f"{part} is empty")
+    for component in spec.family.components:
+        folder = component_folder(weights, component)
+        for path in (folder / "config.json", *tensor_paths(folder)):
+            path.stat()
+
+
+def _list_files(spec: ModelSpec, weights: Weights) -> tuple[WeightFile, ...]:
+    """Large files are links to blobs that are named by their sha256."""
+    patterns = needed_files(spec if weights.vae else replace(spec, vae_repository=None))
+    paths = (path.relative_to(weights.folder) for path in weights.folder.rglob("*"))
+    chosen = choose_files((path.as_posix() for path in paths), patterns)
+    return tuple(_describe(weights.folder / path, path) for path in chosen)
+
+
+def _describe(path: Path, name: str) -> WeightFile:
+    blob = path.resolve().name
+    sha256 = blob if re.fullmatch("[0-9a-f]{64}", blob) else ""
+    return WeightFile(path=name, size_bytes=path.stat().st_size, sha256=sha256)
+
+
+def _reason(exc: Exception) -> str:
+    """Short: a path and what is wrong with it."""
+    return f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)

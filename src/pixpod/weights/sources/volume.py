@@ -1,0 +1,68 @@
+"""Weights on a network volume, which are copied to the local disk once."""
+
+from pathlib import Path
+
+from pixpod.catalog import ModelSpec
+from pixpod.errors import ModelUnavailable
+from pixpod.weights.layout import Weights
+from pixpod.weights.manifest import Manifest, ManifestEntry, render_manifest
+from pixpod.weights.sources.base import listed_names, log_progress, read_manifest_if_there
+from pixpod.weights.sources.copying import copy_files
+from pixpod.weights.sources.local_copies import LocalCopies
+
+
+class VolumeSource:
+    """A weights directory on a volume that all hosts share. Its manifest is read each time: it
+    may be baked into while workers run.
+    """
+
+    name = "volume"
+
+    def __init__(self, volume_dir: Path, local_dir: Path) -> None:
+        self._volume_dir = volume_dir
+        self._copies = LocalCopies(directory=local_dir, source=self.name)
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """Raises InvalidSettings for a manifest that is damaged."""
+        return tuple(self._manifest() or ())
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        entry = self._entry(spec)
+        return self._copies.find(entry.name, _version(entry)) if entry else None
+
+    def bring(self, spec: ModelSpec) -> Weights | None:
+        entry = self._entry(spec)
+        if entry is None:
+            return None
+        if not entry.files or entry.vae:
+            raise ModelUnavailable(
+                f"{spec.name}: its entry in {self._volume_dir} does not list all files: write it "
+                "to the volume with scripts/bake"
+            )
+        version = _version(entry)
+        if found := self._copies.find(entry.name, version):
+            return found
+        with self._copies.making(entry.name, version) as folder:
+            copy_files(
+                self._volume_dir / entry.path,
+                folder / entry.path,
+                entry.files,
+                log_progress("copying weights from the volume", entry.name),
+            )
+            self._copies.finish(version, entry)
+        return self._copies.find(entry.name, version)
+
+    def why_not(self, spec: ModelSpec) -> str:
+        return listed_names(self._volume_dir, self._manifest())
+
+    def _manifest(self) -> Manifest | None:
+        return read_manifest_if_there(self._volume_dir)
+
+    def _entry(self, spec: ModelSpec) -> ManifestEntry | None:
+        return (self._manifest() or {}).get(spec.name)
+
+
+def _version(entry: ManifestEntry) -> str:
+    """Two entries that differ in anything are two versions."""
+    return render_manifest({entry.name: entry})

@@ -1,0 +1,1 @@
+"""Programs for operators and developers. They are not part of the image."""

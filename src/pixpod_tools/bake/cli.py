@@ -1,0 +1,213 @@
+"""Bake weights directories: fetch, convert, check and split the files that workers boot from.
+
+Needs no GPU. A weights directory holds manifest.toml and a folder per model, in the layout of
+diffusers, with weights in the precision in which they are served.
+
+  scripts/bake --profile flux-dev --to DIR --accept-licence flux-1-dev-non-commercial
+  scripts/bake --model sdxl=float16 --from FOLDER --vae FOLDER --to DIR
+  scripts/bake --model sd15=float16 --from FILE.safetensors --config FOLDER --to DIR
+  scripts/bake --random flux-dev --size-gb 4 --to DIR
+  scripts/bake --verify DIR
+  scripts/bake --layers 8 --from DIR --to DIR
+"""
+
+import argparse
+import logging
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TypeVar
+
+from pixpod.catalog import Catalog, load_catalog
+from pixpod.errors import InvalidSettings, WorkerError
+from pixpod.weights.manifest import read_manifest
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[3]
+
+_NOISY = ("torchao", "torch.utils._pytree", "diffusers", "transformers")
+
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="scripts/bake: %(message)s")
+    for name in ("httpx", "httpx2", "huggingface_hub"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    for name in _NOISY:
+        logging.getLogger(name).setLevel(logging.ERROR)
+    command = next(run for name, run in _COMMANDS.items() if getattr(options, name) is not None)
+    try:
+        return command(options)
+    except WorkerError as error:
+        sys.stderr.write(f"scripts/bake: {error}\n")
+        return 1
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/bake",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    command = parser.add_mutually_exclusive_group(required=True)
+    command.add_argument("--profile", metavar="NAME", help="the models of an image, by name")
+    command.add_argument(
+        "--model",
+        metavar="NAME=PRECISION[,t5=..][,adaln=..]",
+        action="append",
+        help="one model of the catalog; may be repeated",
+    )
+    command.add_argument(
+        "--random",
+        metavar="NAME[=PRECISION..]",
+        help="random weights of the full size of flux-dev, flux-schnell, sdxl or sd15",
+    )
+    command.add_argument("--verify", type=Path, metavar="DIR", help="check every byte; 1 if wrong")
+    command.add_argument(
+        "--layers", type=_count, metavar="N", help="spread a weights directory over N folders"
+    )
+    parser.add_argument("--to", type=Path, metavar="DIR", help="where to write")
+    parser.add_argument(
+        "--from",
+        dest="source",
+        metavar="hub|FOLDER|FILE",
+        help="where the weights are: the hub, a folder of diffusers, a weights directory, or a "
+        ".safetensors file (default: the hub; model_cache for the tiny models)",
+    )
+    parser.add_argument("--config", type=Path, metavar="FOLDER", help="configs of a single FILE")
+    parser.add_argument("--vae", type=Path, metavar="FOLDER", help="a VAE instead of the model's")
+    parser.add_argument("--revision", help="instead of the catalog's; what a local source is")
+    parser.add_argument(
+        "--token-file", type=Path, metavar="FILE", help="the hub's token (default: HF_TOKEN)"
+    )
+    parser.add_argument(
+        "--accept-licence", metavar="NAME", action="append", default=[], help="may be repeated"
+    )
+    parser.add_argument("--catalog", type=Path, metavar="FILE", help="models of your own")
+    parser.add_argument("--shard-gb", type=_gigabytes, default=4_000_000_000, metavar="GB")
+    parser.add_argument("--size-gb", type=_gigabytes, metavar="GB", help="with --random: in all")
+    return parser
+
+
+def _bake(options: argparse.Namespace) -> int:
+    from pixpod_tools.bake.bake import bake
+    from pixpod_tools.bake.bars import byte_bar
+    from pixpod_tools.bake.directory import list_models
+    from pixpod_tools.bake.recipes import get_profile, parse_recipe
+    from pixpod_tools.bake.sources import SourceOptions, read_token
+
+    _silence()
+    directory = _required(options.to, "--to DIR")
+    recipes = (
+        get_profile(options.profile)
+        if options.profile is not None
+        else tuple(map(parse_recipe, options.model))
+    )
+    asked = SourceOptions(
+        location=options.source,
+        own_models=ROOT / "model_cache",
+        config=options.config,
+        vae=options.vae,
+        revision=options.revision,
+        token=read_token(options.token_file),
+        accepted_licences=frozenset(options.accept_licence),
+    )
+    catalog = load_catalog(options.catalog)
+    for recipe in recipes:
+        bake(directory, recipe, catalog, asked, options.shard_gb, byte_bar)
+    _say_models(list_models(directory))
+    return 0
+
+
+def _bake_random(options: argparse.Namespace) -> int:
+    from pixpod_tools.bake.bake import bake_random
+    from pixpod_tools.bake.bars import byte_bar
+    from pixpod_tools.bake.directory import list_models
+    from pixpod_tools.bake.recipes import parse_random_recipe
+
+    _silence()
+    directory = _required(options.to, "--to DIR")
+    recipe = parse_random_recipe(options.random, load_catalog(options.catalog))
+    bake_random(directory, recipe, options.size_gb, options.shard_gb, byte_bar)
+    _say_models(list_models(directory))
+    return 0
+
+
+def _verify(options: argparse.Namespace) -> int:
+    from pixpod_tools.bake.bars import byte_bar
+    from pixpod_tools.bake.verify import verify_directory
+
+    directory = options.verify
+    manifest = read_manifest(directory)
+    catalog: Catalog = load_catalog(options.catalog)
+    total_bytes = sum(entry.size_bytes for entry in manifest.values())
+    with byte_bar("checking", total_bytes) as bar:
+        problems = verify_directory(directory, manifest, catalog, bar.update)
+    for problem in problems:
+        _say(f"wrong: {problem}")
+    files = sum(len(entry.files) for entry in manifest.values())
+    _say(
+        f"{len(problems)} wrong" if problems else "as baked",
+        f"{len(manifest)} models, {files} files, {total_bytes} bytes in {directory}",
+    )
+    return 1 if problems else 0
+
+
+def _layers(options: argparse.Namespace) -> int:
+    from pixpod_tools.bake.layers import split_directory
+
+    source = Path(_required(options.source, "--from DIR"))
+    layers = split_directory(source, _required(options.to, "--to DIR"), options.layers)
+    _say(f"{'layer':>5}  {'bytes':>14}  files")
+    for name, files in layers.items():
+        _say(f"{name:>5}  {sum(files.values()):>14,}  {len(files)}")
+    return 0
+
+
+_COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
+    "profile": _bake,
+    "model": _bake,
+    "random": _bake_random,
+    "verify": _verify,
+    "layers": _layers,
+}
+
+
+def _say_models(models: Mapping[str, int]) -> None:
+    for name, size_bytes in models.items():
+        _say(f"{name}: {size_bytes:,} bytes")
+
+
+def _say(*parts: str) -> None:
+    sys.stdout.write(": ".join(parts) + "\n")
+
+
+def _silence() -> None:
+    from pixpod.engine.loading.pipelines import silence_libraries
+
+    silence_libraries()
+
+
+def _required(value: T | None, name: str) -> T:
+    if value is None:
+        raise InvalidSettings(f"{name} is needed here")
+    return value
+
+
+def _gigabytes(text: str) -> int:
+    size_bytes = int(float(text) * 1e9)
+    if size_bytes <= 0:
+        raise ValueError(text)
+    return size_bytes
+
+
+def _count(text: str) -> int:
+    count = int(text)
+    if count <= 0:
+        raise ValueError(text)
+    return count
+
+
+if __name__ == "__main__":
+    sys.exit(main())

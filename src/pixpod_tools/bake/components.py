@@ -1,0 +1,187 @@
+"""The parts of a pipeline that have weights: their classes, configs and tensors in order.
+
+Modules are built on the meta device only; no weights are read here.
+"""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from diffusers import AutoencoderKL, FluxTransformer2DModel, TorchAoConfig, UNet2DConditionModel
+from torch import nn
+from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import TorchAoConfig as TransformersTorchAoConfig
+
+from pixpod.engine.precision.quantization import ADALN, KEEP_16_BIT, float8_dynamic_recipe
+from pixpod_tools.bake.parts import Planner, float8_parts
+from pixpod_tools.bake.shards import PlannedTensor
+
+Config = dict[str, Any]
+"""The JSON of a `config.json`, hence Any."""
+
+_Class = Any
+"""A class of diffusers or transformers, which have no types."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentClass:
+    """How a class of diffusers or transformers is built, named on disk and run through.
+
+    `order` lists top-level modules as a forward pass meets them, where that is not the order
+    in which the class makes them; what it does not name comes where it is made, after those.
+    """
+
+    model_class: _Class
+    library: str
+    stem: str
+    order: tuple[str, ...] = ()
+
+
+def _diffusers(model_class: _Class, *order: str) -> ComponentClass:
+    return ComponentClass(
+        model_class=model_class,
+        library="diffusers",
+        stem="diffusion_pytorch_model",
+        order=order,
+    )
+
+
+def _transformers(model_class: _Class) -> ComponentClass:
+    return ComponentClass(model_class=model_class, library="transformers", stem="model")
+
+
+CLASSES: Mapping[str, ComponentClass] = {
+    "CLIPTextModel": _transformers(CLIPTextModel),
+    "CLIPTextModelWithProjection": _transformers(CLIPTextModelWithProjection),
+    "T5EncoderModel": _transformers(T5EncoderModel),
+    "FluxTransformer2DModel": _diffusers(
+        FluxTransformer2DModel,
+        *("x_embedder", "time_text_embed", "context_embedder"),
+        *("transformer_blocks", "single_transformer_blocks", "norm_out", "proj_out"),
+    ),
+    "UNet2DConditionModel": _diffusers(
+        UNet2DConditionModel,
+        *("time_embedding", "add_embedding", "conv_in", "down_blocks", "mid_block"),
+        *("up_blocks", "conv_norm_out", "conv_out"),
+    ),
+    "AutoencoderKL": _diffusers(
+        AutoencoderKL,
+        *("post_quant_conv", "decoder.conv_in", "decoder.mid_block", "decoder"),
+        *("encoder", "quant_conv"),
+    ),
+}
+
+"""The Linear layers that turn a step's embedding into shifts and scales of each block."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Storage:
+    """How a component is stored: its type, and whether its Linear layers are float8 instead.
+
+    `is_adaln_float8` is for a FLUX transformer's modulation layers.
+    """
+
+    dtype: torch.dtype
+    is_float8: bool = False
+    is_adaln_float8: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Component:
+    """A component as it will be stored. `metadata` goes into each shard's header."""
+
+    name: str
+    kind: ComponentClass
+    config: Config
+    storage: Storage
+    tensors: tuple[PlannedTensor, ...]
+    float8_names: frozenset[str]
+    metadata: Mapping[str, str]
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(tensor.size_bytes for tensor in self.tensors)
+
+    def store(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
+        """A tensor in the component's type as its parts."""
+        return float8_parts(name, tensor) if name in self.float8_names else {name: tensor}
+
+
+def plan_component(name: str, class_name: str, config: Config, storage: Storage) -> Component:
+    """What a component's files will hold, without reading any.
+
+    Tied weights are stored once, under the first of their names.
+    """
+    kind = CLASSES[class_name]
+    module = build_on_meta(kind, config)
+    float8_layers = _float8_layers(module, storage) if storage.is_float8 else frozenset()
+    planner = Planner()
+    planned = [
+        planner.plan(key, _cast(tensor, storage.dtype), key in float8_layers)
+        for key, tensor in in_execution_order(_untied(module), kind.order).items()
+    ]
+    return Component(
+        name=name,
+        kind=kind,
+        config=_stored_config(kind, config, storage),
+        storage=storage,
+        tensors=tuple(planned),
+        float8_names=frozenset(tensor.name for tensor in planned if len(tensor.parts) > 1),
+        metadata={"format": "pt"} | (dict(planner.metadata()) if storage.is_float8 else {}),
+    )
+
+
+def build_on_meta(kind: ComponentClass, config: Config) -> nn.Module:
+    with torch.device("meta"):
+        if kind.library == "diffusers":
+            module = kind.model_class.from_config(config)
+        else:
+            module = kind.model_class(kind.model_class.config_class.from_dict(config))
+    assert isinstance(module, nn.Module)
+    return module
+
+
+def in_execution_order(
+    tensors: Mapping[str, torch.Tensor], order: Sequence[str]
+) -> dict[str, torch.Tensor]:
+    """Sorted by the first prefix of `order` that fits; otherwise as they come."""
+
+    def place(name: str) -> int:
+        fits = (number for number, prefix in enumerate(order) if name.startswith(f"{prefix}."))
+        return next(fits, len(order))
+
+    return {name: tensors[name] for name in sorted(tensors, key=place)}
+
+
+def _untied(module: nn.Module) -> dict[str, torch.Tensor]:
+    """`state_dict` without second names of the same parameter."""
+    first = dict(module.named_parameters()) | dict(module.named_buffers())
+    return {name: value for name, value in module.state_dict().items() if name in first}
+
+
+def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    return tensor.to(dtype) if tensor.is_floating_point() else tensor
+
+
+def _float8_layers(module: nn.Module, storage: Storage) -> frozenset[str]:
+    """The weights that are to be float8, if their sizes allow it."""
+    return frozenset(
+        f"{name}.weight"
+        for name, layer in module.named_modules()
+        if isinstance(layer, nn.Linear)
+        and name.split(".")[0] not in KEEP_16_BIT
+        and (storage.is_adaln_float8 or not ADALN.fullmatch(name))
+    )
+
+
+def _stored_config(kind: ComponentClass, config: Config, storage: Storage) -> Config:
+    """What stock `from_pretrained` needs; which layers are float8 is in the shards' headers."""
+    stored = {key: value for key, value in config.items() if not key.startswith("_name")}
+    if kind.library == "transformers":
+        stored = {key: value for key, value in stored.items() if key != "torch_dtype"}
+        stored |= {"dtype": str(storage.dtype).removeprefix("torch.")}
+    if storage.is_float8:
+        quantizer = TorchAoConfig if kind.library == "diffusers" else TransformersTorchAoConfig
+        stored["quantization_config"] = quantizer(float8_dynamic_recipe()).to_dict()
+    return stored

@@ -1,0 +1,118 @@
+"""A weights directory while models are added to it: nothing half done is ever in its manifest."""
+
+import contextlib
+import filecmp
+import json
+import shutil
+from collections.abc import Callable, Iterable
+from dataclasses import replace
+from pathlib import Path
+
+from pixpod.weights.disk import write_durably
+from pixpod.weights.hub_repository import in_boot_order
+from pixpod.weights.manifest import (
+    MANIFEST,
+    Manifest,
+    ManifestEntry,
+    WeightFile,
+    read_manifest,
+    render_manifest,
+)
+from pixpod_tools.bake.bars import Bars
+from pixpod_tools.bake.checksums import describe_files, total_bytes
+from pixpod_tools.bake.verify import verify_entry
+
+NOT_LISTED = ("LICENSE", "README", "NOTICE")
+"""Begins the names of files that are kept beside the weights, but that no boot needs."""
+
+_STAMP = "bake.json"
+
+
+def is_baked(directory: Path, entry: ManifestEntry, bars: Bars) -> bool:
+    """Whether the directory has this very model already, every byte of it."""
+    found = _manifest(directory).get(entry.name)
+    if found is None or replace(found, files=()) != entry:
+        return False
+    with bars(f"{entry.name}: checking", found.size_bytes) as bar:
+        return not verify_entry(directory, found, bar.update)
+
+
+def list_models(directory: Path) -> dict[str, int]:
+    """The bytes of each model; writes a manifest without models if there is none yet."""
+    if not (directory / MANIFEST).exists():
+        write_manifest(directory, {})
+    return {name: entry.size_bytes for name, entry in _manifest(directory).items()}
+
+
+def add_model(
+    directory: Path, entry: ManifestEntry, make: Callable[[Path], None], bars: Bars
+) -> None:
+    """Let `make` fill a folder, checksum what it wrote, and list it in the manifest.
+
+    `make` gets a folder that may hold what an earlier run of the same entry has finished.
+    """
+    part = _prepare(directory, entry)
+    make(part)
+    paths = in_boot_order(_listed(part))
+    with bars(f"{entry.name}: checksums", total_bytes(part, paths)) as bar:
+        files = describe_files(part, paths, bar.update)
+    (part / _STAMP).unlink()
+    others = {name: other for name, other in _manifest(directory).items() if name != entry.name}
+    _link_what_is_there(directory, others, part, files)
+    write_manifest(directory, others)
+    target = directory / entry.path
+    if target.exists():
+        shutil.rmtree(target)
+    part.rename(target)
+    write_manifest(directory, {**others, entry.name: replace(entry, files=files)})
+
+
+def _link_what_is_there(
+    directory: Path, others: Manifest, folder: Path, files: Iterable[WeightFile]
+) -> None:
+    """Keep one copy of tensors that other models have, too. Hard links: each model may go."""
+    there = {
+        file.sha256: directory / other.path / file.path
+        for other in others.values()
+        for file in other.files
+    }
+    for path, digest in ((folder / file.path, file.sha256) for file in files):
+        if digest in there and path.suffix == ".safetensors":
+            link = path.with_name(f"{path.name}.link")
+            with contextlib.suppress(OSError):  # nothing there, or a disk without links
+                if filecmp.cmp(there[digest], path, shallow=False):  # it may be damaged by now
+                    link.hardlink_to(there[digest].resolve())
+                    link.replace(path)
+
+
+def write_manifest(directory: Path, manifest: Manifest) -> None:
+    directory.mkdir(parents=True, exist_ok=True)
+    write_durably(directory / MANIFEST, render_manifest(manifest))
+
+
+def _prepare(directory: Path, entry: ManifestEntry) -> Path:
+    """The folder to fill, empty unless it is of the same entry."""
+    part = directory / f"{entry.path}.part"
+    stamp = {"entry": repr(entry)}
+    if part.exists():
+        try:
+            is_same = json.loads((part / _STAMP).read_text(encoding="utf-8")) == stamp
+        except (OSError, ValueError):
+            is_same = False
+        if not is_same:
+            shutil.rmtree(part)
+    part.mkdir(parents=True, exist_ok=True)
+    (part / _STAMP).write_text(json.dumps(stamp), encoding="utf-8")
+    return part
+
+
+def _manifest(directory: Path) -> Manifest:
+    return read_manifest(directory) if (directory / MANIFEST).exists() else {}
+
+
+def _listed(folder: Path) -> list[str]:
+    return [
+        str(path.relative_to(folder))
+        for path in folder.rglob("*")
+        if path.is_file() and path.name != _STAMP and not path.name.startswith(NOT_LISTED)
+    ]

@@ -1,0 +1,33 @@
+"""How a model's folder is written: the layout of diffusers, as stock `from_pretrained` reads it."""
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+
+from pixpod_tools.bake.components import Component
+from pixpod_tools.bake.shards import Progress, Read, write_shards
+
+
+def write_component(
+    folder: Path, component: Component, read: Read, max_shard_bytes: int, progress: Progress
+) -> None:
+    """A component's folder, under its own name only once it is whole."""
+    target = folder / component.name
+    part = folder / f"{component.name}.part"
+    part.mkdir(parents=True, exist_ok=True)
+    write_json(part / "config.json", component.config)
+    write_shards(
+        part,
+        component.kind.stem,
+        component.tensors,
+        read,
+        metadata=component.metadata,
+        max_shard_bytes=max_shard_bytes,
+        progress=progress,
+    )
+    part.rename(target)
+
+
+def write_json(path: Path, content: Mapping[str, object]) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps(content, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")

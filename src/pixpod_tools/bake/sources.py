@@ -1,0 +1,221 @@
+"""Where a bake takes its weights from: the hub, a folder of diffusers, or a single file."""
+
+import hashlib
+import re
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from huggingface_hub import get_token
+
+from pixpod.catalog import ModelSpec
+from pixpod.environment import Secret
+from pixpod.errors import InvalidSettings, LicenceNotAccepted
+from pixpod.weights.hub_repository import VAE_FILES, fetch_repository, needed_files
+from pixpod.weights.layout import MODEL_INDEX
+from pixpod.weights.manifest import MANIFEST, read_manifest
+from pixpod_tools.bake.bars import Bars
+from pixpod_tools.bake.single_file import as_folder
+
+HUB = "hub"
+
+_COMMIT = re.compile("[0-9a-f]{40}")
+_DOWNLOADS = ".download"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Origin:
+    """A folder in the layout of diffusers, and what the manifest will say it is.
+
+    `vae` is a folder that replaces the one inside.
+    """
+
+    folder: Path
+    revision: str
+    repository: str | None = None
+    vae: Path | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SourceOptions:
+    """What the caller asks for. `location` is HUB, a path, or None for the model's own place.
+
+    `own_models` is a weights directory with the models that no hub has. `config` is the folder
+    that a single file takes its configs from, `endpoint` the hub's address if not the library's.
+    """
+
+    location: str | None
+    own_models: Path
+    config: Path | None = None
+    vae: Path | None = None
+    revision: str | None = None
+    token: Secret | None = None
+    accepted_licences: frozenset[str] = frozenset()
+    endpoint: str | None = None
+
+
+def read_token(file: Path | None) -> Secret | None:
+    """The token in a file such as a build's secret, else the one that huggingface_hub knows:
+    HF_TOKEN or what its login has stored. Raises InvalidSettings for a file without one.
+    """
+    if file is None:
+        found = get_token()
+        return Secret(found) if found else None
+    try:
+        text = file.read_text(encoding="utf-8").strip()
+    except OSError as exc:
+        raise InvalidSettings(f"--token-file {file}: {exc.strerror}") from exc
+    except UnicodeDecodeError:
+        text = ""
+    if not text.isascii() or len(text.split()) != 1:
+        raise InvalidSettings(f"--token-file {file}: accepted is a file with one token of the hub")
+    return Secret(text)
+
+
+def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
+    """Raises LicenceNotAccepted unless the caller has accepted what must be accepted."""
+    if spec.licence_must_be_accepted and spec.licence not in accepted:
+        raise LicenceNotAccepted(
+            f"{spec.name} has the licence {spec.licence}: read it, then repeat with "
+            f"--accept-licence {spec.licence} if your use is allowed"
+        )
+
+
+@contextmanager
+def opened(
+    spec: ModelSpec, options: SourceOptions, dtype: torch.dtype, directory: Path, bars: Bars
+) -> Iterator[Origin]:
+    """The model's weights as a folder, for as long as they are needed.
+
+    A single file is converted to `dtype` on the way.
+
+    What had to be downloaded is kept beside the baked models if anything fails, to go on from
+    there next time.
+
+    Raises:
+        InvalidSettings: what was asked for does not go together.
+        LicenceNotAccepted: the licence was not accepted.
+        ModelUnavailable, HubUnavailable, DiskFull: as `fetch_repository`.
+    """
+    check_licence(spec, options.accepted_licences)
+    location = options.location
+    if location is None:
+        location = HUB if spec.repository else str(options.own_models)
+    path = Path(location)
+    if location == HUB:
+        downloads = directory / _DOWNLOADS / spec.name
+        yield _fetch(spec, options, downloads, bars)
+        shutil.rmtree(downloads)
+        if not any(downloads.parent.iterdir()):
+            downloads.parent.rmdir()
+    elif path.is_file():
+        with _converted(spec, options, path, dtype, directory) as origin:
+            yield origin
+    else:
+        yield _local(spec, options, path)
+
+
+def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path, bars: Bars) -> Origin:
+    revision = options.revision or spec.revision
+    if spec.repository is None or revision is None:
+        raise InvalidSettings(
+            f"{spec.name} has no repository and revision in the catalog: "
+            "give them there, or a folder with --from"
+        )
+    folder = downloads / "model"
+    vae = options.vae
+    if vae is None and spec.vae_repository and spec.vae_revision:
+        vae = downloads / "vae"
+        _fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options, bars)
+    _fetch_to(folder, spec.repository, revision, needed_files(spec), options, bars)
+    return Origin(folder=folder, revision=revision, repository=spec.repository, vae=vae)
+
+
+def _fetch_to(
+    folder: Path,
+    repository: str,
+    revision: str,
+    patterns: tuple[str, ...],
+    options: SourceOptions,
+    bars: Bars,
+) -> None:
+    with bars(f"{repository}: fetching", None) as bar:
+        seen = 0
+
+        def progress(done_bytes: int, total_bytes: int) -> None:
+            nonlocal seen
+            bar.total = total_bytes
+            bar.update(done_bytes - seen)
+            seen = done_bytes
+
+        fetch_repository(
+            repository,
+            revision,
+            patterns,
+            folder,
+            token=options.token,
+            endpoint=options.endpoint,
+            progress=progress,
+        )
+
+
+def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
+    """A folder of diffusers, or a weights directory that lists this model."""
+    if (path / MANIFEST).is_file():
+        manifest = read_manifest(path)
+        if spec.name not in manifest:
+            held = ", ".join(manifest) or "no model"
+            raise InvalidSettings(f"--from {path}: holds {held}, not {spec.name}")
+        entry = manifest[spec.name]
+        return Origin(
+            folder=path / entry.path,
+            revision=options.revision or entry.revision,
+            repository=entry.repository,
+            vae=options.vae or (path / entry.vae if entry.vae else None),
+        )
+    if not (path / MODEL_INDEX).is_file():
+        raise InvalidSettings(
+            f"--from {path}: accepted are {HUB}, a folder with {MODEL_INDEX} or {MANIFEST}, "
+            "and a .safetensors file"
+        )
+    name = path.resolve().name
+    known = name if _COMMIT.fullmatch(name) else f"local-{_fingerprint(path, '*', '*/*')}"
+    return Origin(
+        folder=path,
+        revision=options.revision or known,
+        repository=spec.repository,
+        vae=options.vae,
+    )
+
+
+def _fingerprint(folder: Path, *patterns: str) -> str:
+    """Tells one state of somebody's files from another, without reading them: else what was
+    baked of other weights would pass for these.
+    """
+    paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
+    stats = [(path, path.stat()) for path in paths]
+    lines = [f"{path} {stat.st_size} {stat.st_mtime_ns}" for path, stat in stats]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+@contextmanager
+def _converted(
+    spec: ModelSpec, options: SourceOptions, file: Path, dtype: torch.dtype, directory: Path
+) -> Iterator[Origin]:
+    if options.config is None:
+        raise InvalidSettings(
+            f"--from {file}: a single file needs --config FOLDER, a folder of diffusers with the "
+            "configs, tokenizers and scheduler of the same model"
+        )
+    directory.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(prefix=".single-file-", dir=directory) as folder:
+        as_folder(spec, file, options.config, dtype, Path(folder))
+        yield Origin(
+            folder=Path(folder),
+            revision=options.revision or f"{file.name}-{_fingerprint(file.parent, file.name)}",
+            vae=options.vae,
+        )

@@ -1,0 +1,60 @@
+"""Models of a weights directory, loaded as a worker loads them, but not compiled."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from pixpod.catalog import Catalog, ModelSpec
+from pixpod.engine.device import find_place
+from pixpod.engine.loading.pipelines import (
+    LoadedModel,
+    import_pipelines,
+    load_model,
+    silence_libraries,
+)
+from pixpod.engine.precision.precision import choose_precision
+from pixpod.errors import InvalidSettings
+from pixpod.timeline import BootTimeline, since_process_start
+from pixpod.weights.layout import files_to_read, read_stored
+from pixpod.weights.manifest import read_manifest
+from pixpod.weights.prefetch import Prefetch, Verify
+from pixpod.weights.sources import BakedSource
+
+READING_THREADS = 4
+
+
+def choose_models(
+    catalog: Catalog, weights_dir: Path, names: Sequence[str], device: torch.device
+) -> tuple[ModelSpec, ...]:
+    """The named ones, or all of the directory that can run on the device.
+
+    Raises InvalidSettings for a name that is not there.
+    """
+    there = [name for name in read_manifest(weights_dir) if name in catalog]
+    for name in names:
+        if name not in there:
+            accepted = ", ".join(there)
+            raise InvalidSettings(f"--model {name!r}: {weights_dir} has {accepted}")
+    specs = tuple(catalog[name] for name in names or there)
+    return tuple(spec for spec in specs if names or device.type == "cuda" or not spec.requires_cuda)
+
+
+def load(spec: ModelSpec, weights_dir: Path, device: torch.device) -> LoadedModel:
+    """In the precision in which a worker serves it compiled. Raises a WorkerError."""
+    weights = BakedSource(weights_dir).bring(spec)
+    if weights is None:
+        raise InvalidSettings(f"{weights_dir} has no {spec.name}")
+    silence_libraries()
+    import_pipelines([spec.family])
+    place = find_place(device)
+    choice = choose_precision(spec, read_stored(spec, weights), place, is_compiling=True)
+    prefetch = Prefetch(threads=READING_THREADS, verify=Verify.CHUNKS)
+    try:
+        prefetch.add(spec.name, files_to_read(spec, weights))
+        timeline = BootTimeline(since_process_start())
+        return load_model(
+            spec, weights, choice, device, prefetch, timeline, attention=place.attention
+        )
+    finally:
+        prefetch.stop()

@@ -1,0 +1,7 @@
+"""`python -m pixpod_tools.container`, as scripts/image runs it."""
+
+import sys
+
+from pixpod_tools.container.cli import main
+
+sys.exit(main())

@@ -1,0 +1,208 @@
+"""The API's documents about endpoints: what we send of them, and what we read.
+
+Written from the published description of RunPod's REST API v2. A field is known by its place in
+the document, e.g. `workers.max`.
+"""
+
+import re
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
+
+from pydantic import BaseModel, Field, TypeAdapter, ValidationError
+
+from pixpod_tools.deploy.configuration import FlashBoot, Scaler
+from pixpod_tools.deploy.endpoint import EndpointSpec, GpuCompute
+
+Document = dict[str, Any]
+Fields = Mapping[str, Any]
+"""Values by place, leaves only: `env.NAME`, `gpu.pools`, `workers.max`."""
+
+ENV = "env."
+_FLASHBOOT = MappingProxyType(
+    {
+        FlashBoot.OFF: "OFF",
+        FlashBoot.ON: "FLASHBOOT",
+        FlashBoot.PRIORITY: "PRIORITY_FLASHBOOT",
+    }
+)
+
+
+class RequestUrls(BaseModel):
+    """Of a queue-based endpoint; others have none of these."""
+
+    run: str = ""
+    run_sync: str = Field("", alias="runSync")
+    status: str = ""
+    health: str = ""
+
+
+class Endpoint(BaseModel):
+    """What the platform says of an endpoint; what it says beyond our fields is left aside."""
+
+    id: str
+    name: str
+    type: str | None = None
+    request_urls: RequestUrls | None = Field(None, alias="requestUrls")
+    image: str | None = None
+    disk: int | None = None
+    env: dict[str, str] = Field(default_factory=dict)
+    registry: str | None = None
+    gpu: dict[str, Any] | None = None
+    cpu: list[dict[str, Any]] | None = None
+    workers: dict[str, Any]
+    scaling: dict[str, Any]
+    data_center_ids: list[str] = Field(alias="dataCenterIds")
+    network_volumes: list[str] = Field(alias="networkVolumes")
+    timeout: int
+    flashboot: str
+
+
+class _Listing(BaseModel):
+    endpoints: list[Endpoint]
+
+
+_ENDPOINT = TypeAdapter(Endpoint)
+_LISTING = TypeAdapter(_Listing)
+
+
+class UnreadableAnswer(ValueError):
+    """The answer is not what the description of the API says; the message names the place."""
+
+
+def parse_endpoint(document: object) -> Endpoint:
+    """Raises UnreadableAnswer."""
+    try:
+        return _ENDPOINT.validate_python(document)
+    except ValidationError as error:
+        raise UnreadableAnswer(_first(error)) from None
+
+
+def parse_listing(document: object) -> list[Endpoint]:
+    """Raises UnreadableAnswer."""
+    try:
+        return _LISTING.validate_python(document).endpoints
+    except ValidationError as error:
+        raise UnreadableAnswer(_first(error)) from None
+
+
+def _first(error: ValidationError) -> str:
+    """Without the value, which may be of an environment."""
+    first = error.errors()[0]
+    return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
+
+
+def fields_of(spec: EndpointSpec) -> Fields:
+    """All that we keep as it should be. None, or an empty list, is a field that is not set."""
+    fields: dict[str, Any] = {
+        "image": spec.image,
+        "disk": spec.container_disk_gb,
+        "registry": spec.registry_auth_id,
+        **_compute_fields(spec),
+        "workers.min": spec.min_workers,
+        "workers.max": spec.max_workers,
+    }
+    if spec.idle_timeout_s is not None:
+        fields["workers.idleTimeout"] = spec.idle_timeout_s
+    fields |= {
+        **_scaling_fields(spec),
+        "timeout": spec.execution_timeout_s * 1_000,
+        "flashboot": _FLASHBOOT[spec.flashboot],
+        "dataCenterIds": list(spec.data_centers),
+        "networkVolumes": list(spec.network_volume_ids),
+        **{f"{ENV}{name}": value for name, value in spec.env.items()},
+    }
+    return fields
+
+
+def _compute_fields(spec: EndpointSpec) -> Fields:
+    if isinstance(spec.compute, GpuCompute):
+        return {
+            "gpu.pools": [pool.id for pool in spec.compute.pools],
+            "gpu.excludedTypes": list(spec.compute.excluded_types),
+            "gpu.count": 1,
+            "gpu.minCudaVersion": spec.compute.min_cuda,
+            "gpu.allowedCudaVersions": [],
+        }
+    return {"cpu": [{"id": spec.compute.flavor, "vcpuCount": spec.compute.vcpus}]}
+
+
+def _scaling_fields(spec: EndpointSpec) -> Fields:
+    if spec.scaler is Scaler.REQUEST_COUNT:
+        return {"scaling.type": "REQUEST_COUNT", "scaling.requestCount": int(spec.scaler_value)}
+    return {"scaling.type": "QUEUE_DELAY", "scaling.queueDelay": spec.scaler_value}
+
+
+def fields_there(endpoint: Endpoint) -> Fields:
+    """The same places as in `fields_of`, as the platform has them."""
+    gpu = endpoint.gpu or {}
+    cpu = [
+        {"id": each.get("id"), "vcpuCount": each.get("vcpuCount")} for each in endpoint.cpu or ()
+    ]
+    return {
+        "image": endpoint.image,
+        "disk": endpoint.disk,
+        "registry": endpoint.registry,
+        "gpu.pools": gpu.get("pools"),
+        "gpu.excludedTypes": gpu.get("excludedTypes") or [],
+        "gpu.count": gpu.get("count", 1),
+        "gpu.minCudaVersion": gpu.get("minCudaVersion"),
+        "gpu.allowedCudaVersions": gpu.get("allowedCudaVersions") or [],
+        "cpu": cpu,
+        **{f"workers.{name}": value for name, value in endpoint.workers.items()},
+        **{f"scaling.{name}": value for name, value in endpoint.scaling.items()},
+        "timeout": endpoint.timeout,
+        "flashboot": endpoint.flashboot,
+        "dataCenterIds": endpoint.data_center_ids,
+        "networkVolumes": endpoint.network_volumes,
+        **{f"{ENV}{name}": value for name, value in endpoint.env.items()},
+    }
+
+
+def creation(spec: EndpointSpec) -> Document:
+    """The body of a POST: what is not set is left out."""
+    set_fields = {
+        place: value
+        for place, value in fields_of(spec).items()
+        if value is not None and value != []
+    }
+    return {"name": spec.name, "type": "QUEUE", **_nested(set_fields)}
+
+
+def update(spec: EndpointSpec, changed: set[str]) -> Document:
+    """The body of a PATCH that changes these places: as little else as the API allows.
+
+    An object that is replaced as a whole is sent as a whole: `env`, `scaling`, and, as the
+    description leaves that open, `workers`. `gpu` is documented to be merged, but pools and
+    excluded types replace each other.
+    """
+    wanted = fields_of(spec)
+    sent = set(changed)
+    for group in (ENV, "scaling.", "workers."):
+        if any(place.startswith(group) for place in changed):
+            sent |= {place for place in wanted if place.startswith(group)}
+    if changed & {"gpu.pools", "gpu.excludedTypes"}:
+        sent |= {"gpu.pools", "gpu.excludedTypes"}
+    document = _nested({place: value for place, value in wanted.items() if place in sent})
+    if any(place.startswith(ENV) for place in changed):
+        document.setdefault("env", {})
+    return document
+
+
+def _nested(fields: Fields) -> Document:
+    document: Document = {}
+    for place, value in fields.items():
+        group, dot, name = place.partition(".")
+        if dot:
+            document.setdefault(group, {})[name] = value
+        else:
+            document[group] = value
+    return document
+
+
+def is_reference(value: object) -> bool:
+    """Whether a variable's value is a reference to one of the platform's secrets."""
+    return (
+        isinstance(value, str)
+        and re.fullmatch(r"\{\{\s*RUNPOD_SECRET_\S+\s*\}\}", value) is not None
+    )

@@ -1,0 +1,89 @@
+"""Which parts of which models stay on a card, which are parked, and what is left for images.
+
+Needs no card and no weights: sizes are those of the published models, or of a weights directory.
+
+  scripts/plan --models flux-dev=float8_dynamic,sdxl --card "RTX 4090"
+  scripts/plan --weights weights --memory-gib 24 --out plan.svg
+
+Without a precision it is what a worker would choose on that card if it compiles. With both, a card
+of which only so much may be used (PIXPOD_MEMORY_LIMIT_GB). The last line is JSON.
+"""
+
+import argparse
+import sys
+from pathlib import Path
+
+from pixpod.catalog import load_catalog
+from pixpod.engine.memory.footprints import Footprints, NoFootprint
+from pixpod.engine.memory.residency import make_plan
+from pixpod.errors import WorkerError
+from pixpod.weights.manifest import read_manifest
+from pixpod_bench.picture import FORMATS, picture
+from pixpod_tools.plan.report import format_plan, plan_as_json
+from pixpod_tools.plan.served import find_needs, find_target
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Exit status: 0, or 1 if the models do not fit, with what would."""
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if options.card is None and options.memory_gib is None:
+        parser.error("--card or --memory-gib is needed")
+    if options.models is None and options.weights is None:
+        parser.error("--models or --weights is needed")
+    try:
+        footprints = Footprints()
+        target = find_target(options.card, options.memory_gib, footprints)
+        entries = options.models or read_manifest(options.weights)
+        catalog = load_catalog(options.catalog)
+        needs = find_needs(entries, catalog, options.weights, target, footprints)
+        plan = make_plan(needs, target.budget)
+        if options.out:
+            from pixpod_tools.plan.chart import draw_plan  # matplotlib only where it is needed
+
+            draw_plan(target.title, plan, options.out)
+    except (WorkerError, NoFootprint, OSError) as exc:
+        sys.stderr.write(f"scripts/plan: {exc}\n")
+        return 1
+    sys.stdout.write(format_plan(target.title, plan) + plan_as_json(target.title, plan) + "\n")
+    return 0
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(
+        prog="scripts/plan",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument(
+        "--models", type=_listed, metavar="NAME[=PRECISION],...", help="default: all of --weights"
+    )
+    parser.add_argument("--weights", type=Path, metavar="DIR", help="a weights directory")
+    parser.add_argument("--card", metavar="NAME", help='e.g. "RTX 4090"')
+    parser.add_argument("--memory-gib", type=_gib, metavar="N", help="what may be used of a card")
+    parser.add_argument("--catalog", type=Path, metavar="FILE", help="further models, as TOML")
+    parser.add_argument(
+        "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
+    )
+    return parser
+
+
+def _listed(text: str) -> list[str]:
+    entries = [entry.strip() for entry in text.split(",") if entry.strip()]
+    if not entries:
+        raise argparse.ArgumentTypeError("accepted are names of models, with commas between them")
+    return entries
+
+
+def _gib(text: str) -> float:
+    try:
+        gib = float(text)
+    except ValueError:
+        gib = 0.0
+    if not 0 < gib < 10_000:
+        raise argparse.ArgumentTypeError(f"{text}: accepted are GiB above 0, such as 24")
+    return gib
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,97 @@
+"""Training pictures and their latents, in three sizes; drawn from a seed, stored nowhere."""
+
+import logging
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from diffusers import AutoencoderKL
+
+from pixpod_tools.tiny.scenes import Pixels, Scene, draw, sample_training_scene
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Bucket:
+    """Pictures of one size; `share` is how often a training batch is drawn from it."""
+
+    width: int
+    height: int
+    num_pictures: int
+    share: float
+    seed: int
+
+
+BUCKETS = (
+    Bucket(width=64, height=64, num_pictures=16_384, share=0.6, seed=7),
+    Bucket(width=96, height=64, num_pictures=4_096, share=0.2, seed=8),
+    Bucket(width=64, height=96, num_pictures=4_096, share=0.2, seed=9),
+)
+
+
+def draw_pictures(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
+    """Training pictures of one size as count x height x width x 3, and what they show."""
+    rng = np.random.default_rng(bucket.seed)
+    scenes = [sample_training_scene(rng) for _ in range(bucket.num_pictures)]
+    pictures = [draw(scene, width=bucket.width, height=bucket.height, rng=rng) for scene in scenes]
+    return np.stack(pictures), scenes
+
+
+def to_tensor(pictures: Pixels) -> torch.Tensor:
+    """count x height x width x 3, 0..255 -> count x 3 x height x width, -1..1."""
+    return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
+
+
+def to_pixels(tensor: torch.Tensor) -> Pixels:
+    """The way back from `to_tensor`, clipped."""
+    levels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte()
+    return np.asarray(levels.permute(0, 2, 3, 1).numpy())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LatentBucket:
+    """Scaled latents (count x channels x height/8 x width/8) of one picture size."""
+
+    bucket: Bucket
+    latents: torch.Tensor
+    scenes: list[Scene]
+
+
+def load_latents(vae: AutoencoderKL, cache: Path) -> list[LatentBucket]:
+    """Latents of every bucket; encoded once and kept in `cache`, which belongs to one VAE."""
+    cache.mkdir(parents=True, exist_ok=True)
+    return [_load_bucket(vae, bucket, cache) for bucket in BUCKETS]
+
+
+def _load_bucket(vae: AutoencoderKL, bucket: Bucket, cache: Path) -> LatentBucket:
+    path = cache / f"latents-{bucket.width}x{bucket.height}-{bucket.num_pictures}.pt"
+    pictures, scenes = draw_pictures(bucket)
+    if not path.exists():
+        log.info("encoding latents", extra={"cache": str(path)})
+        draft = path.with_suffix(f".{os.getpid()}")  # another training may be waiting for it
+        torch.save(encode(vae, pictures), draft)
+        draft.rename(path)
+    latents = torch.load(path, weights_only=True)
+    return LatentBucket(bucket=bucket, latents=latents, scenes=scenes)
+
+
+@torch.no_grad()
+def encode(vae: AutoencoderKL, pictures: Pixels, batch_size: int = 64) -> torch.Tensor:
+    """Pictures to scaled latents, as the transformer and the UNets see them."""
+    batches = torch.split(to_tensor(pictures), batch_size)
+    modes = [vae.encode(batch).latent_dist.mode() for batch in batches]
+    return torch.cat(modes) * float(vae.config.scaling_factor)
+
+
+def draw_batch(
+    buckets: list[LatentBucket], batch_size: int, rng: np.random.Generator
+) -> tuple[torch.Tensor, list[Scene], Bucket]:
+    """Latents of one picture size, and the scenes they show."""
+    shares = [bucket.bucket.share for bucket in buckets]
+    chosen = buckets[int(rng.choice(len(buckets), p=shares))]
+    indices = rng.integers(len(chosen.latents), size=batch_size)
+    scenes = [chosen.scenes[index] for index in indices]
+    return chosen.latents[torch.from_numpy(indices)], scenes, chosen.bucket
