@@ -44,7 +44,7 @@ def serve() -> None:
     faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
     timeline = BootTimeline(since_process_start())
     platform = Platform(
-        num_held_jobs=runpod_sdk.num_held_jobs, send_progress=runpod_sdk.send_progress
+        num_taken_jobs=runpod_sdk.num_taken_jobs, send_progress=runpod_sdk.send_progress
     )
     worker = start_worker(timeline, platform, on_host_fault=runpod_sdk.leave_host)
     runpod_sdk.serve(worker, timeline)

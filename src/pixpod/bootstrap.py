@@ -1,11 +1,9 @@
-"""Where concrete classes meet: settings in, a worker out."""
+"""Builds a worker from settings: the only place where concrete classes meet."""
 
 import time
-from functools import partial
-from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
-from pixpod.contract.rules import Offer
+from pixpod.contract.rules import Capabilities
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
@@ -13,7 +11,7 @@ from pixpod.errors import InvalidSettings, WorkerError
 from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
-from pixpod.serving.concurrency import HeldJobs, jobs_to_hold
+from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Renewal, resident_bytes
 from pixpod.serving.worker import Platform, Worker, WorkerOptions
 from pixpod.settings import ALL_MODELS, Settings
@@ -26,9 +24,6 @@ from pixpod.weights.sources import (
     WeightsLocator,
 )
 
-if TYPE_CHECKING:
-    from pixpod.engine.execution.model_runner import Drawer
-
 
 def build_worker(
     settings: Settings,
@@ -38,25 +33,25 @@ def build_worker(
 ) -> Worker:
     """Wire a worker; nothing heavy is imported and nothing is loaded before it is started.
 
-    Use it as `async with build_worker(settings) as worker`. `on_host_fault` is told of what this
-    host cannot do, before the jobs that wait for it are answered. Raises InvalidSettings.
+    Use it as `async with build_worker(settings) as worker`. `on_host_fault` is called with a fault
+    of this host before the jobs that wait are answered. Raises InvalidSettings.
     """
     locator = _build_locator(settings)
     models = _choose_models(settings, locator)
     engine = _build_engine(settings, models, locator, timeline, on_host_fault)
     return Worker(
-        offer=_build_offer(settings, models, locator),
+        capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
         prices=PriceList.load(settings.usd_per_gpu_second),
-        held_jobs=HeldJobs(
-            when_warm=settings.max_held_jobs or jobs_to_hold(models.values()),
+        concurrency=Concurrency(
+            max_when_warm=settings.max_held_jobs or max_concurrency(models.values()),
             is_warm=lambda: engine.is_warm,
-            num_held=platform.num_held_jobs if platform else lambda: 1,
+            num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
         renewal=Renewal(
             after_images=settings.renew_after_images,
-            gauges={"host": resident_bytes, "device": engine.device_bytes},
+            gauges={"host": resident_bytes, "device": engine.reserved_bytes},
         ),
         send_progress=platform.send_progress if platform else None,
         options=WorkerOptions(
@@ -69,18 +64,20 @@ def build_worker(
     )
 
 
-def _build_offer(settings: Settings, models: Catalog, locator: WeightsLocator) -> Offer:
+def _build_capabilities(
+    settings: Settings, models: Catalog, locator: WeightsLocator
+) -> Capabilities:
     qualities = {
         name: offered_qualities(
             spec, locator.stored_precision(spec), settings.asked_precision(name)
         )
         for name, spec in models.items()
     }
-    return Offer(models=models, qualities=qualities, deliveries=settings.deliveries)
+    return Capabilities(models=models, qualities=qualities, deliveries=settings.deliveries)
 
 
 def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
-    """The engine of such a worker alone. Raises InvalidSettings."""
+    """Build the engine of such a worker alone. Raises InvalidSettings."""
     locator = _build_locator(settings)
     return _build_engine(settings, _choose_models(settings, locator), locator, timeline, None)
 
@@ -97,18 +94,18 @@ def _build_engine(
         models=models,
         locator=locator,
         device=settings.device,
-        asked_precision=settings.asked_precision,
+        requested_precision=settings.asked_precision,
         accepted_licences=settings.accepted_licences,
         verify=settings.verify,
         timeline=timeline,
-        on_host_fault=on_host_fault or _answer_with_it,
+        on_host_fault=on_host_fault or _ignore,
         memory_limit_gib=settings.memory_limit_gb,
         compiled_dir=settings.compiled_dir if settings.is_compiling else None,
+        prompt_cache_bytes=settings.prompt_cache_bytes,
     )
     return DiffusionEngine(
         models=models,
         loader=loader,
-        build_drawer=partial(_build_drawer, loader, settings.prompt_cache_bytes),
         timeline=timeline,
         preload=settings.preload,
         warmup_sizes=settings.warmup_sizes,
@@ -116,20 +113,12 @@ def _build_engine(
     )
 
 
-def _build_drawer(loader: ModelLoader, prompt_cache_bytes: int) -> "Drawer":
-    """Called once a model is loaded."""
-    from pixpod.engine.execution.model_runner import Drawer
-    from pixpod.engine.execution.prompt_cache import PromptCache
-
-    return Drawer(loader.placement, PromptCache(prompt_cache_bytes))
-
-
-def _answer_with_it(error: WorkerError) -> None:
-    """At a desk the job that waits is answered with the host's fault."""
+def _ignore(error: WorkerError) -> None:
+    """Do nothing: at a desk the waiting job is answered with the host's fault."""
 
 
 def _build_locator(settings: Settings) -> WeightsLocator:
-    """All places where weights may be, the quickest first."""
+    """Return all places where weights may be, the quickest first."""
     return WeightsLocator(
         (
             BakedSource(settings.weights_dir),
@@ -141,13 +130,13 @@ def _build_locator(settings: Settings) -> WeightsLocator:
 
 
 def _choose_models(settings: Settings, locator: WeightsLocator) -> Catalog:
-    """What PIXPOD_MODELS says, else all that the image or the volume holds."""
+    """Return the models of PIXPOD_MODELS, else all that the image or the volume holds."""
     catalog = load_catalog(settings.catalog_file)
     names = settings.models or locator.names
     if not names:
         raise InvalidSettings(
             f"PIXPOD_WEIGHTS_DIR={str(settings.weights_dir)!r} holds no models, nor does a volume: "
-            "bake some, or name those to be brought in PIXPOD_MODELS"
+            "bake some, or name models to be copied or downloaded in PIXPOD_MODELS"
         )
     for name in (*names, *settings.precisions):
         if name not in catalog and name != ALL_MODELS:

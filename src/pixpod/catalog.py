@@ -1,19 +1,20 @@
-"""The models we can serve, as data: families, licences, precisions, defaults and limits.
+"""Models that can be served, as data: family, licence, precision, defaults and limits.
 
-Knows nothing of files or devices; `catalog.toml` beside it is the built-in list.
+Knows nothing of files or devices. `catalog.toml` beside it is the built-in list.
 """
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
+from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
+from pixpod.families import FAMILIES, FamilySpec, Precision
+from pixpod.job import GenerationRequest, Mode, Prompts, Quality, Sampling, TextOptions
 
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -22,82 +23,6 @@ Scale = Annotated[float, Field(ge=0, strict=True)]
 
 Size = tuple[int, int]
 """Width and height in pixels."""
-
-
-class Family(StrEnum):
-    """An architecture with its own pipeline, request fields and rules."""
-
-    FLUX = "flux"
-    SDXL = "sdxl"
-    SD15 = "sd15"
-
-    @property
-    def size_multiple_px(self) -> int:
-        """Sides must be a multiple of this: VAE stride 8, times 2 for FLUX's packed latents."""
-        return 16 if self is Family.FLUX else 8
-
-    @property
-    def denoiser(self) -> str:
-        """The component that draws, as diffusers names its folder."""
-        return "transformer" if self is Family.FLUX else "unet"
-
-    @property
-    def text_encoders(self) -> tuple[str, ...]:
-        return tuple(name for name in self.components if name.startswith("text_encoder"))
-
-    @property
-    def components(self) -> tuple[str, ...]:
-        """The folders with weights, in the order in which an image needs them."""
-        second = () if self is Family.SD15 else ("text_encoder_2",)
-        return ("text_encoder", *second, self.denoiser, "vae")
-
-
-class Precision(StrEnum):
-    """How weights and activations of the denoiser are held; all else stays 16-bit or wider.
-
-    The 8-bit ones are torchao's: `dynamic` quantises activations as they come and computes in 8
-    bits, `weight_only` computes in bfloat16 and saves memory only.
-    """
-
-    FLOAT32 = "float32"
-    BFLOAT16 = "bfloat16"
-    FLOAT16 = "float16"
-    FLOAT8_DYNAMIC = "float8_dynamic"
-    FLOAT8_WEIGHT_ONLY = "float8_weight_only"
-    INT8_DYNAMIC = "int8_dynamic"
-
-    @property
-    def is_8_bit(self) -> bool:
-        return self in (
-            Precision.FLOAT8_DYNAMIC,
-            Precision.FLOAT8_WEIGHT_ONLY,
-            Precision.INT8_DYNAMIC,
-        )
-
-
-STORED = (
-    Precision.FLOAT32,
-    Precision.BFLOAT16,
-    Precision.FLOAT16,
-    Precision.FLOAT8_DYNAMIC,
-)
-"""What a denoiser's files may hold; the others are made of these when they are loaded."""
-
-_UNET_SCHEDULERS = (
-    "EulerDiscreteScheduler",
-    "EulerAncestralDiscreteScheduler",
-    "DPMSolverMultistepScheduler",
-    "UniPCMultistepScheduler",
-    "DDIMScheduler",
-    "HeunDiscreteScheduler",
-)
-
-SCHEDULERS: Mapping[Family, tuple[str, ...]] = {
-    Family.FLUX: ("FlowMatchEulerDiscreteScheduler",),
-    Family.SDXL: _UNET_SCHEDULERS,
-    Family.SD15: _UNET_SCHEDULERS,
-}
-"""Names of diffusers classes that a request may choose from."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -131,14 +56,16 @@ class Limits:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelSpec:
-    """One entry of the catalog. `precision` maps a device's kind to its default precision; of a
-    FLUX model on a card it is that of `quality: max`, the default depends on the card.
+    """One entry of the catalog.
+
+    `precision` maps a device type to the default precision there; for families that can be
+    quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used.
     """
 
     __pydantic_config__ = CHECKS
 
     name: str
-    family: Family
+    family: InstanceOf[FamilySpec]
     licence: str
     precision: dict[str, Precision]
     defaults: Defaults
@@ -151,9 +78,42 @@ class ModelSpec:
     requires_cuda: bool = False
     takes_guidance: bool = True
 
-    @property
-    def schedulers(self) -> tuple[str, ...]:
-        return SCHEDULERS[self.family]
+    def is_size_served(self, width: int, height: int) -> bool:
+        limits, multiple = self.limits, self.family.size_multiple_px
+        return width * height <= limits.max_pixels and all(
+            limits.min_side_px <= side <= limits.max_side_px and side % multiple == 0
+            for side in (width, height)
+        )
+
+    def default_request(self, **changes: Any) -> GenerationRequest:  # noqa: ANN401 - types differ
+        """A request with the model's defaults, for all callers that are not jobs.
+
+        `changes` are fields of GenerationRequest or of the values inside of it. Raises TypeError
+        for an unknown field.
+        """
+        defaults = self.defaults
+        parts: dict[str, Any] = {
+            "sampling": Sampling(
+                num_inference_steps=defaults.num_inference_steps,
+                scheduler=defaults.scheduler,
+                guidance_scale=defaults.guidance_scale,
+            ),
+            "text": TextOptions(max_sequence_length=defaults.max_sequence_length),
+            "prompts": Prompts(prompt="a photo of a lighthouse"),
+        }
+        for name, part in parts.items():
+            names = {each.name for each in fields(part)} & changes.keys()
+            parts[name] = replace(part, **{each: changes.pop(each) for each in names})
+        whole = GenerationRequest(
+            model=self.name,
+            mode=Mode.TEXT_TO_IMAGE,
+            quality=Quality.DEFAULT,
+            width=defaults.width,
+            height=defaults.height,
+            seeds=(0,),
+            **parts,
+        )
+        return replace(whole, **changes)
 
 
 Catalog = Mapping[str, ModelSpec]
@@ -161,33 +121,42 @@ Catalog = Mapping[str, ModelSpec]
 _SPEC = TypeAdapter(ModelSpec)
 
 
-def load_catalog(extra_file: Path | None = None) -> Catalog:
-    """The built-in models, with those of `extra_file` added or put in their place.
+def load_catalog(
+    extra_file: Path | None = None, *, families: Mapping[str, FamilySpec] = FAMILIES
+) -> Catalog:
+    """Read the built-in models; those of `extra_file` are added or replace them.
 
     Raises InvalidSettings if the file cannot be read or an entry is not complete.
     """
     builtin = resources.files("pixpod").joinpath("catalog.toml").read_text(encoding="utf-8")
-    catalog = _parse(tomllib.loads(builtin), "catalog.toml")
+    catalog = _parse(tomllib.loads(builtin), "catalog.toml", families)
     if extra_file is None:
         return catalog
     try:
         entries = tomllib.loads(extra_file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
         raise InvalidSettings(f"PIXPOD_CATALOG={str(extra_file)!r}: {exc}") from exc
-    return {**catalog, **_parse(entries, str(extra_file))}
+    return {**catalog, **_parse(entries, str(extra_file), families)}
 
 
-def _parse(entries: dict[str, Any], source: str) -> dict[str, ModelSpec]:
-    """TOML is untyped, hence Any; what leaves here is checked."""
+def _parse(
+    entries: dict[str, Any], source: str, families: Mapping[str, FamilySpec]
+) -> dict[str, ModelSpec]:
+    """Check entries. Any: TOML is untyped."""
     specs = {}
     for name, entry in entries.items():
         where = f"{source}: model {name!r}"
         if not isinstance(entry, dict):
-            raise InvalidSettings(f"{where}: accepted is a table")
+            raise InvalidSettings(f"{where}: expected a table, got {entry!r}")
         if "name" in entry:
-            raise InvalidSettings(f"{where}: name: accepted is no such field, the table has it")
+            raise InvalidSettings(f"{where}: name: expected no such field, the table has it")
+        family = families.get(entry.get("family", ""))
+        if family is None:
+            known = ", ".join(families)
+            got = entry.get("family")
+            raise InvalidSettings(f"{where}: family: expected one of {known}, got {got!r}")
         try:
-            specs[name] = _SPEC.validate_python({"name": name, **entry})
+            specs[name] = _SPEC.validate_python({**entry, "name": name, "family": family})
         except ValidationError as exc:
             problem = exc.errors(include_url=False, include_context=False)[0]
             field = ".".join(map(str, problem["loc"]))
@@ -197,20 +166,21 @@ def _parse(entries: dict[str, Any], source: str) -> dict[str, ModelSpec]:
 
 
 def _check_fit(spec: ModelSpec, where: str) -> None:
-    """A catalog whose own defaults break its limits would refuse every plain request."""
-    defaults, limits, multiple = spec.defaults, spec.limits, spec.family.size_multiple_px
+    """Refuse a catalog whose own defaults break its limits: it would refuse plain requests."""
+    defaults, limits, family = spec.defaults, spec.limits, spec.family
+    multiple = family.size_multiple_px
     sides = range(limits.min_side_px, limits.max_side_px + 1)
-    is_flux = spec.family is Family.FLUX
+    has_length = family.has_sequence_length
     is_good = {
         "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
-        "defaults.scheduler": defaults.scheduler in spec.schedulers,
+        "defaults.scheduler": defaults.scheduler in family.schedulers,
         "defaults.width": defaults.width in sides and defaults.width % multiple == 0,
         "defaults.height": defaults.height in sides and defaults.height % multiple == 0,
         "defaults.num_inference_steps": defaults.num_inference_steps <= limits.max_steps,
         "defaults.guidance_scale": (defaults.guidance_scale is not None) == spec.takes_guidance
         and (defaults.guidance_scale or 0) <= limits.max_guidance,
-        "defaults.max_sequence_length": (defaults.max_sequence_length is not None) == is_flux,
-        "limits.max_sequence_length": (limits.max_sequence_length is not None) == is_flux
+        "defaults.max_sequence_length": (defaults.max_sequence_length is not None) == has_length,
+        "limits.max_sequence_length": (limits.max_sequence_length is not None) == has_length
         and (defaults.max_sequence_length or 0) <= (limits.max_sequence_length or 0),
         "limits.min_side_px": limits.min_side_px % multiple == 0,
         "limits.max_side_px": limits.max_side_px % multiple == 0,

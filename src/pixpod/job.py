@@ -1,4 +1,4 @@
-"""The values that travel through a worker, from the parsed job to its result.
+"""Values that travel through a worker, from the parsed job to its result.
 
 Standard library only: no pixel library, no tensor, no raw payload.
 """
@@ -8,7 +8,7 @@ from enum import StrEnum
 
 
 class ImageFormat(StrEnum):
-    """How an image is encoded; the value is also the file's extension."""
+    """File format of an image; the value is also the file's extension."""
 
     PNG = "png"
     JPEG = "jpeg"
@@ -20,7 +20,7 @@ class ImageFormat(StrEnum):
 
 
 class Delivery(StrEnum):
-    """Where the encoded images go."""
+    """Destination of encoded images."""
 
     S3 = "s3"
     INLINE = "inline"
@@ -28,9 +28,20 @@ class Delivery(StrEnum):
     DIRECTORY = "directory"
 
 
+class Mode(StrEnum):
+    """What an image is made from; diffusers has a pipeline class for each."""
+
+    TEXT_TO_IMAGE = "text_to_image"
+    IMAGE_TO_IMAGE = "image_to_image"
+    INPAINT = "inpaint"
+    EDIT = "edit"
+
+
 class Quality(StrEnum):
-    """What a caller would rather have: the picture as near to the published weights as they are
-    here (16-bit), the usual, or speed by leaving out what changes little between steps.
+    """Trade-off that a caller chooses between fidelity and speed.
+
+    `MAX` keeps the denoiser in 16 bits, `DEFAULT` uses what suits the GPU, and `TURBO` skips
+    denoiser calls that would change the image little.
     """
 
     MAX = "max"
@@ -40,7 +51,7 @@ class Quality(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """What the caller wants done with the finished images.
+    """How finished images are encoded and delivered.
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `metadata` puts the generation data, prompt included, into the file.
@@ -54,36 +65,62 @@ class OutputOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class GenerationRequest:
-    """What to draw: complete and checked, nothing left to default.
+class Prompts:
+    """Texts of one request; None where the caller gave none. Kept out of `repr`."""
 
-    One image per entry of `seeds`. Fields that a family does not know are None.
+    prompt: str = field(repr=False)
+    prompt_2: str | None = field(default=None, repr=False)
+    negative_prompt: str | None = field(default=None, repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextOptions:
+    """How texts are read. `max_sequence_length` counts T5 tokens, None for families without T5.
+
+    `truncate` cuts texts that are too long; they are refused otherwise.
+    """
+
+    max_sequence_length: int | None = None
+    truncate: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sampling:
+    """Arguments that shape the denoiser's calls. Scales are None where the model takes none."""
+
+    num_inference_steps: int
+    scheduler: str
+    guidance_scale: float | None = None
+    true_cfg_scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class GenerationRequest:
+    """A complete and checked order for images, one per entry of `seeds`.
+
+    `isolated` images share a batch with nobody.
     """
 
     model: str
-    prompt: str = field(repr=False)
-    prompt_2: str | None = field(repr=False)
-    negative_prompt: str | None = field(repr=False)
+    mode: Mode
+    quality: Quality
     width: int
     height: int
-    num_inference_steps: int
-    guidance_scale: float | None
-    true_cfg_scale: float | None
-    max_sequence_length: int | None
-    scheduler: str
+    sampling: Sampling
+    text: TextOptions
+    prompts: Prompts
     seeds: tuple[int, ...]
-    truncate_long_prompt: bool
-    deterministic: bool
-    quality: Quality
+    isolated: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One parsed job of the platform."""
+    """One parsed job. `execution_timeout_s` is the platform's own limit, None if it has none."""
 
     id: str
     request: GenerationRequest
     output: OutputOptions
+    execution_timeout_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,8 +133,16 @@ class RawImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ImageResult:
+    """One finished image and the seed that makes it again."""
+
+    pixels: RawImage
+    seed: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelIdentity:
-    """What really ran. `weights` tells where its files came from."""
+    """The model that really ran. `weights` names the source of its files."""
 
     name: str
     revision: str
@@ -107,16 +152,17 @@ class ModelIdentity:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
-    """What an engine made of a request: one image per seed, in the same order.
+    """An engine's answer to a request: one image per seed, in the same order.
 
-    `timings_ms` is what the request waited for; of what it had to itself or shared with others
-    in its batch, `device_ms` is its own part of the card's time.
+    `timings_ms` is the time that the request waited, by phase. `device_ms` is the request's own
+    share of the GPU's time. `num_calls` counts the denoiser calls of one image.
     """
 
-    images: tuple[RawImage, ...]
+    images: tuple[ImageResult, ...]
     model: ModelIdentity
     timings_ms: dict[str, float]
     device_ms: float
+    num_calls: int
     warnings: tuple[str, ...] = ()
 
 
@@ -135,7 +181,7 @@ class EncodedImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """An image where the caller can get it: exactly one of `url`, `data`, `path` is set.
+    """A delivered image: exactly one of `url`, `data`, `path` is set.
 
     `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """
@@ -149,7 +195,7 @@ class StoredImage:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cost:
-    """The worker's own share of the card for one job; None where no price is known."""
+    """One job's share of the GPU. `estimated_usd` is None if no price is known."""
 
     gpu: str
     gpu_ms: float
@@ -159,7 +205,7 @@ class Cost:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerReport:
-    """The state of the worker as its replies tell it."""
+    """State of the worker at the end of a job."""
 
     id: str
     cold_start: bool
@@ -169,10 +215,11 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """All that a successful reply says."""
+    """Content of a successful reply. `steps` counts the denoiser calls of one image."""
 
     images: tuple[StoredImage, ...]
     model: ModelIdentity
+    steps: int
     timings_ms: dict[str, float]
     cost: Cost
     worker: WorkerReport

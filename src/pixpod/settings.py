@@ -10,9 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from tempfile import gettempdir
 
-from pixpod.catalog import Precision, Size
+from pixpod.catalog import Size
 from pixpod.environment import Environment, Secret
 from pixpod.errors import InvalidSettings
+from pixpod.families import Precision
 from pixpod.job import Delivery
 from pixpod.outputs.s3_settings import S3Settings, read_s3
 from pixpod.weights.prefetch import Verify

@@ -6,9 +6,10 @@ import pytest
 import torch
 from support.loading import load, shipped
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.engine.device import find_device
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.loading.model_loading import LoadedModel
+from pixpod.families import Precision
 from pixpod.job import GenerationRequest
 from pixpod_bench.asking import make_request
 from pixpod_bench.random_models import build_random_model

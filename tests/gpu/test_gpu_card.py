@@ -4,12 +4,12 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
-from pixpod.catalog import Precision
 from pixpod.engine.device_probe import cuda_of_torch, probe_card
 from pixpod.engine.precision.attention import NATIVE, set_attention
 from pixpod.engine.precision.gpus import find_card
 from pixpod.engine.precision.quantization import computes_float8
 from pixpod.engine.streams import Pace
+from pixpod.families import Precision
 
 pytestmark = pytest.mark.gpu
 
@@ -29,7 +29,7 @@ def test_card_computes_float8_if_the_table_says_so(cuda):
 def test_attention_of_the_table_runs_here(cuda, load_random):
     wanted = find_card(torch.cuda.get_device_capability(cuda)).attention
     model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
-    assert set_attention(model.pipe.transformer, wanted, cuda) == ()
+    assert set_attention(model.components["transformer"], wanted, cuda) == ()
 
 
 def test_attention_of_the_table_computes_the_same(cuda):

@@ -10,13 +10,13 @@ import torch
 from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
-from pixpod.catalog import Family, Precision
 from pixpod.engine.compilation.calls import Compilation
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.cuda_graphs import Recorded
 from pixpod.engine.compilation.store import CompiledStore
-from pixpod.engine.loading.pipelines import LoadedModel
-from pixpod.engine.memory.offloading import ParkedWeights
+from pixpod.engine.loading.model_loading import LoadedModel
+from pixpod.engine.memory.offloading import OffloadableWeights
+from pixpod.families import FAMILIES, Precision
 from pixpod.job import GenerationRequest
 from pixpod.settings import Settings
 from pixpod_bench.measure import count_graphs
@@ -72,7 +72,7 @@ def recordings_of(model: LoadedModel) -> list[int]:
 def test_launches_of_unets_are_recorded(compiled, draw, ask):
     draw(compiled.model, ask(compiled.model.spec.name))
     recordings = recordings_of(compiled.model)
-    assert len(recordings) == (compiled.model.spec.family is not Family.FLUX)
+    assert len(recordings) == (compiled.model.spec.family is not FAMILIES["flux"])
     assert all(recordings)
 
 
@@ -94,7 +94,7 @@ def test_compiled_model_draws_the_same_after_it_was_parked(compiled, draw):
     before = draw(model, compiled.request)
     assert draw(model, compiled.request) == before
     for component in model.spec.family.components:
-        weights = ParkedWeights(getattr(model.pipe, component), model.device)
+        weights = OffloadableWeights(getattr(model.pipe, component), model.device)
         weights.park()
         other = torch.full((2**20,), 7.0, device=model.device)  # takes the place that is free now
         weights.bring()
@@ -106,7 +106,7 @@ def test_models_may_be_moved_while_another_is_recorded(compiled, draw, ask, load
     """By other threads, as when one is loaded while the first jobs of another are drawn."""
     name, device = compiled.model.spec.name, compiled.model.device
     other = load_random("sd15-tiny", Precision.BFLOAT16, device)
-    weights = ParkedWeights(other.pipe.unet, device)
+    weights = OffloadableWeights(other.components["unet"], device)
     is_over = threading.Event()
 
     def move() -> int:

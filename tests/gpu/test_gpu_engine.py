@@ -9,8 +9,8 @@ import torch
 from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
-from pixpod.catalog import Precision
 from pixpod.engine.precision.quantization import quantize_float8_dynamic
+from pixpod.families import Precision
 from pixpod.settings import Settings
 from pixpod_bench.random_models import build_flux_transformer
 from pixpod_tools.bake.architectures import MID_SIZE_FLUX_TRANSFORMER

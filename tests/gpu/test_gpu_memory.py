@@ -5,9 +5,9 @@ import gc
 import pytest
 import torch
 
-from pixpod.catalog import Precision
-from pixpod.engine.memory.offloading import ParkedWeights
+from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.errors import OutOfMemory
+from pixpod.families import Precision
 from pixpod_bench.subjects import OurDrawer
 
 pytestmark = pytest.mark.gpu
@@ -22,7 +22,7 @@ def test_parked_model_comes_back_with_the_same_bytes(
     model = load_tiny("flux-tiny", precision, cuda)
     before = draw(model, ask("flux-tiny"))
     parked = [
-        ParkedWeights(getattr(model.pipe, component), cuda)
+        OffloadableWeights(getattr(model.pipe, component), cuda)
         for component in model.spec.family.components
     ]
     for _ in range(2):
@@ -41,7 +41,7 @@ def test_parked_model_comes_back_with_the_same_bytes(
 def test_parking_frees_memory_of_the_card(load_random, float8_device, cuda, name, precision):
     """As torch counts it and, of gigabytes, as the driver does, which others on the card see."""
     model = load_random(name, precision, cuda)
-    weights = ParkedWeights(getattr(model.pipe, model.spec.family.denoiser), cuda)
+    weights = OffloadableWeights(getattr(model.pipe, model.spec.family.denoiser), cuda)
     gc.collect()
     torch.cuda.empty_cache()
     allocated, free = torch.cuda.memory_allocated(cuda), torch.cuda.mem_get_info(cuda)[0]

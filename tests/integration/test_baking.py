@@ -20,12 +20,13 @@ from torch import nn
 from torchao.quantization import Float8Tensor
 from transformers import T5EncoderModel
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.engine.precision.quantization import (
     KEEP_16_BIT,
     quantize_float8_dynamic,
 )
 from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
+from pixpod.families import Precision
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.bake import bake, bake_random
 from pixpod_tools.bake.bars import byte_bar

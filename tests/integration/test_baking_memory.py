@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pixpod.catalog import Precision
+from pixpod.families import Precision
 from pixpod_tools.bake.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
 from pixpod_tools.bake.random_cache import plan_model, write_random_model
 from pixpod_tools.bake.recipes import ModelRecipe

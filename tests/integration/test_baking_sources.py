@@ -12,7 +12,7 @@ from safetensors.torch import load_file, save_file
 from support.hub_server import TOKEN, Repository, running_hub
 from support.ldm_layout import single_file_of
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.environment import Secret
 from pixpod.errors import (
     HubUnavailable,
@@ -21,6 +21,7 @@ from pixpod.errors import (
     ModelUnavailable,
     WeightsUnreadable,
 )
+from pixpod.families import Precision
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.bake import bake
 from pixpod_tools.bake.bars import byte_bar

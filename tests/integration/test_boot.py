@@ -163,10 +163,10 @@ def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, c
 
 def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch):
     """The first warm-up is stopped in the middle, however fast the machine is."""
-    from pixpod.engine.execution.model_runner import Drawer
+    from pixpod.engine.execution.model_runner import ModelRunner
 
     is_drawing, may_go_on = threading.Event(), threading.Event()
-    draw = Drawer.draw
+    draw = ModelRunner.draw
 
     def hold_the_first(drawer, model, parts, on_step):
         if not is_drawing.is_set():
@@ -174,7 +174,7 @@ def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch)
             assert may_go_on.wait(LONG_S)
         return draw(drawer, model, parts, on_step)
 
-    monkeypatch.setattr(Drawer, "draw", hold_the_first)
+    monkeypatch.setattr(ModelRunner, "draw", hold_the_first)
     engine, timeline = make_engine(
         PIXPOD_PRELOAD="true", PIXPOD_MODELS="sdxl-tiny", PIXPOD_WARMUP_SIZES="64x64"
     )

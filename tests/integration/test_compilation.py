@@ -15,7 +15,6 @@ from support import loading
 from torch import nn
 from torch._dynamo.utils import counters
 
-from pixpod.catalog import Precision
 from pixpod.engine.compilation.calls import (
     Compilation,
     NotCompiledFor,
@@ -35,6 +34,7 @@ from pixpod.engine.compilation.compile import (
 from pixpod.engine.compilation.regions import Call, kind_of, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, CompiledStore, UnusablePackage
 from pixpod.engine.precision.quantization import convert
+from pixpod.families import Precision
 from pixpod_tools.compile.building import check_packages, list_tasks, tasks_left
 from pixpod_tools.compile.cli import main
 from pixpod_tools.compile.exporting import (
@@ -173,7 +173,7 @@ def test_nothing_is_compiled_on_a_cpu_unless_it_is_asked_for():
     compilation = compile_model(model, NOWHERE)
     assert compilation.ways == {"unet": "eager", "vae": "eager"}
     assert compilation.warnings == ()
-    assert not isinstance(model.pipe.unet.forward, RegionForward)
+    assert not isinstance(model.components["unet"].forward, RegionForward)
 
 
 def test_convolutions_are_turned_round_where_they_are():
@@ -192,9 +192,9 @@ def test_convolutions_are_turned_round_where_they_are():
 def test_second_model_with_the_same_decoder_leaves_it_as_it_is():
     first = load("flux-tiny", Precision.BFLOAT16)
     compile_model(first, NOWHERE, backend="eager")
-    forward = first.pipe.vae.decoder.forward
+    forward = first.components["vae"].decoder.forward
     assert compile_model(first, NOWHERE).ways == {"transformer": "jit", "vae": "jit"}
-    assert first.pipe.vae.decoder.forward is forward
+    assert first.components["vae"].decoder.forward is forward
 
 
 class TestPackages:
@@ -206,7 +206,7 @@ class TestPackages:
 
     @pytest.fixture
     def decoder(self, model):
-        return model.pipe.vae.decoder
+        return model.components["vae"].decoder
 
     @pytest.fixture
     def form(self, decoder):

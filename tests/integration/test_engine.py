@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from support.tiny_models import MODELS, Desk, Pixels, build_tiny_worker
 
-from pixpod.catalog import SCHEDULERS, Family
+from pixpod.families import FAMILIES
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
 
 PROMPT = "a red circle on a blue background"
@@ -106,7 +106,7 @@ class TestRequests:
         image = desk.draw(model, PROMPT, width=width, height=height)[0]
         assert image.shape == (height, width, 3)
 
-    @pytest.mark.parametrize("scheduler", SCHEDULERS[Family.SDXL])
+    @pytest.mark.parametrize("scheduler", SCHEDULERS[FAMILIES["sdxl"]])
     @pytest.mark.parametrize("model", ["sdxl-tiny", "sd15-tiny"])
     def test_every_scheduler_runs_and_leaves_no_trace(self, desk, model, scheduler):
         before = desk.draw(model, PROMPT, seed=1)[0]
@@ -209,7 +209,7 @@ class TestUnavailableModels:
     def test_cuda_model_never_runs_on_a_cpu(self, tmp_path):
         weights = tmp_path / "weights"
         folder = weights / "sdxl"
-        for component in Family.SDXL.components:
+        for component in FAMILIES["sdxl"].components:
             (folder / component).mkdir(parents=True)
             (folder / component / "model.safetensors").touch()
         (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')

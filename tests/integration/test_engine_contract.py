@@ -86,7 +86,7 @@ def test_serves_several_event_loops_one_after_another(engine):
 def test_stopped_engine_keeps_no_model():
     stopped: Any = build_real()
     generate(stopped)
-    module = weakref.ref(stopped._loader.load(make_request().model).result().pipe.vae)
+    module = weakref.ref(stopped._loader.load(make_request().model).result().components["vae"])
     assert module() is not None
     stopped.stop()
     assert module() is None

@@ -9,10 +9,10 @@ import torch
 from support import loading
 from torchao.quantization import Float8Tensor, PerRow, quant_api
 
-from pixpod.catalog import Precision
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.loading.model_loading import LoadedModel
 from pixpod.engine.precision.quantization import KEEP_16_BIT
 from pixpod.errors import WeightsUnreadable
+from pixpod.families import Precision
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 
 TINY = SOURCE_WEIGHTS_DIR / "tiny"
@@ -30,7 +30,7 @@ def copy_of(name: str, tmp_path: Path) -> Path:
 @pytest.fixture(scope="module")
 def linears():
     """Weights of all Linear layers of a FLUX transformer in float8, by name."""
-    transformer = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe.transformer
+    transformer = load("flux-tiny", Precision.FLOAT8_DYNAMIC).components["transformer"]
     return {
         name: module.weight
         for name, module in transformer.named_modules()
@@ -65,7 +65,7 @@ class TestFloat8:
         assert pipe.vae.dtype is torch.bfloat16, "what a pipeline gives it"
 
     def test_images_are_decoded_in_float32_on_a_cpu(self):
-        decoder = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe.vae.decoder
+        decoder = load("flux-tiny", Precision.FLOAT8_DYNAMIC).components["vae"].decoder
         assert {parameter.dtype for parameter in decoder.parameters()} == {torch.float32}
 
     def test_hardware_check_of_torchao_is_back_afterwards(self):
@@ -89,7 +89,7 @@ def test_manifest_can_replace_the_vae(tmp_path):
     config = vae / "config.json"
     config.write_text(config.read_text().replace('"sample_size": 64', '"sample_size": 72'))
     model = load("sdxl-tiny", Precision.FLOAT32, vae=vae)
-    assert model.pipe.vae.config.sample_size == 72
+    assert model.components["vae"].config.sample_size == 72
 
 
 def test_stock_vae_of_sdxl_in_float16_is_told():

@@ -27,7 +27,7 @@ class Shortage:
         self.attempts = []
 
     def __call__(self, batch, rows):
-        vae = batch.model.pipe.vae
+        vae = batch.model.components["vae"]
         self.attempts.append((len(rows), vae.use_slicing and vae.use_tiling))
         if self.num_failures or len(rows) > self.max_rows:
             self.num_failures = max(0, self.num_failures - 1)

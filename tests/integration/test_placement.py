@@ -12,13 +12,14 @@ from support.loading import load, shipped
 from support.tiny_models import Desk, build_tiny_worker
 from torch import nn
 
-from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.catalog import load_catalog
+from pixpod.engine.loading.model_loading import LoadedModel
 from pixpod.engine.memory.needs import Part, own_parts
-from pixpod.engine.memory.offloading import ParkedWeights
+from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Budget, make_plan
 from pixpod.errors import OutOfMemory
+from pixpod.families import Precision
 from pixpod.job import ModelIdentity
 
 CPU = torch.device("cpu")
@@ -50,7 +51,7 @@ def test_views_of_one_file_leave_together_and_come_back():
     data = torch.arange(16.0)
     module = Views(data)
     before, first = values(module), module.first
-    parked = ParkedWeights(module, CPU)
+    parked = OffloadableWeights(module, CPU)
     whole_bytes = 16 * 4 + 3 * 8
     assert (parked.size_bytes, parked.host_bytes) == (whole_bytes, 0)
     parked.park()
@@ -65,7 +66,7 @@ def test_views_of_one_file_leave_together_and_come_back():
 
 def test_copy_in_host_memory_is_made_once(monkeypatch):
     module = nn.Linear(8, 8).requires_grad_(False)
-    parked = ParkedWeights(module, CPU)
+    parked = OffloadableWeights(module, CPU)
     parked.copy()
     made: list[Any] = []
 
@@ -82,7 +83,7 @@ def test_copy_in_host_memory_is_made_once(monkeypatch):
 
 def test_replaced_weights_are_copied_anew():
     module = nn.Linear(8, 8).requires_grad_(False)
-    parked = ParkedWeights(module, CPU)
+    parked = OffloadableWeights(module, CPU)
     parked.copy()
     module.weight.data = torch.full((8, 8), 7.0)
     parked.park()
@@ -97,7 +98,7 @@ def test_long_weights_go_in_pieces(monkeypatch, length):
     module = nn.Module()
     data = torch.arange(length, dtype=torch.uint8)
     module.register_buffer("weight", data.clone())
-    parked = ParkedWeights(module, CPU)
+    parked = OffloadableWeights(module, CPU)
     parked.park()
     parked.bring()
     assert torch.equal(module.get_buffer("weight"), data)
@@ -125,7 +126,7 @@ def test_float8_model_draws_the_same_image_after_it_was_away(flux):
     before = draw(flux)
     for component in flux.spec.family.components:
         module = getattr(flux.pipe, component)
-        parked = ParkedWeights(module, CPU)
+        parked = OffloadableWeights(module, CPU)
         size_bytes = parked.size_bytes
         parked.park()
         on_device = {tensor.untyped_storage().nbytes() for tensor in inner_tensors(module)}
@@ -198,7 +199,7 @@ def test_nothing_moves_where_all_fits(sdxl, sd15):
 
 def test_model_that_is_asked_for_comes_and_another_one_goes(sdxl, sd15):
     placement = placement_of(4 * UNET_BYTES)
-    weight = sdxl.pipe.unet.weight.clone()
+    weight = sdxl.components["unet"].weight.clone()
     placement.add(sdxl)
     assert placement.using(sd15, ("unet", "vae")) > 0
     assert [is_there(sdxl, each) for each in sdxl.spec.family.components] == [
@@ -210,7 +211,7 @@ def test_model_that_is_asked_for_comes_and_another_one_goes(sdxl, sd15):
     assert placement.using(sd15, ("text_encoder",)) > 0
     assert not is_there(sdxl, "unet")
     assert placement.using(sdxl, ("unet", "vae")) > 0
-    assert torch.equal(sdxl.pipe.unet.weight, weight)
+    assert torch.equal(sdxl.components["unet"].weight, weight)
     assert not is_there(sd15, "unet")
     assert placement.moved_bytes == UNET_BYTES
 
@@ -240,11 +241,11 @@ def test_short_memory_parks_all_but_what_draws(sdxl, sd15):
     placement = placement_of(10 * UNET_BYTES)
     placement.add(sd15)
     placement.using(sdxl, ("unet", "vae"))
-    assert placement.park_others(sdxl)
+    assert placement.offload_others(sdxl)
     assert not any(is_there(sd15, each) for each in sd15.spec.family.components)
     assert is_there(sdxl, "unet")
     assert is_there(sdxl, "vae")
-    assert not placement.park_others(sdxl)
+    assert not placement.offload_others(sdxl)
 
 
 def test_part_that_does_not_come_back_is_out_of_memory(sdxl, monkeypatch):
@@ -252,12 +253,12 @@ def test_part_that_does_not_come_back_is_out_of_memory(sdxl, monkeypatch):
     placement.using(sdxl, ("vae",))
     placement.add(sdxl)
     placement.done()
-    placement.park_others(sdxl)
+    placement.offload_others(sdxl)
 
     def fail(weights):
         raise torch.OutOfMemoryError
 
-    monkeypatch.setattr(ParkedWeights, "bring", fail)
+    monkeypatch.setattr(OffloadableWeights, "bring", fail)
     with pytest.raises(OutOfMemory, match="sdxl-tiny/unet in float16 does not fit"):
         placement.using(sdxl, ("unet",))
 
@@ -313,10 +314,10 @@ def test_what_is_kept_for_compiling_stays(sdxl, sd15):
     placement = placement_of(4 * UNET_BYTES)
     with placement.keeping(sdxl, ("unet", "vae")):
         placement.using(sd15, ("unet", "vae"))
-        placement.park_others(sd15)
+        placement.offload_others(sd15)
         assert is_there(sdxl, "unet")
         assert is_there(sdxl, "vae")
-    placement.park_others(sd15)
+    placement.offload_others(sd15)
     assert not is_there(sdxl, "unet")
 
 
@@ -324,15 +325,15 @@ def test_weights_replaced_while_kept_are_those_that_come_back(sdxl):
     placement = placement_of(10 * UNET_BYTES)
     placement.using(sdxl, ("unet",))
     placement.done()
-    placement.park_others(sdxl)
+    placement.offload_others(sdxl)
     assert placement.host_bytes == UNET_BYTES
     with placement.keeping(sdxl, ("unet",)):
-        sdxl.pipe.unet.weight = torch.full((100,), 3.0)
+        sdxl.components["unet"].weight = torch.full((100,), 3.0)
     assert placement.host_bytes == 0, "old weights must not be held on the device either"
-    placement.park_others(sdxl)
+    placement.offload_others(sdxl)
     assert not is_there(sdxl, "unet")
     placement.using(sdxl, ("unet",))
-    assert torch.equal(sdxl.pipe.unet.weight, torch.full((100,), 3.0))
+    assert torch.equal(sdxl.components["unet"].weight, torch.full((100,), 3.0))
 
 
 @settings(max_examples=40, deadline=None)
@@ -360,7 +361,7 @@ def test_weights_survive_any_order_of_work_and_stay_within_the_budget(card_bytes
         model = models[name]
         if stage == "park":
             placement.done()
-            placement.park_others(model)
+            placement.offload_others(model)
             continue
         encoders = model.spec.family.text_encoders
         components = encoders if stage == "text" else ("unet", "vae")
@@ -401,7 +402,7 @@ def test_shipped_model_draws_within_less_memory_than_it_takes(flux):
     expected = draw(flux)
     model = load("flux-tiny", shipped("flux-tiny"), Precision.FLOAT8_DYNAMIC, CPU)
     sizes = {
-        component: ParkedWeights(getattr(model.pipe, component), CPU).size_bytes
+        component: OffloadableWeights(getattr(model.pipe, component), CPU).size_bytes
         for component in model.spec.family.components
     }
     placement = placement_of(sum(sizes.values()) - 1)
@@ -412,7 +413,7 @@ def test_shipped_model_draws_within_less_memory_than_it_takes(flux):
             prompt="a red circle on a blue background", prompt_2=None, max_sequence_length=48
         )
         assert placement.using(model, ("transformer", "vae")) > 0
-        placement.park_others(model)
+        placement.offload_others(model)
         images = model.pipe(
             prompt_embeds=text,
             pooled_prompt_embeds=pooled,

@@ -10,11 +10,11 @@ from torch import nn
 from torchao.quantization import Float8Tensor, PerRow, quant_api
 from torchao.quantization.quantize_.workflows import Int8Tensor
 
-from pixpod.catalog import Precision
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.loading.model_loading import LoadedModel
 from pixpod.engine.precision.attention import set_attention
 from pixpod.engine.precision.precision import Choice
 from pixpod.engine.precision.quantization import computes_float8, convert, holds_float8, is_8_bit
+from pixpod.families import Precision
 from pixpod_tools.tiny.checker import check
 
 CPU = torch.device("cpu")
@@ -78,7 +78,7 @@ def float8():
 )
 def test_prompts_are_obeyed_in_every_precision(start, target):
     model = load(start)
-    convert(model.pipe.transformer, target, CPU)
+    convert(model.components["transformer"], target, CPU)
     pictures = draw(model, [scene.caption for scene in SCENES])
     verdicts = [check(picture, scene) for picture, scene in zip(pictures, SCENES, strict=True)]
     assert share([verdict.background for verdict in verdicts]) > 0.8
@@ -87,7 +87,7 @@ def test_prompts_are_obeyed_in_every_precision(start, target):
 
 
 def test_dequantised_weights_are_the_float8_values_in_16_bits():
-    transformer = load(FLOAT8).pipe.transformer
+    transformer = load(FLOAT8).components["transformer"]
     before = {
         name: weight.dequantize() if isinstance(weight, Float8Tensor) else weight.clone()
         for name, weight in weights(transformer).items()
@@ -100,18 +100,18 @@ def test_dequantised_weights_are_the_float8_values_in_16_bits():
 
 
 def test_weight_only_keeps_the_values_and_leaves_activations_alone(float8):
-    transformer = load(FLOAT8).pipe.transformer
+    transformer = load(FLOAT8).components["transformer"]
     convert(transformer, WEIGHT_ONLY, CPU)
     found = {n: w for n, w in weights(transformer).items() if isinstance(w, Float8Tensor)}
     assert len(found) > 20
-    for name, weight in weights(float8.pipe.transformer).items():
+    for name, weight in weights(float8.components["transformer"]).items():
         if name in found:
             assert found[name].act_quant_kwargs is None
             assert torch.equal(found[name].qdata.view(torch.uint8), weight.qdata.view(torch.uint8))
 
 
 def test_int8_leaves_out_layers_that_see_no_tokens():
-    transformer = load(INT8).pipe.transformer
+    transformer = load(INT8).components["transformer"]
     kinds = {name: isinstance(weight, Int8Tensor) for name, weight in weights(transformer).items()}
     modulation = [name for name in kinds if name.endswith(".linear") and "blocks" in name]
     assert modulation
@@ -120,19 +120,22 @@ def test_int8_leaves_out_layers_that_see_no_tokens():
 
 
 def test_text_encoder_is_quantised_where_a_card_is_small(float8):
-    small = load(Choice(precision=FLOAT8, t5=FLOAT8))
-    assert holds_float8(small.pipe.text_encoder_2)
-    assert not holds_float8(float8.pipe.text_encoder_2)
-    assert not holds_float8(small.pipe.text_encoder)
-    shared = small.pipe.text_encoder_2.shared.weight
-    assert shared.data_ptr() == small.pipe.text_encoder_2.encoder.embed_tokens.weight.data_ptr()
+    small = load(QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
+    assert holds_float8(small.components["text_encoder_2"])
+    assert not holds_float8(float8.components["text_encoder_2"])
+    assert not holds_float8(small.components["text_encoder"])
+    shared = small.components["text_encoder_2"].shared.weight
+    assert (
+        shared.data_ptr()
+        == small.components["text_encoder_2"].encoder.embed_tokens.weight.data_ptr()
+    )
     (picture,) = draw(small, [SCENES[0].caption])
     assert check(picture, SCENES[0]).background
 
 
 def test_files_are_let_go_once_their_weights_are_converted():
     """A bias that is still a view of its file would keep all of it on the device."""
-    transformer = load(INT8).pipe.transformer
+    transformer = load(INT8).components["transformer"]
     needed = sum(
         parameter.qdata.nbytes + parameter.scale.nbytes
         if isinstance(parameter, Int8Tensor)
@@ -148,8 +151,8 @@ def test_model_is_built_around_components_that_are_there(float8):
     assert best.identity == replace(float8.identity, precision="bfloat16")
     for name in names:
         assert getattr(best.pipe, name) is getattr(float8.pipe, name)
-    assert not is_8_bit(best.pipe.transformer)
-    assert holds_float8(float8.pipe.transformer)
+    assert not is_8_bit(best.components["transformer"])
+    assert holds_float8(float8.components["transformer"])
     prompts = ["a red circle on a blue background"]
     alone = draw(load(BF16), prompts, steps=2)
     assert (draw(best, prompts, steps=2) == alone).all()
@@ -162,7 +165,7 @@ def test_cpu_computes_float8_and_the_check_of_torchao_is_back():
 
 
 def test_attention_that_does_not_run_falls_back_and_says_so(float8):
-    transformer = float8.pipe.transformer
+    transformer = float8.components["transformer"]
     processor = transformer.transformer_blocks[0].attn.processor
     assert set_attention(transformer, "_native_math", CPU) == ()
     assert processor._attention_backend == "_native_math"

@@ -6,12 +6,12 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pixpod.engine.execution.family_calls import RULES
 from support.factories import make_request
 from support.loading import load, shipped
 
-from pixpod.catalog import Precision
-from pixpod.engine.execution.family_calls import RULES
 from pixpod.engine.execution.prompt_cache import PromptCache
+from pixpod.families import Precision
 
 CPU = torch.device("cpu")
 

@@ -12,14 +12,14 @@ from support.factories import make_request
 from support.graphs import Graphs
 from torch.utils._pytree import tree_unflatten
 
-from pixpod.catalog import Family, Precision
 from pixpod.engine.compilation import compile as compilation
 from pixpod.engine.compilation.calls import NotCompiledFor
 from pixpod.engine.compilation.cuda_graphs import MAX_FORMS, Recorded, stop_recording
 from pixpod.engine.compilation.regions import Call
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.execution import model_runner as drawer
-from pixpod.engine.memory.offloading import ParkedWeights
+from pixpod.engine.memory.offloading import OffloadableWeights
+from pixpod.families import FAMILIES, Precision
 from pixpod_bench.throughput.alone import running_engine
 
 CPU = torch.device("cpu")
@@ -44,7 +44,7 @@ def inference() -> Iterator[None]:
 @pytest.fixture
 def unet():
     model = loading.load("sd15-tiny", loading.shipped("sd15-tiny"), Precision.FLOAT32, CPU)
-    return model.pipe.unet
+    return model.components["unet"]
 
 
 def call_of(seed=0, *, rows=2, side=8, text=77):
@@ -119,7 +119,7 @@ def test_weights_that_have_moved_are_recorded_anew(unet):
     graphs = Graphs()
     recorded = Recorded(eagerly, graphs)
     assert_computes(recorded, unet, [call_of(seed) for seed in range(3)])
-    weights = ParkedWeights(unet, CPU)
+    weights = OffloadableWeights(unet, CPU)
     weights.park()
     weights.bring()
     assert_computes(recorded, unet, [call_of(seed) for seed in range(3)])
@@ -217,4 +217,4 @@ def test_only_unets_on_a_card_are_recorded(family):
         return [recipe.component for recipe in recipes if recipe.has_cuda_graphs]
 
     assert recorded("cpu") == []
-    assert recorded("cuda") == ([] if family is Family.FLUX else ["unet"])
+    assert recorded("cuda") == ([] if family is FAMILIES["flux"] else ["unet"])

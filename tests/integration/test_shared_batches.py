@@ -126,7 +126,7 @@ def alone(desk) -> dict[str, RawImage]:
 
 @pytest.fixture(scope="module")
 def among_strangers(desk):
-    """The first picture of a model in a batch of so many, and theirs. Drawn once."""
+    """The first picture of a model in a batch of so many, and theirs. ItemResult once."""
 
     def draw(model: str, bucket: int) -> list[Generation]:
         return desk.draw_together([request_of(model), *strangers(model, bucket - 1)])

@@ -33,12 +33,13 @@ from support.weights_directories import files_of, write_cached
 
 from pixpod import errors
 from pixpod.bootstrap import build_worker
-from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.device import find_place, prepare_device
+from pixpod.catalog import load_catalog
+from pixpod.engine.device import find_hardware, prepare_device
 from pixpod.engine.device_probe import DRIVER
 from pixpod.engine.loading import components
 from pixpod.engine.precision.precision import Stored, choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
+from pixpod.families import Precision
 from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest
@@ -205,7 +206,7 @@ def test_card_without_float8_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    place, flux = find_place(torch.device("cuda")), load_catalog()["flux-dev"]
+    place, flux = find_hardware(torch.device("cuda")), load_catalog()["flux-dev"]
     with pytest.raises(DeviceUnavailable, match=r"8\.9 or higher.* and this one is Ampere"):
         choose_precision(flux, Stored(), place, asked=Precision.FLOAT8_DYNAMIC)
     assert choose_precision(flux, Stored(), place).precision is Precision.BFLOAT16

@@ -5,9 +5,9 @@ import torch
 from support import loading
 from support.tiny_models import trained_scenes
 
-from pixpod.catalog import Precision
 from pixpod.engine.execution import step_cache as turbo
 from pixpod.engine.execution.step_cache import step_caching
+from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod_tools.tiny.checker import check
 

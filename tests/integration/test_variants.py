@@ -16,15 +16,15 @@ from support.factories import CATALOG
 from support.tiny_models import Desk, build_tiny_worker
 from transformers import T5EncoderModel
 
-from pixpod.catalog import Precision
 from pixpod.engine.compilation.calls import Compilation
 from pixpod.engine.loading.loader import ModelLoader
 from pixpod.engine.loading.variants import plan_models
 from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.precision.gpus import find_card
-from pixpod.engine.precision.precision import GIB, Choice, Place
+from pixpod.engine.precision.precision import GIB, Place
 from pixpod.engine.precision.quantization import holds_float8, is_8_bit
 from pixpod.errors import InvalidInput, ModelUnavailable
+from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.timeline import BootTimeline
@@ -81,11 +81,11 @@ def test_qualities_share_all_but_the_denoiser_whichever_comes_first():
             default, best = loads[Quality.DEFAULT].result(), loads[Quality.MAX].result()
             assert default.identity.precision == "float8_dynamic"
             assert best.identity.precision == "bfloat16"
-            assert best.pipe.vae is default.pipe.vae
-            assert best.pipe.text_encoder_2 is default.pipe.text_encoder_2
-            assert is_8_bit(default.pipe.transformer)
-            assert not is_8_bit(best.pipe.transformer)
-            assert best.pipe.transformer is not default.pipe.transformer
+            assert best.components["vae"] is default.components["vae"]
+            assert best.components["text_encoder_2"] is default.components["text_encoder_2"]
+            assert is_8_bit(default.components["transformer"])
+            assert not is_8_bit(best.components["transformer"])
+            assert best.components["transformer"] is not default.components["transformer"]
 
 
 def count_t5():
@@ -122,9 +122,9 @@ def test_models_have_what_is_the_same_in_common():
     names = ("sdxl-tiny", "sd15-tiny", FLUX)
     with loader_of(names=names) as loader:
         sdxl, sd15, flux = (load.result() for load in loader.preload(names))
-        assert sdxl.pipe.vae is sd15.pipe.vae
-        assert flux.pipe.vae is not sd15.pipe.vae
-        assert sdxl.pipe.unet is not sd15.pipe.unet
+        assert sdxl.components["vae"] is sd15.components["vae"]
+        assert flux.components["vae"] is not sd15.components["vae"]
+        assert sdxl.components["unet"] is not sd15.components["unet"]
         for model in (sdxl, sd15):
             alone = loading.load(
                 model.spec.name, loading.shipped(model.spec.name), Precision.FLOAT32, CPU
@@ -153,7 +153,7 @@ def test_max_is_refused_where_float8_is_baked_and_others_go_on(float8_dir):
             loader.load(FLUX, Quality.MAX).result()
         model = loader.load(FLUX).result()
         assert model.identity.precision == "float8_dynamic"
-        assert holds_float8(model.pipe.text_encoder_2)
+        assert holds_float8(model.components["text_encoder_2"])
 
 
 def test_16_bits_are_not_made_of_float8_by_asking_for_them(float8_dir):
@@ -176,15 +176,15 @@ def test_offer_knows_what_is_stored_without_loading(float8_dir):
 def test_float8_files_run_in_16_bits_on_a_card_without_float8(float8_dir, is_streamed):
     weights = BakedSource(float8_dir).find(CATALOG[FLUX])
     assert weights is not None
-    choice = Choice(precision=BF16, t5=BF16, is_dequantized=True, is_streamed=is_streamed)
+    choice = QuantizationPlan(precision=BF16, t5=BF16, is_dequantized=True, is_streamed=is_streamed)
     model = loading.load(FLUX, weights, choice, CPU)
     as_baked = loading.load(FLUX, weights, FLOAT8, CPU)
     assert model.identity.precision == "bfloat16 (from float8)"
     for name in ("transformer", "text_encoder_2"):
         assert holds_float8(getattr(as_baked.pipe, name))
         assert not is_8_bit(getattr(model.pipe, name))
-    found = model.pipe.transformer.transformer_blocks[0].attn.to_q.weight
-    stored = as_baked.pipe.transformer.transformer_blocks[0].attn.to_q.weight
+    found = model.components["transformer"].transformer_blocks[0].attn.to_q.weight
+    stored = as_baked.components["transformer"].transformer_blocks[0].attn.to_q.weight
     assert torch.equal(found, stored.dequantize())
 
 
@@ -192,11 +192,13 @@ def test_float8_files_can_save_memory_only(float8_dir):
     weights = BakedSource(float8_dir).find(CATALOG[FLUX])
     assert weights is not None
     weight_only = Precision.FLOAT8_WEIGHT_ONLY
-    model = loading.load(FLUX, weights, Choice(precision=weight_only, t5=weight_only), CPU)
-    layer = model.pipe.transformer.transformer_blocks[0].attn.to_q
+    model = loading.load(
+        FLUX, weights, QuantizationPlan(precision=weight_only, t5=weight_only), CPU
+    )
+    layer = model.components["transformer"].transformer_blocks[0].attn.to_q
     assert layer.weight.act_quant_kwargs is None
     assert model.identity.precision == "float8_weight_only"
-    assert holds_float8(model.pipe.text_encoder_2)
+    assert holds_float8(model.components["text_encoder_2"])
 
 
 def test_compiling_changes_nothing_on_a_cpu_without_packages(tmp_path):
@@ -236,7 +238,7 @@ def test_host_that_may_not_hold_what_is_parked_is_warned_of(caplog, monkeypatch,
 def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, monkeypatch):
     """As on a Hopper card, with all on the CPU: eager FP8 takes 8.62 s there, bfloat16 6.57 s."""
     hopper = Place(card=find_card((9, 0)), memory_bytes=80 * GIB, has_float8=True)
-    monkeypatch.setattr("pixpod.engine.device.find_place", lambda device, limit_gib: hopper)
+    monkeypatch.setattr("pixpod.engine.device.find_hardware", lambda device, limit_gib: hopper)
     made: list[Compilation] = []
 
     def compile_model(model, store):
@@ -251,7 +253,7 @@ def test_model_that_cannot_be_compiled_runs_in_what_is_faster_without(tmp_path, 
         made[0].run_eagerly("transformer", "Unsupported while compiling")
         then = loader.load(FLUX).result()
         assert then.identity.precision == "bfloat16"
-        assert then.pipe.text_encoder_2 is first.pipe.text_encoder_2
+        assert then.components["text_encoder_2"] is first.components["text_encoder_2"]
         made[1].run_eagerly("transformer", "Unsupported while compiling")
         assert "transformer runs eagerly" in then.warnings[-1]
         again = loader.load(FLUX)

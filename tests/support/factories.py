@@ -1,45 +1,33 @@
 """Valid values for tests to change: `make_request(width=128)`, `make_job(seed=0)`."""
 
-from dataclasses import replace
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.contract.rules import Offer
+from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
-from pixpod.job import Delivery, GenerationRequest, Quality
+from pixpod.job import Delivery
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
 CATALOG = load_catalog()
-OFFER = Offer(
+OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
 )
 """All built-in models, tiny and real, of a deployment without S3."""
 
-REQUEST = GenerationRequest(
-    model="sdxl-tiny",
-    prompt="a red circle on a blue background",
-    prompt_2=None,
-    negative_prompt=None,
-    width=64,
-    height=64,
-    num_inference_steps=2,
-    guidance_scale=3.0,
-    true_cfg_scale=None,
-    max_sequence_length=None,
-    scheduler="EulerDiscreteScheduler",
-    seeds=(1,),
-    truncate_long_prompt=False,
-    deterministic=False,
-    quality=Quality.DEFAULT,
-)
 
-
-def make_request(**changes):
-    return replace(REQUEST, **changes)
+def make_request(model="sdxl-tiny", **changes):
+    """A short request; `changes` are those of `ModelSpec.default_request`."""
+    defaults = {
+        "prompt": "a red circle on a blue background",
+        "num_inference_steps": 2,
+        "guidance_scale": 3.0,
+        "seeds": (1,),
+    }
+    return CATALOG[model].default_request(**{**defaults, **changes})
 
 
 def make_input(**changes):

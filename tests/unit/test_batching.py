@@ -7,27 +7,26 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.factories import make_request
 
-from pixpod.catalog import Family
 from pixpod.engine.scheduling.batching import (
     BUCKETS,
-    GroupKey,
-    Turns,
+    FairQueue,
     Waiting,
     choose_batch,
-    most_rows,
-    runs_alone,
+    is_isolated,
+    max_batch_size,
 )
+from pixpod.families import FAMILIES
 from pixpod.job import Quality
 
-KEYS = [GroupKey.of(make_request(width=width)) for width in (64, 128, 192)]
+KEYS = [batch_key_of(make_request(width=width)) for width in (64, 128, 192)]
 
 
 def waiting(ticket, *, key=KEYS[0], num_rows=1, alone=False):
-    return Waiting(ticket=ticket, key=key, num_rows=num_rows, runs_alone=alone)
+    return Waiting(ticket=ticket, key=key, num_rows=num_rows, is_isolated=alone)
 
 
 def chosen(*entries, limit=8):
-    shares = choose_batch(entries, Turns(), lambda key: limit)
+    shares = choose_batch(entries, FairQueue(), lambda key: limit)
     return [(share.ticket, share.num_rows) for share in shares]
 
 
@@ -63,7 +62,7 @@ def test_deterministic_request_has_a_batch_of_its_own():
     ids=["plain", "deterministic", "turbo"],
 )
 def test_what_runs_alone(changes, alone):
-    assert runs_alone(make_request(**changes)) is alone
+    assert is_isolated(make_request(**changes)) is alone
 
 
 FREE = {
@@ -95,12 +94,12 @@ def test_all_fields_of_a_request_are_either_free_or_shared():
 
 @pytest.mark.parametrize("field", FREE)
 def test_free_field_does_not_part(field):
-    assert GroupKey.of(make_request(**{field: FREE[field]})) == GroupKey.of(make_request())
+    assert batch_key_of(make_request(**{field: FREE[field]})) == batch_key_of(make_request())
 
 
 @pytest.mark.parametrize("field", SHARED)
 def test_shared_field_parts(field):
-    assert GroupKey.of(make_request(**{field: SHARED[field]})) != GroupKey.of(make_request())
+    assert batch_key_of(make_request(**{field: SHARED[field]})) != batch_key_of(make_request())
 
 
 def key_of(side_px, text=None):
@@ -110,19 +109,19 @@ def key_of(side_px, text=None):
 @pytest.mark.parametrize(
     ("family", "key", "rows"),
     [
-        (Family.FLUX, key_of(1024, 512), 1),
-        (Family.FLUX, key_of(2048, 512), 1),
-        (Family.FLUX, key_of(512, 512), 2),
-        (Family.FLUX, key_of(512, 256), 2),
-        (Family.FLUX, key_of(256, 256), 8),
-        (Family.SDXL, key_of(1024), 8),
-        (Family.SDXL, key_of(1408), 4),
-        (Family.SD15, key_of(512), 8),
-        (Family.SD15, key_of(768), 2),
+        (FAMILIES["flux"], key_of(1024, 512), 1),
+        (FAMILIES["flux"], key_of(2048, 512), 1),
+        (FAMILIES["flux"], key_of(512, 512), 2),
+        (FAMILIES["flux"], key_of(512, 256), 2),
+        (FAMILIES["flux"], key_of(256, 256), 8),
+        (FAMILIES["sdxl"], key_of(1024), 8),
+        (FAMILIES["sdxl"], key_of(1408), 4),
+        (FAMILIES["sd15"], key_of(512), 8),
+        (FAMILIES["sd15"], key_of(768), 2),
     ],
 )
 def test_token_budget(family, key, rows):
-    assert most_rows(family, key) == rows
+    assert max_batch_size(family, key) == rows
 
 
 ENTRIES = st.lists(
@@ -137,19 +136,19 @@ ENTRIES = st.lists(
 
 @given(ENTRIES, st.sampled_from(BUCKETS))
 def test_every_batch_is_of_one_kind_and_within_limits(entries, limit):
-    shares = choose_batch(entries, Turns(), lambda key: limit)
+    shares = choose_batch(entries, FairQueue(), lambda key: limit)
     by_ticket = {entry.ticket: entry for entry in entries}
     total = sum(share.num_rows for share in shares)
     assert total in BUCKETS
     assert total <= limit
     assert len({by_ticket[share.ticket].key for share in shares}) == 1
     assert all(1 <= share.num_rows <= by_ticket[share.ticket].num_rows for share in shares)
-    assert not any(by_ticket[share.ticket].runs_alone for share in shares) or total == 1
+    assert not any(by_ticket[share.ticket].is_isolated for share in shares) or total == 1
 
 
 @given(ENTRIES, st.sampled_from(BUCKETS), st.data())
 def test_every_row_is_drawn_once(entries, limit, data):
-    turns, left = Turns(), {entry.ticket: entry for entry in entries}
+    turns, left = FairQueue(), {entry.ticket: entry for entry in entries}
     rows = sum(entry.num_rows for entry in entries)
     for _ in range(rows):
         shares = choose_batch(list(left.values()), turns, lambda key: limit)
@@ -166,7 +165,7 @@ def test_every_row_is_drawn_once(entries, limit, data):
 @given(st.lists(st.floats(0.1, 10), min_size=3, max_size=3), st.integers(10, 60))
 def test_groups_that_always_wait_have_equal_parts_of_the_device(costs, num_batches):
     """No two of them differ by more than one batch of each."""
-    turns, had = Turns(), dict.fromkeys(KEYS, 0.0)
+    turns, had = FairQueue(), dict.fromkeys(KEYS, 0.0)
     for _ in range(num_batches):
         group = turns.first(KEYS)
         cost_s = costs[KEYS.index(group)]
@@ -176,7 +175,7 @@ def test_groups_that_always_wait_have_equal_parts_of_the_device(costs, num_batch
 
 
 def test_who_comes_late_neither_claims_the_past_nor_pays_for_it():
-    turns = Turns()
+    turns = FairQueue()
     for _ in range(10):
         assert turns.first(KEYS[:1]) == KEYS[0]
         turns.charge(KEYS[0], 1.0)

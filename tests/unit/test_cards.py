@@ -4,9 +4,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.catalog import Precision
 from pixpod.engine.precision.gpus import find_card, get_known_card, load_cards, load_known_cards
 from pixpod.errors import DeviceUnavailable, InvalidSettings
+from pixpod.families import Precision
 
 CARDS = {card.name: card for card in load_cards()}
 

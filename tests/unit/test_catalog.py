@@ -2,8 +2,9 @@
 
 import pytest
 
-from pixpod.catalog import SCHEDULERS, Family, Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings, LicenceNotAccepted
+from pixpod.families import FAMILIES, Precision
 from pixpod.weights.layout import check_licence
 
 ENTRY = """
@@ -60,7 +61,7 @@ def test_builtin_model_is_pinned_or_ships_with_the_source(spec):
 @pytest.mark.parametrize("spec", load_catalog().values(), ids=lambda spec: spec.name)
 def test_only_flux_runs_in_float8(spec):
     if Precision.FLOAT8_DYNAMIC in spec.precision.values():
-        assert spec.family is Family.FLUX
+        assert spec.family is FAMILIES["flux"]
 
 
 def test_each_family_has_schedulers_and_a_size_multiple():
@@ -76,7 +77,7 @@ def test_extra_file_adds_a_model(load):
 
 def test_extra_file_replaces_a_model(load):
     catalog = load(ENTRY.replace("mine", "sdxl"))
-    assert catalog["sdxl"].family is Family.FLUX
+    assert catalog["sdxl"].family is FAMILIES["flux"]
     assert catalog.keys() == load_catalog().keys()
 
 

@@ -4,7 +4,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
+from pixpod.families import Precision
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.footprints import Footprints, Mode, Need, ServedModel
 from pixpod_tools.deploy.pools import MAX_CHOSEN, choose_pools, load_pools, named_pools

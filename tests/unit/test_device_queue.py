@@ -7,7 +7,7 @@ import pytest
 from support.factories import make_request
 
 from pixpod.engine.base import Cancelled, CancelToken
-from pixpod.engine.scheduling.request_queue import DeviceQueue, Drawn, Part
+from pixpod.engine.scheduling.request_queue import ItemResult, Part, RequestQueue
 from pixpod.errors import InvalidInput, OutOfMemory, Problem
 from pixpod.job import ModelIdentity, RawImage
 
@@ -42,9 +42,11 @@ class Device:
         return [self.parts_fail.get(part.request.prompt) or drawn(part) for part in parts]
 
 
-def drawn(part: Part) -> Drawn:
+def drawn(part: Part) -> ItemResult:
     images = tuple(RawImage(width=1, height=1, pixels=bytes([seed])) for seed in part.seeds)
-    return Drawn(images=images, timings_ms={"denoise": 1.0}, device_ms=2.0, warnings=("careful",))
+    return ItemResult(
+        images=images, timings_ms={"denoise": 1.0}, device_ms=2.0, warnings=("careful",)
+    )
 
 
 @pytest.fixture
@@ -52,7 +54,7 @@ def make_queue():
     queues = []
 
     def make(device, limit=8):
-        queues.append((queue := DeviceQueue(device.draw, lambda key: limit), device))
+        queues.append((queue := RequestQueue(device.draw, lambda key: limit), device))
         return queue
 
     yield make

@@ -4,8 +4,9 @@ import json
 
 import pytest
 
-from pixpod.catalog import Family, Precision, load_catalog
-from pixpod.engine.memory.footprints import GIB, Footprints, Held, NoFootprint
+from pixpod.catalog import load_catalog
+from pixpod.engine.memory.footprints import GIB, Footprints, NoFootprint
+from pixpod.families import FAMILIES, Precision
 from pixpod.weights.layout import Weights
 
 FOOTPRINTS = Footprints()
@@ -21,15 +22,23 @@ def total_gib(name, held):
 @pytest.mark.parametrize(
     ("name", "held", "gib"),
     [
-        pytest.param("flux-dev", Held(precision=FP8, t5=FP8), 16.06, id="flux in 8 bits"),
-        pytest.param("flux-dev", Held(precision=FP8), 20.36, id="flux, T5 in 16 bits"),
-        pytest.param("flux-dev", Held(precision=FP8, adaln=BF16), 23.36, id="flux, adaln too"),
-        pytest.param("flux-dev", Held(precision=BF16), 31.43, id="flux in 16 bits"),
-        pytest.param("flux-dev", Held(precision=Precision.INT8_DYNAMIC), 20.36, id="flux in int8"),
-        pytest.param("sdxl", Held(precision=FP16), 6.46, id="sdxl"),
-        pytest.param("sdxl", Held(precision=Precision.FLOAT32), 12.92, id="sdxl in 32 bits"),
-        pytest.param("sd15", Held(precision=FP16), 1.99, id="sd15"),
-        pytest.param("flux-tiny", Held(precision=FP8), 0.08, id="shipped"),
+        pytest.param(
+            "flux-dev", QuantizationPlan(precision=FP8, t5=FP8), 16.06, id="flux in 8 bits"
+        ),
+        pytest.param("flux-dev", QuantizationPlan(precision=FP8), 20.36, id="flux, T5 in 16 bits"),
+        pytest.param(
+            "flux-dev", QuantizationPlan(precision=FP8, adaln=BF16), 23.36, id="flux, adaln too"
+        ),
+        pytest.param("flux-dev", QuantizationPlan(precision=BF16), 31.43, id="flux in 16 bits"),
+        pytest.param(
+            "flux-dev", QuantizationPlan(precision=Precision.INT8_DYNAMIC), 20.36, id="flux in int8"
+        ),
+        pytest.param("sdxl", QuantizationPlan(precision=FP16), 6.46, id="sdxl"),
+        pytest.param(
+            "sdxl", QuantizationPlan(precision=Precision.FLOAT32), 12.92, id="sdxl in 32 bits"
+        ),
+        pytest.param("sd15", QuantizationPlan(precision=FP16), 1.99, id="sd15"),
+        pytest.param("flux-tiny", QuantizationPlan(precision=FP8), 0.08, id="shipped"),
     ],
 )
 def test_sizes_of_models(name, held, gib):
@@ -38,17 +47,17 @@ def test_sizes_of_models(name, held, gib):
 
 def test_precision_without_figures_names_those_that_have_some():
     with pytest.raises(NoFootprint, match=r"^float32, bfloat16, float16$"):
-        FOOTPRINTS.known_bytes(CATALOG["sdxl"], Held(precision=FP8))
+        FOOTPRINTS.known_bytes(CATALOG["sdxl"], QuantizationPlan(precision=FP8))
 
 
 @pytest.mark.parametrize(
     ("family", "size", "num_rows", "gib"),
     [
-        pytest.param(Family.FLUX, SQUARE, 1, 2.4, id="flux"),
-        pytest.param(Family.FLUX, SQUARE, 4, 8.4, id="four of flux"),
-        pytest.param(Family.FLUX, (2048, 1024), 1, 4.4, id="twice the pixels"),
-        pytest.param(Family.SDXL, SQUARE, 1, 2.5, id="sdxl"),
-        pytest.param(Family.SD15, (512, 512), 2, 1.5, id="two of sd15"),
+        pytest.param(FAMILIES["flux"], SQUARE, 1, 2.4, id="flux"),
+        pytest.param(FAMILIES["flux"], SQUARE, 4, 8.4, id="four of flux"),
+        pytest.param(FAMILIES["flux"], (2048, 1024), 1, 4.4, id="twice the pixels"),
+        pytest.param(FAMILIES["sdxl"], SQUARE, 1, 2.5, id="sdxl"),
+        pytest.param(FAMILIES["sd15"], (512, 512), 2, 1.5, id="two of sd15"),
     ],
 )
 def test_working_memory_follows_pixels(family, size, num_rows, gib):
@@ -57,7 +66,7 @@ def test_working_memory_follows_pixels(family, size, num_rows, gib):
 
 
 def test_texts_take_little():
-    assert FOOTPRINTS.working_bytes(Family.FLUX, None, 1) < 0.5 * GIB
+    assert FOOTPRINTS.working_bytes(FAMILIES["flux"], None, 1) < 0.5 * GIB
 
 
 @pytest.fixture
@@ -91,15 +100,17 @@ def stored(tmp_path):
     ],
 )
 def test_files_tell_sizes(stored, stored_in, runs_in, denoiser, vae):
-    held = Held(precision=runs_in)
+    held = QuantizationPlan(precision=runs_in)
     found = FOOTPRINTS.measured_bytes(CATALOG["flux-dev"], held, stored(stored_in))
     assert (found["transformer"], found["vae"]) == (denoiser, vae)
 
 
 def test_t5_that_is_converted_has_the_size_of_the_table(stored):
-    found = FOOTPRINTS.measured_bytes(CATALOG["flux-dev"], Held(precision=FP8, t5=FP8), stored(FP8))
+    found = FOOTPRINTS.measured_bytes(
+        CATALOG["flux-dev"], QuantizationPlan(precision=FP8, t5=FP8), stored(FP8)
+    )
     assert found["text_encoder_2"] == round(4.57 * GIB)
     small = FOOTPRINTS.measured_bytes(
-        CATALOG["flux-tiny"], Held(precision=FP8, t5=FP8), stored(FP8)
+        CATALOG["flux-tiny"], QuantizationPlan(precision=FP8, t5=FP8), stored(FP8)
     )
     assert small["text_encoder_2"] == 400

@@ -8,7 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.gpu_results import MEMORY, ROW
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
+from pixpod.families import Precision
 from pixpod_bench.arrivals import Served, arrivals, summarize
 from pixpod_bench.figures import percentile, spread_percent
 from pixpod_bench.floors import find_peak, step_work

@@ -9,7 +9,7 @@ import pytest
 
 from pixpod.catalog import load_catalog
 from pixpod.serving import concurrency as held_jobs
-from pixpod.serving.concurrency import HOLD_RULES, HeldJobs, jobs_to_hold
+from pixpod.serving.concurrency import HOLD_RULES, Concurrency, max_concurrency
 
 CATALOG = load_catalog()
 
@@ -31,22 +31,22 @@ def few_steps(name):
     ids=["flux-dev", "flux-schnell", "sdxl in 4 steps", "sdxl", "sd15"],
 )
 def test_model_is_given_what_keeps_its_card_busy(spec, num_jobs):
-    assert jobs_to_hold([spec]) == num_jobs
+    assert max_concurrency([spec]) == num_jobs
 
 
 def test_model_with_small_images_has_a_larger_batch():
     spec = CATALOG["flux-dev"]
     small = replace(spec, defaults=replace(spec.defaults, width=512, height=512))
-    assert jobs_to_hold([small]) > jobs_to_hold([spec])
+    assert max_concurrency([small]) > max_concurrency([spec])
 
 
 def test_model_that_is_given_the_fewest_decides():
-    assert jobs_to_hold([CATALOG["sd15"], CATALOG["flux-dev"], CATALOG["sdxl"]]) == 2
+    assert max_concurrency([CATALOG["sd15"], CATALOG["flux-dev"], CATALOG["sdxl"]]) == 2
 
 
 @pytest.mark.parametrize("spec", CATALOG.values(), ids=CATALOG)
 def test_every_model_has_a_rule_and_more_than_its_batch(spec):
-    assert jobs_to_hold([spec]) >= 2
+    assert max_concurrency([spec]) >= 2
 
 
 def test_every_rule_gives_its_reason():
@@ -59,7 +59,7 @@ class Sdk:
     def __init__(self, *, when_warm, is_warm=True):
         self.is_warm = is_warm
         self.num_held = 0
-        self.held_jobs = HeldJobs(
+        self.held_jobs = Concurrency(
             when_warm=when_warm, is_warm=lambda: self.is_warm, num_held=lambda: self.num_held
         )
         self.said = [1]

@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from support.weights_directories import add_model
 
-from pixpod.catalog import STORED, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
+from pixpod.families import STORED_PRECISIONS
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.manifest import (
     CHUNK_BYTES,
@@ -45,7 +46,7 @@ def manifests(draw):
             revision=draw(texts),
             vae=draw(st.none() | paths),
             repository=draw(st.none() | texts),
-            precision=draw(st.none() | st.sampled_from(STORED)),
+            precision=draw(st.none() | st.sampled_from(STORED_PRECISIONS)),
             licence=draw(st.none() | texts),
             recipe=draw(st.none() | texts),
             versions=draw(st.dictionaries(names, texts, max_size=2)) or None,

@@ -10,9 +10,9 @@ import pytest
 from support.broken_weights import flip
 from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 
-from pixpod.catalog import Catalog, Precision
+from pixpod.catalog import Catalog
 from pixpod.engine.device_probe import ProbedCard
-from pixpod.engine.loading.loader import ModelLoader, uncollected
+from pixpod.engine.loading.loader import ModelLoader, gc_disabled
 from pixpod.errors import (
     DeviceUnavailable,
     InternalError,
@@ -20,6 +20,7 @@ from pixpod.errors import (
     ModelUnavailable,
     WeightsUnreadable,
 )
+from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import Weights
@@ -306,7 +307,7 @@ def test_what_the_first_import_makes_is_never_looked_through_for_garbage(monkeyp
         monkeypatch.delitem(sys.modules, "torch", raising=False)
     gc.unfreeze()
     try:
-        with uncollected():
+        with gc_disabled():
             assert gc.isenabled() == has_torch
         assert gc.isenabled()
         assert (gc.get_freeze_count() == 0) == has_torch

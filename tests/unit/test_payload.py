@@ -10,12 +10,13 @@ from hypothesis import strategies as st
 from support.bad_payloads import BAD_PAYLOADS
 from support.factories import OFFER, make_input, make_job
 
-from pixpod.catalog import Family, Limits, load_catalog
+from pixpod.catalog import Limits, load_catalog
 from pixpod.contract.payload import parse_job, render_error
 from pixpod.contract.problems import MAX_PROBLEMS, wrong
-from pixpod.contract.rules import Offer
+from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import MAX_SEED, NOT_SUPPORTED
 from pixpod.errors import InvalidInput, NotSupported, OutOfMemory, PayloadError, StorageDenied
+from pixpod.families import FAMILIES
 from pixpod.job import Delivery, ImageFormat
 
 MAX_ERROR_BYTES = 20_000
@@ -81,7 +82,9 @@ def test_longest_possible_refusal_stays_small():
 
 
 def test_no_model_served_is_said():
-    error = refusal(make_job(), Offer(models={}, qualities={}, deliveries=(Delivery.INLINE,)))
+    error = refusal(
+        make_job(), Capabilities(models={}, qualities={}, deliveries=(Delivery.INLINE,))
+    )
     assert error.problems[0].accepted == "nothing: no model is served"
 
 
@@ -395,7 +398,7 @@ def good_inputs(draw):
     side = st.integers(limits.min_side_px // multiple, limits.max_side_px // multiple).map(
         lambda count: count * multiple
     )
-    is_flux = spec.family is Family.FLUX
+    is_flux = spec.family is FAMILIES["flux"]
     options = {
         "prompt": st.text(min_size=1, max_size=20).filter(
             lambda text: "\0" not in text and text.strip()
@@ -415,7 +418,7 @@ def good_inputs(draw):
         options["guidance_scale"] = st.floats(1.5, limits.max_guidance)
     if is_flux:
         options["max_sequence_length"] = st.integers(1, limits.max_sequence_length)
-    if spec.family is not Family.SD15:
+    if spec.family is not FAMILIES["sd15"]:
         options["prompt_2"] = st.text("abc", min_size=1, max_size=5)
     given = draw(st.fixed_dictionaries({}, optional=options))
     if "width" in given:

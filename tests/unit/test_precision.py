@@ -6,18 +6,18 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.catalog import STORED, Family, Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.engine.precision.gpus import find_card, load_cards
 from pixpod.engine.precision.precision import (
     GIB,
     WORKING_BYTES,
-    Choice,
     Place,
     Stored,
     choose_precision,
     offered_qualities,
 )
 from pixpod.errors import DeviceUnavailable, InvalidInput, ModelUnavailable, WorkerError
+from pixpod.families import FAMILIES, STORED_PRECISIONS, Precision
 from pixpod.job import Quality
 
 CATALOG = load_catalog()
@@ -135,7 +135,7 @@ def test_what_does_not_fit_twice_is_converted_on_its_way(where, stored, is_strea
     assert choose_precision(of(where), stored, where).is_streamed is is_streamed
 
 
-@pytest.mark.parametrize("stored", STORED, ids=str)
+@pytest.mark.parametrize("stored", STORED_PRECISIONS, ids=str)
 def test_cpu_runs_what_is_stored_or_the_models_own(stored):
     assert choose_precision(TINY, Stored(denoiser=stored), CPU).precision is FLOAT8
     assert choose_precision(CATALOG["sd15-tiny"], Stored(denoiser=BF16), CPU).precision == "float32"
@@ -151,7 +151,7 @@ def test_max_is_16_bit_and_shares_the_default_where_that_is_it():
         choose_precision(SDXL, Stored(), H100, quality=quality)
         for quality in (Quality.MAX, Quality.DEFAULT)
     ]
-    assert both == [Choice(precision=Precision.FLOAT16)] * 2
+    assert both == [QuantizationPlan(precision=Precision.FLOAT16)] * 2
 
 
 @pytest.mark.parametrize(
@@ -218,7 +218,7 @@ def test_offer_follows_from_what_is_stored_and_set(model, stored, asked, expecte
 
 stored_ones = st.builds(
     Stored,
-    denoiser=st.none() | st.sampled_from(STORED),
+    denoiser=st.none() | st.sampled_from(STORED_PRECISIONS),
     denoiser_bytes=st.integers(0, 60 * GIB),
     is_t5_float8=st.booleans(),
 )
@@ -247,7 +247,7 @@ def test_nothing_is_chosen_that_the_place_cannot_run_or_the_files_do_not_hold(
     except WorkerError as error:
         assert isinstance(error, DeviceUnavailable | ModelUnavailable | InvalidInput)
         return
-    is_flux = spec.family is Family.FLUX
+    is_flux = spec.family is FAMILIES["flux"]
     assert choice.precision is not FLOAT8 or where.card is None or where.has_float8
     assert is_flux or not choice.precision.is_8_bit
     assert choice.is_dequantized == (is_flux and stored.is_float8 and not choice.precision.is_8_bit)

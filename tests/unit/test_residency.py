@@ -6,21 +6,22 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod.catalog import Precision, load_catalog
-from pixpod.engine.memory.footprints import GIB, Footprints, Held, Working
+from pixpod.catalog import load_catalog
+from pixpod.engine.memory.footprints import GIB, Footprints, Working
 from pixpod.engine.memory.needs import Need, Part, need_of
 from pixpod.engine.memory.residency import Budget, budget_for, make_plan
 from pixpod.errors import ModelUnavailable
+from pixpod.families import Precision
 
 FOOTPRINTS = Footprints()
 CATALOG = load_catalog()
 FP8, BF16, FP16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16, Precision.FLOAT16
 
-FLUX = ("flux-dev", Held(precision=FP8, t5=FP8))
-FLUX_T5_16 = ("flux-dev", Held(precision=FP8))
-FLUX_16 = ("flux-dev", Held(precision=BF16))
-SDXL = ("sdxl", Held(precision=FP16))
-SD15 = ("sd15", Held(precision=FP16))
+FLUX = ("flux-dev", QuantizationPlan(precision=FP8, t5=FP8))
+FLUX_T5_16 = ("flux-dev", QuantizationPlan(precision=FP8))
+FLUX_16 = ("flux-dev", QuantizationPlan(precision=BF16))
+SDXL = ("sdxl", QuantizationPlan(precision=FP16))
+SD15 = ("sd15", QuantizationPlan(precision=FP16))
 
 
 def needs_of(*models):
@@ -55,13 +56,13 @@ def used_gib(plan):
         pytest.param([FLUX_T5_16], 23, {"flux-dev/text_encoder_2"}, id="24 GB: large T5 is parked"),
         pytest.param([FLUX_T5_16, SDXL], 40, set(), id="40 GB: flux and sdxl"),
         pytest.param(
-            [("flux-dev", Held(precision=FP8, adaln=BF16)), SDXL, SD15],
+            [("flux-dev", QuantizationPlan(precision=FP8, adaln=BF16)), SDXL, SD15],
             44,
             set(),
             id="48 GB: three families",
         ),
         pytest.param(
-            [FLUX_T5_16, ("flux-schnell", Held(precision=FP8)), SDXL, SD15],
+            [FLUX_T5_16, ("flux-schnell", QuantizationPlan(precision=FP8)), SDXL, SD15],
             78,
             set(),
             id="80 GB: two variants of flux",
@@ -116,20 +117,20 @@ def test_limit_counts_in_full_and_a_card_not_quite():
 
 def test_batches_grow_with_what_is_left():
     def rows(*models, gib):
-        return plan_of(*models, gib=gib).rows_that_fit(models[0][0], (1024, 1024), 8)
+        return plan_of(*models, gib=gib).max_batch_size(models[0][0], (1024, 1024), 8)
 
     assert rows(SDXL, gib=23) == 7
     assert rows(SDXL, gib=44) == 8
     assert rows(FLUX, gib=23) == 2
     assert rows(FLUX_T5_16, gib=78) == 8
-    assert plan_of(SDXL, gib=11).rows_that_fit("sdxl", (2048, 1024), 8) == 1
+    assert plan_of(SDXL, gib=11).max_batch_size("sdxl", (2048, 1024), 8) == 1
 
 
 def test_without_a_budget_all_stays_and_all_fits():
     plan = make_plan(needs_of(FLUX_16, SDXL), None)
     assert not plan.parked
-    assert plan.rows_that_fit("sdxl", (1024, 1024), 8) == 8
-    moves = plan.next_moves({}, plan.needs[0].parts, 10**15)
+    assert plan.max_batch_size("sdxl", (1024, 1024), 8) == 8
+    moves = plan.next_transfers({}, plan.needs[0].parts, 10**15)
     assert (moves.evict, set(moves.bring), moves.fits) == ((), set(plan.needs[0].parts), True)
 
 
@@ -235,8 +236,8 @@ def test_budget_is_never_exceeded_and_who_asks_is_always_admitted(needs, budget,
     stages = [stage for need in needs for stage in need.stages()]
     for wanted, working in data.draw(st.lists(st.sampled_from(stages), max_size=25)):
         before = dict(on_card)
-        moves = plan.next_moves(on_card, wanted, working)
-        assert moves == plan.next_moves(on_card, wanted, working)
+        moves = plan.next_transfers(on_card, wanted, working)
+        assert moves == plan.next_transfers(on_card, wanted, working)
         assert moves.fits
         assert set(moves.bring) == wanted.keys() - before.keys()
         assert not set(moves.evict) & wanted.keys()
@@ -264,7 +265,7 @@ def test_what_was_used_longest_ago_goes_first(order, size, in_use):
     plan = make_plan([], budget)
     on_card = {parts[number]: 10 for number in order}
     busy = {parts[number] for number in in_use}
-    moves = plan.next_moves(on_card, {Part(model="new", component="x"): size}, 0, busy)
+    moves = plan.next_transfers(on_card, {Part(model="new", component="x"): size}, 0, busy)
     idle = [part for part in on_card if part not in busy]
     expected = idle[: -(-size // 10)]
     assert moves.evict == tuple(expected)
@@ -277,4 +278,4 @@ def test_what_is_to_stay_goes_after_what_is_parked():
     t5 = Part(model="flux-dev", component="text_encoder_2")
     on_card = {**resident, t5: plan.parked[t5]}
     wanted = {Part(model="other", component="unet"): 2 * GIB}
-    assert plan.next_moves(on_card, wanted, 0).evict == (t5,)
+    assert plan.next_transfers(on_card, wanted, 0).evict == (t5,)

@@ -140,9 +140,9 @@ class TestHeldJobs:
     def test_jobs_are_counted_until_they_are_reported(self, held):
         held.add({"id": "a", "input": {}})
         held.add({"id": "b", "input": {}})
-        assert runpod_sdk.num_held_jobs() == 2
+        assert runpod_sdk.num_taken_jobs() == 2
         held.remove({"id": "a"})
-        assert runpod_sdk.num_held_jobs() == 1
+        assert runpod_sdk.num_taken_jobs() == 1
 
     def test_changed_number_waits_for_an_empty_worker(self, held):
         from runpod.serverless.modules.rp_scale import JobScaler

@@ -6,9 +6,9 @@ from pathlib import Path
 import pytest
 from support.factories import make_settings
 
-from pixpod.catalog import Precision
 from pixpod.environment import Secret
 from pixpod.errors import InvalidSettings
+from pixpod.families import Precision
 from pixpod.job import Delivery
 from pixpod.outputs.storage import clean_prefix
 from pixpod.settings import ALL_MODELS, SOURCE_WEIGHTS_DIR, Settings, keep_sdk_quiet

@@ -5,17 +5,17 @@ import json
 import pytest
 from support.weights_directories import CATALOG, WEIGHTS_NAME, describe, files_of, write_files
 
-from pixpod.catalog import Precision
-from pixpod.engine.memory.footprints import Footprints, Held
+from pixpod.engine.memory.footprints import Footprints
 from pixpod.engine.memory.needs import Part, need_of
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.memory.sharing import Sharing
 from pixpod.errors import WeightsUnreadable
+from pixpod.families import Precision
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
 from pixpod.weights.sources import BakedSource
 
 DEV, SCHNELL = CATALOG["flux-dev"], CATALOG["flux-schnell"]
-FLOAT8 = Held(precision=Precision.FLOAT8_DYNAMIC)
+FLOAT8 = QuantizationPlan(precision=Precision.FLOAT8_DYNAMIC)
 SHARED = ("text_encoder", "text_encoder_2", "vae")
 
 
@@ -80,12 +80,12 @@ def test_other_bytes_settings_or_classes_are_another_part(store, path):
 
 def test_other_precision_is_another_part(store):
     source = store()
-    dev, schnell = parts_of(source, other=Held(precision=Precision.FLOAT32))
+    dev, schnell = parts_of(source, other=QuantizationPlan(precision=Precision.FLOAT32))
     assert not {*dev.values()} & {*schnell.values()}
-    dev, schnell = parts_of(source, other=Held(precision=Precision.BFLOAT16))
+    dev, schnell = parts_of(source, other=QuantizationPlan(precision=Precision.BFLOAT16))
     assert dev["vae"] == schnell["vae"]
     dev, schnell = parts_of(
-        source, other=Held(precision=FLOAT8.precision, t5=Precision.FLOAT8_DYNAMIC)
+        source, other=QuantizationPlan(precision=FLOAT8.precision, t5=Precision.FLOAT8_DYNAMIC)
     )
     assert [name for name in SHARED if dev[name] != schnell[name]] == ["text_encoder_2"]
 

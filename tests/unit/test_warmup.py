@@ -4,7 +4,7 @@ import pytest
 
 from pixpod.catalog import load_catalog
 from pixpod.contract.payload import parse_job
-from pixpod.contract.rules import Offer
+from pixpod.contract.rules import Capabilities
 from pixpod.engine.scheduling.warmup import warmup_requests
 from pixpod.job import Delivery, Quality
 
@@ -27,7 +27,7 @@ def test_request_is_one_that_a_job_could_make(name):
     size = spec.defaults.width, spec.defaults.height
     (request,) = warmup_requests(spec, [size], lambda key: 1)
     qualities = dict.fromkeys(CATALOG, (Quality.DEFAULT,))
-    offer = Offer(models=CATALOG, qualities=qualities, deliveries=(Delivery.INLINE,))
+    offer = Capabilities(models=CATALOG, qualities=qualities, deliveries=(Delivery.INLINE,))
     asked = {
         "model": name,
         "prompt": request.prompt,

@@ -29,7 +29,7 @@ from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
-from pixpod.serving.concurrency import HeldJobs
+from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Renewal
 from pixpod.serving.worker import PHASES, RefusingWorker, Worker, WorkerOptions
 
@@ -92,7 +92,7 @@ def build(tmp_path):
 
 
 def hold(num_jobs, *, num_held=lambda: 1):
-    return HeldJobs(when_warm=num_jobs, is_warm=lambda: True, num_held=num_held)
+    return Concurrency(when_warm=num_jobs, is_warm=lambda: True, num_held=num_held)
 
 
 @pytest.fixture

@@ -1,7 +1,7 @@
-"""A platform's job (raw JSON) to our types, and our result back; the only place with raw dicts.
+"""Converts the platform's jobs (raw JSON) to our types, and results back to JSON.
 
-Refuses what it does not know, collects all problems before it refuses, and changes nothing
-silently. Knows no engine: limits and defaults come from the model's spec.
+Refuses unknown fields, collects all problems before it refuses, and changes nothing silently.
+Knows no engine: limits and defaults come from the model's spec.
 """
 
 import hashlib
@@ -21,7 +21,7 @@ from pixpod.contract.problems import (
     unknown_field,
     wrong,
 )
-from pixpod.contract.rules import Offer, check_values, find_model
+from pixpod.contract.rules import Capabilities, check_values, find_model
 from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
 from pixpod.errors import InvalidInput, NotSupported, Problem, WorkerError
 from pixpod.job import (
@@ -31,7 +31,6 @@ from pixpod.job import (
     Job,
     JobResult,
     OutputOptions,
-    Quality,
     StoredImage,
 )
 from pixpod.outputs.storage import clean_prefix
@@ -42,7 +41,7 @@ FieldPath = tuple[str, ...]
 """Where a field is: `("seed",)` or `("output", "quality")`."""
 
 
-def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
+def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
     """Check a job as the platform hands it over; keys beside `id` and `input` are its own.
 
     Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
@@ -56,9 +55,9 @@ def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
     unsupported = list(_unsupported(raw, given))
     checked = _check_types(_without(given, _unsupported_paths(unsupported)))
     problems += checked.problems
-    spec = find_model(checked.input.model, offer)
+    spec = find_model(checked.input.model, capabilities)
     if isinstance(spec, ModelSpec):
-        problems += check_values(checked.input, spec, offer, checked.malformed)
+        problems += check_values(checked.input, spec, capabilities, checked.malformed)
     elif spec is not None:
         problems.append(spec)
     if problems:
@@ -69,15 +68,13 @@ def parse_job(raw: Mapping[str, Any], offer: Offer) -> Job:
     return Job(
         id=job_id,
         request=_build_request(job_id, checked.input, spec),
-        output=_build_output(checked.input.output or OutputInput(), offer),
+        output=_build_output(checked.input.output or OutputInput(), capabilities),
+        execution_timeout_s=_execution_timeout_s(raw),
     )
 
 
-def execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
-    """The platform's own limit for this job, where it hands that over: `policy.executionTimeout`.
-
-    The platform has checked it; anything odd is no limit.
-    """
+def _execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
+    """Read `policy.executionTimeout`. The platform has checked it; anything odd is no limit."""
     policy = raw.get("policy")
     timeout_ms = policy.get("executionTimeout") if isinstance(policy, dict) else None
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float):
@@ -92,6 +89,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "api_version": API_VERSION,
             "images": [_render_image(stored) for stored in result.images],
             "model": asdict(result.model),
+            "steps": result.steps,
             "timings_ms": result.timings_ms,
             "cost": asdict(result.cost),
             "worker": asdict(result.worker),
@@ -99,16 +97,19 @@ def render_result(result: JobResult) -> dict[str, Any]:
         }
     )
     dumped = reply.model_dump(mode="json")
+    dumped["timings_ms"] = reply.timings_ms.model_dump(mode="json", exclude_none=True)
     dumped["images"] = [image.model_dump(mode="json", exclude_none=True) for image in reply.images]
     return dumped
 
 
 def render_error(error: WorkerError) -> dict[str, Any]:
-    """An error as the handler returns it; the platform takes a string and drops objects."""
-    reply: dict[str, Any] = {"error": str(error)}
-    if error.refresh_worker:
-        reply["refresh_worker"] = True
-    return reply
+    """Render an error as the handler returns it; the platform takes a string and drops objects."""
+    return {"error": str(error)}
+
+
+def is_describe(raw: Mapping[str, Any]) -> bool:
+    """Return whether a job asks what the deployment serves: its input is `{"describe": true}`."""
+    return raw.get("input") == {"describe": True}
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
@@ -235,30 +236,29 @@ def _path_of(loc: Sequence[str | int]) -> FieldPath:
 
 
 def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
-    defaults = spec.defaults
-    return GenerationRequest(
-        model=spec.name,
+    changes = {
+        "width": given.width,
+        "height": given.height,
+        "num_inference_steps": given.num_inference_steps,
+        "scheduler": given.scheduler,
+        "guidance_scale": given.guidance_scale,
+        "max_sequence_length": given.max_sequence_length,
+        "quality": given.quality,
+    }
+    return spec.default_request(
+        **{name: value for name, value in changes.items() if value is not None},
         prompt=given.prompt,
         prompt_2=given.prompt_2,
         negative_prompt=given.negative_prompt,
-        width=given.width or defaults.width,
-        height=given.height or defaults.height,
-        num_inference_steps=given.num_inference_steps or defaults.num_inference_steps,
-        guidance_scale=(
-            defaults.guidance_scale if given.guidance_scale is None else given.guidance_scale
-        ),
         true_cfg_scale=given.true_cfg_scale,
-        max_sequence_length=given.max_sequence_length or defaults.max_sequence_length,
-        scheduler=given.scheduler or defaults.scheduler,
+        truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_id, given),
-        truncate_long_prompt=given.on_long_prompt == "truncate",
-        deterministic=bool(given.deterministic),
-        quality=given.quality or Quality.DEFAULT,
+        isolated=bool(given.deterministic),
     )
 
 
 def _choose_seeds(job_id: str, given: JobInput) -> tuple[int, ...]:
-    """One per image: as given, or counted up from the one given, or derived from the job."""
+    """Return one seed per image: as given, counted up from the one given, or from the job's id."""
     seeds = given.seed or []
     num_images = given.num_images or max(len(seeds), 1)
     if len(seeds) == num_images:
@@ -269,18 +269,18 @@ def _choose_seeds(job_id: str, given: JobInput) -> tuple[int, ...]:
 
 
 def _derive_seed(job_id: str, index: int) -> int:
-    """The same for the same job and image, so that a retried job draws the same picture."""
+    """Return one seed per job and image, so that a retried job gives the same images."""
     digest = hashlib.sha256(json.dumps([job_id, index]).encode()).digest()
     return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
 
 
-def _build_output(given: OutputInput, offer: Offer) -> OutputOptions:
+def _build_output(given: OutputInput, capabilities: Capabilities) -> OutputOptions:
     image_format = given.format or ImageFormat.PNG
     quality = None if image_format is ImageFormat.PNG else given.quality or DEFAULT_QUALITY
     return OutputOptions(
         format=image_format,
         quality=quality,
-        delivery=given.delivery or offer.deliveries[0],
+        delivery=given.delivery or capabilities.deliveries[0],
         key_prefix=clean_prefix(given.key_prefix or ""),
         metadata=given.metadata is not False,
     )

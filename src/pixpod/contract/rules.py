@@ -1,4 +1,4 @@
-"""What a model and a deployment allow, checked field by field on well-formed input.
+"""Checks well-formed input, field by field, against what a model and a deployment allow.
 
 Each rule yields its problems and knows none of the others, so that all are found at once.
 """
@@ -7,17 +7,19 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
-from pixpod.catalog import Catalog, Family, ModelSpec
+from pixpod.catalog import Catalog, ModelSpec
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
+from pixpod.families import Guidance
 from pixpod.job import Delivery, ImageFormat, Quality
+from pixpod.methods import is_guided
 from pixpod.outputs.storage import clean_prefix
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Offer:
-    """What this deployment offers to its callers: models, the qualities of each, and ways of
+class Capabilities:
+    """Choices that this deployment gives its callers: models, the qualities of each, and ways of
     delivery, the default first.
     """
 
@@ -26,31 +28,31 @@ class Offer:
     deliveries: tuple[Delivery, ...]
 
 
-def find_model(name: str | None, offer: Offer) -> ModelSpec | Problem | None:
-    """The spec, what is wrong with the name, or None for a name that was malformed already."""
+def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Problem | None:
+    """Return the spec, the problem of the name, or None for a name that was malformed already."""
     if name is None:
         return None
-    if name in offer.models:
-        return offer.models[name]
-    served = sorted(offer.models)
+    if name in capabilities.models:
+        return capabilities.models[name]
+    served = sorted(capabilities.models)
     accepted = f"one of {', '.join(served)}" if served else "nothing: no model is served"
     return wrong("model", name, accepted, did_you_mean(name, served))
 
 
 def check_values(
-    given: JobInput, spec: ModelSpec, offer: Offer, malformed: Collection[str] = ()
+    given: JobInput, spec: ModelSpec, capabilities: Capabilities, malformed: Collection[str] = ()
 ) -> Iterator[Problem]:
-    """What is wrong with the fields of `given`, in which those named `malformed` are None.
+    """Yield the problems of `given`, in which fields named `malformed` are None.
 
-    A rule about two fields is not applied where one is malformed: it may well be kept once
-    that one is set right.
+    A rule about two fields is not applied if one is malformed: it may hold once that is fixed.
     """
     yield from _check_size(given, spec, malformed)
     yield from _check_counts(given, spec)
+    yield from _check_scheduler(given, spec)
     yield from _check_guidance(given, spec, malformed)
     yield from _check_text(given, spec)
-    yield from _check_quality(given, spec, offer)
-    yield from _check_output(given.output or OutputInput(), offer, malformed)
+    yield from _check_quality(given, spec, capabilities)
+    yield from _check_output(given.output or OutputInput(), capabilities, malformed)
 
 
 def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
@@ -75,7 +77,7 @@ def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) ->
 
 
 def _nearest_size(width: int, height: int, spec: ModelSpec) -> str | None:
-    """A size of about the same shape within the pixels of the model; None where there is none."""
+    """Return a size of about the same shape that the model serves; None if there is none."""
     limits, multiple = spec.limits, spec.family.size_multiple_px
     shrink = math.sqrt(limits.max_pixels / (width * height))
     sides = [int(side * shrink) // multiple * multiple for side in (width, height)]
@@ -109,54 +111,79 @@ def _check_guidance(
         yield wrong("guidance_scale", guidance, accepted)
     elif guidance is not None and guidance > highest:
         yield wrong("guidance_scale", guidance, f"0 to {highest:g} for {spec.name}")
-    if spec.family is Family.FLUX:
-        yield from _check_true_cfg(given, highest, malformed)
-        return
+    if spec.family.guidance is Guidance.EMBEDDED:
+        yield from _check_true_cfg(given, spec, malformed)
+    else:
+        yield from _check_classifier_free(given, spec, malformed)
+
+
+def _check_classifier_free(
+    given: JobInput, spec: ModelSpec, malformed: Collection[str]
+) -> Iterator[Problem]:
     if given.true_cfg_scale is not None:
-        accepted = "absent: only FLUX models have it"
+        accepted = f"absent: {spec.family.title} models do not have it"
         yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, "use guidance_scale")
     if not given.negative_prompt or "guidance_scale" in malformed:  # many clients send an empty one
         return
+    guidance = given.guidance_scale
     effective = spec.defaults.guidance_scale if guidance is None else guidance
     if not spec.takes_guidance:
         accepted = f"absent: it has no effect on {spec.name}, which runs without guidance"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
-    elif effective is not None and effective <= 1:
+    elif not is_guided(effective):
         accepted = "absent: it has no effect unless guidance_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 
 
 def _check_true_cfg(
-    given: JobInput, highest: float, malformed: Collection[str]
+    given: JobInput, spec: ModelSpec, malformed: Collection[str]
 ) -> Iterator[Problem]:
-    scale = given.true_cfg_scale
+    scale, highest = given.true_cfg_scale, spec.limits.max_guidance
     if scale is not None and scale > highest:
         yield wrong("true_cfg_scale", scale, f"1 to {highest:g}")
-    is_on = scale is not None and scale > 1
+    is_on = is_guided(scale)
     if is_on and given.negative_prompt is None and "negative_prompt" not in malformed:
         hint = "give a negative_prompt, which may be empty"
         yield wrong("true_cfg_scale", scale, "1 or absent without a negative_prompt", hint)
     if given.negative_prompt and not is_on and "true_cfg_scale" not in malformed:
-        accepted = "absent: it has no effect on FLUX unless true_cfg_scale is above 1"
+        title = spec.family.title
+        accepted = f"absent: it has no effect on {title} unless true_cfg_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 
 
 def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+    family = spec.family
     length, longest = given.max_sequence_length, spec.limits.max_sequence_length
     if length is not None and longest is None:
-        yield wrong("max_sequence_length", length, "absent: only FLUX models have it")
+        accepted = f"absent: {family.title} models do not have it"
+        yield wrong("max_sequence_length", length, accepted)
     elif length is not None and longest is not None and length > longest:
         yield wrong("max_sequence_length", length, f"at most {longest} for {spec.name}")
-    if given.prompt_2 is not None and spec.family is Family.SD15:
-        yield wrong("prompt_2", given.prompt_2, "absent: SD 1.5 has one text encoder")
-    if given.scheduler is not None and given.scheduler not in spec.schedulers:
-        accepted = f"one of {', '.join(spec.schedulers)}"
-        hint = did_you_mean(given.scheduler, spec.schedulers)
+    if given.prompt_2 is not None and "prompt_2" not in family.prompt_fields:
+        accepted = f"absent: {family.title} models do not have it"
+        yield wrong("prompt_2", given.prompt_2, accepted)
+
+
+def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+    schedulers = spec.family.schedulers
+    if given.scheduler is not None and given.scheduler not in schedulers:
+        accepted = f"one of {', '.join(schedulers)}"
+        hint = did_you_mean(given.scheduler, tuple(schedulers))
         yield wrong("scheduler", given.scheduler, accepted, hint)
+        return
+    name = given.scheduler or spec.defaults.scheduler
+    steps = given.num_inference_steps or spec.defaults.num_inference_steps
+    most = schedulers[name].max_steps
+    if most is not None and steps > most:
+        field = "scheduler" if given.num_inference_steps is None else "num_inference_steps"
+        value = name if given.num_inference_steps is None else steps
+        yield wrong(field, value, f"at most {most} steps with the scheduler {name}")
 
 
-def _check_quality(given: JobInput, spec: ModelSpec, offer: Offer) -> Iterator[Problem]:
-    offered = offer.qualities[spec.name]
+def _check_quality(
+    given: JobInput, spec: ModelSpec, capabilities: Capabilities
+) -> Iterator[Problem]:
+    offered = capabilities.qualities[spec.name]
     if given.quality is None or given.quality in offered:
         return
     accepted = f"one of {', '.join(offered)} for {spec.name}, as this deployment is set up"
@@ -164,16 +191,16 @@ def _check_quality(given: JobInput, spec: ModelSpec, offer: Offer) -> Iterator[P
 
 
 _WHY_NOT: Mapping[Quality, str] = {
-    Quality.MAX: "its weights are held in 8 bits here",
-    Quality.TURBO: "only FLUX models that draw in many steps gain by it",
+    Quality.MAX: "its weights are in 8 bits here",
+    Quality.TURBO: "only models that take many steps and can skip some have it",
 }
 
 
 def _check_output(
-    given: OutputInput, offer: Offer, malformed: Collection[str]
+    given: OutputInput, capabilities: Capabilities, malformed: Collection[str]
 ) -> Iterator[Problem]:
-    if given.delivery is not None and given.delivery not in offer.deliveries:
-        accepted = f"one of {', '.join(offer.deliveries)}, as this deployment is set up"
+    if given.delivery is not None and given.delivery not in capabilities.deliveries:
+        accepted = f"one of {', '.join(capabilities.deliveries)}, as this deployment is set up"
         yield wrong("output.delivery", given.delivery.value, accepted)
     is_png = given.format in (None, ImageFormat.PNG) and "output.format" not in malformed
     if given.quality is not None and is_png:

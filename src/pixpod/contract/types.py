@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
-from pixpod.job import Delivery, ImageFormat, Quality
+from pixpod.job import Delivery, ImageFormat, Mode, Quality
 
 API_VERSION: Literal[1] = 1
 MAX_SEED = 2**53 - 1
@@ -133,7 +133,7 @@ class JobInput(_Edge):
     )
     prompt: Annotated[
         str, Field(min_length=1, max_length=MAX_PROMPT_CHARACTERS, pattern=NOT_BLANK)
-    ] = Field(description="What to draw.")
+    ] = Field(description="Text that the image shows.")
     prompt_2: Annotated[Text, Field(min_length=1)] | None = Field(
         default=None,
         description="For the second text encoder, FLUX and SDXL; the prompt unless given.",
@@ -141,8 +141,8 @@ class JobInput(_Edge):
     negative_prompt: Text | None = Field(
         default=None,
         description=(
-            "What not to draw. It needs true_cfg_scale above 1 on FLUX, guidance_scale above 1 "
-            "on others."
+            "Text that the image avoids. It needs true_cfg_scale above 1 on FLUX, guidance_scale "
+            "above 1 on others."
         ),
     )
     width: Side | None = Field(
@@ -186,19 +186,22 @@ class JobInput(_Edge):
     )
     scheduler: str | None = Field(
         default=None,
-        description="A class name of diffusers; a refusal lists those of the model.",
-        examples=["EulerDiscreteScheduler"],
+        description=(
+            "A class name of diffusers or a usual alias such as `DPM++ 2M Karras`; a refusal lists "
+            "those of the model."
+        ),
+        examples=["EulerDiscreteScheduler", "DPM++ 2M Karras"],
     )
     quality: Annotated[Quality, Field(strict=False)] | None = Field(
         default=None,
         description=(
-            "max draws in 16 bits, as near to the published weights as they are here; default in "
-            "what suits the card; turbo, FLUX only, leaves out steps that change little. One that "
-            "the deployment does not offer is refused."
+            "max keeps the denoiser in 16 bits; default uses the precision that suits the GPU; "
+            "turbo, FLUX only, skips steps that change little. One that the deployment does not "
+            "offer is refused."
         ),
     )
     deterministic: bool | None = Field(
-        default=None, description="Draw each image in a batch of its own; false unless given."
+        default=None, description="Run each image in a batch of its own; false unless given."
     )
     output: OutputInput | None = None
 
@@ -214,7 +217,7 @@ class ImageReply(BaseModel):
     data: str | None = Field(default=None, description="The file as plain base64.")
     path: str | None = Field(default=None, description="On the worker's own disk.")
     key: str | None = Field(default=None, description="The image's name in the store.")
-    seed: int = Field(ge=0, le=MAX_SEED, description="Asks for the same picture again.")
+    seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
     width: int
     height: int
     content_type: str = Field(examples=["image/png"])
@@ -223,7 +226,7 @@ class ImageReply(BaseModel):
 
 
 class ModelReply(BaseModel):
-    """What really ran. `weights` tells where they came from."""
+    """The model that really ran. `weights` names the source of its files."""
 
     name: str
     revision: str
@@ -232,23 +235,21 @@ class ModelReply(BaseModel):
 
 
 class TimingsReply(BaseModel):
-    """Milliseconds of each phase; one that did not take place is 0."""
+    """Milliseconds of each phase that ran, in the order in which phases begin."""
 
-    load: float
-    queue: float
-    swap: float
-    fetch: float
-    text_encode: float
-    denoise: float
-    decode: float
-    safety: float
-    encode: float
-    upload: float
+    load: float | None = None
+    queue: float | None = None
+    onload: float | None = None
+    text_encode: float | None = None
+    denoise: float | None = None
+    decode: float | None = None
+    encode: float | None = None
+    upload: float | None = None
     total: float
 
 
 class CostReply(BaseModel):
-    """The worker's own share of the card; the platform's bill also has start and idle time."""
+    """This job's share of the GPU; the platform's bill also has start and idle time."""
 
     gpu: str
     gpu_ms: float
@@ -271,14 +272,67 @@ class Reply(BaseModel):
     api_version: Literal[1]
     images: list[ImageReply] = Field(description="In the order of their seeds.")
     model: ModelReply
+    steps: int = Field(ge=1, description="Denoiser calls that made one image.")
     timings_ms: TimingsReply
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
 
 
+class DefaultsReply(BaseModel):
+    """Values of fields that a request leaves out; null where the model has no such field."""
+
+    width: int
+    height: int
+    num_inference_steps: int
+    scheduler: str
+    guidance_scale: float | None
+    max_sequence_length: int | None
+
+
+class LimitsReply(BaseModel):
+    """The largest request that a model serves. Sides are multiples of `size_multiple_px`."""
+
+    min_side_px: int
+    max_side_px: int
+    size_multiple_px: int
+    max_pixels: int
+    max_steps: int
+    max_guidance: float
+    max_images: int
+    max_sequence_length: int | None
+
+
+class ServedModelReply(BaseModel):
+    """A model that the worker serves."""
+
+    name: str
+    family: str
+    licence: str
+    revision: str | None
+    modes: list[Mode]
+    qualities: list[Quality]
+    schedulers: list[str]
+    prompt_fields: list[str]
+    defaults: DefaultsReply
+    limits: LimitsReply
+
+
+class DescribeReply(BaseModel):
+    """The `output` of a job whose input is `{"describe": true}`. It takes no GPU."""
+
+    api_version: Literal[1]
+    version: str = Field(description="Version of the worker.")
+    request_schema_sha256: str = Field(
+        pattern="^[0-9a-f]{64}$", description="Of the JSON Schema of inputs, in hex."
+    )
+    models: list[ServedModelReply]
+    deliveries: list[Delivery] = Field(description="The default first.")
+    not_supported: list[str] = Field(description="Fields that this version refuses.")
+
+
 class ErrorReply(BaseModel):
-    """What a failed job returns: `"<code>: <text>"`; the platform shows it as its `error`.
+    """Output of a failed job: `"<code>: <text>"`; the platform shows it as its `error`.
 
     The text of `invalid_input` and `not_supported` is JSON:
     `{"problems": [{"field", "value", "accepted", "hint"}]}`.

@@ -1,4 +1,4 @@
-"""What the worker needs of an engine; knows no tensor."""
+"""The engine as the worker sees it. Knows no tensor."""
 
 import threading
 from collections.abc import Callable
@@ -8,11 +8,11 @@ from pixpod.job import Generation, GenerationRequest
 
 
 class Cancelled(Exception):
-    """A generation ended early because nobody waits for it any more; never leaves an engine."""
+    """A generation ended early because nobody waits for it; never leaves an engine."""
 
 
 class CancelToken:
-    """Tells the device's thread that nobody waits for a generation any more."""
+    """Signals to the device's thread that nobody waits for a generation."""
 
     def __init__(self) -> None:
         self._event = threading.Event()
@@ -26,53 +26,55 @@ class CancelToken:
 
 
 StepListener = Callable[[int, int], None]
-"""Called by the device's thread with the number of steps done and of all, for each request of a
-batch; must return at once.
+"""Called by the device's thread with the number of denoiser calls done and of all, for each request
+of a batch; must return at once.
 """
+
+OnStep = Callable[[int], None]
+"""Called with the number of denoiser calls done; raises Cancelled if nobody waits for the batch."""
 
 
 class Engine(Protocol):
-    """Turns requests into images; those that may share a batch are drawn together."""
+    """FairQueue requests into images; requests with the same batch key may share a batch."""
 
     @property
     def device_name(self) -> str:
-        """The card as its driver names it, or `cpu`; known once something was generated."""
+        """Name of the GPU as its driver has it, or `cpu`; known once something was generated."""
+        ...
+
+    @property
+    def is_warm(self) -> bool:
+        """Whether everything that is preloaded is loaded, or cannot be, and warmed up.
+
+        Without preloading, whether something was generated.
+        """
         ...
 
     def start(self) -> None:
-        """Begin to load what is to be served, in the background."""
+        """Begin to load the served models in the background."""
         ...
 
     def check_host(self) -> None:
-        """Raises a WorkerError of Fault.HOST if it takes but a moment to see that nothing can be
-        served here.
-        """
+        """Raise a WorkerError of Fault.HOST if it is quickly seen that this host cannot serve."""
         ...
 
     async def generate(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> Generation:
-        """Draw one image per seed, in their order.
+        """Generate one image per seed, in their order.
 
         Waits for the model to be loaded. Cancelling the await ends the work at its next step.
-        `timings_ms` has `load`, `queue`, `swap`, `text_encode`, `denoise` and `decode`.
+        `timings_ms` has the phases that ran, of `load`, `queue`, `onload` and the stages.
 
         Raises:
             InvalidInput: the prompt has more tokens than the model reads.
             ModelUnavailable, WeightsUnreadable, DeviceUnavailable: the model cannot be loaded.
-            OutOfMemory, NumericalFault: the device could not draw this request.
-        """
-        ...
-
-    @property
-    def is_warm(self) -> bool:
-        """Whether all that is loaded from the start is there, or cannot be, and warmed up; without
-        any such, whether something was drawn.
+            OutOfMemory, NumericalFault: the device could not generate the images.
         """
         ...
 
     def boot_ms(self) -> dict[str, float]:
-        """Milliseconds by phase that this engine has spent on getting ready so far."""
+        """Return the milliseconds by phase that this engine has spent on getting ready so far."""
         ...
 
     def stop(self) -> None:

@@ -5,7 +5,7 @@ import gc
 import torch
 
 from pixpod.engine.precision.gpus import find_card
-from pixpod.engine.precision.precision import Place, limit_bytes
+from pixpod.engine.precision.precision import Hardware, limit_bytes
 from pixpod.engine.precision.quantization import computes_float8
 from pixpod.errors import DeviceUnavailable
 
@@ -51,26 +51,26 @@ def reserved_bytes() -> int | None:
     return torch.cuda.memory_reserved() if torch.cuda.is_available() else None
 
 
-def find_place(device: torch.device, memory_limit_gib: float | None = None) -> Place:
+def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -> Hardware:
     """What is known of the device before anything is loaded onto it.
 
     `memory_limit_gib` is what may be used of a card, None for all that it has. Raises
     DeviceUnavailable for a card that is too old.
     """
     if device.type != "cuda":
-        return Place()
+        return Hardware()
     card = find_card(torch.cuda.get_device_capability(device))
     has_bytes = torch.cuda.get_device_properties(device).total_memory
-    return Place(
-        card=card,
+    return Hardware(
+        gpu=card,
         memory_bytes=limit_bytes(has_bytes, memory_limit_gib),
         has_float8=card.has_float8(torch.__version__) and computes_float8(device),
     )
 
 
-def limit_memory(device: torch.device, place: Place) -> None:
+def limit_memory(device: torch.device, hardware: Hardware) -> None:
     """Have torch keep within what may be used of a card, as if there were no more."""
-    if device.type == "cuda" and place.memory_bytes is not None:
+    if device.type == "cuda" and hardware.memory_bytes is not None:
         has_bytes = torch.cuda.get_device_properties(device).total_memory
-        if place.memory_bytes < has_bytes:
-            torch.cuda.set_per_process_memory_fraction(place.memory_bytes / has_bytes, device)
+        if hardware.memory_bytes < has_bytes:
+            torch.cuda.set_per_process_memory_fraction(hardware.memory_bytes / has_bytes, device)

@@ -1,10 +1,10 @@
-"""FakeEngine: deterministic pictures without a model, and failures on order."""
+"""FakeEngine: deterministic images without a model, and failures on demand."""
 
 import asyncio
 import hashlib
 
 from pixpod.engine.base import StepListener
-from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
+from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity, RawImage
 
 
 class FakeEngine:
@@ -32,26 +32,29 @@ class FakeEngine:
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> Generation:
         self.requests.append(request)
-        for step in range(request.num_inference_steps):
-            await asyncio.sleep(self.seconds / request.num_inference_steps)
+        num_calls = request.sampling.num_inference_steps
+        for step in range(num_calls):
+            await asyncio.sleep(self.seconds / num_calls)
             if on_step:
-                on_step(step + 1, request.num_inference_steps)
+                on_step(step + 1, num_calls)
         if self.fail_with is not None:
             raise self.fail_with
         return Generation(
-            images=tuple(_paint(request, seed) for seed in request.seeds),
+            images=tuple(
+                ImageResult(pixels=_paint(request, seed), seed=seed) for seed in request.seeds
+            ),
             model=ModelIdentity(
                 name=request.model, revision="fake", precision="float32", weights="fake"
             ),
             timings_ms={
                 "load": 0.0,
                 "queue": 0.0,
-                "swap": 0.0,
                 "text_encode": 1.0,
                 "denoise": 2.0,
                 "decode": 3.0,
             },
             device_ms=6.0,
+            num_calls=num_calls,
         )
 
     def boot_ms(self) -> dict[str, float]:
@@ -62,6 +65,6 @@ class FakeEngine:
 
 
 def _paint(request: GenerationRequest, seed: int) -> RawImage:
-    colour = hashlib.sha256(f"{seed} {request.prompt}".encode()).digest()[:3]
+    colour = hashlib.sha256(f"{seed} {request.prompts.prompt}".encode()).digest()[:3]
     pixels = colour * (request.width * request.height)
     return RawImage(width=request.width, height=request.height, pixels=pixels)

@@ -17,7 +17,7 @@ from pixpod.job import EncodedImage, GenerationRequest, ImageFormat, ModelIdenti
 PNG_COMPRESS_LEVEL = 1
 """Level 6 takes 2 to 4 times as long for files that are 2 % (texture) to 30 % (gradient) smaller.
 
-CPU time and size at 1024x1024, Pillow 13 with zlib-ng 2.3. A picture with the 1/f spectrum of
+CPU time and size at 1024x1024, Pillow 13 with zlib-ng 2.3. A image with the 1/f spectrum of
 photographs: 112 ms, 2.12 MB against 225 ms, 2.07 MB. A gradient: 62 ms, 0.66 MB against 249 ms,
 0.45 MB.
 """
@@ -43,11 +43,12 @@ def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity)
 
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
     """
+    prompts = request.prompts
     settings = {
-        "Steps": request.num_inference_steps,
-        "Sampler": request.scheduler,
-        "CFG scale": request.guidance_scale,
-        "True CFG scale": request.true_cfg_scale,
+        "Steps": request.sampling.num_inference_steps,
+        "Sampler": request.sampling.scheduler,
+        "CFG scale": request.sampling.guidance_scale,
+        "True CFG scale": request.sampling.true_cfg_scale,
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model": model.name,
@@ -55,9 +56,9 @@ def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity)
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
-    lines = [_shortened(request.prompt)]
-    if request.negative_prompt:
-        lines.append(f"Negative prompt: {_shortened(request.negative_prompt)}")
+    lines = [_shortened(prompts.prompt)]
+    if prompts.negative_prompt:
+        lines.append(f"Negative prompt: {_shortened(prompts.negative_prompt)}")
     return "\n".join([*lines, ", ".join(known)])
 
 
@@ -75,14 +76,14 @@ def encode(
     PNG carries it as chunk `parameters`, JPEG and WebP as EXIF UserComment. `quality` is
     ignored by PNG and required by the others.
     """
-    picture = Image.frombytes("RGB", (raw.width, raw.height), raw.pixels)
+    image = Image.frombytes("RGB", (raw.width, raw.height), raw.pixels)
     file = io.BytesIO()
     if format is ImageFormat.PNG:
-        picture.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text))
+        image.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text))
     else:
         assert quality is not None, f"{format} has a quality"
         options = {"subsampling": _subsampling(quality)} if format is ImageFormat.JPEG else {}
-        picture.save(file, format.upper(), quality=quality, exif=_exif(text), **options)
+        image.save(file, format.upper(), quality=quality, exif=_exif(text), **options)
     data = file.getvalue()
     return EncodedImage(
         index=index,
@@ -107,7 +108,7 @@ _NOISE_BYTES_PER_PIXEL = {
 """By format, then by the highest quality that a figure holds for.
 
 Measured with Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6, method 4) at 512x512, plus a tenth. The
-worst of six kinds of noise: each channel of a pixel 0 or 255 at random, half of the picture in
+worst of six kinds of noise: each channel of a pixel 0 or 255 at random, half of the image in
 single pixels, half in 2x2 blocks, which survive halved colour. A photograph takes about a third.
 """
 

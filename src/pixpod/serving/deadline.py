@@ -1,7 +1,4 @@
-"""How long a job may take until its images are drawn.
-
-Delivery is not under it: images that are drawn are paid for, and stores have limits of their own.
-"""
+"""Time limit of a whole job, from parsing to the last upload."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -15,7 +12,7 @@ ANSWER_S = 1.0
 
 
 def limit_s(max_job_s: float, execution_timeout_s: float | None) -> float:
-    """The deployment's limit, or less if the platform would end the job before."""
+    """Return the deployment's limit, or less if the platform would end the job before."""
     if execution_timeout_s is None:
         return max_job_s
     return min(max_job_s, max(execution_timeout_s - ANSWER_S, execution_timeout_s / 2))
@@ -23,9 +20,10 @@ def limit_s(max_job_s: float, execution_timeout_s: float | None) -> float:
 
 @asynccontextmanager
 async def deadline(seconds: float, position: Callable[[], Position]) -> AsyncIterator[None]:
-    """Cancel what the block awaits when its time is over.
+    """Cancel the block when its time is over.
 
-    Raises DeadlineExceeded, which says how far it got.
+    A thread that encodes or uploads at that moment goes on in the background, and its result is
+    dropped. Raises DeadlineExceeded, which says how far the job got.
     """
     try:
         async with asyncio.timeout(seconds) as limit:
@@ -39,8 +37,13 @@ async def deadline(seconds: float, position: Callable[[], Position]) -> AsyncIte
 def _text(seconds: float, reached: Position) -> str:
     if reached.step == 0:
         return (
-            f"not begun after {seconds:g} s of waiting for the model or the card: send it again "
-            "when less is asked of the endpoint, or give it more workers"
+            f"not begun after {seconds:g} s of waiting for the model or the GPU: send the job "
+            "again when fewer wait, or give the endpoint more workers"
+        )
+    if reached.step >= reached.steps:
+        return (
+            f"stopped after {seconds:g} s while its images were encoded and stored: ask for fewer "
+            "images, or raise PIXPOD_MAX_JOB_S and executionTimeout"
         )
     return (
         f"stopped after {seconds:g} s at step {reached.step} of {reached.steps}: ask for fewer "

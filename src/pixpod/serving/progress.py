@@ -1,4 +1,4 @@
-"""How far one job is: kept for whoever asks, and told to the platform while it is drawn.
+"""Position of one job, and the updates about it that go to the platform.
 
 Knows neither the platform's words nor the engine: numbers come in, an update goes out.
 """
@@ -13,23 +13,23 @@ from typing import Protocol
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-"""Between two looks at a job, hence the least time between two updates."""
+"""Time between two looks at a job, hence the least time between two updates."""
 
-LEAST_PERCENT = 10
-"""What must have been gained since the last update; a long job has ten of them, not hundreds."""
+MIN_PERCENT = 10
+"""Gain since the last update that is worth another: a long job has ten updates, not hundreds."""
 
 
 class ProgressSender(Protocol):
-    """Tells the platform how far a job is."""
+    """Reports a job's position to the platform."""
 
     async def __call__(self, job_id: str, update: Mapping[str, object]) -> None:
-        """Returns once the platform has the update or will not get it any more; never raises."""
+        """Return once the platform has the update or will not get it; never raises."""
         ...
 
 
 @dataclass(frozen=True, slots=True)
 class Position:
-    """How many of its steps a job has done."""
+    """Denoiser calls of one image that a job has done, and all of them."""
 
     step: int
     steps: int
@@ -40,8 +40,10 @@ class Position:
 
     @property
     def is_near_end(self) -> bool:
-        """Whether the last step runs, or is over: an update could overtake the result, and the
-        job would stay IN_PROGRESS for ever (runpod-python #250).
+        """Whether the last step is running or over.
+
+        An update could overtake the result then, and the job would stay IN_PROGRESS for ever
+        (runpod-python #250).
         """
         return self.step >= self.steps - 1
 
@@ -51,17 +53,17 @@ class Position:
 
 
 class Progress:
-    """Where one job is. Without a sender nobody is told."""
+    """Tracks one job. Without a sender, progress is not reported."""
 
     def __init__(
         self,
         *,
         job_id: str,
-        num_steps: int,
+        num_calls: int,
         send: ProgressSender | None,
         interval_s: float = INTERVAL_S,
     ) -> None:
-        self.position = Position(0, num_steps)
+        self.position = Position(0, num_calls)
         self._job_id = job_id
         self._send = send
         self._interval_s = interval_s
@@ -71,35 +73,34 @@ class Progress:
         self.position = Position(step, steps)
 
     @asynccontextmanager
-    async def told(self) -> AsyncIterator[None]:
+    async def reporting(self) -> AsyncIterator[None]:
         """Send updates during the block, one at a time; none is under way when it is over.
 
-        Of a cancelled job there is no result that an update could overtake, so that nothing is
-        waited for.
+        A cancelled job has no result that an update could overtake: nothing is waited for.
         """
         if self._send is None:
             yield
             return
         is_over = asyncio.Event()
-        telling = asyncio.create_task(self._tell(self._send, is_over))
-        telling.add_done_callback(_log_unexpected)
+        reports = asyncio.create_task(self._report(self._send, is_over))
+        reports.add_done_callback(_log_unexpected)
         try:
             yield
         except asyncio.CancelledError:
-            telling.cancel()
+            reports.cancel()
             raise
         finally:
             is_over.set()
-            await asyncio.wait([telling])
+            await asyncio.wait([reports])
 
-    async def _tell(self, send: ProgressSender, is_over: asyncio.Event) -> None:
-        told_percent = -LEAST_PERCENT
+    async def _report(self, send: ProgressSender, is_over: asyncio.Event) -> None:
+        reported_percent = -MIN_PERCENT
         while not await _is_set_within(is_over, self._interval_s):
             position = self.position
-            if position.is_near_end or position.percent - told_percent < LEAST_PERCENT:
+            if position.is_near_end or position.percent - reported_percent < MIN_PERCENT:
                 continue
             await send(self._job_id, position.as_update())
-            told_percent = position.percent
+            reported_percent = position.percent
 
 
 async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
@@ -111,7 +112,7 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
     return True
 
 
-def _log_unexpected(telling: "asyncio.Task[None]") -> None:
-    """A job is no worse for a caller who was not told how far it is."""
-    if not telling.cancelled() and telling.exception():
-        log.error("progress failed unexpectedly", exc_info=telling.exception())
+def _log_unexpected(reports: "asyncio.Task[None]") -> None:
+    """Log an error of the reports: the job itself is none the worse for it."""
+    if not reports.cancelled() and reports.exception():
+        log.error("progress failed unexpectedly", exc_info=reports.exception())

@@ -30,7 +30,7 @@ class Served(Protocol):
 
     def check_host(self) -> None: ...
 
-    def jobs_to_hold(self, current: int) -> int: ...
+    def max_concurrency(self, current: int) -> int: ...
 
 
 def serve(worker: Served, timeline: BootTimeline) -> None:
@@ -48,11 +48,13 @@ def serve(worker: Served, timeline: BootTimeline) -> None:
         timeline.mark("taking_jobs")
 
     runpod.serverless.register_fitness_check(host)
-    runpod.serverless.start({"handler": worker.handle, "concurrency_modifier": worker.jobs_to_hold})
+    runpod.serverless.start(
+        {"handler": worker.handle, "concurrency_modifier": worker.max_concurrency}
+    )
 
 
-def num_held_jobs() -> int:
-    """Jobs of the platform that are here: those the SDK has yet to hand on or to report, too."""
+def num_taken_jobs() -> int:
+    """Count the jobs that the SDK has taken and not yet reported."""
     from runpod.serverless.modules.worker_state import JobsProgress
 
     count: int = JobsProgress().get_job_count()

@@ -1,6 +1,6 @@
-"""One job from its payload to its reply. The only place that turns errors into replies.
+"""Runs one job from its payload to its reply. The only place that turns errors into replies.
 
-Knows protocols only: which engine draws and which store keeps is decided in `bootstrap`.
+Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
@@ -9,8 +9,9 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from pixpod.contract.payload import execution_timeout_s, parse_job, render_error, render_result
-from pixpod.contract.rules import Offer
+from pixpod.contract.describe import describe
+from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
+from pixpod.contract.rules import Capabilities
 from pixpod.engine.base import Engine
 from pixpod.environment import Secret
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
@@ -24,10 +25,11 @@ from pixpod.job import (
     WorkerReport,
 )
 from pixpod.logs import job_context
+from pixpod.methods import StageName, method_of
 from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.outputs.storage import ImageStore, image_key
 from pixpod.pricing import PriceList
-from pixpod.serving.concurrency import HeldJobs
+from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Renewal
@@ -36,35 +38,31 @@ from pixpod.timeline import Timeline
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
-"""What RunPod's SDK calls for each job. Any: JSON documents."""
+"""Called by RunPod's SDK for each job. Any: JSON documents."""
 
 PHASES = (
     "load",
     "queue",
-    "swap",
-    "fetch",
-    "text_encode",
-    "denoise",
-    "decode",
-    "safety",
+    "onload",
+    *StageName,
     "encode",
     "upload",
     "total",
 )
-"""All phases of a job, in the order of the reply."""
+"""All phases of a job, in the order of the reply; it has those that ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """What a worker that serves a platform needs of it; one at a desk has none."""
+    """The platform as a worker sees it; a worker at a desk has none."""
 
-    num_held_jobs: Callable[[], int]
+    num_taken_jobs: Callable[[], int]
     send_progress: ProgressSender
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class WorkerOptions:
-    """What a worker needs to know beside its parts. `key_prefix` is the deployment's."""
+    """Settings of a worker. `key_prefix` is the deployment's."""
 
     worker_id: str
     key_prefix: str
@@ -74,25 +72,28 @@ class WorkerOptions:
 
 
 class Worker:
-    """Serves jobs until it is closed; jobs may overlap. Without `send_progress` none is told."""
+    """Serves jobs concurrently until closed.
+
+    Without `send_progress`, progress is not reported.
+    """
 
     def __init__(
         self,
         *,
-        offer: Offer,
+        capabilities: Capabilities,
         engine: Engine,
         stores: Mapping[Delivery, ImageStore],
         prices: PriceList,
-        held_jobs: HeldJobs,
+        concurrency: Concurrency,
         renewal: Renewal,
         send_progress: ProgressSender | None,
         options: WorkerOptions,
     ) -> None:
-        self._offer = offer
+        self._capabilities = capabilities
         self._engine = engine
         self._stores = stores
         self._prices = prices
-        self._held_jobs = held_jobs
+        self._concurrency = concurrency
         self._renewal = renewal
         self._send_progress = send_progress
         self._options = options
@@ -110,28 +111,30 @@ class Worker:
         self._engine.start()
 
     def check_host(self) -> None:
-        """Raises a WorkerError if this host cannot serve, whatever the deployment is."""
+        """Raise a WorkerError if this host cannot serve, whatever the deployment is."""
         self._engine.check_host()
 
-    def jobs_to_hold(self, current: int) -> int:
-        """How many jobs may be here at a time; `current` is what was said the last time."""
-        return self._held_jobs(current)
+    def max_concurrency(self, current: int) -> int:
+        """Return the number of jobs to take at a time; `current` is the last number returned."""
+        return self._concurrency(current)
 
     def stop(self) -> None:
         """End what is running and free the device; waits for the current step."""
         self._engine.stop()
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """Run one job, `{"id", "input", ...}`, and return what the platform shall report.
+        """Run one job, `{"id", "input", ...}`, and return its reply for the platform.
 
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")), self._held_jobs.running():
-            return await self._asking_for_renewal(await self._answer(raw))
+        with job_context(raw.get("id")), self._concurrency.running():
+            return await self._with_refresh(await self._answer(raw))
 
     async def _answer(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         try:
+            if is_describe(raw):
+                return describe(self._capabilities)
             return render_result(await self._run(raw))
         except WorkerError as error:
             _log_failure(error)
@@ -142,34 +145,38 @@ class Worker:
             log.exception("job failed unexpectedly")
             return render_error(InternalError("the worker's log has the details"))
 
-    async def _asking_for_renewal(self, reply: dict[str, Any]) -> dict[str, Any]:
-        """The reply with `refresh_worker` if that is due and costs no other job."""
-        reply.pop("refresh_worker", None)
+    async def _with_refresh(self, reply: dict[str, Any]) -> dict[str, Any]:
+        """Add `refresh_worker` to the reply if that is due and costs no other job."""
         reason = self._renewal.reason
-        if reason and await self._held_jobs.end(is_urgent=self._renewal.is_urgent):
-            log.warning("worker asks to be renewed", extra={"reason": reason})
-            reply["refresh_worker"] = True
+        if reason and await self._concurrency.end(is_urgent=self._renewal.is_urgent):
+            log.warning("worker asks for a refresh", extra={"reason": reason})
+            return {**reply, "refresh_worker": True}
         return reply
 
     async def _run(self, raw: Mapping[str, Any]) -> JobResult:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self._offer)
+            job = parse_job(raw, self._capabilities)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
-            generation = await self._draw(job, execution_timeout_s(raw))
-            for phase, milliseconds in generation.timings_ms.items():
-                timeline.add(phase, milliseconds)
-            with timeline.phase("encode"):
-                encoded = await _encode_all(job, generation)
-            with timeline.phase("upload"):
-                stored = await self._put_all(job, encoded)
+            method = method_of(self._capabilities.models[job.request.model], job.request)
+            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self._send_progress)
+            seconds = limit_s(self._options.max_job_s, job.execution_timeout_s)
+            async with deadline(seconds, lambda: progress.position):
+                async with progress.reporting():
+                    generation = await self._engine.generate(job.request, progress.on_step)
+                for phase, milliseconds in generation.timings_ms.items():
+                    timeline.add(phase, milliseconds)
+                with timeline.phase("encode"):
+                    encoded = await _encode_all(job, generation)
+                with timeline.phase("upload"):
+                    stored = await self._put_all(job, encoded)
         result = self._finish(generation, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return result
 
     def _check_reply_size(self, job: Job) -> None:
-        """Refuse what cannot fit before the card is asked to draw it."""
+        """Refuse results that cannot fit before any GPU time is spent."""
         if job.output.delivery is not Delivery.INLINE:
             return
         request, output = job.request, job.output
@@ -183,19 +190,8 @@ class Worker:
                 "for delivery by s3"
             )
 
-    async def _draw(self, job: Job, timeout_s: float | None) -> Generation:
-        """`timeout_s` is the platform's own limit for this job, if it is known."""
-        seconds = limit_s(self._options.max_job_s, timeout_s)
-        progress = Progress(
-            job_id=job.id,
-            num_steps=job.request.num_inference_steps,
-            send=self._send_progress,
-        )
-        async with progress.told(), deadline(seconds, lambda: progress.position):
-            return await self._engine.generate(job.request, progress.on_step)
-
     async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
-        """Put side by side; waits for all, so that none is under way when the job is answered."""
+        """Store all images at once; waits for all even if one fails."""
         puts = (self._put(job, image) for image in images)
         results = await asyncio.gather(*puts, return_exceptions=True)
         for result in results:
@@ -221,10 +217,11 @@ class Worker:
         self._images_served += len(stored)
         self._renewal.served(generation.model.name, len(stored))
         spent = timeline.milliseconds()
-        timings_ms = {phase: spent.get(phase, 0.0) for phase in PHASES}
+        timings_ms = {phase: spent[phase] for phase in PHASES if phase in spent}
         return JobResult(
             images=stored,
             model=generation.model,
+            steps=generation.num_calls,
             timings_ms=timings_ms,
             cost=self._prices.cost(self._engine.device_name, round(generation.device_ms, 1)),
             worker=WorkerReport(
@@ -238,32 +235,32 @@ class Worker:
 
 
 class RefusingWorker:
-    """Stands in for a worker of a deployment that is set up wrongly: each job gets its fault.
+    """Stands in for a worker whose settings are wrong: each job is answered with the fault.
 
-    Cheaper for the owner than a worker that crashes and is started again on every host.
+    That is cheaper for the owner than a worker that crashes and is started again on every host.
     """
 
     def __init__(self, error: WorkerError) -> None:
         self._error = error
 
     def check_host(self) -> None:
-        """Raises the fault if it is this host's: a disk that fails when settings are read."""
+        """Raise the fault if it is this host's: a disk that fails when settings are read."""
         if self._error.fault is Fault.HOST:
             raise self._error
 
-    def jobs_to_hold(self, current: int) -> int:
-        """As `Worker.jobs_to_hold`: one at a time, as the SDK begins."""
+    def max_concurrency(self, current: int) -> int:
+        """See `Worker.max_concurrency`; the SDK begins with one."""
         return current
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """As `Worker.handle`."""
+        """See `Worker.handle`."""
         with job_context(raw.get("id")):
             log.error("job refused", extra={"error": str(self._error)})
         return render_error(self._error)
 
 
 def _log_failure(error: WorkerError) -> None:
-    """A caller's fault without its text, which quotes the payload; ours with its cause."""
+    """Log a caller's fault without its text, which quotes the payload; ours with its cause."""
     if error.fault is Fault.CALLER:
         log.warning("job refused", extra={"code": error.code})
     else:
@@ -271,17 +268,17 @@ def _log_failure(error: WorkerError) -> None:
 
 
 async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
-    """Each image on a thread of its own: encoders let go of the interpreter's lock."""
+    """Encode each image on a thread of its own: encoders release the interpreter's lock."""
     request, output = job.request, job.output
-    assert len(generation.images) == len(request.seeds), "an engine draws one image per seed"
+    assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
 
     def encode_one(index: int) -> EncodedImage:
-        seed = request.seeds[index]
-        text = generation_text(request, seed, generation.model) if output.metadata else None
+        image = generation.images[index]
+        text = generation_text(request, image.seed, generation.model) if output.metadata else None
         return encode(
-            generation.images[index],
+            image.pixels,
             index=index,
-            seed=seed,
+            seed=image.seed,
             format=output.format,
             quality=output.quality,
             text=text,
@@ -292,12 +289,12 @@ async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
 
 
 def _describe(job: Job) -> dict[str, object]:
-    """What may be logged of a job: no prompt."""
+    """Return facts about a job that may be logged: no prompt."""
     request = job.request
     return {
         "model": request.model,
         "size": f"{request.width}x{request.height}",
-        "steps": request.num_inference_steps,
+        "steps": request.sampling.num_inference_steps,
         "num_images": len(request.seeds),
         "delivery": job.output.delivery,
     }

@@ -55,7 +55,9 @@ def needed_files(spec: ModelSpec) -> tuple[str, ...]:
     Leaves out single-file checkpoints, other formats, pictures, and a VAE that another
     repository's replaces (VAE_FILES). `choose_files` and `fetch_repository` take them.
     """
-    folders = [each for each in spec.family.components if each != "vae" or not spec.vae_repository]
+    folders = [
+        each for each in spec.family.component_names if each != "vae" or not spec.vae_repository
+    ]
     return _SMALL_FILES + tuple(
         f"{folder}/*.{kind}" for folder in folders for kind in ("json", "safetensors")
     )

@@ -4,25 +4,34 @@ Standard library only. The sources that a deployment may have are in `sources`.
 """
 
 import json
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
-from pixpod.catalog import Family, ModelSpec, Precision
-from pixpod.engine.precision.precision import Stored
+from pixpod.catalog import ModelSpec
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.families import Precision
 from pixpod.weights.disk import sha256_of
 from pixpod.weights.manifest import WeightFile
 
 MODEL_INDEX = "model_index.json"
 
-PIPELINE_CLASS: Mapping[Family, str] = {
-    Family.FLUX: "FluxPipeline",
-    Family.SDXL: "StableDiffusionXLPipeline",
-    Family.SD15: "StableDiffusionPipeline",
-}
-"""The diffusers class that a family's `model_index.json` must name."""
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CheckpointInfo:
+    """Format of a model's files.
+
+    `denoiser` is None for 16 bits or wider, as repositories have it; `denoiser_bytes` is the size
+    of its files. `is_t5_float8` is about the large text encoder.
+    """
+
+    denoiser: Precision | None = None
+    denoiser_bytes: int = 0
+    is_t5_float8: bool = False
+
+    @property
+    def is_float8(self) -> bool:
+        return self.denoiser is Precision.FLOAT8_DYNAMIC
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -80,9 +89,9 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise ModelUnavailable(f"{spec.name}: {index} is no model index of diffusers") from exc
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{spec.name}: {index} cannot be read as JSON") from exc
-    expected = PIPELINE_CLASS[spec.family]
+    expected = spec.family.text_to_image
     if found != expected:
-        raise ModelUnavailable(f"{spec.name}: {index} is of a {found}, expected is {expected}")
+        raise ModelUnavailable(f"{spec.name}: {index} expected a {expected}, got a {found}")
     if weights.vae and not (weights.vae / "config.json").is_file():
         raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
 
@@ -104,14 +113,15 @@ def check_small_files(weights: Weights) -> None:
             raise WeightsUnreadable(f"{path}: not what was baked: this copy is damaged")
 
 
-def read_stored(spec: ModelSpec, weights: Weights) -> Stored:
-    """What the files hold, from their sizes and configs. Raises WeightsUnreadable."""
+def read_checkpoint_info(spec: ModelSpec, weights: Weights) -> CheckpointInfo:
+    """Read the format of the files from their sizes and configs. Raises WeightsUnreadable."""
+    large = spec.family.large_text_encoder
     try:
         denoiser = tensor_paths(component_folder(weights, spec.family.denoiser))
-        return Stored(
+        return CheckpointInfo(
             denoiser=weights.precision,
             denoiser_bytes=sum(path.stat().st_size for path in denoiser),
-            is_t5_float8=spec.family is Family.FLUX and _is_quantized(weights, "text_encoder_2"),
+            is_t5_float8=large is not None and _is_quantized(weights, large),
         )
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{spec.name}: the files in {weights.folder} are broken") from exc
@@ -187,7 +197,7 @@ def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
     listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
     return {
         path: listed.get(path.resolve()) or _unlisted(path)
-        for component in spec.family.components
+        for component in spec.family.component_names
         for path in tensor_paths(component_folder(weights, component))
     }
 

@@ -28,8 +28,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
-from pixpod.catalog import STORED, Precision
 from pixpod.errors import InvalidSettings
+from pixpod.families import STORED_PRECISIONS, Precision
 
 MANIFEST = "manifest.toml"
 FORMAT = 2
@@ -139,8 +139,8 @@ def _parse_entry(name: str, table: object, source: str) -> ManifestEntry:
         if not isinstance(texts.get(field), str) or not texts[field]:
             raise InvalidSettings(f"{where}: {field}: accepted is a text")
     precision = texts.pop("precision", None)
-    if precision is not None and precision not in STORED:
-        accepted = ", ".join(STORED)
+    if precision is not None and precision not in STORED_PRECISIONS:
+        accepted = ", ".join(STORED_PRECISIONS)
         raise InvalidSettings(f"{where}: precision {precision!r}: accepted are {accepted}")
     for field in ("path", "vae"):
         if field in texts and not _is_inside(texts[field]):

@@ -7,7 +7,7 @@ give the defaults and limits of the requests.
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pixpod.catalog import Family
+from pixpod.families import FLUX, SD15, SDXL, FamilySpec
 
 Config = Mapping[str, object]
 
@@ -20,7 +20,7 @@ class Architecture:
     """
 
     name: str
-    family: Family
+    family: FamilySpec
     denoiser: Config
     vae: Config
     text_encoder: Config
@@ -166,7 +166,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
     for architecture in (
         Architecture(
             name="flux-dev",
-            family=Family.FLUX,
+            family=FLUX,
             denoiser=_FLUX_TRANSFORMER,
             vae=_FLUX_VAE,
             text_encoder=_CLIP_L,
@@ -175,7 +175,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="flux-schnell",
-            family=Family.FLUX,
+            family=FLUX,
             denoiser=_FLUX_TRANSFORMER | {"guidance_embeds": False},
             vae=_FLUX_VAE,
             text_encoder=_CLIP_L,
@@ -184,7 +184,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="sd15",
-            family=Family.SD15,
+            family=SD15,
             denoiser=_SD15_UNET,
             vae=_SD15_VAE,
             text_encoder=_CLIP_L,
@@ -192,7 +192,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="sdxl",
-            family=Family.SDXL,
+            family=SDXL,
             denoiser=_SDXL_UNET,
             vae=_SDXL_VAE,
             text_encoder=_CLIP_L,
@@ -201,7 +201,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="flux-tiny",
-            family=Family.FLUX,
+            family=FLUX,
             denoiser={
                 **_FLUX_TRANSFORMER,
                 "num_layers": 2,
@@ -219,7 +219,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="sdxl-tiny",
-            family=Family.SDXL,
+            family=SDXL,
             denoiser={
                 **_SDXL_UNET,
                 "block_out_channels": (32, 64, 64),
@@ -237,7 +237,7 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         ),
         Architecture(
             name="sd15-tiny",
-            family=Family.SD15,
+            family=SD15,
             denoiser={
                 **_SD15_UNET,
                 "block_out_channels": (32, 64, 64, 64),

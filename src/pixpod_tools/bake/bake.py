@@ -3,9 +3,10 @@
 import logging
 from pathlib import Path
 
-from pixpod.catalog import Catalog, Family, ModelSpec, Precision
+from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.loading.components import DTYPE
 from pixpod.errors import InvalidSettings
+from pixpod.families import Precision
 from pixpod.weights.disk import check_space, disk_faults
 from pixpod.weights.manifest import ManifestEntry
 from pixpod_tools.bake.bars import Bars
@@ -67,7 +68,7 @@ def bake_random(
         path=recipe.model,
         revision="random",
         precision=recipe.precision,
-        recipe=f"random numbers; {recipe}",
+        recipe=f"random numbers; {recipe.describe(architecture.family)}",
         versions=library_versions(),
     )
     with disk_faults(directory, recipe.model):
@@ -84,13 +85,14 @@ def _get_spec(recipe: ModelRecipe, catalog: Catalog) -> ModelSpec:
     if recipe.model not in catalog:
         raise InvalidSettings(f"model {recipe.model}: accepted are {', '.join(catalog)}")
     spec = catalog[recipe.model]
-    if recipe.precision is Precision.FLOAT8_DYNAMIC and spec.family is not Family.FLUX:
-        raise InvalidSettings(f"model {spec.name}: float8_dynamic is for FLUX models only")
+    if recipe.precision is Precision.FLOAT8_DYNAMIC and spec.family.quantization is None:
+        title = spec.family.title
+        raise InvalidSettings(f"model {spec.name}: {title} models have no float8_dynamic form")
     return spec
 
 
 def _entry(spec: ModelSpec, recipe: ModelRecipe, origin: Origin) -> ManifestEntry:
-    text = str(recipe)
+    text = recipe.describe(spec.family)
     if origin.vae is not None:
         text += f"; VAE of {spec.vae_repository or 'another folder'}"
     return ManifestEntry(

@@ -184,7 +184,7 @@ def _say(*parts: str) -> None:
 
 
 def _silence() -> None:
-    from pixpod.engine.loading.pipelines import silence_libraries
+    from pixpod.engine.loading.model_loading import silence_libraries
 
     silence_libraries()
 

@@ -7,13 +7,19 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import diffusers
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel, TorchAoConfig, UNet2DConditionModel
+import transformers
+from diffusers import TorchAoConfig
 from torch import nn
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
 from transformers import TorchAoConfig as TransformersTorchAoConfig
 
-from pixpod.engine.precision.quantization import ADALN, KEEP_16_BIT, float8_dynamic_recipe
+from pixpod.engine.precision.quantization import (
+    float8_dynamic_recipe,
+    linear_layers,
+    token_layers,
+)
+from pixpod.families import ComponentSpec, QuantizationSpec
 from pixpod_tools.bake.parts import Planner, float8_parts
 from pixpod_tools.bake.shards import PlannedTensor
 
@@ -38,41 +44,37 @@ class ComponentClass:
     order: tuple[str, ...] = ()
 
 
-def _diffusers(model_class: _Class, *order: str) -> ComponentClass:
-    return ComponentClass(
-        model_class=model_class,
-        library="diffusers",
-        stem="diffusion_pytorch_model",
-        order=order,
-    )
-
-
-def _transformers(model_class: _Class) -> ComponentClass:
-    return ComponentClass(model_class=model_class, library="transformers", stem="model")
-
-
-CLASSES: Mapping[str, ComponentClass] = {
-    "CLIPTextModel": _transformers(CLIPTextModel),
-    "CLIPTextModelWithProjection": _transformers(CLIPTextModelWithProjection),
-    "T5EncoderModel": _transformers(T5EncoderModel),
-    "FluxTransformer2DModel": _diffusers(
-        FluxTransformer2DModel,
+_ORDER: Mapping[str, tuple[str, ...]] = {
+    "FluxTransformer2DModel": (
         *("x_embedder", "time_text_embed", "context_embedder"),
         *("transformer_blocks", "single_transformer_blocks", "norm_out", "proj_out"),
     ),
-    "UNet2DConditionModel": _diffusers(
-        UNet2DConditionModel,
+    "UNet2DConditionModel": (
         *("time_embedding", "add_embedding", "conv_in", "down_blocks", "mid_block"),
         *("up_blocks", "conv_norm_out", "conv_out"),
     ),
-    "AutoencoderKL": _diffusers(
-        AutoencoderKL,
+    "AutoencoderKL": (
         *("post_quant_conv", "decoder.conv_in", "decoder.mid_block", "decoder"),
         *("encoder", "quant_conv"),
     ),
 }
+"""Order of top-level modules in a forward pass, for classes that make them in another order."""
 
-"""The Linear layers that turn a step's embedding into shifts and scales of each block."""
+_LIBRARIES = {
+    "diffusers": (diffusers, "diffusion_pytorch_model"),
+    "transformers": (transformers, "model"),
+}
+
+
+def class_of(component: ComponentSpec) -> ComponentClass:
+    """Return the class of a family's component."""
+    library, stem = _LIBRARIES[component.library]
+    return ComponentClass(
+        model_class=getattr(library, component.class_name),
+        library=component.library,
+        stem=stem,
+        order=_ORDER.get(component.class_name, ()),
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,21 +110,28 @@ class Component:
         return float8_parts(name, tensor) if name in self.float8_names else {name: tensor}
 
 
-def plan_component(name: str, class_name: str, config: Config, storage: Storage) -> Component:
-    """What a component's files will hold, without reading any.
+def plan_component(
+    component: ComponentSpec,
+    config: Config,
+    storage: Storage,
+    quantization: QuantizationSpec | None,
+) -> Component:
+    """Plan the files of a component without reading any.
 
     Tied weights are stored once, under the first of their names.
     """
-    kind = CLASSES[class_name]
+    kind = class_of(component)
     module = build_on_meta(kind, config)
-    float8_layers = _float8_layers(module, storage) if storage.is_float8 else frozenset()
+    float8_layers = (
+        _float8_layers(module, storage, quantization) if storage.is_float8 else frozenset()
+    )
     planner = Planner()
     planned = [
         planner.plan(key, _cast(tensor, storage.dtype), key in float8_layers)
         for key, tensor in in_execution_order(_untied(module), kind.order).items()
     ]
     return Component(
-        name=name,
+        name=component.name,
         kind=kind,
         config=_stored_config(kind, config, storage),
         storage=storage,
@@ -164,14 +173,14 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     return tensor.to(dtype) if tensor.is_floating_point() else tensor
 
 
-def _float8_layers(module: nn.Module, storage: Storage) -> frozenset[str]:
-    """The weights that are to be float8, if their sizes allow it."""
+def _float8_layers(
+    module: nn.Module, storage: Storage, quantization: QuantizationSpec | None
+) -> frozenset[str]:
+    """Return the weights that are to be float8, if their sizes allow it."""
+    layers = linear_layers if storage.is_adaln_float8 else token_layers
+    is_float8 = layers(quantization)
     return frozenset(
-        f"{name}.weight"
-        for name, layer in module.named_modules()
-        if isinstance(layer, nn.Linear)
-        and name.split(".")[0] not in KEEP_16_BIT
-        and (storage.is_adaln_float8 or not ADALN.fullmatch(name))
+        f"{name}.weight" for name, layer in module.named_modules() if is_float8(layer, name)
     )
 
 

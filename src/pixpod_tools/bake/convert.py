@@ -18,14 +18,13 @@ from safetensors import SafetensorError, safe_open
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
 from pixpod.weights.layout import MODEL_INDEX, tensor_paths
-from pixpod_tools.bake.components import CLASSES, Component, plan_component
+from pixpod_tools.bake.components import Component, plan_component
 from pixpod_tools.bake.directory import NOT_LISTED
 from pixpod_tools.bake.layout import write_component, write_json
 from pixpod_tools.bake.names import match_names
 from pixpod_tools.bake.recipes import ModelRecipe, storage_of
 from pixpod_tools.bake.shards import PlannedTensor, Progress
 
-_SMALL_FOLDERS = ("scheduler", "tokenizer", "tokenizer_2")
 _SMALL_KINDS = {".json", ".txt", ".model"}
 _NEVER_RUN = ("safety_checker", "feature_extractor", "image_encoder")
 
@@ -52,22 +51,23 @@ def plan_conversion(
     Raises ModelUnavailable if the source is of another kind of model, or quantised already.
     """
     index = _read_json(source / MODEL_INDEX)
-    folders = {name: source / name for name in spec.family.components}
+    folders = {name: source / name for name in spec.family.component_names}
     if vae is not None:
-        folders["vae"] = vae
+        folders[spec.family.vae] = vae
     components = []
-    for name, folder in folders.items():
+    for component in spec.family.components:
+        name, folder = component.name, folders[component.name]
         found = index.get(name)
-        class_name = str(found[1]) if isinstance(found, list) and len(found) == 2 else "none"
-        if class_name not in CLASSES:
-            accepted = ", ".join(CLASSES)
+        if found != [component.library, component.class_name]:
+            got = found[1] if isinstance(found, list) and len(found) == 2 else "none"
             raise ModelUnavailable(
-                f"{source / MODEL_INDEX}: {name} is a {class_name}: accepted are {accepted}"
+                f"{source / MODEL_INDEX}: {name}: expected a {component.class_name}, got {got}"
             )
         config = _read_json(folder / "config.json")
         if "quantization_config" in config:
             raise ModelUnavailable(f"{folder}: is quantised already: bake from 16-bit weights")
-        components.append(plan_component(name, class_name, config, storage_of(recipe, name)))
+        storage = storage_of(spec.family, recipe, name)
+        components.append(plan_component(component, config, storage, spec.family.quantization))
     return Conversion(source=source, index=index, components=tuple(components), folders=folders)
 
 
@@ -128,7 +128,7 @@ def _copy_small_parts(conversion: Conversion, folder: Path) -> None:
     if "safety_checker" in index:
         index["requires_safety_checker"] = False
     write_json(folder / MODEL_INDEX, index)
-    for name in _SMALL_FOLDERS:
+    for name in ("scheduler", *(each for each in index if each.startswith("tokenizer"))):
         for path in sorted((conversion.source / name).glob("*")):
             if path.suffix in _SMALL_KINDS:
                 (folder / name).mkdir(exist_ok=True)

@@ -4,6 +4,7 @@ How long reading, binding and drawing take does not depend on what the weights a
 random numbers is made and written over and over, each tensor beginning at another place.
 """
 
+import inspect
 import math
 import zlib
 from bisect import bisect_left
@@ -14,9 +15,7 @@ from pathlib import Path
 import diffusers
 import torch
 
-from pixpod.catalog import Family
 from pixpod.errors import InvalidSettings
-from pixpod.weights.layout import PIPELINE_CLASS
 from pixpod_tools.bake.architectures import ARCHITECTURES, Architecture, Config
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod_tools.bake.components import Component, plan_component
@@ -34,22 +33,6 @@ _FLOAT8_STD = 112.0
 _SINGLE_BLOCKS = 38
 _DOUBLE_PER_SINGLE = 19 / 38
 _T5_PER_SINGLE = 24 / 38
-
-_TEXT_ENCODERS: Mapping[Family, Mapping[str, str]] = {
-    Family.FLUX: {"text_encoder": "CLIPTextModel", "text_encoder_2": "T5EncoderModel"},
-    Family.SDXL: {"text_encoder": "CLIPTextModel", "text_encoder_2": "CLIPTextModelWithProjection"},
-    Family.SD15: {"text_encoder": "CLIPTextModel"},
-}
-_DENOISER_CLASS: Mapping[Family, str] = {
-    Family.FLUX: "FluxTransformer2DModel",
-    Family.SDXL: "UNet2DConditionModel",
-    Family.SD15: "UNet2DConditionModel",
-}
-_SCHEDULER: Mapping[Family, str] = {
-    Family.FLUX: "FlowMatchEulerDiscreteScheduler",
-    Family.SDXL: "EulerDiscreteScheduler",
-    Family.SD15: "EulerDiscreteScheduler",
-}
 
 
 def find_architecture(name: str, size_bytes: int | None) -> Architecture:
@@ -101,23 +84,21 @@ def write_random_model(
 
 
 def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, ...]:
-    denoiser = architecture.family.denoiser
+    family = architecture.family
+    encoders = (architecture.text_encoder, architecture.second_text_encoder)
     configs: dict[str, Config | None] = {
-        "text_encoder": architecture.text_encoder,
-        "text_encoder_2": architecture.second_text_encoder,
-        denoiser: architecture.denoiser,
-        "vae": architecture.vae,
-    }
-    classes = {
-        **_TEXT_ENCODERS[architecture.family],
-        denoiser: _DENOISER_CLASS[architecture.family],
-        "vae": "AutoencoderKL",
+        **dict(zip(family.text_encoders, encoders, strict=False)),
+        family.denoiser: architecture.denoiser,
+        family.vae: architecture.vae,
     }
     return tuple(
         plan_component(
-            name, class_name, _full_config(class_name, configs[name]), storage_of(recipe, name)
+            each,
+            _full_config(each.class_name, configs[each.name]),
+            storage_of(family, recipe, each.name),
+            family.quantization,
         )
-        for name, class_name in classes.items()
+        for each in family.components
     )
 
 
@@ -160,26 +141,28 @@ def _with_blocks(architecture: Architecture, num_single: int) -> Architecture:
 def _write_small_parts(
     folder: Path, architecture: Architecture, components: tuple[Component, ...]
 ) -> None:
-    scheduler = _SCHEDULER[architecture.family]
+    family = architecture.family
+    pipeline_class = getattr(diffusers, family.text_to_image)
+    scheduler = family.schedulers[next(iter(family.schedulers))].class_name
     index: dict[str, object] = {
-        "_class_name": PIPELINE_CLASS[architecture.family],
+        name: [None, None]
+        for name, each in inspect.signature(pipeline_class.__init__).parameters.items()
+        if each.default is inspect.Parameter.empty and name != "self"
+    }
+    index |= {
+        **family.pipeline_options,
+        "_class_name": family.text_to_image,
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", scheduler],
-        "tokenizer": ["transformers", "CLIPTokenizer"],
     }
-    clip_tokenizer().save_pretrained(folder / "tokenizer")
-    if architecture.family is Family.FLUX:
-        t5_tokenizer().save_pretrained(folder / "tokenizer_2")
-        index["tokenizer_2"] = ["transformers", "T5Tokenizer"]
-    if architecture.family is Family.SDXL:
-        clip_tokenizer().save_pretrained(folder / "tokenizer_2")
-        index["tokenizer_2"] = ["transformers", "CLIPTokenizer"]
-    if architecture.family is Family.SD15:
-        index |= {"safety_checker": [None, None], "feature_extractor": [None, None]}
-        index["requires_safety_checker"] = False
+    for encoder in family.text_encoders:
+        name = encoder.replace("text_encoder", "tokenizer")
+        is_clip = family.component(encoder).class_name.startswith("CLIP")
+        tokenizer = clip_tokenizer() if is_clip else t5_tokenizer()
+        tokenizer.save_pretrained(folder / name)
+        index[name] = ["transformers", "CLIPTokenizer" if is_clip else "T5Tokenizer"]
     for component in components:
-        kind = component.kind
-        index[component.name] = [kind.library, kind.model_class.__name__]
+        index[component.name] = [component.kind.library, component.kind.model_class.__name__]
     getattr(diffusers, scheduler)(**architecture.scheduler).save_config(folder / "scheduler")
     write_json(folder / "model_index.json", index)
 

@@ -4,10 +4,10 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pixpod.catalog import STORED, Catalog, Family, Precision
+from pixpod.catalog import Catalog
 from pixpod.engine.loading.components import DTYPE
-from pixpod.engine.precision.quantization import KEEP_16_BIT
 from pixpod.errors import InvalidSettings
+from pixpod.families import STORED_PRECISIONS, FamilySpec, Precision
 from pixpod_tools.bake.components import Storage
 
 
@@ -24,10 +24,11 @@ class ModelRecipe:
     t5: Precision = Precision.BFLOAT16
     adaln: Precision = Precision.FLOAT8_DYNAMIC
 
-    def __str__(self) -> str:
-        if self.precision is not Precision.FLOAT8_DYNAMIC:
+    def describe(self, family: FamilySpec) -> str:
+        """Return the formats of all components in words, for the manifest."""
+        if self.precision is not Precision.FLOAT8_DYNAMIC or family.quantization is None:
             return f"all in {self.precision}"
-        kept = sorted(KEEP_16_BIT)
+        kept = sorted(family.quantization.keep_16_bit)
         if self.adaln is not Precision.FLOAT8_DYNAMIC:
             kept.append("adaln")
         t5 = f"T5 in {self.t5}"
@@ -39,15 +40,15 @@ class ModelRecipe:
         )
 
 
-def storage_of(recipe: ModelRecipe, component: str) -> Storage:
-    """How a recipe stores a component of a pipeline."""
+def storage_of(family: FamilySpec, recipe: ModelRecipe, component: str) -> Storage:
+    """Return how a recipe stores a component of a pipeline."""
     float8 = Precision.FLOAT8_DYNAMIC
-    asked = {"transformer": recipe.precision, "unet": recipe.precision}
-    if recipe.precision is float8:
-        asked["text_encoder_2"] = recipe.t5
+    precisions = {family.denoiser: recipe.precision}
+    if recipe.precision is float8 and family.large_text_encoder:
+        precisions[family.large_text_encoder] = recipe.t5
     return Storage(
         dtype=DTYPE[recipe.precision],
-        is_float8=asked.get(component) is float8,
+        is_float8=precisions.get(component) is float8,
         is_adaln_float8=recipe.adaln is float8,
     )
 
@@ -96,8 +97,8 @@ def parse_recipe(text: str) -> ModelRecipe:
     found = _RECIPE.fullmatch(text)
     if found is None:
         raise InvalidSettings(f"{where}: accepted is NAME=PRECISION[,t5=...][,adaln=...]")
-    if found["precision"] not in STORED:
-        raise InvalidSettings(f"{where}: precision: accepted are {', '.join(STORED)}")
+    if found["precision"] not in STORED_PRECISIONS:
+        raise InvalidSettings(f"{where}: precision: accepted are {', '.join(STORED_PRECISIONS)}")
     others = {}
     for pair in found["others"].split(",")[1:]:
         field, _, value = pair.partition("=")
@@ -110,8 +111,8 @@ def parse_recipe(text: str) -> ModelRecipe:
 
 
 def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:
-    """As `parse_recipe`, or a name alone for what its images have on a card."""
+    """See `parse_recipe`; a name alone means the format that images of the model ship in."""
     if "=" in text:
         return parse_recipe(text)
-    is_flux = text in catalog and catalog[text].family is Family.FLUX
-    return _float8(text) if is_flux else _float16(text)
+    is_quantized = text in catalog and catalog[text].family.quantization is not None
+    return _float8(text) if is_quantized else _float16(text)

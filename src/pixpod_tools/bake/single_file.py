@@ -1,20 +1,22 @@
-"""Single-file checkpoints in the layouts of their authors, converted by diffusers, offline.
+"""Converts single-file checkpoints in the layouts of their authors, by diffusers, offline.
 
-Holds a component in memory as a whole, unlike all else that bakes. FLUX's files have the
-transformer and perhaps the VAE; its text encoders come from the folder with the configs.
+Unlike the rest of baking, it holds a whole component in memory. Some families' files have the
+denoiser and perhaps the VAE only; the text encoders come from the folder with the configs.
 """
 
+import inspect
 import shutil
 from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL, FluxTransformer2DModel
+from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 
-from pixpod.catalog import Family, ModelSpec
+from pixpod.catalog import ModelSpec
 from pixpod.errors import InvalidSettings, WeightsUnreadable
-from pixpod.weights.layout import MODEL_INDEX, PIPELINE_CLASS
+from pixpod.families import FamilySpec
+from pixpod.weights.layout import MODEL_INDEX
 
 _VAE_PREFIXES = ("vae.", "first_stage_model.")
 
@@ -28,8 +30,8 @@ def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, fol
     if not (config / MODEL_INDEX).is_file():
         raise InvalidSettings(f"--config {config}: accepted is a folder with {MODEL_INDEX}")
     try:
-        if spec.family is Family.FLUX:
-            _convert_flux(file, config, dtype, folder)
+        if spec.family.has_denoiser_files:
+            _convert_denoiser(spec.family, file, config, dtype, folder)
         else:
             _convert_pipeline(spec.family, file, config, dtype, folder)
     except (SafetensorError, OSError, ValueError, LookupError, RuntimeError, AttributeError) as exc:
@@ -39,21 +41,32 @@ def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, fol
 
 
 def _convert_pipeline(
-    family: Family, file: Path, config: Path, dtype: torch.dtype, folder: Path
+    family: FamilySpec, file: Path, config: Path, dtype: torch.dtype, folder: Path
 ) -> None:
-    pipeline_class = getattr(diffusers, PIPELINE_CLASS[family])
-    without = {"safety_checker": None} if family is Family.SD15 else {"add_watermarker": False}
+    pipeline_class = getattr(diffusers, family.text_to_image)
+    parameters = inspect.signature(pipeline_class.__init__).parameters
+    without = {"safety_checker": None} if "safety_checker" in parameters else {}
     pipe = pipeline_class.from_single_file(
-        str(file), config=str(config), local_files_only=True, dtype=dtype, **without
+        str(file),
+        config=str(config),
+        local_files_only=True,
+        dtype=dtype,
+        **without,
+        **family.pipeline_options,
     )
     pipe.save_pretrained(folder)
 
 
-def _convert_flux(file: Path, config: Path, dtype: torch.dtype, folder: Path) -> None:
+def _convert_denoiser(
+    family: FamilySpec, file: Path, config: Path, dtype: torch.dtype, folder: Path
+) -> None:
+    """Convert a file with a denoiser and perhaps a VAE; all else is linked from `config`."""
     with safe_open(file, framework="pt") as opened:
         names = opened.keys()
         has_vae = any(name.startswith(_VAE_PREFIXES) for name in names)
-    found = {"transformer": FluxTransformer2DModel} | ({"vae": AutoencoderKL} if has_vae else {})
+    denoiser = family.component(family.denoiser)
+    found = {denoiser.name: getattr(diffusers, denoiser.class_name)}
+    found |= {family.vae: AutoencoderKL} if has_vae else {}
     for name, model_class in found.items():
         model = model_class.from_single_file(
             str(file), config=str(config), subfolder=name, local_files_only=True, dtype=dtype

@@ -9,14 +9,13 @@ from torch import nn
 
 from pixpod.engine.compilation.compile import (
     PACKAGE_OPTIONS,
-    RECIPES,
     compile_model,
     find_regions,
     prepare,
     stamp_of,
 )
 from pixpod.engine.compilation.store import CompiledStore, Package, UnusablePackage
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.model import LoadedModel
 from pixpod_tools.compile.exporting import CannotPackage, build_package, samples, watch_calls
 
 
@@ -31,9 +30,9 @@ class Task:
 
 def list_tasks(model: LoadedModel) -> tuple[Task, ...]:
     return tuple(
-        Task(component=recipe.component, kind=kind, region=regions[0])
-        for recipe in RECIPES[model.spec.family]
-        for kind, regions in find_regions(model.pipe, recipe).items()
+        Task(component=spec.component, kind=kind, region=regions[0])
+        for spec in model.spec.family.regions
+        for kind, regions in find_regions(model.components[spec.component], spec).items()
     )
 
 
@@ -78,7 +77,7 @@ def build_packages(
 def check_packages(model: LoadedModel, store: CompiledStore) -> None:
     """Use what was built as a worker would. Raises CannotPackage if it would not."""
     compilation = compile_model(model, store)
-    refused = [name for name, way in compilation.ways.items() if way != "package"]
+    refused = [name for name, way in compilation.modes.items() if way != "package"]
     if refused:
         reasons = "; ".join(compilation.warnings) or "its packages do not run"
         raise CannotPackage(f"{model.spec.name}: {', '.join(refused)}: {reasons}")

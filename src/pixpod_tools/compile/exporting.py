@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten, trees
 from pixpod.engine.compilation.compile import Options
 from pixpod.engine.compilation.regions import Call, Slot, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, Leaf
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.model import LoadedModel
 
 STEPS = 2
 
@@ -219,7 +219,7 @@ def _draw(model: LoadedModel, sample: Sample) -> None:
     if spec.defaults.guidance_scale is not None:
         arguments["guidance_scale"] = spec.defaults.guidance_scale
     with torch.no_grad():
-        model.pipe(
+        model.full_pipeline()(
             ["a photo of a lighthouse"] * sample.num_rows,
             width=sample.width,
             height=sample.height,

@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import ModelSpec
-from pixpod.engine.compilation.calls import Compilation
+from pixpod.engine.model import Compilation
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.model import LoadedModel
 from pixpod_tools.compile.building import build_packages, tasks_left
 from pixpod_tools.compile.exporting import CannotPackage
 from pixpod_tools.compile.models import load
@@ -129,14 +129,14 @@ def _measure_in_process(
 
 def _check(compilation: Compilation, way: Way) -> None:
     expected = "package" if way is Way.PACKAGES else "jit"
-    if set(compilation.ways.values()) != {expected}:
-        raise CannotPackage(f"{way}: {compilation.ways}, {'; '.join(compilation.warnings)}")
+    if set(compilation.modes.values()) != {expected}:
+        raise CannotPackage(f"{way}: {compilation.modes}, {'; '.join(compilation.warnings)}")
 
 
 def _time_image(model: LoadedModel, width: int, height: int, num_rows: int = 1) -> float:
     started = time.perf_counter()
     with torch.inference_mode():
-        images = model.pipe(
+        images = model.full_pipeline()(
             ["a photo of a lighthouse"] * num_rows,
             width=width,
             height=height,

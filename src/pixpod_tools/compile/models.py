@@ -6,17 +6,18 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import Catalog, ModelSpec
-from pixpod.engine.device import find_place
-from pixpod.engine.loading.pipelines import (
-    LoadedModel,
+from pixpod.engine.device import find_hardware
+from pixpod.engine.loading.components import LoadJob
+from pixpod.engine.loading.model_loading import (
     import_pipelines,
     load_model,
     silence_libraries,
 )
+from pixpod.engine.model import LoadedModel
 from pixpod.engine.precision.precision import choose_precision
 from pixpod.errors import InvalidSettings
 from pixpod.timeline import BootTimeline, since_process_start
-from pixpod.weights.layout import files_to_read, read_stored
+from pixpod.weights.layout import files_to_read, read_checkpoint_info
 from pixpod.weights.manifest import read_manifest
 from pixpod.weights.prefetch import Prefetch, Verify
 from pixpod.weights.sources import BakedSource
@@ -47,14 +48,20 @@ def load(spec: ModelSpec, weights_dir: Path, device: torch.device) -> LoadedMode
         raise InvalidSettings(f"{weights_dir} has no {spec.name}")
     silence_libraries()
     import_pipelines([spec.family])
-    place = find_place(device)
-    choice = choose_precision(spec, read_stored(spec, weights), place, is_compiling=True)
+    hardware = find_hardware(device)
+    checkpoint = read_checkpoint_info(spec, weights)
+    plan = choose_precision(spec, checkpoint, hardware, is_compiling=True)
     prefetch = Prefetch(threads=READING_THREADS, verify=Verify.CHUNKS)
     try:
         prefetch.add(spec.name, files_to_read(spec, weights))
-        timeline = BootTimeline(since_process_start())
-        return load_model(
-            spec, weights, choice, device, prefetch, timeline, attention=place.attention
+        job = LoadJob(
+            spec=spec,
+            weights=weights,
+            plan=plan,
+            device=device,
+            prefetch=prefetch,
+            timeline=BootTimeline(since_process_start()),
         )
+        return load_model(job, attention=hardware.attention)
     finally:
         prefetch.stop()

@@ -3,8 +3,9 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pixpod.catalog import Precision, load_catalog
+from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
+from pixpod.families import Precision
 from pixpod.settings import Settings
 from pixpod_tools.deploy.configuration import Configuration, Scaler
 from pixpod_tools.deploy.endpoint import CpuCompute, EndpointSpec, GpuCompute

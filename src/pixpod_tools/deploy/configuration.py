@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
-from pixpod.catalog import Precision
+from pixpod.families import Precision
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.footprints import Mode
 

@@ -8,9 +8,10 @@ from enum import StrEnum
 from importlib import resources
 from typing import Any
 
-from pixpod.catalog import ModelSpec, Precision
-from pixpod.engine.memory.footprints import GIB, Held, NoFootprint
+from pixpod.catalog import ModelSpec
+from pixpod.engine.memory.footprints import GIB, NoFootprint
 from pixpod.engine.memory.footprints import Footprints as DeviceFootprints
+from pixpod.families import Precision
 from pixpod_tools.deploy.errors import InvalidConfiguration
 
 DISK_STEP_GB = 5
@@ -80,7 +81,7 @@ class Footprints:
         return math.ceil(whole / DISK_STEP_GB) * DISK_STEP_GB
 
     def _weights_bytes(self, model: ServedModel) -> int:
-        held = Held(precision=model.precision, adaln=model.adaln)
+        held = QuantizationPlan(precision=model.precision, adaln=model.adaln)
         if model.precision is Precision.FLOAT8_DYNAMIC:
             held = replace(held, t5=model.t5)
         try:

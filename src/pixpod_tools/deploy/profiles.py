@@ -7,7 +7,8 @@ from importlib import resources
 
 from pydantic import TypeAdapter
 
-from pixpod.catalog import Catalog, Precision
+from pixpod.catalog import Catalog
+from pixpod.families import Precision
 from pixpod_tools.deploy.configuration import Configuration
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.footprints import Mode, ServedModel

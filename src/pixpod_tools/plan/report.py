@@ -46,4 +46,4 @@ def _lines(title: str, plan: Plan) -> Iterator[str]:
 
 
 def _most_rows(plan: Plan, model: str, size: tuple[int, int]) -> int:
-    return plan.rows_that_fit(model, size, MOST_ROWS)
+    return plan.max_batch_size(model, size, MOST_ROWS)

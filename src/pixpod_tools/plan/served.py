@@ -4,7 +4,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from pixpod.catalog import Catalog, ModelSpec, Precision
+from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.device_probe import version_of_torch
 from pixpod.engine.memory.footprints import GIB, Footprints, Held
 from pixpod.engine.memory.needs import Need, need_of
@@ -13,7 +13,8 @@ from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.precision.gpus import Card, find_card, get_known_card
 from pixpod.engine.precision.precision import Place, Stored, choose_precision
 from pixpod.errors import InvalidSettings, ModelUnavailable
-from pixpod.weights.layout import Weights, read_stored
+from pixpod.families import Precision
+from pixpod.weights.layout import Weights, read_checkpoint_info
 from pixpod.weights.sources import BakedSource
 
 FULL_CARD = (8, 9)
@@ -81,7 +82,7 @@ def find_needs(
         asked = Precision(precision) if precision else None
         spec = catalog[name]
         weights = _find_weights(spec, weights_dir)
-        stored = read_stored(spec, weights) if weights else _usual(spec, asked, footprints)
+        stored = read_checkpoint_info(spec, weights) if weights else _usual(spec, asked, footprints)
         held = _choose(spec, stored, target.place, asked)
         parts = sharing.parts_of(spec, held, weights)
         needs.append(need_of(spec, held, footprints, weights, parts))
@@ -92,10 +93,10 @@ def _choose(spec: ModelSpec, stored: Stored, place: Place, asked: Precision | No
     """As a worker would; whether what is asked for fits, the plan is to say."""
     suited = choose_precision(spec, stored, place, is_compiling=True)
     if asked is None:
-        return Held(precision=suited.precision, t5=suited.t5)
+        return QuantizationPlan(precision=suited.precision, t5=suited.t5)
     anywhere = replace(place, memory_bytes=None)
     choice = choose_precision(spec, stored, anywhere, asked=asked, is_compiling=True)
-    return Held(precision=choice.precision, t5=suited.t5)
+    return QuantizationPlan(precision=choice.precision, t5=suited.t5)
 
 
 def _find_weights(spec: ModelSpec, weights_dir: Path | None) -> Weights | None:
@@ -111,7 +112,7 @@ def _usual(spec: ModelSpec, asked: Precision | None, footprints: Footprints) -> 
     """As `scripts/bake` would store it for this precision."""
     is_float8 = asked is Precision.FLOAT8_DYNAMIC
     stored = Precision.FLOAT8_DYNAMIC if is_float8 else Precision.BFLOAT16
-    sizes = footprints.known_bytes(spec, Held(precision=stored))
+    sizes = footprints.known_bytes(spec, QuantizationPlan(precision=stored))
     return Stored(
         denoiser=stored if is_float8 else None, denoiser_bytes=sizes[spec.family.denoiser]
     )

@@ -18,7 +18,7 @@ MIN_CONTRAST = 50.0
 MIN_OVERLAP = 0.7
 """Intersection over union with the best template below which nothing is recognised.
 
-Drawn truth scores 0.80 or more, small crosses least. Noise fills its box like a square and is
+ItemResult truth scores 0.80 or more, small crosses least. Noise fills its box like a square and is
 caught by its colours instead.
 """
 MIN_OFFSET = 0.05

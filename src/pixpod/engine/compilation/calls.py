@@ -6,7 +6,6 @@ On `forward`, not around the module: hooks that skip whole blocks then wrap what
 import functools
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import torch
@@ -17,6 +16,7 @@ from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_loads
 
 from pixpod.engine.compilation.regions import Call, Slot, granularity, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, Leaf
+from pixpod.engine.model import Compilation
 
 log = logging.getLogger(__name__)
 
@@ -30,30 +30,6 @@ Runner = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 class NotCompiledFor(Exception):
     """A call has another form than what was compiled; it is to run eagerly."""
-
-
-@dataclass(slots=True, kw_only=True)
-class Compilation:
-    """How one model's regions run. `ways` is by component: `package`, `jit` or `eager`.
-
-    Changes while the model is used: what is compiled at the first image may fail there.
-    """
-
-    model: str
-    ways: dict[str, str] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """What a caller should know of how this model runs."""
-        return tuple(self.reasons)
-
-    def run_eagerly(self, component: str, reason: str) -> None:
-        self.ways[component] = "eager"
-        self.reasons.append(f"{component} runs eagerly, which is slower: {reason}")
-        log.warning(
-            "not compiled", extra={"model": self.model, "component": component, "reason": reason}
-        )
 
 
 class Compiled(Protocol):
@@ -80,12 +56,12 @@ class RegionForward:
         functools.update_wrapper(self, self.eager)
 
     @property
-    def way(self) -> str:
-        """As `Compilation.ways` has it, now."""
-        return self._compilation.ways[self._component]
+    def mode(self) -> str:
+        """As `Compilation.modes` has it now."""
+        return self._compilation.modes[self._component]
 
     def __call__(self, *args: object, **kwargs: object) -> object:
-        if self.way == "eager":
+        if self.mode == "eager":
             return self.eager(*args, **kwargs)
         call = Call.of(args, kwargs, self._slot.weight.device)
         try:

@@ -1,7 +1,7 @@
-"""A loaded model becomes a compiled one: from packages, else by the compiler, else as it is.
+"""Compiles the regions of a loaded model: from packages, else just in time, else not at all.
 
-What is compiled, and how, is a table. FLUX by its blocks: as fast as compiling the whole and ready
-in a seventh of the time (9.6 instead of 67.4 s: PyTorch's developer log of 2026-05-11); per-row FP8
+Families name their regions. FLUX is compiled by its blocks: as fast as compiling the whole, ready in a
+seventh of the time (9.6 instead of 67.4 s: PyTorch's developer log of 2026-05-11); per-row FP8
 must be compiled, or it is slower than bfloat16 (H100, 28 steps: 8.62 s eager, 3.44 s compiled;
 bfloat16 6.57 and 4.21 s: diffusers-torchao). UNets as a whole: they are made of many small kernels,
 and what pays is to launch them at less cost. Text encoders stay eager: T5 takes 6 ms of a second.
@@ -11,7 +11,7 @@ import hashlib
 import json
 import logging
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
 
@@ -19,9 +19,7 @@ import torch
 from torch import nn
 from torch.utils._pytree import tree_leaves, tree_unflatten
 
-from pixpod.catalog import Family
 from pixpod.engine.compilation.calls import (
-    Compilation,
     Compiled,
     JitCompiled,
     NotCompiledFor,
@@ -35,49 +33,13 @@ from pixpod.engine.compilation.cuda_graphs import CudaGraphs, Recorded
 from pixpod.engine.compilation.regions import kind_of
 from pixpod.engine.compilation.store import CompiledStore, Stamp, UnusablePackage
 from pixpod.engine.device import name_device
-from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
+from pixpod.engine.model import Compilation, LoadedModel
+from pixpod.families import FamilySpec, RegionSpec
 
 log = logging.getLogger(__name__)
 
 Options = Mapping[str, bool | str]
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Recipe:
-    """What of a component is compiled: its modules of these classes, each a region.
-
-    `is_channels_last` is how convolutions on CUDA want their memory, and `has_cuda_graphs` has all
-    launches of a region recorded as one.
-    """
-
-    component: str
-    regions: tuple[str, ...]
-    is_channels_last: bool = False
-    has_cuda_graphs: bool = False
-
-
-_DECODER = Recipe(component="vae", regions=("Decoder",), is_channels_last=True)
-_UNET = Recipe(
-    component="unet",
-    regions=("UNet2DConditionModel",),
-    is_channels_last=True,
-    has_cuda_graphs=True,
-)
-
-RECIPES: Mapping[Family, tuple[Recipe, ...]] = {
-    Family.FLUX: (
-        Recipe(
-            component="transformer",
-            regions=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
-        ),
-        _DECODER,
-    ),
-    Family.SDXL: (_UNET, _DECODER),
-    Family.SD15: (_UNET, _DECODER),
-}
-"""CUDA graphs change FLUX at 1024 px by less than 1 % (cache-dit, L20), and launching at less cost
-SD 1.5 by 2.5 times (stable-fast, RTX 4090); compiling with channels-last takes a seventh off SDXL
-and a third off SD 1.5 (fal's table, A100)."""
 
 PACKAGE_OPTIONS: Mapping[str, Options] = {
     "cpu": {},
@@ -92,19 +54,19 @@ PACKAGE_OPTIONS: Mapping[str, Options] = {
 Those of torchao's `recommended_inductor_config_setter` and of huggingface/flux-fast."""
 
 
-def recipes_for(family: Family, device: torch.device) -> tuple[Recipe, ...]:
-    """What of the table holds on a device."""
+def regions_for(family: FamilySpec, device: torch.device) -> tuple[RegionSpec, ...]:
+    """Return the family's regions with the options that a device supports."""
     if device.type == "cuda":
-        return RECIPES[family]
+        return family.regions
     return tuple(
-        replace(recipe, is_channels_last=False, has_cuda_graphs=False) for recipe in RECIPES[family]
+        replace(region, is_channels_last=False, has_cuda_graphs=False) for region in family.regions
     )
 
 
 def stamp_of(device: torch.device) -> Stamp:
     """What packages must have been built for to be used here."""
     is_cuda = device.type == "cuda"
-    options = json.dumps([PACKAGE_OPTIONS[device.type], [*map(_as_data, RECIPES.values())]])
+    options = json.dumps(PACKAGE_OPTIONS[device.type])
     versions = {name: _version(name) for name in ("torchao", "triton", "diffusers")}
     versions["torch"] = torch.__version__
     versions["recipe"] = hashlib.sha256(options.encode()).hexdigest()[:8]
@@ -118,9 +80,9 @@ def stamp_of(device: torch.device) -> Stamp:
 
 def prepare(model: LoadedModel) -> None:
     """Lay the memory of a model out as it is compiled; packages are built after this, too."""
-    for recipe in recipes_for(model.spec.family, model.device):
-        if recipe.is_channels_last:
-            use_channels_last(getattr(model.pipe, recipe.component))
+    for region in regions_for(model.spec.family, model.device):
+        if region.is_channels_last:
+            use_channels_last(model.components[region.component])
 
 
 def use_channels_last(module: nn.Module) -> None:
@@ -136,12 +98,11 @@ def use_channels_last(module: nn.Module) -> None:
                 weight.data = weight.data.as_strided(weight.shape, strides)
 
 
-def find_regions(pipe: Pipeline, recipe: Recipe) -> dict[str, list[nn.Module]]:
-    """The regions of one recipe by kind."""
-    component = getattr(pipe, recipe.component)
+def find_regions(component: nn.Module, spec: RegionSpec) -> dict[str, list[nn.Module]]:
+    """Return a component's modules of the region's classes by kind."""
     found: dict[str, list[nn.Module]] = {}
     for module in component.modules():
-        if type(module).__name__ in recipe.regions:
+        if type(module).__name__ in spec.classes:
             found.setdefault(kind_of(module, component), []).append(module)
     return found
 
@@ -160,19 +121,19 @@ def compile_model(
     compilation = Compilation(model=model.spec.name)
     stamp = stamp_of(model.device)
     prepare(model)
-    for recipe in recipes_for(model.spec.family, model.device):
-        regions = find_regions(model.pipe, recipe)
+    for spec in regions_for(model.spec.family, model.device):
+        regions = find_regions(model.components[spec.component], spec)
         forward = next(iter(regions.values()))[0].forward
         if isinstance(forward, RegionForward):
-            compilation.ways[recipe.component] = forward.way
+            compilation.modes[spec.component] = forward.mode
         else:
-            _compile_component(recipe, regions, store, stamp, compilation, backend)
-    log.info("compilation", extra={"model": model.spec.name, "ways": dict(compilation.ways)})
+            _compile_component(spec, regions, store, stamp, compilation, backend)
+    log.info("compilation", extra={"model": model.spec.name, "modes": dict(compilation.modes)})
     return compilation
 
 
 def _compile_component(
-    recipe: Recipe,
+    spec: RegionSpec,
     regions: Mapping[str, list[nn.Module]],
     store: CompiledStore,
     stamp: Stamp,
@@ -180,7 +141,7 @@ def _compile_component(
     backend: str | None,
 ) -> None:
     """All kinds from packages, or all by the compiler."""
-    name = recipe.component
+    name = spec.component
     compiled: Mapping[str, Compiled] | None = None
     reason = None
     try:
@@ -192,17 +153,17 @@ def _compile_component(
             extra={"model": compilation.model, "component": name, "reason": str(exc)},
         )
     if compiled is not None and compiled.keys() == regions.keys():
-        compilation.ways[name] = "package"
+        compilation.modes[name] = "package"
     elif backend:
-        compilation.ways[name] = "jit"
+        compilation.modes[name] = "jit"
         compiled = {kind: _jit(those[0], backend) for kind, those in regions.items()}
     elif reason:
         compilation.run_eagerly(name, reason)
         return
     else:
-        compilation.ways[name] = "eager"
+        compilation.modes[name] = "eager"
         return
-    if recipe.has_cuda_graphs:
+    if spec.has_cuda_graphs:
         compiled = {kind: _recorded(each, regions[kind][0]) for kind, each in compiled.items()}
     for kind, those in regions.items():
         for region in those:
@@ -261,10 +222,6 @@ def _jit(region: nn.Module, backend: str) -> JitCompiled:
 
 def _recorded(compiled: Compiled, region: nn.Module) -> Recorded:
     return Recorded(compiled, CudaGraphs(next(region.parameters()).device))
-
-
-def _as_data(recipes: tuple[Recipe, ...]) -> list[dict[str, object]]:
-    return [asdict(recipe) for recipe in recipes]
 
 
 def _version(package: str) -> str:

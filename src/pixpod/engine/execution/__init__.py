@@ -1,1 +1,1 @@
-"""Requests to images."""
+"""Runs batches on a device: stages, conditions, and what to do when memory is short."""

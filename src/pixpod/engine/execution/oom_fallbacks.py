@@ -1,70 +1,67 @@
-"""What is tried when a batch does not fit into the device's memory, one rung after the other.
+"""Ways to go on when a batch does not fit into the device's memory, tried one after the other.
 
-Knows no tensor: what an attempt is, and what each rung does, is given.
+Knows no tensor: attempts and fallbacks are given.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
 
-Row = TypeVar("Row")
-Image = TypeVar("Image")
+T = TypeVar("T")
 
-Attempt = Callable[[Sequence[Row]], list[Image] | None]
-"""The images of these rows, or None if they did not fit; leaves nothing in memory then."""
+Attempt = Callable[[Sequence[T]], bool]
+"""Processes these rows; false if they did not fit, with nothing left in memory then."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Rung:
-    """`climb` makes room and returns whether there was any to make; `warning` tells the caller
-    what that means for the images, and is None where it means nothing.
+class Fallback:
+    """`apply` frees memory and returns false if there was nothing to free.
+
+    `warning` tells the caller what that means for the images, None if it means nothing.
     """
 
-    climb: Callable[[], bool]
+    apply: Callable[[], bool]
     warning: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Ladder:
-    """`first` are climbed before a batch is halved, `last` when single rows do not fit either."""
+class OomFallbacks:
+    """`first` are applied before a batch is halved, `last` when single rows do not fit either."""
 
-    first: Sequence[Rung]
-    last: Sequence[Rung]
+    first: Sequence[Fallback]
+    last: Sequence[Fallback]
 
 
 class DoesNotFit(Exception):
-    """All rungs were climbed."""
+    """All fallbacks were applied."""
 
 
-def draw_within_memory(
-    batches: Sequence[Sequence[Row]], attempt: Attempt[Row, Image], ladder: Ladder
-) -> tuple[list[Image], tuple[str, ...]]:
-    """The images of all batches, in their order, and the warnings of the rungs that were needed.
+def run_within_memory(
+    chunks: Sequence[Sequence[T]], attempt: Attempt[T], fallbacks: OomFallbacks
+) -> tuple[str, ...]:
+    """Process all chunks in order, and return the warnings of the fallbacks that were needed.
 
     Raises DoesNotFit.
     """
-    images: list[Image] = []
     warnings: list[str] = []
-    pending = list(batches)
-    first, last = list(ladder.first), list(ladder.last)
+    pending = list(chunks)
+    first, last = list(fallbacks.first), list(fallbacks.last)
     while pending:
-        drawn = attempt(pending[0])
-        if drawn is not None:
-            images += drawn
+        if attempt(pending[0]):
             pending.pop(0)
         elif first:
-            _climb(first.pop(0), warnings)
+            _apply(first.pop(0), warnings)
         elif len(pending[0]) > 1:
             half = len(pending[0]) // 2
             pending[:1] = [pending[0][:half], pending[0][half:]]
             warnings.append("the device's memory was short: the batch was halved")
         elif last:
-            _climb(last.pop(0), warnings)
+            _apply(last.pop(0), warnings)
         else:
             raise DoesNotFit
-    return images, tuple(dict.fromkeys(warnings))
+    return tuple(dict.fromkeys(warnings))
 
 
-def _climb(rung: Rung, warnings: list[str]) -> None:
-    if rung.climb() and rung.warning:
-        warnings.append(rung.warning)
+def _apply(fallback: Fallback, warnings: list[str]) -> None:
+    if fallback.apply() and fallback.warning:
+        warnings.append(fallback.warning)

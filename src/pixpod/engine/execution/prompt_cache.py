@@ -1,27 +1,25 @@
-"""Text embeddings of the prompts that were asked for last, so that a parked encoder stays parked.
+"""Cache of the text embeddings of recent prompts, so that offloaded encoders stay offloaded.
 
-They lie in host memory, page-locked beside a card: one of FLUX with 512 tokens takes 4.2 MB, and
-comes in less than a millisecond. No text is kept, only its digest.
+They lie in host memory, page-locked beside a GPU: those of FLUX with 512 tokens take 4.2 MB and
+are onloaded in less than a millisecond. No text is kept, only its digest.
 """
 
 import hashlib
 import json
 from collections import OrderedDict
-from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import astuple, dataclass
 
 import torch
 
-from pixpod.engine.execution.family_calls import Arguments
-from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.engine.execution.pipelines import Arguments
+from pixpod.engine.model import LoadedModel
 from pixpod.job import GenerationRequest
+from pixpod.methods import uses_negative_prompt
 
 
 @dataclass(frozen=True, slots=True)
 class PromptKey:
-    """All that an embedding depends on: the encoders, and a digest of the texts and of how they
-    are read.
-    """
+    """Everything that embeddings depend on: the encoders, and a digest of the texts and options."""
 
     model: str
     revision: str
@@ -30,49 +28,42 @@ class PromptKey:
 
 
 class PromptCache:
-    """Least recently used first out, by bytes; `max_bytes` 0 keeps nothing. For one thread."""
+    """Drops the least recently used entries beyond `max_bytes`; 0 keeps nothing.
+
+    Not for several threads.
+    """
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
         self._entries: OrderedDict[PromptKey, Arguments] = OrderedDict()
         self.size_bytes = 0
-        self.hits = 0
-        self.misses = 0
 
     def key(self, model: LoadedModel, request: GenerationRequest) -> PromptKey:
-        """The same for requests whose embeddings are the same, whatever else they ask for."""
-        read = (
-            request.prompt,
-            request.prompt_2,
-            request.negative_prompt,
-            request.max_sequence_length,
-            _is_guided(request.guidance_scale),
-            _is_guided(request.true_cfg_scale),
+        """Return the same key for requests with the same embeddings."""
+        inputs = (
+            *astuple(request.prompts),
+            request.text.max_sequence_length,
+            uses_negative_prompt(model.spec.family, request.sampling),
         )
         return PromptKey(
             model=model.spec.name,
             revision=model.identity.revision,
             weights=model.identity.weights,
-            digest=hashlib.sha256(json.dumps(read).encode()).digest(),
+            digest=hashlib.sha256(json.dumps(inputs).encode()).digest(),
         )
 
-    def get_or_encode(
-        self, key: PromptKey, encode: Callable[[], Arguments], device: torch.device
-    ) -> Arguments:
-        """The embeddings on the device: kept ones, byte for byte, or new ones.
+    def get(self, key: PromptKey, device: torch.device) -> Arguments | None:
+        """Return a copy of the embeddings on the device, byte for byte; None if there are none."""
+        entry = self._entries.get(key)
+        if entry is None:
+            return None
+        self._entries.move_to_end(key)
+        return _to_device(entry, device)
 
-        Raises what `encode` raises.
-        """
-        kept = self._entries.get(key)
-        if kept is not None:
-            self.hits += 1
-            self._entries.move_to_end(key)
-            return _to_device(kept, device)
-        self.misses += 1
-        fresh = encode()
-        if _count_bytes(fresh) <= self._max_bytes:
-            self._keep(key, _to_host(fresh))
-        return fresh
+    def put(self, key: PromptKey, arguments: Arguments) -> None:
+        """Keep a copy of embeddings in host memory, unless they are too large for the cache."""
+        if key not in self._entries and _count_bytes(arguments) <= self._max_bytes:
+            self._keep(key, _to_host(arguments))
 
     def _keep(self, key: PromptKey, entry: Arguments) -> None:
         self._entries[key] = entry
@@ -80,11 +71,6 @@ class PromptCache:
         while self.size_bytes > self._max_bytes:
             _, oldest = self._entries.popitem(last=False)
             self.size_bytes -= _count_bytes(oldest)
-
-
-def _is_guided(scale: float | None) -> bool:
-    """With guidance there is a second embedding; how strong it is does not matter."""
-    return scale is not None and scale > 1
 
 
 def _count_bytes(entry: Arguments) -> int:
@@ -99,8 +85,8 @@ def _to_host(entry: Arguments) -> Arguments:
 
 
 def _pinned_copy(value: torch.Tensor) -> torch.Tensor:
-    is_on_card = value.device.type == "cuda"
-    copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=is_on_card)
+    is_on_gpu = value.device.type == "cuda"
+    copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=is_on_gpu)
     return copy.copy_(value)
 
 

@@ -1,18 +1,18 @@
-"""One component of a model: built without memory, bound to its files, made into what it runs in.
+"""Loads one component of a model: builds it without memory, binds its files, converts it.
 
 Knows how diffusers and transformers build their modules, and nothing of pipelines.
 """
 
 import json
 import logging
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import diffusers
 import torch
 import transformers
 
-from pixpod.catalog import ModelSpec, Precision
+from pixpod.catalog import ModelSpec
 from pixpod.engine.loading.binding import (
     NamesDiffer,
     TensorFile,
@@ -23,16 +23,15 @@ from pixpod.engine.loading.binding import (
     read_header,
 )
 from pixpod.engine.loading.device_memory import file_bytes
-from pixpod.engine.precision.precision import Choice
+from pixpod.engine.model import Component
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import convert
+from pixpod.families import Precision
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import MODEL_INDEX, Weights, component_folder, tensor_paths
 from pixpod.weights.prefetch import Prefetch
 
 log = logging.getLogger(__name__)
-
-Component = Any
-"""Any, because diffusers and transformers have no types."""
 
 DTYPE = {
     Precision.FLOAT32: torch.float32,
@@ -42,17 +41,29 @@ DTYPE = {
     Precision.FLOAT8_WEIGHT_ONLY: torch.bfloat16,
     Precision.INT8_DYNAMIC: torch.bfloat16,
 }
-"""What every component is loaded as; 8 bits are made of bfloat16 afterwards."""
+"""Number format in which components are loaded; 8 bits are made from bfloat16 afterwards."""
 
 
-def build_skeleton(spec: ModelSpec, weights: Weights, component: str) -> Component:
-    """A component without memory, of the class that the model's index names."""
-    index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadJob:
+    """A model to be loaded: what, from where, in which formats and onto which device."""
+
+    spec: ModelSpec
+    weights: Weights
+    plan: QuantizationPlan
+    device: torch.device
+    prefetch: Prefetch
+    timeline: BootTimeline
+
+
+def build_skeleton(job: LoadJob, component: str) -> Component:
+    """Build a component without memory, of the class that the model's index names."""
+    index = json.loads((job.weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
     library, class_name = index[component]
     module_class = getattr(
         {"diffusers": diffusers, "transformers": transformers}[library], class_name
     )
-    folder = component_folder(weights, component)
+    folder = component_folder(job.weights, component)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)  # the files tell by themselves
     with torch.device("meta"), WithoutValues():
@@ -61,40 +72,46 @@ def build_skeleton(spec: ModelSpec, weights: Weights, component: str) -> Compone
         return module_class(module_class.config_class.from_dict(config))
 
 
-def load_component(
-    spec: ModelSpec,
-    weights: Weights,
-    choice: Choice,
-    name: str,
-    skeleton: Component,
-    device: torch.device,
-    prefetch: Prefetch,
-    timeline: BootTimeline,
-) -> Component:
-    """One component on the device, in what it runs in."""
-    folder = component_folder(weights, name)
-    is_streamed = choice.is_streamed and name == spec.family.denoiser
-    where = torch.device("cpu") if is_streamed else device
-    files = [_read(path, where, prefetch) for path in tensor_paths(folder)]
-    with timeline.span("bind", f"{spec.name}/{name}"):
-        bound = _bind(skeleton, files, folder, DTYPE[choice.precision], where)
+def load_component(job: LoadJob, name: str, skeleton: Component) -> Component:
+    """Load one component onto the device, in the format that it runs in."""
+    subject, device = f"{job.spec.name}/{name}", job.device
+    folder = component_folder(job.weights, name)
+    is_streamed = job.plan.is_streamed and name == job.spec.family.denoiser
+    bind_device = torch.device("cpu") if is_streamed else device
+    files = [_read(path, bind_device, job.prefetch) for path in tensor_paths(folder)]
+    with job.timeline.span("bind", subject):
+        bound = _bind(skeleton, files, folder, DTYPE[job.plan.precision], bind_device)
     del files  # they hold the bytes of what is converted now
-    if precision := made_into(spec, name, choice):
-        with timeline.span("quantize", f"{spec.name}/{name}"):
-            convert(bound, precision, device)
+    if precision := target_precision(job.spec, name, job.plan):
+        with job.timeline.span("quantize", subject):
+            convert(bound, precision, device, job.spec.family.quantization)
             if device.type == "cuda":
-                torch.cuda.empty_cache()  # of what it was made of
-    if name == "vae" and device.type == "cpu":
-        _decode_in_float32(bound)
+                torch.cuda.empty_cache()  # of what it was made from
+    if name == job.spec.family.vae:
+        _prepare_vae(bound, job)
     return bound
 
 
-def made_into(spec: ModelSpec, component: str, choice: Choice) -> Precision | None:
-    """What a component's layers are made into; None for those that run as they are stored."""
-    if component == "text_encoder_2":
-        return choice.t5
-    is_made = choice.precision.is_8_bit or choice.is_dequantized
-    return choice.precision if component == spec.family.denoiser and is_made else None
+def target_precision(spec: ModelSpec, component: str, plan: QuantizationPlan) -> Precision | None:
+    """Return the format that a component's layers are converted to; None if they are not."""
+    if component == spec.family.large_text_encoder:
+        return plan.t5
+    is_converted = plan.precision.is_8_bit or plan.is_dequantized
+    return plan.precision if component == spec.family.denoiser and is_converted else None
+
+
+def _prepare_vae(vae: Component, job: LoadJob) -> None:
+    """Have a VAE decode in float32 where its own format overflows or is slow."""
+    if needs_upcast(job.spec, vae, job.plan):
+        vae.float()
+    elif job.device.type == "cpu":
+        _decode_in_float32(vae)
+
+
+def needs_upcast(spec: ModelSpec, vae: Component, plan: QuantizationPlan) -> bool:
+    """Return whether the VAE overflows in the format that the model is loaded in."""
+    is_half = plan.precision is Precision.FLOAT16
+    return bool(spec.family.upcasts_vae and is_half and vae.config.force_upcast)
 
 
 def _decode_in_float32(vae: Component) -> None:

@@ -1,7 +1,7 @@
-"""Models from the first byte to ready, side by side, in the background.
+"""Loads models in the background, side by side.
 
-Reading begins at once, importing torch at the same time; each model then waits for its own files
-only. Imports no torch itself, and draws nothing.
+Reading files and importing torch begin at once; each model then waits for its own files only.
+Imports no torch itself.
 """
 
 import gc
@@ -15,11 +15,12 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pixpod.catalog import Catalog, ModelSpec, Precision
+from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
 from pixpod.engine.precision.gpus import find_card
-from pixpod.engine.precision.precision import Place, choose_precision, limit_bytes
+from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
+from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline, Span
 from pixpod.weights.layout import (
@@ -28,30 +29,30 @@ from pixpod.weights.layout import (
     check_licence,
     check_small_files,
     files_to_read,
-    read_stored,
+    read_checkpoint_info,
 )
 from pixpod.weights.prefetch import Prefetch, Verify
 from pixpod.weights.sources import WeightsLocator
 
 if TYPE_CHECKING:
-    from pixpod.engine.loading.pipelines import LoadedModel
+    from pixpod.engine.execution.runnable_model import RunnableModel
     from pixpod.engine.loading.variants import Variants
-    from pixpod.engine.memory.placement import Placement
 
 log = logging.getLogger(__name__)
 
 HostFaultListener = Callable[[WorkerError], None]
-"""Called by the thread that found it, before anybody who waits is told."""
+"""Called by the thread that found the fault, before waiting jobs are answered."""
 
 
 _Key = tuple[str, Quality]
 
 
 class ModelLoader:
-    """Loads each model once for each precision that is asked for. `device` is `auto`, `cuda` or
-    `cpu`; an asked precision of None is what suits the weights and the card. `memory_limit_gib`
-    is what may be used of a card, None for what it has. `compiled_dir` holds what was compiled
-    for some cards; with None nothing is compiled.
+    """Loads each model once for each precision that is requested.
+
+    `device` is `auto`, `cuda` or `cpu`. A requested precision of None is what suits the weights
+    and the GPU. `memory_limit_gib` is the part of a GPU's memory that may be used, None for all.
+    `compiled_dir` holds packages that were compiled ahead; with None nothing is compiled.
     """
 
     def __init__(
@@ -60,23 +61,25 @@ class ModelLoader:
         models: Catalog,
         locator: WeightsLocator,
         device: str,
-        asked_precision: Callable[[str], Precision | None],
+        requested_precision: Callable[[str], Precision | None],
         accepted_licences: frozenset[str],
         verify: Verify,
         timeline: BootTimeline,
         on_host_fault: HostFaultListener,
         memory_limit_gib: float | None = None,
         compiled_dir: Path | None = None,
+        prompt_cache_bytes: int = 0,
     ) -> None:
         self._models = models
         self._locator = locator
-        self._asked_device = device
-        self._asked_precision = asked_precision
+        self._requested_device = device
+        self._requested_precision = requested_precision
         self._accepted_licences = accepted_licences
         self._timeline = timeline
         self._on_host_fault = on_host_fault
         self._memory_limit_gib = memory_limit_gib
         self._compiled_dir = compiled_dir
+        self._prompt_cache_bytes = prompt_cache_bytes
         self._verify = verify
         self._prefetch = Prefetch(
             threads=_reading_threads(),
@@ -88,27 +91,28 @@ class ModelLoader:
         self._read_early: dict[str, Weights] = {}
         self._found_early: WorkerError | None = None
         self._lock = threading.Lock()
-        self._loads: dict[_Key, Future[LoadedModel]] = {}
-        self._chosen_anew: set[_Key] = set()
+        self._loads: dict[_Key, Future[RunnableModel]] = {}
         self._variants: Future[Variants] | None = None
+        self._device_name = "unknown"
         # one that waits for another of its model must not keep that one from a thread
         self._threads = ThreadPoolExecutor(2 * len(models) + 1, thread_name_prefix="load")
 
-    def preload(self, names: Iterable[str]) -> "tuple[Future[LoadedModel], ...]":
-        """Begin with these models in their default quality, the first one first. As of `load`, in
-        their order.
+    def preload(self, names: Iterable[str]) -> "tuple[Future[RunnableModel], ...]":
+        """Begin with these models in their default quality, the first one first.
+
+        Returns one future per name, in order; see `load`.
         """
         names = tuple(names)
         for name in names:
             self._read_ahead(name)
         return tuple(self._begin(name, Quality.DEFAULT) for name in names)
 
-    def load(self, name: str, quality: Quality = Quality.DEFAULT) -> "Future[LoadedModel]":
-        """The model, ready or on its way; what is under way for others waits for its bytes.
+    def load(self, name: str, quality: Quality = Quality.DEFAULT) -> "Future[RunnableModel]":
+        """Return the model, loaded or being loaded; its files are read before those of others.
 
         Qualities that run in the same precision get the same model; others share all but the
-        denoiser. The future's error is a WorkerError. After a fault of the host the next call
-        tries again.
+        denoiser. The future raises a WorkerError. After a fault of the host the next call tries
+        again.
         """
         load = self._begin(name, quality)
         if not load.done():
@@ -116,10 +120,17 @@ class ModelLoader:
         return load
 
     @property
-    def placement(self) -> "Placement":
-        """Of all models on the device; for who has a loaded one."""
-        assert self._variants, "nothing was loaded"
-        return self._variants.result().placement
+    def device_name(self) -> str:
+        """Name of the GPU as its driver has it, or `cpu`; `unknown` before it is found."""
+        return self._device_name
+
+    def reserved_bytes(self) -> int | None:
+        """Return the GPU memory that torch has reserved; None on a CPU or without a model."""
+        if self._device_name == "unknown":
+            return None
+        from pixpod.engine.device import reserved_bytes
+
+        return reserved_bytes()
 
     def check_host(self) -> None:
         """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
@@ -130,13 +141,17 @@ class ModelLoader:
         begin; a job that is taken earlier would be lost with a bad copy. Says nothing about the
         deployment's faults.
         """
-        place = self._probe()
+        hardware = self._probe()
         for spec in self._models.values():
-            with _only_host_faults():
+            with _suppress_deployment_faults():
                 weights = self._locator.find(spec)
-                if weights and place:
-                    asked = self._asked_precision(spec.name)
-                    choose_precision(spec, read_stored(spec, weights), place, asked=asked)
+                if weights and hardware:
+                    choose_precision(
+                        spec,
+                        read_checkpoint_info(spec, weights),
+                        hardware,
+                        requested=self._requested_precision(spec.name),
+                    )
         if self._found_early:
             raise self._found_early
         for path in self._first_paths:
@@ -171,7 +186,7 @@ class ModelLoader:
         """Begin to read what is on the local disk; what the deployment has wrong, `_load` says."""
         spec = self._models[name]
         try:
-            with _only_host_faults():
+            with _suppress_deployment_faults():
                 check_licence(spec, self._accepted_licences)
                 if weights := self._locator.find(spec):
                     paths = self._read(spec, weights)
@@ -180,38 +195,30 @@ class ModelLoader:
         except WorkerError as error:
             self._found_early = self._found_early or error
 
-    def _probe(self) -> Place | None:
+    def _probe(self) -> Hardware | None:
         """The card that is needed, as its driver tells it; None where none is needed."""
         is_card_needed = any(spec.requires_cuda for spec in self._models.values())
-        if self._asked_device == "cpu" or (self._asked_device == "auto" and not is_card_needed):
+        if self._requested_device == "cpu" or (
+            self._requested_device == "auto" and not is_card_needed
+        ):
             return None
         probed = probe_card(cuda_of_torch())
         card, torch_version = find_card(probed.capability), version_of_torch()
-        return Place(
-            card=card,
+        return Hardware(
+            gpu=card,
             memory_bytes=limit_bytes(probed.memory_bytes, self._memory_limit_gib),
             has_float8=torch_version is None or card.has_float8(torch_version),
         )
 
-    def _begin(self, name: str, quality: Quality) -> "Future[LoadedModel]":
+    def _begin(self, name: str, quality: Quality) -> "Future[RunnableModel]":
         # turbo leaves out steps of the default's denoiser
         key = (name, Quality.MAX if quality is Quality.MAX else Quality.DEFAULT)
         with self._lock:
             load = self._loads.get(key)
-            if load is None or _is_to_be_repeated(load) or self._is_to_be_chosen_anew(key, load):
+            if load is None or _should_retry(load):
                 load = self._loads[key] = self._threads.submit(self._load, *key)
                 load.add_done_callback(self._report_unforeseen)
         return load
-
-    def _is_to_be_chosen_anew(self, key: _Key, load: "Future[LoadedModel]") -> bool:
-        """Once for a model of which the first image has shown that it cannot be compiled: then
-        another precision may be the faster one.
-        """
-        is_loaded = load.done() and not load.cancelled() and not load.exception()
-        if not is_loaded or key in self._chosen_anew or not load.result().has_lost_compiler:
-            return False
-        self._chosen_anew.add(key)
-        return True
 
     def _read(self, spec: ModelSpec, weights: Weights) -> tuple[Path, ...]:
         """Have the readers begin with a model, and check what they do not read."""
@@ -224,7 +231,7 @@ class ModelLoader:
 
     # --- on the threads of this loader --------------------------------------------------------
 
-    def _load(self, name: str, quality: Quality) -> "LoadedModel":
+    def _load(self, name: str, quality: Quality) -> "RunnableModel":
         try:
             model = self._load_model(name, quality)
         except WorkerError as error:
@@ -236,7 +243,7 @@ class ModelLoader:
         log.info("model ready", extra={"model": name, "precision": model.identity.precision})
         return model
 
-    def _load_model(self, name: str, quality: Quality) -> "LoadedModel":
+    def _load_model(self, name: str, quality: Quality) -> "RunnableModel":
         spec = self._models[name]
         check_licence(spec, self._accepted_licences)
         variants = self._prepare()
@@ -246,7 +253,7 @@ class ModelLoader:
             self._read(spec, weights)
         return variants.result().load(spec, weights, quality)
 
-    def _report_unforeseen(self, load: "Future[LoadedModel]") -> None:
+    def _report_unforeseen(self, load: "Future[RunnableModel]") -> None:
         """What nobody foresaw counts as the host's: else a bad one would fail job after job."""
         error = None if load.cancelled() else load.exception()
         if error and not isinstance(error, WorkerError):
@@ -261,47 +268,54 @@ class ModelLoader:
 
     def _import_and_find_device(self) -> "Variants":
         """By one thread: others would see half of diffusers while it is being imported."""
-        with self._timeline.span("import"), uncollected():
-            from pixpod.engine.device import find_place, limit_memory, prepare_device
-            from pixpod.engine.execution import model_runner  # noqa: F401 - the device's thread needs it
-            from pixpod.engine.loading.pipelines import import_pipelines, silence_libraries
+        with self._timeline.span("import"), gc_disabled():
+            from pixpod.engine.device import (
+                find_hardware,
+                limit_memory,
+                name_device,
+                prepare_device,
+            )
+            from pixpod.engine.loading.model_loading import import_pipelines, silence_libraries
             from pixpod.engine.loading.variants import Variants, plan_models
             from pixpod.engine.memory.sharing import Sharing
 
             silence_libraries()
             import_pipelines({spec.family for spec in self._models.values()})
         with self._timeline.span("device"):
-            device = prepare_device(self._asked_device)
-        place = find_place(device, self._memory_limit_gib)
-        limit_memory(device, place)
+            device = prepare_device(self._requested_device)
+        self._device_name = name_device(device)
+        hardware = find_hardware(device, self._memory_limit_gib)
+        limit_memory(device, hardware)
         sharing = Sharing()
         plan = plan_models(
             self._models,
             self._locator.find,
-            place,
+            hardware,
             sharing,
-            asked_precision=self._asked_precision,
+            requested_precision=self._requested_precision,
             is_compiling=self._compiled_dir is not None,
             memory_limit_gib=self._memory_limit_gib,
         )
         return Variants(
             device=device,
-            place=place,
+            hardware=hardware,
             plan=plan,
             sharing=sharing,
             compiled_dir=self._compiled_dir,
-            asked_precision=self._asked_precision,
+            requested_precision=self._requested_precision,
             prefetch=self._prefetch,
             timeline=self._timeline,
+            prompt_cache_bytes=self._prompt_cache_bytes,
         )
 
 
 @contextmanager
-def uncollected() -> Iterator[None]:
-    """Nobody looks for garbage in what the first import makes: half a million objects that stay.
+def gc_disabled() -> Iterator[None]:
+    """Import without garbage collection, and exempt the imported objects from later ones.
 
-    With collections it takes a seventh longer, and each full one from then on stops the process
-    for 0.4 s (two cores, torch 2.13, diffusers 0.42).
+    The first import makes half a million objects that stay. With collections it takes a seventh
+    longer, and each full collection afterwards stops the process for 0.4 s (two cores, torch 2.13,
+    diffusers 0.42).
     """
     if "torch" in sys.modules:
         yield
@@ -315,8 +329,8 @@ def uncollected() -> Iterator[None]:
 
 
 @contextmanager
-def _only_host_faults() -> Iterator[None]:
-    """Lets faults of the deployment pass: jobs are answered with them."""
+def _suppress_deployment_faults() -> Iterator[None]:
+    """Ignore faults of the deployment: jobs are answered with them."""
     try:
         yield
     except WorkerError as error:
@@ -324,7 +338,7 @@ def _only_host_faults() -> Iterator[None]:
             raise
 
 
-def _is_to_be_repeated(load: "Future[LoadedModel]") -> bool:
+def _should_retry(load: "Future[RunnableModel]") -> bool:
     if not load.done():
         return False
     error = load.exception()

@@ -1,107 +1,82 @@
-"""What a model needs on a card: its parts, by the stage of an image that they serve.
+"""What a model needs on a GPU, stage by stage. Numbers only."""
 
-POLICY, numbers only. An image is made in two stages, text and picture, each with its own parts.
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-
-from pixpod.catalog import Family, ModelSpec, Precision, Size
-from pixpod.engine.memory.footprints import Footprints, Held, Working
+from pixpod.catalog import ModelSpec
+from pixpod.engine.component_key import ComponentKey, own_keys
+from pixpod.engine.memory.footprints import known_bytes, measured_bytes
+from pixpod.engine.precision.precision import QuantizationPlan
+from pixpod.families import Precision
+from pixpod.methods import StagePlan, method_of, stages_of
 from pixpod.weights.layout import Weights
-
-
-@dataclass(frozen=True, slots=True, kw_only=True, order=True)
-class Part:
-    """One component of a model. `precision` tells a denoiser's variants apart, and is empty for
-    what they share. What several models share is named after one of them.
-    """
-
-    model: str
-    component: str
-    precision: str = ""
-
-    def __str__(self) -> str:
-        name = f"{self.model}/{self.component}"
-        return f"{name} in {self.precision}" if self.precision else name
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Need:
-    """Sizes in bytes. `text_bytes` is what its text stage works with; `saved_bytes` what the
-    denoiser would save in 8 bits, 0 where it is in them or cannot be.
+    """Components of a model by their names in pipelines, with their bytes, and its stages.
+
+    The stages are those of one image of the default size. `saved_bytes` is what the denoiser
+    would save in 8 bits, 0 if it is in 8 bits or cannot be.
     """
 
     model: str
     precision: Precision
-    text: Mapping[Part, int]
-    image: Mapping[Part, int]
-    text_bytes: int
-    working: Working
-    size: Size
+    denoiser: str
+    keys: Mapping[str, ComponentKey]
+    sizes: Mapping[ComponentKey, int]
+    stages: tuple[StagePlan, ...]
     saved_bytes: int
 
     @property
     def title(self) -> str:
         return f"{self.model} in {self.precision}"
 
-    @property
-    def parts(self) -> Mapping[Part, int]:
-        return {**self.text, **self.image}
+    def components_of(self, stage: StagePlan) -> Mapping[ComponentKey, int]:
+        """Return the bytes of each component of a stage."""
+        return {self.keys[name]: self.sizes[self.keys[name]] for name in stage.components}
 
-    def stages(self) -> Iterator[tuple[Mapping[Part, int], int]]:
-        """Parts and working memory of each, for one image of the default size."""
-        yield self.text, self.text_bytes
-        yield self.image, self.working.needed_bytes(self.size, 1)
+    def stage_bytes(self, stage: StagePlan, batch_size: int = 1) -> int:
+        """Return the bytes of a stage's components and of its activations."""
+        return sum(self.components_of(stage).values()) + stage.working_bytes(batch_size)
 
 
 def need_of(
     spec: ModelSpec,
-    held: Held,
-    footprints: Footprints,
+    plan: QuantizationPlan,
     weights: Weights | None = None,
-    parts: Mapping[str, Part] | None = None,
+    keys: Mapping[str, ComponentKey] | None = None,
 ) -> Need:
-    """By the files, where there are any; else by the table. `parts` by component are the model's
-    own unless some are those of another.
+    """Return a model's need, from its files if there are any, else from the family's table.
+
+    `keys` by component are the model's own unless it shares some with another model.
 
     Raises NoFootprint for a precision that the table does not have, WeightsUnreadable.
     """
-    sizes = _sizes(spec, held, footprints, weights)
-    parts = parts or own_parts(spec, held.precision)
+    sizes = _sizes(spec, plan, weights)
+    keys = keys or own_keys(spec, plan.precision)
     denoiser = spec.family.denoiser
     saved_bytes = 0
-    if spec.family is Family.FLUX and not held.precision.is_8_bit:
-        in_8_bits = Held(precision=Precision.FLOAT8_DYNAMIC, t5=held.t5, adaln=held.adaln)
-        smaller = _sizes(spec, in_8_bits, footprints, weights)
+    if spec.family.quantization and not plan.precision.is_8_bit:
+        smaller = _sizes(spec, replace(plan, precision=Precision.FLOAT8_DYNAMIC), weights)
         saved_bytes = sizes[denoiser] - smaller[denoiser]
     return Need(
         model=spec.name,
-        precision=held.precision,
-        text={parts[name]: sizes[name] for name in spec.family.text_encoders},
-        image={parts[name]: sizes[name] for name in (denoiser, "vae")},
-        text_bytes=footprints.text_bytes,
-        working=footprints.working(spec.family),
-        size=(spec.defaults.width, spec.defaults.height),
+        precision=plan.precision,
+        denoiser=denoiser,
+        keys=keys,
+        sizes={keys[name]: size for name, size in sizes.items()},
+        stages=stages_of(spec, method_of(spec, spec.default_request())),
         saved_bytes=saved_bytes,
     )
 
 
-def own_parts(spec: ModelSpec, precision: Precision) -> Mapping[str, Part]:
-    """All of a model that shares none, by component."""
-    return {name: part_of(spec, name, precision) for name in spec.family.components}
+def all_sizes(needs: Sequence[Need]) -> dict[ComponentKey, int]:
+    """Return the bytes of all components of several models, each once, in the order of needs."""
+    return {key: size for need in needs for key, size in need.sizes.items()}
 
 
-def part_of(spec: ModelSpec, component: str, precision: Precision) -> Part:
-    is_denoiser = component == spec.family.denoiser
-    return Part(
-        model=spec.name, component=component, precision=precision.value if is_denoiser else ""
-    )
-
-
-def _sizes(
-    spec: ModelSpec, held: Held, footprints: Footprints, weights: Weights | None
-) -> Mapping[str, int]:
+def _sizes(spec: ModelSpec, plan: QuantizationPlan, weights: Weights | None) -> Mapping[str, int]:
     if weights is None:
-        return footprints.known_bytes(spec, held)
-    return footprints.measured_bytes(spec, held, weights)
+        return known_bytes(spec, plan)
+    return measured_bytes(spec, plan, weights)

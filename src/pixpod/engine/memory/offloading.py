@@ -17,7 +17,7 @@ PIECE_BYTES = 64 * 1024 * 1024
 """
 
 
-class ParkedWeights:
+class OffloadableWeights:
     """One module's weights, frozen as they are for drawing.
 
     A copy in host memory is made once and kept, as nothing changes it: after the first time,
@@ -44,7 +44,7 @@ class ParkedWeights:
         """What its copy takes in host memory; 0 as long as there is none."""
         return sum(_total_bytes(pieces) for _, pieces in self._copies.values())
 
-    def copy(self) -> None:
+    def copy_to_host(self) -> None:
         """Have a copy in host memory of all that is on the device, so that parking is quick."""
         if self._device.type == "cpu":
             _make_resizable(self.module)
@@ -55,15 +55,15 @@ class ParkedWeights:
                 self._copies[key] = (storage, _copy_out(storage, self._device))
         synchronize_stream(self._device)
 
-    def park(self) -> None:
+    def offload(self) -> None:
         """Leave the device; its memory is free afterwards."""
-        self.copy()
+        self.copy_to_host()
         for storage, _ in self._copies.values():
             storage.resize_(0)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # what comes next may need one large piece
 
-    def bring(self) -> None:
+    def onload(self) -> None:
         """Be on the device again, with the same bytes. Raises torch.OutOfMemoryError."""
         for storage, pieces in self._copies.values():
             if not storage.nbytes():

@@ -1,6 +1,6 @@
-"""Keeps the parts of loaded models within the memory that a plan gives them.
+"""Keeps the components of loaded models within the memory that a plan gives them.
 
-What moves, `residency` decides; how it moves, `parking` knows.
+`residency` decides what moves, `offloading` moves it.
 """
 
 import logging
@@ -10,238 +10,231 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
-from pixpod.catalog import Family, Size
-from pixpod.engine.memory.needs import Part
-from pixpod.engine.memory.offloading import ParkedWeights
-from pixpod.engine.memory.residency import Moves, Plan
+from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.memory.offloading import OffloadableWeights
+from pixpod.engine.memory.residency import ResidencyPlan, Transfers
+from pixpod.engine.model import LoadedModel
 from pixpod.errors import OutOfMemory
-
-if TYPE_CHECKING:
-    from pixpod.engine.loading.pipelines import LoadedModel
+from pixpod.methods import StagePlan
 
 log = logging.getLogger(__name__)
 
-WorkingBytes = Callable[[Family, Size | None, int], int]
-"""What it takes to work, as `Footprints.working_bytes` tells."""
-
 
 @dataclass(slots=True, kw_only=True)
-class _Held:
-    """A part that was loaded. `size_bytes` counts while it is on the device."""
+class _Placed:
+    """A component that was loaded. `size_bytes` counts while it is on the device."""
 
-    weights: ParkedWeights
+    weights: OffloadableWeights
     size_bytes: int
-    is_there: bool = True
+    is_on_device: bool = True
 
 
 class Placement:
-    """Parts of models on one device. All methods may be called from any thread.
+    """Components of models on one device. All methods may be called from any thread.
 
-    One thread draws, and tells what it is `using` until it is `done`; others load. Whoever needs
-    room that others are working in waits for them.
+    One thread runs stages: it calls `onload` for each and `release` at the end. Other threads
+    load. Whoever needs memory that others work in waits for them.
     """
 
-    def __init__(self, plan: Plan, working_bytes: WorkingBytes) -> None:
+    def __init__(self, plan: ResidencyPlan) -> None:
         self.plan = plan
-        self._needed_bytes = working_bytes
         self._changed = threading.Condition()
-        self._parts: dict[Part, _Held] = {}  # the one used longest ago first
-        self._coming: dict[Part, int] = {}
-        self._kept: Counter[Part] = Counter()
-        self._drawn_with: frozenset[Part] = frozenset()
+        self._placed: dict[ComponentKey, _Placed] = {}  # the one used longest ago first
+        self._loading: dict[ComponentKey, int] = {}
+        self._pinned: Counter[ComponentKey] = Counter()
+        self._in_use: frozenset[ComponentKey] = frozenset()
         self._working_bytes = 0
-        self._moved_bytes = 0
-
-    @property
-    def moved_bytes(self) -> int:
-        """Brought back to the device so far."""
-        with self._changed:
-            return self._moved_bytes
 
     @property
     def host_bytes(self) -> int:
-        """What copies of parts take in host memory."""
+        """Bytes that copies of components take in host memory."""
         with self._changed:
-            return sum(held.weights.host_bytes for held in self._parts.values())
+            return sum(placed.weights.host_bytes for placed in self._placed.values())
+
+    @property
+    def on_device(self) -> frozenset[ComponentKey]:
+        """Components that are on the device now."""
+        with self._changed:
+            return frozenset(key for key, placed in self._placed.items() if placed.is_on_device)
 
     def admit(
-        self, part: Part, size_bytes: int, device: torch.device, load: Callable[[], nn.Module]
+        self,
+        key: ComponentKey,
+        size_bytes: int,
+        device: torch.device,
+        load: Callable[[], nn.Module],
     ) -> nn.Module:
-        """Make room, then load a part of a model. Raises what `load` raises."""
+        """Make room, then load a component. Raises what `load` raises."""
         with self._changed:
-            self._make_room({part: size_bytes})
-            self._coming[part] = size_bytes
+            self._make_room({key: size_bytes})
+            self._loading[key] = size_bytes
         try:
             module = load()
-            self._take(part, module, device)
+            self._place(key, module, device)
         finally:
             with self._changed:
-                del self._coming[part]
+                del self._loading[key]
                 self._changed.notify_all()
         return module
 
-    def add(self, model: "LoadedModel") -> None:
-        """Take note of a loaded model."""
-        self._take_all(model, model.spec.family.components)
+    def add(self, model: LoadedModel) -> None:
+        """Register the components of a loaded model."""
+        self._place_all(model, model.spec.family.component_names)
 
-    def using(
-        self,
-        model: "LoadedModel",
-        components: Iterable[str],
-        size: Size | None = None,
-        num_rows: int = 1,
-    ) -> float:
-        """Have these components on the device, and room to work with them; what was used before
-        may go. Milliseconds that this took.
+    def onload(self, model: LoadedModel, stage: StagePlan, batch_size: int = 1) -> float:
+        """Have a stage's components on the device, and memory for its activations.
 
-        `size` and `num_rows` are of the batch that is to be drawn, None for a text. Whether a
-        batch fits that is larger than the plan allows for, shows when it is drawn. Raises
-        OutOfMemory if the parts themselves do not fit.
+        Components of the stage before may go. Returns the milliseconds that this took. A batch
+        larger than the plan allows may still run out of memory when it runs. Raises OutOfMemory
+        if the components themselves do not fit.
         """
-        parts = self._parts_of(model, components)
-        working_bytes = self._needed_bytes(model.spec.family, size, num_rows)
+        keys = self._keys_of(model, stage.components)
         started = time.perf_counter()
         with self._changed:
-            self._drawn_with = frozenset()
+            self._in_use = frozenset()
             self._changed.notify_all()
-            self._working_bytes = working_bytes
-            moves = self._fetch(parts)
-            self._drawn_with = frozenset(parts)
-        if not moves.bring and not moves.evict:
+            self._working_bytes = stage.working_bytes(batch_size)
+            transfers = self._transfer(keys)
+            self._in_use = frozenset(keys)
+        if not transfers.onload and not transfers.offload:
             return 0.0
-        swap_ms = (time.perf_counter() - started) * 1e3
-        _log_moves(moves, swap_ms)
-        return swap_ms
+        onload_ms = (time.perf_counter() - started) * 1e3
+        _log_transfers(transfers, onload_ms)
+        return onload_ms
 
-    def done(self) -> None:
-        """The batch is drawn: all that it used may go."""
+    def release(self) -> None:
+        """Let everything go that the last stage used."""
         with self._changed:
-            self._drawn_with = frozenset()
+            self._in_use = frozenset()
             self._working_bytes = 0
             self._changed.notify_all()
 
     @contextmanager
-    def keeping(self, model: "LoadedModel", components: Iterable[str]) -> Iterator[None]:
-        """These components on the device, e.g. to compile them; nobody evicts them meanwhile, and
-        their weights may be replaced.
+    def pinning(self, model: LoadedModel, components: Iterable[str]) -> Iterator[None]:
+        """Keep these components on the device, e.g. to compile them.
+
+        Nobody offloads them meanwhile, and their weights may be replaced.
         """
         components = tuple(components)
-        parts = self._parts_of(model, components)
+        keys = self._keys_of(model, components)
         with self._changed:
-            self._fetch(parts)
-            self._kept.update(parts)
+            self._transfer(keys)
+            self._pinned.update(keys)
         try:
             yield
         finally:
-            self._take_all(model, components)
+            self._place_all(model, components)
             with self._changed:
-                self._kept.subtract(parts)
-                self._kept += Counter()  # drops what is at zero
+                self._pinned.subtract(keys)
+                self._pinned += Counter()  # drops what is at zero
                 self._changed.notify_all()
 
-    def park_others(self, model: "LoadedModel") -> bool:
-        """Evict all that this model's batch does not need now; whether there was anything."""
+    def offload_others(self, model: LoadedModel) -> bool:
+        """Offload everything that this model's stage does not need; false if there was nothing."""
         with self._changed:
             idle = self._idle()
-            self._evict(idle)
+            self._offload(idle)
         if idle:
-            log.info("memory is short", extra={"model": model.spec.name, "parked": _names(idle)})
+            names = _names(idle)
+            log.info("memory is short", extra={"model": model.spec.name, "offloaded": names})
         return bool(idle)
 
     def clear(self) -> None:
-        """Forget all parts, so that dropping their models frees the device and the host."""
+        """Forget all components, so that dropping their models frees the device and the host."""
         with self._changed:
-            self._parts.clear()
+            self._placed.clear()
 
-    def _take_all(self, model: "LoadedModel", components: Iterable[str]) -> None:
+    def _place_all(self, model: LoadedModel, components: Iterable[str]) -> None:
         for component in components:
-            self._take(model.parts[component], getattr(model.pipe, component), model.device)
+            self._place(model.keys[component], model.components[component], model.device)
 
-    def _take(self, part: Part, module: nn.Module, device: torch.device) -> None:
-        weights = ParkedWeights(module, device)
-        if part in self.plan.parked:
-            weights.copy()
+    def _place(self, key: ComponentKey, module: nn.Module, device: torch.device) -> None:
+        weights = OffloadableWeights(module, device)
+        if key in self.plan.offloaded:
+            weights.copy_to_host()
         with self._changed:
-            self._parts[part] = _Held(weights=weights, size_bytes=weights.size_bytes)
+            self._placed[key] = _Placed(weights=weights, size_bytes=weights.size_bytes)
             self._changed.notify_all()
 
-    def _parts_of(self, model: "LoadedModel", components: Iterable[str]) -> tuple[Part, ...]:
-        """Those that are not known yet are taken note of."""
-        parts = {component: model.parts[component] for component in components}
-        for component, part in parts.items():
-            module = getattr(model.pipe, component)
+    def _keys_of(self, model: LoadedModel, components: Iterable[str]) -> tuple[ComponentKey, ...]:
+        """Return the keys of components; unknown ones are registered."""
+        keys = {component: model.keys[component] for component in components}
+        for component, key in keys.items():
+            module = model.components[component]
             with self._changed:
-                held = self._parts.get(part)
-            if held is None or held.weights.module is not module:
-                self._take(part, module, model.device)
-        return tuple(parts.values())
+                placed = self._placed.get(key)
+            if placed is None or placed.weights.module is not module:
+                self._place(key, module, model.device)
+        return tuple(keys.values())
 
     # --- under the lock ----------------------------------------------------------------------
 
-    def _fetch(self, parts: Iterable[Part]) -> Moves:
+    def _transfer(self, keys: Iterable[ComponentKey]) -> Transfers:
         wanted = {}
-        for part in parts:
-            held = self._parts[part] = self._parts.pop(part)  # to the end of the order of use
-            wanted[part] = held.size_bytes
-        moves = self._make_room(wanted)
-        for part in moves.bring:
-            self._bring(part, stays=wanted)
-        return moves
+        for key in keys:
+            placed = self._placed[key] = self._placed.pop(key)  # to the end of the order of use
+            wanted[key] = placed.size_bytes
+        transfers = self._make_room(wanted)
+        for key in transfers.onload:
+            self._onload(key, stays=wanted)
+        return transfers
 
-    def _make_room(self, wanted: Mapping[Part, int]) -> Moves:
-        """Evict for these; waits as long as somebody else's work is all that is in the way."""
+    def _make_room(self, wanted: Mapping[ComponentKey, int]) -> Transfers:
+        """Offload for these; waits while other threads' work is all that is in the way."""
         while True:
-            there = {part: held.size_bytes for part, held in self._parts.items() if held.is_there}
-            busy = {*self._drawn_with, *self._kept, *self._coming} - wanted.keys()
-            moves = self.plan.next_moves(
-                {**there, **self._coming}, wanted, self._working_bytes, busy
+            there = {
+                key: placed.size_bytes
+                for key, placed in self._placed.items()
+                if placed.is_on_device
+            }
+            busy = {*self._in_use, *self._pinned, *self._loading} - wanted.keys()
+            transfers = self.plan.next_transfers(
+                {**there, **self._loading}, wanted, self._working_bytes, busy
             )
-            if moves.fits or not busy:
-                self._evict(moves.evict)
-                return moves
+            if transfers.fits or not busy:
+                self._offload(transfers.offload)
+                return transfers
             self._changed.wait()
 
-    def _evict(self, parts: Iterable[Part]) -> None:
-        for part in parts:
-            self._parts[part].weights.park()
-            self._parts[part].is_there = False
+    def _offload(self, keys: Iterable[ComponentKey]) -> None:
+        for key in keys:
+            self._placed[key].weights.offload()
+            self._placed[key].is_on_device = False
 
-    def _bring(self, part: Part, stays: Iterable[Part]) -> None:
-        """Where sizes have misled, as when memory is in pieces, the rest goes for a second try."""
-        held = self._parts[part]
+    def _onload(self, key: ComponentKey, stays: Iterable[ComponentKey]) -> None:
+        """Onload a component; offloads all idle ones and tries again if memory is in pieces."""
+        placed = self._placed[key]
         try:
-            held.weights.bring()
+            placed.weights.onload()
         except torch.OutOfMemoryError:
-            self._evict(self._idle(stays))
+            self._offload(self._idle(stays))
             try:
-                held.weights.bring()
+                placed.weights.onload()
             except torch.OutOfMemoryError as exc:
-                raise OutOfMemory(f"{part} does not fit on the device") from exc
-        held.is_there = True
-        self._moved_bytes += held.size_bytes
+                raise OutOfMemory(f"{key} does not fit on the device") from exc
+        placed.is_on_device = True
 
-    def _idle(self, stays: Iterable[Part] = ()) -> tuple[Part, ...]:
-        busy = {*stays, *self._drawn_with, *self._kept, *self._coming}
+    def _idle(self, stays: Iterable[ComponentKey] = ()) -> tuple[ComponentKey, ...]:
+        busy = {*stays, *self._in_use, *self._pinned, *self._loading}
         return tuple(
-            part for part, held in self._parts.items() if held.is_there and part not in busy
+            key for key, placed in self._placed.items() if placed.is_on_device and key not in busy
         )
 
 
-def _log_moves(moves: Moves, swap_ms: float) -> None:
+def _log_transfers(transfers: Transfers, onload_ms: float) -> None:
     log.info(
-        "parts moved",
+        "components moved",
         extra={
-            "brought": _names(moves.bring),
-            "evicted": _names(moves.evict),
-            "ms": round(swap_ms, 1),
+            "onloaded": _names(transfers.onload),
+            "offloaded": _names(transfers.offload),
+            "ms": round(onload_ms, 1),
         },
     )
 
 
-def _names(parts: Iterable[Part]) -> list[str]:
-    return [str(part) for part in parts]
+def _names(keys: Iterable[ComponentKey]) -> list[str]:
+    return [str(key) for key in keys]

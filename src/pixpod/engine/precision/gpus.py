@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 from importlib import resources
 from typing import Any
 
-from pixpod.catalog import Precision
 from pixpod.errors import DeviceUnavailable, InvalidSettings
+from pixpod.families import Precision
 
 Capability = tuple[int, int]
 """Compute capability, major and minor, as the driver and torch tell it."""

@@ -1,6 +1,6 @@
-"""8-bit weights: which layers, which recipe, and the way back to 16 bits.
+"""Quantizes weights to 8 bits, and converts them back to 16.
 
-Sets none of inductor's options: what is compiled, and how, is no matter of this module.
+Sets none of inductor's options: `compilation` decides what is compiled.
 """
 
 import re
@@ -23,30 +23,24 @@ from torchao.quantization import (
 )
 from torchao.utils import TorchAOBaseTensor
 
-from pixpod.catalog import Precision
-
-KEEP_16_BIT = frozenset(
-    {"x_embedder", "context_embedder", "time_text_embed", "norm_out", "proj_out"}
-)
-"""Top-level modules of a FLUX transformer that lose too much at 8 bits for what they save:
-its embedders and its output layer (torchao's and flux-fp8-api's recipes agree on them)."""
-
-ADALN = re.compile(r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear")
-"""The layers that modulate each block, by name: they have one row for each image."""
+from pixpod.families import Precision, QuantizationSpec
 
 _PATCHING = threading.Lock()
 
-IsMeant = Callable[[nn.Module, str], bool]
+LayerFilter = Callable[[nn.Module, str], bool]
+"""Decides by a module and its full name whether its weights are quantized."""
 
 
-def quantize_float8_dynamic(transformer: nn.Module, device: torch.device) -> None:
-    """Put the Linear layers into float8 in place, activations quantised row by row as they come.
+def quantize_float8_dynamic(
+    module: nn.Module, device: torch.device, spec: QuantizationSpec | None = None
+) -> None:
+    """Put Linear layers into float8 in place; activations are quantized row by row as they come.
 
-    Per row, because a scale over the whole batch would let an image's neighbours change it.
-    The module must be in bfloat16 and its sizes multiples of 16.
+    Per row, because a scale over the whole batch would let an image's neighbours change it. The
+    module must be in bfloat16 and its sizes multiples of 16. Without `spec` no layer is spared.
     """
     with _hardware_check_of_torchao(device):
-        quantize_(transformer, float8_dynamic(), filter_fn=is_quantized)
+        quantize_(module, float8_dynamic(), filter_fn=linear_layers(spec))
 
 
 def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
@@ -58,31 +52,36 @@ def float8_dynamic() -> AOBaseConfig:
     return replace(float8_dynamic_recipe(), set_inductor_config=False)
 
 
-def convert(module: nn.Module, precision: Precision, device: torch.device) -> None:
-    """Give a module's Linear layers what they are to run in, and put all of it on the device.
+def convert(
+    module: nn.Module,
+    precision: Precision,
+    device: torch.device,
+    spec: QuantizationSpec | None = None,
+) -> None:
+    """Convert a module's Linear layers to a format, and put all of it on the device.
 
-    From bfloat16 to 8 bits, from float8 to bfloat16 or weight-only; what is so already stays.
-    Layer by layer, so that no more than one is there twice, wherever the module is before.
+    From bfloat16 to 8 bits, from float8 to bfloat16 or weight-only; layers that have the format
+    stay. Layer by layer, so that no more than one exists twice, wherever the module is before.
     """
-    if holds_float8(module) and precision in _OF_FLOAT8:
-        _replace_float8(module, _OF_FLOAT8[precision], device)
+    if holds_float8(module) and precision in _FROM_FLOAT8:
+        _replace_float8(module, _FROM_FLOAT8[precision], device)
     elif holds_float8(module):
         _replace_float8(module, lambda weight: weight.dequantize(), device)
-        _let_files_go(module)
+        _detach_from_files(module)
     elif precision in _RECIPES:
-        config, is_meant = _RECIPES[precision]
-        quantize_layers(module, config(), is_meant, device)
+        config, layers = _RECIPES[precision]
+        quantize_layers(module, config(), layers(spec), device)
     else:
         module.to(device)
 
 
 def quantize_layers(
-    module: nn.Module, config: AOBaseConfig, is_meant: IsMeant, device: torch.device
+    module: nn.Module, config: AOBaseConfig, layers: LayerFilter, device: torch.device
 ) -> None:
-    """Quantise those Linear layers that are meant, and put all of the module on the device."""
+    """Quantize these Linear layers, and put all of the module on the device."""
     with _hardware_check_of_torchao(device):
-        quantize_(module, config, filter_fn=is_meant, device=device)
-    _let_files_go(module)
+        quantize_(module, config, filter_fn=layers, device=device)
+    _detach_from_files(module)
 
 
 def holds_float8(module: nn.Module) -> bool:
@@ -108,27 +107,43 @@ def computes_float8(device: torch.device) -> bool:
         return False
 
 
-def is_quantized(module: nn.Module, name: str) -> bool:
-    """Whether a module of a FLUX transformer, by its name, is one that is held in 8 bits."""
-    return isinstance(module, nn.Linear) and name.split(".")[0] not in KEEP_16_BIT
+def linear_layers(spec: QuantizationSpec | None) -> LayerFilter:
+    """Return a filter for the layers that 8-bit formats hold."""
+    spared = spec.keep_16_bit if spec else frozenset()
+
+    def is_quantized(module: nn.Module, name: str) -> bool:
+        return isinstance(module, nn.Linear) and name.split(".")[0] not in spared
+
+    return is_quantized
 
 
-def sees_tokens(module: nn.Module, name: str) -> bool:
-    """Whether it has a row for each token. Others have one for each image, and INT8 products need
-    more than 16 (torch._int_mm).
+def token_layers(spec: QuantizationSpec | None) -> LayerFilter:
+    """Return a filter for quantized layers that have a row for each token.
+
+    Modulation layers have one for each image, and INT8 products need more than 16 rows
+    (torch._int_mm).
     """
-    return is_quantized(module, name) and not ADALN.fullmatch(name)
+    is_quantized = linear_layers(spec)
+    adaln = re.compile(spec.adaln) if spec else None
+
+    def has_token_rows(module: nn.Module, name: str) -> bool:
+        return is_quantized(module, name) and not (adaln and adaln.fullmatch(name))
+
+    return has_token_rows
 
 
-_RECIPES: Mapping[Precision, tuple[Callable[[], AOBaseConfig], IsMeant]] = {
-    Precision.FLOAT8_DYNAMIC: (float8_dynamic, is_quantized),
+_RECIPES: Mapping[
+    Precision,
+    tuple[Callable[[], AOBaseConfig], Callable[[QuantizationSpec | None], LayerFilter]],
+] = {
+    Precision.FLOAT8_DYNAMIC: (float8_dynamic, linear_layers),
     Precision.FLOAT8_WEIGHT_ONLY: (
         lambda: Float8WeightOnlyConfig(set_inductor_config=False),
-        is_quantized,
+        linear_layers,
     ),
     Precision.INT8_DYNAMIC: (
         lambda: Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
-        sees_tokens,
+        token_layers,
     ),
 }
 
@@ -147,7 +162,7 @@ def _weight_only(weight: Float8Tensor) -> torch.Tensor:
     return made
 
 
-_OF_FLOAT8: Mapping[Precision, Callable[[Float8Tensor], torch.Tensor]] = {
+_FROM_FLOAT8: Mapping[Precision, Callable[[Float8Tensor], torch.Tensor]] = {
     Precision.FLOAT8_DYNAMIC: lambda weight: weight,
     Precision.FLOAT8_WEIGHT_ONLY: _weight_only,
 }
@@ -164,7 +179,7 @@ def _replace_float8(
     module.to(device)
 
 
-def _let_files_go(module: nn.Module) -> None:
+def _detach_from_files(module: nn.Module) -> None:
     """Copy what is still a view of a file's bytes: one bias would keep gigabytes on the device."""
     copies: dict[int, torch.Tensor] = {}
     for parameter in module.parameters():

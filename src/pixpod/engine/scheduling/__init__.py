@@ -1,1 +1,1 @@
-"""Which requests run together, and when."""
+"""Decides which requests run together, and queues them for the device. No torch."""

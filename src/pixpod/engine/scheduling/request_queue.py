@@ -1,75 +1,72 @@
-"""Requests wait here for the device; one thread draws them, batch by batch.
+"""Queue of requests for one device; one thread executes them, batch by batch.
 
-Knows no tensor: how a batch is drawn is given. Which requests make a batch, `batching` decides.
+Knows no tensor: models execute their batches. `batching` decides which requests make a batch.
 """
 
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Generic, Protocol, TypeVar
 
-from pixpod.engine.base import Cancelled, CancelToken, StepListener
+from pixpod.engine.base import Cancelled, CancelToken, OnStep, StepListener
 from pixpod.engine.scheduling.batching import (
-    GroupKey,
-    RowLimit,
-    Share,
-    Turns,
-    Waiting,
+    Allocation,
+    BatchItem,
+    FairQueue,
+    ItemResult,
+    QueuedRequest,
     choose_batch,
-    runs_alone,
+    is_isolated,
 )
 from pixpod.errors import WorkerError
-from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
+from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity
+from pixpod.methods import BatchKey, batch_key_of
 from pixpod.timeline import Clock, Timeline
 
-Model = TypeVar("Model")
+
+class ExecutableModel(Protocol):
+    """A model as the queue sees it."""
+
+    @property
+    def identity(self) -> ModelIdentity: ...
+
+    def num_calls(self, request: GenerationRequest) -> int:
+        """Return the denoiser calls of one image."""
+        ...
+
+    def max_batch_size(self, request: GenerationRequest) -> int:
+        """Return the largest batch of such requests that the device takes."""
+        ...
+
+    def execute(
+        self, items: Sequence[BatchItem], on_step: OnStep
+    ) -> list[ItemResult | WorkerError]:
+        """Return the outcome of each item, in their order; called by the device's thread.
+
+        Raises a WorkerError that holds for all of them, and what `on_step` raises.
+        """
+        ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Part:
-    """One request's rows of a batch."""
-
-    request: GenerationRequest
-    seeds: tuple[int, ...]
-    is_warmup: bool = False
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Drawn:
-    """What became of a part. `device_ms` is its own share of the time that the batch took."""
-
-    images: tuple[RawImage, ...]
-    timings_ms: dict[str, float]
-    device_ms: float
-    warnings: tuple[str, ...]
-
-
-OnStep = Callable[[int], None]
-"""Called with the number of steps done; raises Cancelled when nobody waits for the batch."""
-
-DrawBatch = Callable[[Model, Sequence[Part], OnStep], list[Drawn | WorkerError]]
-"""What became of each part, in their order. Raises a WorkerError that holds for all of them, and
-what `OnStep` raises.
-"""
+Model = TypeVar("Model", bound=ExecutableModel)
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Entry(Generic[Model]):
     """A request from its arrival to its answer."""
 
-    ticket: int
+    request_id: int
     model: Model
-    identity: ModelIdentity
     request: GenerationRequest
     cancel: CancelToken
     on_step: StepListener | None
     is_warmup: bool
     waits_since: float
     answer: Future[Generation] = field(default_factory=Future)
-    images: list[RawImage] = field(default_factory=list)
+    images: list[ImageResult] = field(default_factory=list)
     timeline: Timeline = field(default_factory=Timeline)
     device_ms: float = 0.0
     warnings: list[str] = field(default_factory=list)
@@ -78,103 +75,114 @@ class _Entry(Generic[Model]):
     def num_left(self) -> int:
         return len(self.request.seeds) - len(self.images)
 
-    def part(self, num_rows: int) -> Part:
+    def item(self, num_images: int) -> BatchItem:
         begin = len(self.images)
-        seeds = self.request.seeds[begin : begin + num_rows]
-        return Part(request=self.request, seeds=seeds, is_warmup=self.is_warmup)
+        seeds = self.request.seeds[begin : begin + num_images]
+        return BatchItem(request=self.request, seeds=seeds, is_warmup=self.is_warmup)
 
-    def waiting(self) -> Waiting:
-        return Waiting(
-            ticket=self.ticket,
-            key=GroupKey.of(self.request),
-            num_rows=self.num_left,
-            runs_alone=runs_alone(self.request),
+    def queued(self) -> QueuedRequest:
+        return QueuedRequest(
+            request_id=self.request_id,
+            key=batch_key_of(self.request),
+            num_images=self.num_left,
+            is_isolated=is_isolated(self.request),
         )
 
-    def tell_step(self, step: int, num_rows: int) -> None:
-        """Steps of all its images together, so that a request in several batches only advances."""
+    def report_step(self, step: int, num_images: int) -> None:
+        """Report calls of all its images together: a request in several batches only advances."""
         if self.on_step:
-            steps = self.request.num_inference_steps
-            done = len(self.images) * steps + step * num_rows
-            self.on_step(done // len(self.request.seeds), steps)
+            num_calls = self.model.num_calls(self.request)
+            done = len(self.images) * num_calls + step * num_images
+            self.on_step(done // len(self.request.seeds), num_calls)
 
-    def add(self, drawn: Drawn) -> None:
-        self.images += drawn.images
-        for phase, milliseconds in drawn.timings_ms.items():
+    def add(self, result: ItemResult) -> None:
+        self.images += result.images
+        for phase, milliseconds in result.timings_ms.items():
             self.timeline.add(phase, milliseconds)
-        self.device_ms += drawn.device_ms
-        self.warnings += drawn.warnings
+        self.device_ms += result.device_ms
+        self.warnings += result.warnings
 
     def generation(self) -> Generation:
         return Generation(
             images=tuple(self.images),
-            model=self.identity,
+            model=self.model.identity,
             timings_ms=self.timeline.milliseconds(),
             device_ms=self.device_ms,
+            num_calls=self.model.num_calls(self.request),
             warnings=tuple(dict.fromkeys(self.warnings)),
         )
 
 
-class DeviceQueue(Generic[Model]):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _Batch(Generic[Model]):
+    entries: tuple[_Entry[Model], ...]
+    allocations: tuple[Allocation, ...]
+
+    @property
+    def key(self) -> BatchKey:
+        return batch_key_of(self.entries[0].request)
+
+    def items(self) -> list[BatchItem]:
+        pairs = zip(self.entries, self.allocations, strict=True)
+        return [entry.item(allocation.num_images) for entry, allocation in pairs]
+
+
+class RequestQueue(Generic[Model]):
     """A queue and the one thread that serves it. All methods may be called from any thread.
 
-    Warm-ups wait until nobody else does, and give way to whoever comes.
+    Warm-ups wait until no request does, and give way to requests that come. Without
+    `is_batching` every image has a batch of its own.
     """
 
-    def __init__(
-        self, draw: DrawBatch[Model], row_limit: RowLimit, clock: Clock = time.perf_counter
-    ) -> None:
-        self._draw = draw
-        self._row_limit = row_limit
+    def __init__(self, *, is_batching: bool = True, clock: Clock = time.perf_counter) -> None:
+        self._is_batching = is_batching
         self._clock = clock
-        self._turns = Turns()
+        self._fair_queue = FairQueue()
         self._lock = threading.RLock()
         self._entries: dict[int, _Entry[Model]] = {}
-        self._num_tickets = 0
-        self._is_drawing = False
+        self._num_requests = 0
+        self._is_executing = False
         self._is_stopped = False
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
     def submit(
         self,
         model: Model,
-        identity: ModelIdentity,
         request: GenerationRequest,
         *,
         cancel: CancelToken,
         on_step: StepListener | None = None,
         is_warmup: bool = False,
     ) -> "Future[Generation]":
-        """The images of a request whose model is loaded.
+        """Queue a request whose model is loaded.
 
         The future raises a WorkerError, or Cancelled: at the next step after `cancel` was
         cancelled, and when the queue is stopped.
         """
         with self._lock:
-            self._num_tickets += 1
+            self._num_requests += 1
             entry = _Entry(
-                ticket=self._num_tickets,
+                request_id=self._num_requests,
                 model=model,
-                identity=identity,
                 request=request,
                 cancel=cancel,
                 on_step=on_step,
                 is_warmup=is_warmup,
                 waits_since=self._clock(),
             )
-            entry.answer.set_running_or_notify_cancel()  # whoever gives up tells it by `cancel`
+            entry.answer.set_running_or_notify_cancel()  # callers give up through `cancel`
             if self._is_stopped:
                 entry.answer.set_exception(Cancelled())
                 return entry.answer
-            self._entries[entry.ticket] = entry
-            self._go_on()
+            self._entries[entry.request_id] = entry
+            self._start_next()
         return entry.answer
 
     def forget_cancelled(self) -> None:
-        """Answer what waits and was cancelled; what is being drawn ends at its next step."""
+        """Answer cancelled requests that wait; one that is being executed ends at its next step."""
         with self._lock:
-            if not self._is_drawing:
-                self._go_on()
+            if not self._is_executing:
+                self._start_next()
 
     @property
     def is_warm(self) -> bool:
@@ -183,7 +191,7 @@ class DeviceQueue(Generic[Model]):
             return not any(entry.is_warmup for entry in self._entries.values())
 
     def stop(self) -> None:
-        """Cancel everything; waits for the step that is being drawn."""
+        """Cancel everything; waits for the step that is running."""
         with self._lock:
             self._is_stopped = True
             for entry in self._entries.values():
@@ -195,33 +203,43 @@ class DeviceQueue(Generic[Model]):
 
     # --- under the lock -----------------------------------------------------------------------
 
-    def _go_on(self) -> None:
-        """Have the next batch drawn, unless one is; requests before warm-ups."""
-        if self._is_drawing or self._is_stopped:
+    def _start_next(self) -> None:
+        """Execute the next batch unless one is being executed; requests come before warm-ups."""
+        if self._is_executing or self._is_stopped:
             return
         for entry in [e for e in self._entries.values() if e.cancel.is_cancelled]:
             self._finish(entry, Cancelled())
         urgent = [entry for entry in self._entries.values() if not entry.is_warmup]
-        waiting = [entry.waiting() for entry in urgent or self._entries.values()]
-        if shares := choose_batch(waiting, self._turns, self._row_limit):
+        entries = urgent or list(self._entries.values())
+        queued = [entry.queued() for entry in entries]
+        if allocations := choose_batch(queued, self._fair_queue, partial(self._limit, entries)):
             batch = _Batch(
-                entries=tuple(self._entries[share.ticket] for share in shares), shares=shares
+                entries=tuple(self._entries[each.request_id] for each in allocations),
+                allocations=allocations,
             )
-            self._is_drawing = True
-            self._device.submit(self._run, batch).add_done_callback(partial(self._note, batch))
+            self._is_executing = True
+            self._device.submit(self._run, batch).add_done_callback(
+                partial(self._finish_batch, batch)
+            )
 
-    def _settle(self, entry: _Entry[Model], result: Drawn | BaseException) -> None:
+    def _limit(self, entries: Sequence[_Entry[Model]], key: BatchKey) -> int:
+        if not self._is_batching:
+            return 1
+        first = next(entry for entry in entries if batch_key_of(entry.request) == key)
+        return first.model.max_batch_size(first.request)
+
+    def _settle(self, entry: _Entry[Model], result: ItemResult | BaseException) -> None:
         if entry.cancel.is_cancelled:
             self._finish(entry, Cancelled())
-        elif isinstance(result, Drawn):
+        elif isinstance(result, ItemResult):
             entry.add(result)
             if not entry.num_left:
                 self._finish(entry, None)
-        elif not (isinstance(result, Cancelled) and entry.is_warmup):  # that one is drawn again
+        elif not (isinstance(result, Cancelled) and entry.is_warmup):  # that one runs again
             self._finish(entry, result)
 
     def _finish(self, entry: _Entry[Model], error: BaseException | None) -> None:
-        del self._entries[entry.ticket]
+        del self._entries[entry.request_id]
         if error is not None:
             entry.answer.set_exception(error)
         else:
@@ -229,41 +247,33 @@ class DeviceQueue(Generic[Model]):
 
     # --- on the device's thread ---------------------------------------------------------------
 
-    def _run(self, batch: "_Batch[Model]") -> list[Drawn | WorkerError]:
+    def _run(self, batch: _Batch[Model]) -> list[ItemResult | WorkerError]:
         began_at = self._clock()
         for entry in batch.entries:
             entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
         try:
-            return self._draw(batch.entries[0].model, batch.parts(), partial(self._step, batch))
+            return batch.entries[0].model.execute(batch.items(), partial(self._step, batch))
         finally:
-            self._turns.charge(GroupKey.of(batch.entries[0].request), self._clock() - began_at)
+            self._fair_queue.charge(batch.key, self._clock() - began_at)
 
-    def _step(self, batch: "_Batch[Model]", step: int) -> None:
+    def _step(self, batch: _Batch[Model], step: int) -> None:
         with self._lock:
-            is_asked = any(not entry.is_warmup for entry in self._entries.values())
-        if all(e.cancel.is_cancelled or (e.is_warmup and is_asked) for e in batch.entries):
+            has_requests = any(not entry.is_warmup for entry in self._entries.values())
+        if all(e.cancel.is_cancelled or (e.is_warmup and has_requests) for e in batch.entries):
             raise Cancelled
-        for entry, share in zip(batch.entries, batch.shares, strict=True):
-            entry.tell_step(step, share.num_rows)
+        for entry, allocation in zip(batch.entries, batch.allocations, strict=True):
+            entry.report_step(step, allocation.num_images)
 
-    def _note(self, batch: "_Batch[Model]", drawing: "Future[list[Drawn | WorkerError]]") -> None:
-        """Called when a batch has been drawn, or failed as a whole."""
-        error = drawing.exception()
-        results: Sequence[Drawn | BaseException]
-        results = [error] * len(batch.entries) if error else drawing.result()
+    def _finish_batch(
+        self, batch: _Batch[Model], execution: "Future[list[ItemResult | WorkerError]]"
+    ) -> None:
+        """Called when a batch has been executed, or failed as a whole."""
+        error = execution.exception()
+        results: Sequence[ItemResult | BaseException]
+        results = [error] * len(batch.entries) if error else execution.result()
         with self._lock:
-            self._is_drawing = False
+            self._is_executing = False
             for entry, result in zip(batch.entries, results, strict=True):
                 entry.waits_since = self._clock()
                 self._settle(entry, result)
-            self._go_on()
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch(Generic[Model]):
-    entries: tuple[_Entry[Model], ...]
-    shares: tuple[Share, ...]
-
-    def parts(self) -> list[Part]:
-        pairs = zip(self.entries, self.shares, strict=True)
-        return [entry.part(share.num_rows) for entry, share in pairs]
+            self._start_next()

@@ -3,8 +3,9 @@
 import logging
 from collections.abc import Sequence
 
-from pixpod.catalog import ModelSpec, Precision
+from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WorkerError
+from pixpod.families import Precision
 from pixpod.weights.layout import Weights
 from pixpod.weights.sources.base import Source
 

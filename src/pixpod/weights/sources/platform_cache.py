@@ -119,7 +119,7 @@ def _check_whole(spec: ModelSpec, weights: Weights) -> None:
             found = [path.stat() for path in (weights.folder / part).iterdir()]
             if not found:
                 raise WeightsUnreadable(f"{part} is empty")
-    for component in spec.family.components:
+    for component in spec.family.component_names:
         folder = component_folder(weights, component)
         for path in (folder / "config.json", *tensor_paths(folder)):
             path.stat()

@@ -1,0 +1,15 @@
+"""What differs between pipelines in code: text encoding, arguments of the call, decoding."""
+
+import importlib
+
+from pixpod.engine.execution.pipelines.base import Arguments, PipelineCalls, TokenLimit
+from pixpod.families import FamilySpec
+
+__all__ = ["Arguments", "PipelineCalls", "TokenLimit", "calls_of"]
+
+
+def calls_of(family: FamilySpec) -> PipelineCalls:
+    """Import the code that a family names as `module:object`."""
+    module, _, name = family.calls.partition(":")
+    calls: PipelineCalls = getattr(importlib.import_module(module), name)()
+    return calls

@@ -1,0 +1,90 @@
+"""The protocol behind which families differ in code, and what several of them share."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from pixpod.catalog import Size
+from pixpod.engine.model import Pipeline, Tokenizer
+from pixpod.job import GenerationRequest, Prompts, Sampling
+
+Arguments = dict[str, Any]
+"""Keyword arguments of a pipeline's call; a tensor's first dimension is 1, one prompt. Any: their
+types differ.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TokenLimit:
+    """A text and the number of tokens, special ones included, that its text encoder reads.
+
+    `is_hard` is false where another encoder reads the whole text anyway.
+    """
+
+    field: str
+    text: str
+    tokenizer: Tokenizer
+    limit: int
+    is_hard: bool = True
+
+    def count_tokens(self) -> int:
+        """Count the tokens of the whole text, special ones included."""
+        return len(self.tokenizer(self.text, truncation=False, verbose=False).input_ids)
+
+
+class PipelineCalls(Protocol):
+    """How a family's pipelines are called. Every method runs under `torch.inference_mode`."""
+
+    def token_limits(
+        self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
+    ) -> Iterator[TokenLimit]:
+        """Yield which texts are read by which tokenizers, and how far."""
+        ...
+
+    def encode_text(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
+        """Return the embeddings of one request. Its tokenizers cut texts that are too long."""
+        ...
+
+    def call_arguments(self, sampling: Sampling) -> Arguments:
+        """Return the scales of a request under the names that the pipeline's call has."""
+        ...
+
+    def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
+        """Return images of (rows, 3, height, width) with values of 0 to 1."""
+        ...
+
+
+def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
+    return TokenLimit(field=field, text=text, tokenizer=tokenizer, limit=tokenizer.model_max_length)
+
+
+def second_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
+    """Yield the texts of a second encoder: `prompt_2` if given; it shares the negative prompt."""
+    if prompts.prompt_2 is None:
+        yield "prompt", prompts.prompt
+    else:
+        yield "prompt_2", prompts.prompt_2
+    if prompts.negative_prompt is not None:
+        yield "negative_prompt", prompts.negative_prompt
+
+
+def decode_latents(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+    """Decode unpacked latents by the VAE's scale, as diffusers' pipelines do."""
+    vae = pipe.vae
+    latents = latents.to(vae.dtype)
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is not None and std is not None:
+        mean, std = (
+            torch.tensor(values).view(1, -1, 1, 1).to(latents.device, latents.dtype)
+            for values in (mean, std)
+        )
+        latents = latents * std / vae.config.scaling_factor + mean
+    else:
+        latents = latents / vae.config.scaling_factor
+    image = vae.decode(latents, return_dict=False)[0]
+    pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt")
+    return pixels

@@ -1,0 +1,67 @@
+"""FLUX.1 pipelines: CLIP for the pooled embedding, T5 for tokens, packed latents."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from pixpod.catalog import Size
+from pixpod.engine.execution.pipelines.base import (
+    Arguments,
+    TokenLimit,
+    second_texts,
+)
+from pixpod.engine.model import Pipeline, Tokenizer
+from pixpod.job import GenerationRequest, Sampling
+from pixpod.methods import is_guided
+
+
+class FluxCalls:
+    """Guidance is embedded; true classifier-free guidance runs the transformer twice."""
+
+    def token_limits(
+        self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
+    ) -> Iterator[TokenLimit]:
+        clip, t5 = tokenizers["tokenizer"], tokenizers["tokenizer_2"]
+        assert request.text.max_sequence_length is not None
+        yield TokenLimit(
+            field="prompt",
+            text=request.prompts.prompt,
+            tokenizer=clip,
+            limit=clip.model_max_length,
+            is_hard=False,
+        )
+        for field, text in second_texts(request.prompts):
+            yield TokenLimit(
+                field=field, text=text, tokenizer=t5, limit=request.text.max_sequence_length
+            )
+
+    def encode_text(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
+        prompts = request.prompts
+        options = {"max_sequence_length": request.text.max_sequence_length, "device": device}
+        embeds, pooled, _ = pipe.encode_prompt(
+            prompt=prompts.prompt, prompt_2=prompts.prompt_2, **options
+        )
+        arguments = {"prompt_embeds": embeds, "pooled_prompt_embeds": pooled}
+        if is_guided(request.sampling.true_cfg_scale):
+            embeds, pooled, _ = pipe.encode_prompt(
+                prompt=prompts.negative_prompt, prompt_2=None, **options
+            )
+            arguments |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
+        return arguments
+
+    def call_arguments(self, sampling: Sampling) -> Arguments:
+        arguments: Arguments = {"true_cfg_scale": sampling.true_cfg_scale or 1.0}
+        if sampling.guidance_scale is not None:
+            arguments["guidance_scale"] = sampling.guidance_scale
+        return arguments
+
+    def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
+        width, height = size
+        vae = pipe.vae
+        latents = pipe._unpack_latents(latents, height, width, pipe.vae_scale_factor)
+        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
+        image = vae.decode(latents, return_dict=False)[0]
+        pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt")
+        return pixels

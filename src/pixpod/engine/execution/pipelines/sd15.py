@@ -1,0 +1,46 @@
+"""SD 1.5 pipelines: one CLIP text encoder, classifier-free guidance above a scale of 1."""
+
+from collections.abc import Iterator, Mapping
+
+import torch
+
+from pixpod.catalog import Size
+from pixpod.engine.execution.pipelines.base import (
+    Arguments,
+    TokenLimit,
+    clip_limit,
+    decode_latents,
+)
+from pixpod.engine.model import Pipeline, Tokenizer
+from pixpod.job import GenerationRequest, Sampling
+from pixpod.methods import is_guided
+
+
+class Sd15Calls:
+    """One encoder reads prompt and negative prompt."""
+
+    def token_limits(
+        self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
+    ) -> Iterator[TokenLimit]:
+        prompts = request.prompts
+        yield clip_limit("prompt", prompts.prompt, tokenizers["tokenizer"])
+        if prompts.negative_prompt is not None:
+            yield clip_limit("negative_prompt", prompts.negative_prompt, tokenizers["tokenizer"])
+
+    def encode_text(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
+        embeds, negative_embeds = pipe.encode_prompt(
+            prompt=request.prompts.prompt,
+            device=device,
+            num_images_per_prompt=1,
+            do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
+            negative_prompt=request.prompts.negative_prompt,
+        )
+        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
+
+    def call_arguments(self, sampling: Sampling) -> Arguments:
+        return {"guidance_scale": sampling.guidance_scale}
+
+    def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
+        return decode_latents(pipe, latents)

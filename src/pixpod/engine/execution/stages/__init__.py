@@ -1,0 +1,8 @@
+"""One class for each stage that a plan may name."""
+
+from pixpod.engine.execution.stages.base import Stage, StageContext
+from pixpod.engine.execution.stages.decode import DecodeStage
+from pixpod.engine.execution.stages.denoise import DenoiseStage
+from pixpod.engine.execution.stages.text_encode import TextEncodeStage
+
+__all__ = ["DecodeStage", "DenoiseStage", "Stage", "StageContext", "TextEncodeStage"]

@@ -1,0 +1,67 @@
+"""The protocol of stages."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Protocol, TypeVar
+
+from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.oom_fallbacks import (
+    Attempt,
+    DoesNotFit,
+    Fallback,
+    OomFallbacks,
+    run_within_memory,
+)
+from pixpod.engine.model import LoadedModel, Pipeline
+from pixpod.errors import OutOfMemory
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StageContext:
+    """What a stage works with. `pipe` can use the components of the stage's plan only."""
+
+    pipe: Pipeline
+    free_cache: Callable[[], bool]
+    offload_others: Callable[[], bool]
+
+    def run_within_memory(
+        self,
+        batch: Batch,
+        subject: str,
+        chunks: Sequence[Sequence[T]],
+        attempt: Attempt[T],
+        *fallbacks: Fallback,
+    ) -> None:
+        """Process chunks, with fallbacks for a device that runs out of memory.
+
+        The stage's own `fallbacks` come after the first, which costs nothing. `attempt` returns
+        false on torch.OutOfMemoryError. Raises OutOfMemory.
+        """
+        options = OomFallbacks(
+            first=(Fallback(apply=self.free_cache), *fallbacks),
+            last=(Fallback(apply=self.offload_others),),
+        )
+        try:
+            batch.warnings += run_within_memory(chunks, attempt, options)
+        except DoesNotFit as exc:
+            model: LoadedModel = batch.model
+            raise OutOfMemory(
+                f"{model.spec.name}: no memory for {subject} on {model.device}"
+            ) from exc
+
+
+class Stage(Protocol):
+    """A part of making an image, on components of its own."""
+
+    def prepare(self, batch: Batch) -> bool:
+        """Do what needs no component; false if nothing is left for `run`."""
+        ...
+
+    def run(self, batch: Batch, context: StageContext) -> None:
+        """Fill the batch; a single item or row may fail alone.
+
+        Raises OutOfMemory if the device cannot hold even one row, and what `batch.on_step` raises.
+        """
+        ...

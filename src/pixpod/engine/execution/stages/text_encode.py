@@ -1,0 +1,56 @@
+"""Encodes texts, and whatever else text encoders read."""
+
+from collections.abc import Sequence
+
+import torch
+
+from pixpod.engine.execution.batch import Batch, ItemState
+from pixpod.engine.execution.conditions import Condition
+from pixpod.engine.execution.stages.base import StageContext
+from pixpod.errors import InvalidInput
+
+
+class TextEncodeStage:
+    """Computes the conditions of each item that are not cached."""
+
+    def __init__(self, conditions: Sequence[Condition]) -> None:
+        self._conditions = conditions
+
+    def prepare(self, batch: Batch) -> bool:
+        missing = False
+        for state in batch.items:
+            for condition in self._conditions:
+                missing |= not self._find(batch, state, condition)
+        return missing
+
+    def run(self, batch: Batch, context: StageContext) -> None:
+        def attempt(states: Sequence[ItemState]) -> bool:
+            try:
+                for state in states:
+                    self._compute(batch, state, context)
+            except torch.OutOfMemoryError:
+                return False
+            return True
+
+        pending = [[state] for state in batch.items if state.error is None]
+        context.run_within_memory(batch, "a text", pending, attempt)
+
+    def _find(self, batch: Batch, state: ItemState, condition: Condition) -> bool:
+        """Return whether nothing is left to compute: the item has failed or was cached."""
+        try:
+            state.warnings += condition.check(batch.model, state.item.request)
+        except InvalidInput as error:
+            state.error = error
+            return True
+        found = condition.find(batch.model, state.item.request)
+        if found is not None:
+            state.arguments |= found
+        return found is not None
+
+    def _compute(self, batch: Batch, state: ItemState, context: StageContext) -> None:
+        for condition in self._conditions:
+            request = state.item.request
+            found = condition.find(batch.model, request)
+            state.arguments |= (
+                condition.compute(batch.model, context.pipe, request) if found is None else found
+            )

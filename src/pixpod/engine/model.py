@@ -1,0 +1,151 @@
+"""A model that is loaded on its device, and the pipelines around its components."""
+
+import inspect
+import logging
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import diffusers
+import torch
+from torch import nn
+
+from pixpod.catalog import ModelSpec
+from pixpod.engine.component_key import ComponentKey
+from pixpod.errors import InternalError
+from pixpod.job import ModelIdentity
+
+log = logging.getLogger(__name__)
+
+Pipeline = Any
+Tokenizer = Any
+Component = Any
+Scheduler = Any
+"""Any, because diffusers and transformers have no types."""
+
+
+class ComponentNotOnloaded(InternalError, AttributeError):
+    """A stage used a component that its plan does not name.
+
+    An AttributeError as well, so that diffusers may probe for methods with `hasattr`.
+    """
+
+
+class OffloadedComponent:
+    """Stands in for a component of a pipeline that the current stage does not use.
+
+    Pipelines may read its config and number format. Anything else raises ComponentNotOnloaded.
+    """
+
+    def __init__(self, name: str, module: nn.Module) -> None:
+        self.config = module.config
+        self.dtype = module.dtype
+        self._name = name
+
+    def __call__(self, *args: object, **kwargs: object) -> None:
+        self._refuse()
+
+    def __getattr__(self, attribute: str) -> None:
+        self._refuse()
+
+    def _refuse(self) -> None:
+        raise ComponentNotOnloaded(f"{self._name} is used by a stage whose plan does not name it")
+
+
+@dataclass(slots=True, kw_only=True)
+class Compilation:
+    """How the regions of one model run. `modes` has `package`, `jit` or `eager` by component.
+
+    Changes while the model is used: code that is compiled at the first image may fail there.
+    """
+
+    model: str
+    modes: dict[str, str] = field(default_factory=dict)
+    reasons: list[str] = field(default_factory=list)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Messages for callers about how this model runs."""
+        return tuple(self.reasons)
+
+    def run_eagerly(self, component: str, reason: str) -> None:
+        self.modes[component] = "eager"
+        self.reasons.append(f"{component} runs eagerly, which is slower: {reason}")
+        log.warning(
+            "not compiled", extra={"model": self.model, "component": component, "reason": reason}
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedModel:
+    """A model's components on a device.
+
+    `keys` are the names of the components in memory. `tokenizers` are by their names in
+    pipelines. `pipeline_options` are further arguments of the pipelines' constructors.
+    """
+
+    spec: ModelSpec
+    identity: ModelIdentity
+    device: torch.device
+    components: Mapping[str, Component]
+    keys: Mapping[str, ComponentKey]
+    tokenizers: Mapping[str, Tokenizer]
+    scheduler_config: Mapping[str, object]
+    pipeline_options: Mapping[str, object]
+    cautions: tuple[str, ...] = ()
+    compilation: Compilation | None = None
+    _pipelines: dict[tuple[str, frozenset[str]], Pipeline] = field(default_factory=dict, repr=False)
+
+    @property
+    def denoiser(self) -> Component:
+        return self.components[self.spec.family.denoiser]
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Messages for each reply. They may grow with the first image."""
+        return (*self.cautions, *(self.compilation.warnings if self.compilation else ()))
+
+    def scheduler(self, name: str) -> Scheduler:
+        """Build a scheduler of the family by its name in requests."""
+        scheduler = self.spec.family.schedulers[name]
+        scheduler_class = getattr(diffusers, scheduler.class_name)
+        return scheduler_class.from_config(self.scheduler_config, **scheduler.options)
+
+    def pipeline(self, class_name: str, components: Collection[str]) -> Pipeline:
+        """Return a pipeline that can use these components and no others.
+
+        It is built by its constructor from the components themselves: diffusers' own
+        `from_pipe` casts them all to one number format (diffusers#12754). Built once for each
+        class and set of components; not for several threads at once.
+        """
+        key = (class_name, frozenset(components))
+        if key not in self._pipelines:
+            self._pipelines[key] = self._build_pipeline(class_name, key[1])
+        return self._pipelines[key]
+
+    def full_pipeline(self) -> Pipeline:
+        """Return the text-to-image pipeline with all components, for tools and tests."""
+        family = self.spec.family
+        return self.pipeline(family.text_to_image, family.component_names)
+
+    def _build_pipeline(self, class_name: str, usable: frozenset[str]) -> Pipeline:
+        pipeline_class = getattr(diffusers, class_name)
+        modules = {
+            name: module if name in usable else OffloadedComponent(name, module)
+            for name, module in self.components.items()
+        }
+        given = {
+            **modules,
+            **self.tokenizers,
+            **self.pipeline_options,
+            "scheduler": self.scheduler(self.spec.defaults.scheduler),
+        }
+        parameters = list(inspect.signature(pipeline_class.__init__).parameters.values())[1:]
+        arguments = {
+            each.name: given.get(each.name)
+            for each in parameters
+            if each.name in given or each.default is inspect.Parameter.empty
+        }
+        pipe = pipeline_class(**arguments)
+        pipe.set_progress_bar_config(disable=True)
+        return pipe

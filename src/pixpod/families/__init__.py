@@ -1,0 +1,46 @@
+"""Model families as data, one file each; the standard library only.
+
+`FAMILIES` is the table of those that ship. `load_catalog` takes another one.
+"""
+
+from collections.abc import Mapping
+
+from pixpod.families.flux import FLUX
+from pixpod.families.precision import STORED_PRECISIONS, Precision
+from pixpod.families.sd15 import SD15
+from pixpod.families.sdxl import SDXL
+from pixpod.families.spec import (
+    GIB,
+    ComponentSpec,
+    ConcurrencyRule,
+    Control,
+    FamilySpec,
+    Guidance,
+    QuantizationSpec,
+    RegionSpec,
+    Role,
+    SchedulerSpec,
+    WorkingMemory,
+)
+
+__all__ = [
+    "FAMILIES",
+    "FLUX",
+    "GIB",
+    "SD15",
+    "SDXL",
+    "STORED_PRECISIONS",
+    "ComponentSpec",
+    "ConcurrencyRule",
+    "Control",
+    "FamilySpec",
+    "Guidance",
+    "Precision",
+    "QuantizationSpec",
+    "RegionSpec",
+    "Role",
+    "SchedulerSpec",
+    "WorkingMemory",
+]
+
+FAMILIES: Mapping[str, FamilySpec] = {family.name: family for family in (FLUX, SDXL, SD15)}

@@ -1,0 +1,100 @@
+"""FLUX.1: a transformer over packed latents, with CLIP for the pooled text and T5 for tokens."""
+
+from pixpod.families.schedulers import FLOW_MATCH_SCHEDULERS
+from pixpod.families.spec import (
+    ComponentSpec,
+    ConcurrencyRule,
+    Control,
+    FamilySpec,
+    Guidance,
+    QuantizationSpec,
+    RegionSpec,
+    Role,
+    WorkingMemory,
+)
+from pixpod.job import Mode
+
+FLUX = FamilySpec(
+    name="flux",
+    title="FLUX",
+    components=(
+        ComponentSpec(
+            name="text_encoder",
+            role=Role.TEXT_ENCODER,
+            library="transformers",
+            class_name="CLIPTextModel",
+            gib_16=0.23,
+        ),
+        ComponentSpec(
+            name="text_encoder_2",
+            role=Role.TEXT_ENCODER,
+            library="transformers",
+            class_name="T5EncoderModel",
+            gib_16=8.87,
+            gib_8=4.57,
+        ),
+        ComponentSpec(
+            name="transformer",
+            role=Role.DENOISER,
+            library="diffusers",
+            class_name="FluxTransformer2DModel",
+            gib_16=22.17,
+            gib_8=11.10,
+            gib_8_adaln16=14.10,
+        ),
+        ComponentSpec(
+            name="vae",
+            role=Role.VAE,
+            library="diffusers",
+            class_name="AutoencoderKL",
+            gib_16=0.16,
+        ),
+    ),
+    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "FluxPipeline"},
+    calls="pixpod.engine.execution.pipelines.flux:FluxCalls",
+    # VAE stride 8, times 2 for packed latents
+    size_multiple_px=16,
+    schedulers=FLOW_MATCH_SCHEDULERS,
+    prompt_fields=frozenset({"prompt", "prompt_2", "negative_prompt"}),
+    has_sequence_length=True,
+    guidance=Guidance.EMBEDDED,
+    # One image of 1024 px (4096 tokens) with 512 of text: four of them took 2.860 s each instead
+    # of 2.966 s, while 512 px gain about three times (tables of diffusers-torchao for an H100 and
+    # of sglang for an H200).
+    batch_tokens=4608,
+    concurrency=(
+        ConcurrencyRule(
+            max_steps=12,
+            max_batch_size=8,
+            ahead=2,
+            reason="0.4 s an image on an H100, and the SDK looks for jobs once a second",
+        ),
+        ConcurrencyRule(
+            max_batch_size=2,
+            ahead=1,
+            reason="one image of 1024 px fills the GPU and takes longer than fetching the next job",
+        ),
+    ),
+    # CUDA graphs change FLUX at 1024 px by less than 1 % (cache-dit, L20).
+    regions=(
+        RegionSpec(
+            component="transformer",
+            classes=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+        ),
+        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
+    ),
+    # Decoding: 2.4 GiB for one image and 2.0 for each further one, from the memory columns of
+    # diffusers-torchao's tables for an H100. Denoising is an estimate: 4608 tokens of 3072
+    # channels and an MLP of four times that, in bfloat16.
+    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.4, denoise_gib=0.3, decode_gib=2.0),
+    # torchao's and flux-fp8-api's recipes agree on these: embedders and the output layer.
+    quantization=QuantizationSpec(
+        keep_16_bit=frozenset(
+            {"x_embedder", "context_embedder", "time_text_embed", "norm_out", "proj_out"}
+        ),
+        adaln=r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear",
+    ),
+    sets_attention_backend=True,
+    step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
+    has_denoiser_files=True,
+)

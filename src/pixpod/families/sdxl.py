@@ -1,0 +1,87 @@
+"""SDXL: a UNet with two CLIP text encoders."""
+
+from pixpod.families.schedulers import UNET_SCHEDULERS
+from pixpod.families.spec import (
+    ComponentSpec,
+    ConcurrencyRule,
+    Control,
+    FamilySpec,
+    Guidance,
+    RegionSpec,
+    Role,
+    WorkingMemory,
+)
+from pixpod.job import Mode
+
+SDXL = FamilySpec(
+    name="sdxl",
+    title="SDXL",
+    components=(
+        ComponentSpec(
+            name="text_encoder",
+            role=Role.TEXT_ENCODER,
+            library="transformers",
+            class_name="CLIPTextModel",
+            gib_16=0.23,
+        ),
+        ComponentSpec(
+            name="text_encoder_2",
+            role=Role.TEXT_ENCODER,
+            library="transformers",
+            class_name="CLIPTextModelWithProjection",
+            gib_16=1.29,
+        ),
+        ComponentSpec(
+            name="unet",
+            role=Role.DENOISER,
+            library="diffusers",
+            class_name="UNet2DConditionModel",
+            gib_16=4.78,
+        ),
+        ComponentSpec(
+            name="vae",
+            role=Role.VAE,
+            library="diffusers",
+            class_name="AutoencoderKL",
+            gib_16=0.16,
+        ),
+    ),
+    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "StableDiffusionXLPipeline"},
+    calls="pixpod.engine.execution.pipelines.sdxl:SdxlCalls",
+    size_multiple_px=8,
+    schedulers=UNET_SCHEDULERS,
+    prompt_fields=frozenset({"prompt", "prompt_2", "negative_prompt"}),
+    has_sequence_length=False,
+    guidance=Guidance.CLASSIFIER_FREE,
+    # UNets use a third of the GPU's arithmetic alone and about twice that in batches (MLPerf 4.1):
+    # eight images of 1024 px.
+    batch_tokens=32768,
+    concurrency=(
+        ConcurrencyRule(
+            max_steps=12,
+            max_batch_size=8,
+            ahead=1,
+            reason="few steps leave the GPU idle: a batch of eight takes about a second",
+        ),
+        ConcurrencyRule(
+            max_batch_size=4,
+            ahead=1,
+            reason="four take 3 s together; more gain little and make the last job wait twice",
+        ),
+    ),
+    # Compiling with channels-last takes a seventh off SDXL (fal's table, A100).
+    regions=(
+        RegionSpec(
+            component="unet",
+            classes=("UNet2DConditionModel",),
+            is_channels_last=True,
+            has_cuda_graphs=True,
+        ),
+        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
+    ),
+    # Decoding as for FLUX, whose VAE is the same network. Denoising is an estimate for two rows
+    # of classifier-free guidance.
+    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0),
+    pipeline_options={"add_watermarker": False},
+    upcasts_vae=True,
+)

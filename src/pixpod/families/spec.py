@@ -1,0 +1,206 @@
+"""Types of which a model family is made: plain data, no tensor and no library class.
+
+A family is one `FamilySpec` in a file of this package. Figures are bytes as GiB (2^30).
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from pixpod.job import Mode
+
+GIB = 2**30
+
+
+class Role(StrEnum):
+    """What a component of a pipeline does."""
+
+    TEXT_ENCODER = "text_encoder"
+    DENOISER = "denoiser"
+    VAE = "vae"
+
+
+class Control(StrEnum):
+    """Which kind of ControlNet steers a pipeline."""
+
+    NONE = "none"
+    CONTROLNET = "controlnet"
+    UNION = "union"
+
+
+class Guidance(StrEnum):
+    """How a family follows the prompt.
+
+    `CLASSIFIER_FREE` runs the denoiser for the prompt and the negative prompt if
+    `guidance_scale` is above 1. `EMBEDDED` feeds `guidance_scale` to the denoiser, and does the
+    former for `true_cfg_scale`.
+    """
+
+    CLASSIFIER_FREE = "classifier_free"
+    EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ComponentSpec:
+    """A folder with weights, and its size on a device where its files are not at hand.
+
+    `class_name` and `library` name the module's class. `gib_8` is the size with 8 bits a value and
+    a scale per row, None for a component that is never quantized; `gib_8_adaln16` the same with
+    the modulation layers at 16 bits.
+    """
+
+    name: str
+    role: Role
+    library: str
+    class_name: str
+    gib_16: float
+    gib_8: float | None = None
+    gib_8_adaln16: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SchedulerSpec:
+    """A scheduler under the name that requests use.
+
+    `options` replace those of the model's own scheduler config. A step of a scheduler of order
+    `calls_per_step` calls the denoiser so many times, except the last one, which calls it once.
+    `max_steps` is the scheduler's own limit.
+    """
+
+    class_name: str
+    options: Mapping[str, object] = field(default_factory=dict)
+    calls_per_step: int = 1
+    max_steps: int | None = None
+
+    def num_calls(self, num_inference_steps: int) -> int:
+        """Denoiser calls of a whole image; Heun's 2n - 1 is `len(scheduler.timesteps)`."""
+        return self.calls_per_step * (num_inference_steps - 1) + 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ConcurrencyRule:
+    """Jobs that a warm worker takes at a time: a batch of at most `max_batch_size`, and `ahead`.
+
+    Holds for models with at most `max_steps` by default; None for any number. `reason` says
+    where the numbers come from.
+    """
+
+    max_batch_size: int
+    ahead: int
+    reason: str
+    max_steps: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RegionSpec:
+    """Modules of a component that are compiled, each on its own, by class name.
+
+    On CUDA, `is_channels_last` lays out the weights of convolutions as their kernels want them,
+    and `has_cuda_graphs` captures the launches of a region as one graph.
+    """
+
+    component: str
+    classes: tuple[str, ...]
+    is_channels_last: bool = False
+    has_cuda_graphs: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class QuantizationSpec:
+    """Layers of a denoiser that 8-bit formats spare.
+
+    `keep_16_bit` are top-level modules that stay in 16 bits. `adaln` is a regular expression for
+    the full names of modulation layers, which have one row per image instead of one per token.
+    """
+
+    keep_16_bit: frozenset[str]
+    adaln: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WorkingMemory:
+    """Memory for activations while a stage runs, in GiB.
+
+    `text_gib` while texts are encoded; `fixed_gib` for any batch, `denoise_gib` and `decode_gib`
+    more for each image of 1024x1024.
+    """
+
+    text_gib: float
+    fixed_gib: float
+    denoise_gib: float
+    decode_gib: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class FamilySpec:
+    """Everything that distinguishes one model architecture from another.
+
+    `components` are in the order in which an image needs them. `pipelines` has the diffusers
+    class for each mode and control; what is missing is refused. `calls` is where the code for
+    text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
+    divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
+    components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
+    `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
+    steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
+    `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
+    perhaps the VAE, otherwise the whole pipeline.
+    """
+
+    name: str
+    title: str
+    components: tuple[ComponentSpec, ...]
+    pipelines: Mapping[tuple[Mode, Control], str]
+    calls: str
+    size_multiple_px: int
+    schedulers: Mapping[str, SchedulerSpec]
+    prompt_fields: frozenset[str]
+    has_sequence_length: bool
+    guidance: Guidance
+    batch_tokens: int
+    concurrency: tuple[ConcurrencyRule, ...]
+    regions: tuple[RegionSpec, ...]
+    working_memory: WorkingMemory
+    quantization: QuantizationSpec | None = None
+    pipeline_options: Mapping[str, object] = field(default_factory=dict)
+    sets_attention_backend: bool = False
+    upcasts_vae: bool = False
+    step_cache_blocks: tuple[str, ...] = ()
+    has_denoiser_files: bool = False
+
+    @property
+    def component_names(self) -> tuple[str, ...]:
+        return tuple(component.name for component in self.components)
+
+    @property
+    def text_encoders(self) -> tuple[str, ...]:
+        return self.names_of(Role.TEXT_ENCODER)
+
+    @property
+    def denoiser(self) -> str:
+        """Folder name of the denoiser: `transformer` or `unet`."""
+        return self.names_of(Role.DENOISER)[0]
+
+    @property
+    def vae(self) -> str:
+        return self.names_of(Role.VAE)[0]
+
+    @property
+    def large_text_encoder(self) -> str | None:
+        """The text encoder that may be held in 8 bits (T5), if there is one."""
+        names = (c.name for c in self.components if c.role is Role.TEXT_ENCODER and c.gib_8)
+        return next(names, None)
+
+    @property
+    def text_to_image(self) -> str:
+        """Class that the `model_index.json` of this family's repositories names."""
+        return self.pipelines[Mode.TEXT_TO_IMAGE, Control.NONE]
+
+    def names_of(self, role: Role) -> tuple[str, ...]:
+        return tuple(component.name for component in self.components if component.role is role)
+
+    def component(self, name: str) -> ComponentSpec:
+        """Raises KeyError."""
+        found = next((each for each in self.components if each.name == name), None)
+        if found is None:
+            raise KeyError(name)
+        return found
