@@ -91,7 +91,7 @@ def test_entry_without_files_is_named(directory, entry):
 
 def test_other_pipeline_than_the_catalogs_is_named(directory, entry):
     (problem,) = problems(directory, replace(entry, name="flux-tiny"))
-    assert "is of a StableDiffusionPipeline, expected is FluxPipeline" in problem
+    assert "expected a FluxPipeline, got a StableDiffusionPipeline" in problem
 
 
 def test_wrong_sha256_with_right_chunks_is_named(directory, entry):

@@ -1,5 +1,7 @@
 """The built-in models are coherent, and a broken entry is named by file, model and field."""
 
+from dataclasses import replace
+
 import pytest
 
 from pixpod.catalog import load_catalog
@@ -34,10 +36,10 @@ max_sequence_length = 512
 
 @pytest.fixture
 def load(tmp_path):
-    def load_text(text):
+    def load_text(text, **options):
         path = tmp_path / "models.toml"
         path.write_text(text, encoding="utf-8")
-        return load_catalog(path)
+        return load_catalog(path, **options)
 
     return load_text
 
@@ -59,14 +61,28 @@ def test_builtin_model_is_pinned_or_ships_with_the_source(spec):
 
 
 @pytest.mark.parametrize("spec", load_catalog().values(), ids=lambda spec: spec.name)
-def test_only_flux_runs_in_float8(spec):
+def test_only_families_that_are_quantized_run_in_float8(spec):
     if Precision.FLOAT8_DYNAMIC in spec.precision.values():
-        assert spec.family is FAMILIES["flux"]
+        assert spec.family.quantization is not None
 
 
-def test_each_family_has_schedulers_and_a_size_multiple():
-    assert SCHEDULERS.keys() == set(Family)
-    assert [family.size_multiple_px for family in Family] == [16, 8, 8]
+def test_default_request_takes_fields_of_all_its_values():
+    spec = load_catalog()["flux-dev"]
+    request = spec.default_request(width=512, prompt="x", guidance_scale=2.0, truncate=True)
+    assert (request.model, request.width, request.height) == ("flux-dev", 512, 1024)
+    assert (request.prompts.prompt, request.text.truncate) == ("x", True)
+    assert request.text.max_sequence_length == spec.defaults.max_sequence_length
+    assert (request.sampling.guidance_scale, request.sampling.num_inference_steps) == (2.0, 28)
+    with pytest.raises(TypeError, match="colour"):
+        spec.default_request(colour="red")
+
+
+def test_catalog_takes_other_families(load):
+    other = replace(FAMILIES["flux"], name="mine")
+    entry = ENTRY.replace('family = "flux"', 'family = "mine"')
+    with pytest.raises(InvalidSettings, match="expected one of flux, sdxl, sd15, got 'mine'"):
+        load(entry)
+    assert load(entry, families={"mine": other, **FAMILIES})["mine"].family is other
 
 
 def test_extra_file_adds_a_model(load):
@@ -126,7 +142,7 @@ def test_broken_entry_is_named_by_file_model_and_field(load, old, new, field):
 
 
 def test_entry_that_is_no_table_is_named(load):
-    with pytest.raises(InvalidSettings, match=r"models\.toml: model 'mine': accepted is a table"):
+    with pytest.raises(InvalidSettings, match=r"models\.toml: model 'mine': expected a table"):
         load("mine = 5")
 
 

@@ -1,10 +1,11 @@
-"""Which limit holds for a job, and what it is told when that is over."""
+"""A whole job has a time limit, and its error says how far it got."""
 
 import asyncio
 
 import pytest
+from support.factories import OFFER, make_job
 
-from pixpod.contract.payload import execution_timeout_s
+from pixpod.contract.payload import parse_job
 from pixpod.errors import DeadlineExceeded
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Position
@@ -31,11 +32,12 @@ def test_job_is_answered_before_the_platform_ends_it(max_job_s, execution_timeou
     ],
 )
 def test_platforms_limit_is_read_where_it_is_given(policy, expected_s):
-    assert execution_timeout_s({"id": "job-1", "input": {}, "policy": policy}) == expected_s
+    job = parse_job(make_job() | {"policy": policy}, OFFER)
+    assert job.execution_timeout_s == expected_s
 
 
 def test_job_without_a_policy_has_no_limit_of_its_own():
-    assert execution_timeout_s({"id": "job-1", "input": {}}) is None
+    assert parse_job(make_job(), OFFER).execution_timeout_s is None
 
 
 async def wait_long(position):
@@ -48,6 +50,7 @@ async def wait_long(position):
     [
         (Position(0, 28), "not begun after 0.01 s"),
         (Position(7, 28), "stopped after 0.01 s at step 7 of 28: ask for fewer steps"),
+        (Position(28, 28), "stopped after 0.01 s while its images were encoded and stored"),
     ],
 )
 def test_error_says_how_far_the_job_got(position, text):
@@ -58,9 +61,9 @@ def test_error_says_how_far_the_job_got(position, text):
 def test_job_in_time_is_left_alone():
     async def finish():
         async with deadline(600, lambda: Position(0, 1)):
-            return "drawn"
+            return "done"
 
-    assert asyncio.run(finish()) == "drawn"
+    assert asyncio.run(finish()) == "done"
 
 
 def test_cancellation_from_outside_is_no_deadline():

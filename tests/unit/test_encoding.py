@@ -28,12 +28,17 @@ MODEL = ModelIdentity(
     name="flux-tiny", revision="0123456789abcdef", precision="float32", weights="baked"
 )
 
-REQUEST = make_request(
+
+def flux_request(**changes):
+    return make_request(**{**REQUEST, **changes})
+
+
+REQUEST = dict(
     model="flux-tiny",
     prompt="a red circle, on a blue background",
     num_inference_steps=8,
     guidance_scale=3.5,
-    scheduler="flow_match_euler",
+    scheduler="FlowMatchEulerDiscreteScheduler",
 )
 
 
@@ -107,7 +112,7 @@ def test_lossy_formats_stay_close_to_the_pixels(format):
 
 @pytest.mark.parametrize("format", ImageFormat)
 def test_same_pixels_give_the_same_bytes(format):
-    text = generation_text(REQUEST, 1, MODEL)
+    text = generation_text(flux_request(), 1, MODEL)
     first, second = (encoded(noise(32, 32), format, text=text) for _ in range(2))
     assert first == second
 
@@ -127,33 +132,33 @@ def test_higher_quality_is_a_larger_file(format):
 
 
 def test_generation_text_is_what_other_tools_parse():
-    assert generation_text(REQUEST, 7, MODEL) == (
+    assert generation_text(flux_request(), 7, MODEL) == (
         "a red circle, on a blue background\n"
-        "Steps: 8, Sampler: flow_match_euler, CFG scale: 3.5, Seed: 7, Size: 64x64, "
+        "Steps: 8, Sampler: FlowMatchEulerDiscreteScheduler, CFG scale: 3.5, Seed: 7, Size: 64x64, "
         f"Model: flux-tiny, Model hash: 0123456789, Version: pixpod {pixpod.__version__}"
     )
 
 
 def test_generation_text_has_the_negative_prompt_on_its_own_line():
-    request = replace(REQUEST, negative_prompt="blurry", true_cfg_scale=2.0)
+    request = flux_request(negative_prompt="blurry", true_cfg_scale=2.0)
     lines = generation_text(request, 7, MODEL).splitlines()
     assert lines[1] == "Negative prompt: blurry"
     assert "True CFG scale: 2.0" in lines[2]
 
 
 def test_generation_text_leaves_out_what_the_family_does_not_know():
-    assert "CFG" not in generation_text(replace(REQUEST, guidance_scale=None), 7, MODEL)
+    assert "CFG" not in generation_text(flux_request(guidance_scale=None), 7, MODEL)
 
 
 def test_generation_text_quotes_a_value_with_a_separator():
-    text = generation_text(REQUEST, 7, replace(MODEL, name="mine, tuned"))
+    text = generation_text(flux_request(), 7, replace(MODEL, name="mine, tuned"))
     assert 'Model: "mine, tuned", Model hash' in text
 
 
 @pytest.mark.parametrize("format", ImageFormat)
 @pytest.mark.parametrize("prompt", ["a red circle", "café", "雪の日 ☃ 😀", "two\nlines", "nul \0 "])
 def test_text_in_the_file_is_the_text_given(format, prompt):
-    text = generation_text(replace(REQUEST, prompt=prompt), 1, MODEL)
+    text = generation_text(flux_request(prompt=prompt), 1, MODEL)
     assert text_inside(encoded(gradient(16, 16), format, text=text)) == text
 
 
@@ -166,14 +171,14 @@ def test_no_text_means_no_metadata_at_all(format):
 
 @pytest.mark.parametrize("format", ImageFormat)
 def test_half_a_surrogate_pair_does_not_stop_a_file(format):
-    text = generation_text(replace(REQUEST, prompt="a \ud83d circle"), 1, MODEL)
+    text = generation_text(flux_request(prompt="a \ud83d circle"), 1, MODEL)
     assert text_inside(encoded(gradient(16, 16), format, text=text)).startswith("a ? circle")
 
 
 @pytest.mark.parametrize("format", ImageFormat)
 def test_prompts_are_cut_to_what_a_file_can_hold(format):
     prompt = "😀" * (MAX_PROMPT_CHARACTERS + 1)
-    request = replace(REQUEST, prompt=prompt, negative_prompt=prompt)
+    request = flux_request(prompt=prompt, negative_prompt=prompt)
     image = encoded(gradient(16, 16), format, text=generation_text(request, 1, MODEL))
     first, second, settings_line = text_inside(image).splitlines()
     assert len(first) == MAX_PROMPT_CHARACTERS

@@ -1,26 +1,27 @@
-"""What models take on a card, by the table and by their files."""
+"""Sizes of models, by the family's table and by their files."""
 
 import json
 
 import pytest
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.memory.footprints import GIB, Footprints, NoFootprint
-from pixpod.families import FAMILIES, Precision
+from pixpod.engine.memory.footprints import NoFootprint, known_bytes, measured_bytes
+from pixpod.engine.precision.precision import QuantizationPlan
+from pixpod.families import GIB, Precision
+from pixpod.methods import StageName, method_of, stages_of
 from pixpod.weights.layout import Weights
 
-FOOTPRINTS = Footprints()
 CATALOG = load_catalog()
 FP8, BF16, FP16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16, Precision.FLOAT16
 SQUARE = (1024, 1024)
 
 
-def total_gib(name, held):
-    return sum(FOOTPRINTS.known_bytes(CATALOG[name], held).values()) / GIB
+def total_gib(name, plan):
+    return sum(known_bytes(CATALOG[name], plan).values()) / GIB
 
 
 @pytest.mark.parametrize(
-    ("name", "held", "gib"),
+    ("name", "plan", "gib"),
     [
         pytest.param(
             "flux-dev", QuantizationPlan(precision=FP8, t5=FP8), 16.06, id="flux in 8 bits"
@@ -41,32 +42,40 @@ def total_gib(name, held):
         pytest.param("flux-tiny", QuantizationPlan(precision=FP8), 0.08, id="shipped"),
     ],
 )
-def test_sizes_of_models(name, held, gib):
-    assert total_gib(name, held) == pytest.approx(gib, abs=0.005)
+def test_sizes_of_models(name, plan, gib):
+    assert total_gib(name, plan) == pytest.approx(gib, abs=0.005)
 
 
 def test_precision_without_figures_names_those_that_have_some():
     with pytest.raises(NoFootprint, match=r"^float32, bfloat16, float16$"):
-        FOOTPRINTS.known_bytes(CATALOG["sdxl"], QuantizationPlan(precision=FP8))
+        known_bytes(CATALOG["sdxl"], QuantizationPlan(precision=FP8))
+
+
+def working_gib(model, stage, size, batch_size):
+    spec = CATALOG[model]
+    request = spec.default_request(width=size[0], height=size[1])
+    plans = {plan.name: plan for plan in stages_of(spec, method_of(spec, request))}
+    return plans[stage].working_bytes(batch_size) / GIB
 
 
 @pytest.mark.parametrize(
-    ("family", "size", "num_rows", "gib"),
+    ("model", "size", "batch_size", "gib"),
     [
-        pytest.param(FAMILIES["flux"], SQUARE, 1, 2.4, id="flux"),
-        pytest.param(FAMILIES["flux"], SQUARE, 4, 8.4, id="four of flux"),
-        pytest.param(FAMILIES["flux"], (2048, 1024), 1, 4.4, id="twice the pixels"),
-        pytest.param(FAMILIES["sdxl"], SQUARE, 1, 2.5, id="sdxl"),
-        pytest.param(FAMILIES["sd15"], (512, 512), 2, 1.5, id="two of sd15"),
+        pytest.param("flux-dev", SQUARE, 1, 2.4, id="flux"),
+        pytest.param("flux-dev", SQUARE, 4, 8.4, id="four of flux"),
+        pytest.param("flux-dev", (2048, 1024), 1, 4.4, id="twice the pixels"),
+        pytest.param("sdxl", SQUARE, 1, 2.5, id="sdxl"),
+        pytest.param("sd15", (512, 512), 2, 1.5, id="two of sd15"),
     ],
 )
-def test_working_memory_follows_pixels(family, size, num_rows, gib):
-    needed = FOOTPRINTS.working_bytes(family, size, num_rows)
-    assert needed / GIB == pytest.approx(gib, abs=0.001)
+def test_memory_for_decoding_follows_pixels(model, size, batch_size, gib):
+    needed = working_gib(model, StageName.DECODE, size, batch_size)
+    assert needed == pytest.approx(gib, abs=0.001)
+    assert working_gib(model, StageName.DENOISE, size, batch_size) < needed
 
 
-def test_texts_take_little():
-    assert FOOTPRINTS.working_bytes(FAMILIES["flux"], None, 1) < 0.5 * GIB
+def test_texts_take_little_whatever_the_size():
+    assert working_gib("flux-dev", StageName.TEXT_ENCODE, SQUARE, 8) == pytest.approx(0.3)
 
 
 @pytest.fixture
@@ -100,17 +109,17 @@ def stored(tmp_path):
     ],
 )
 def test_files_tell_sizes(stored, stored_in, runs_in, denoiser, vae):
-    held = QuantizationPlan(precision=runs_in)
-    found = FOOTPRINTS.measured_bytes(CATALOG["flux-dev"], held, stored(stored_in))
+    plan = QuantizationPlan(precision=runs_in)
+    found = measured_bytes(CATALOG["flux-dev"], plan, stored(stored_in))
     assert (found["transformer"], found["vae"]) == (denoiser, vae)
 
 
 def test_t5_that_is_converted_has_the_size_of_the_table(stored):
-    found = FOOTPRINTS.measured_bytes(
+    found = measured_bytes(
         CATALOG["flux-dev"], QuantizationPlan(precision=FP8, t5=FP8), stored(FP8)
     )
     assert found["text_encoder_2"] == round(4.57 * GIB)
-    small = FOOTPRINTS.measured_bytes(
+    small = measured_bytes(
         CATALOG["flux-tiny"], QuantizationPlan(precision=FP8, t5=FP8), stored(FP8)
     )
     assert small["text_encoder_2"] == 400

@@ -1,4 +1,4 @@
-"""What a booting worker finds wrong, when, and whom it tells. Nothing here imports torch."""
+"""Faults that a booting worker finds, and when it reports them. Nothing here imports torch."""
 
 import gc
 import sys
@@ -60,25 +60,25 @@ def clock():
 
 
 @pytest.fixture
-def told():
+def reported():
     return []
 
 
 @pytest.fixture
-def make_loader(tmp_path, clock, told):
+def make_loader(tmp_path, clock, reported):
     made = []
 
-    def make(*names, verify=Verify.CHUNKS, device="cpu", fault=None, asked=None):
+    def make(*names, verify=Verify.CHUNKS, device="cpu", fault=None, requested=None):
         models: Catalog = {name: CATALOG[name] for name in names}
         loader = WithoutTorch(
             models=models,
             locator=WeightsLocator([BakedSource(tmp_path)]),
             device=device,
-            asked_precision=lambda model: asked,
+            requested_precision=lambda model: requested,
             accepted_licences=frozenset(),
             verify=verify,
             timeline=BootTimeline(clock),
-            on_host_fault=told.append,
+            on_host_fault=reported.append,
         )
         if fault:
             loader.fault = fault
@@ -161,32 +161,35 @@ def test_qualities_that_share_a_denoiser_share_a_load(make_loader, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("capability", "memory_gib", "asked"),
+    ("capability", "memory_gib", "requested"),
     [
-        pytest.param((8, 6), 47.0, None, id="float8 is not asked for"),
+        pytest.param((8, 6), 47.0, None, id="float8 is not requested for"),
         pytest.param((8, 9), 23.5, Precision.FLOAT8_DYNAMIC, id="Ada"),
         pytest.param((9, 0), 79.0, Precision.FLOAT8_DYNAMIC, id="Hopper"),
         pytest.param((8, 0), 39.0, Precision.BFLOAT16, id="16-bit"),
     ],
 )
 def test_card_that_runs_what_is_asked_for_passes(
-    tmp_path, make_loader, card, capability, memory_gib, asked
+    tmp_path, make_loader, card, capability, memory_gib, requested
 ):
     add_model(tmp_path, "flux-schnell")
     card(capability, memory_gib)
-    make_loader("flux-schnell", device="auto", asked=asked).check_host()
+    make_loader("flux-schnell", device="auto", requested=requested).check_host()
 
 
 @pytest.mark.parametrize(
     ("capability", "part"),
-    [((8, 6), r"needs a card with FP8 .* this one is Ampere"), ((7, 0), r"7\.0 is too old")],
+    [
+        ((8, 6), r"needs a GPU with row-wise FP8 .* this one is Ampere"),
+        ((7, 0), r"7\.0 is too old"),
+    ],
 )
 def test_card_that_cannot_run_what_is_asked_for_takes_no_job(
     tmp_path, make_loader, card, capability, part
 ):
     add_model(tmp_path, "flux-schnell")
     card(capability, 47.0)
-    loader = make_loader("flux-schnell", device="auto", asked=Precision.FLOAT8_DYNAMIC)
+    loader = make_loader("flux-schnell", device="auto", requested=Precision.FLOAT8_DYNAMIC)
     with pytest.raises(DeviceUnavailable, match=part):
         loader.check_host()
 
@@ -194,7 +197,7 @@ def test_card_that_cannot_run_what_is_asked_for_takes_no_job(
 def test_what_no_card_could_do_is_left_to_the_jobs(tmp_path, make_loader, card):
     add_model(tmp_path, "sdxl")
     card((9, 0), 79.0)
-    make_loader("sdxl", device="auto", asked=Precision.FLOAT8_DYNAMIC).check_host()
+    make_loader("sdxl", device="auto", requested=Precision.FLOAT8_DYNAMIC).check_host()
 
 
 @pytest.mark.parametrize("is_preloaded", [True, False])
@@ -212,7 +215,7 @@ def test_file_of_another_size_is_found_behind_a_fault_of_the_deployment(
         loader.check_host()
 
 
-def test_faults_of_the_deployment_are_left_to_the_jobs(tmp_path, make_loader, told):
+def test_faults_of_the_deployment_are_left_to_the_jobs(tmp_path, make_loader, reported):
     for name in ("flux-dev", "sd15-tiny", "sdxl-tiny"):
         add_model(tmp_path, name)
     (tmp_path / "sd15-tiny" / UNET).unlink()
@@ -222,8 +225,8 @@ def test_faults_of_the_deployment_are_left_to_the_jobs(tmp_path, make_loader, to
     assert isinstance(refused.exception(LIMIT_S), LicenceNotAccepted)
     assert isinstance(missing.exception(LIMIT_S), ModelUnavailable)
     assert isinstance(absent.exception(LIMIT_S), ModelUnavailable)
-    wait_until(lambda: told)
-    assert {type(error) for error in told} == {DeviceUnavailable}
+    wait_until(lambda: reported)
+    assert {type(error) for error in reported} == {DeviceUnavailable}
 
 
 DAMAGED = {
@@ -256,24 +259,24 @@ def test_config_that_is_still_json_is_compared_with_what_was_baked(tmp_path, mak
     unchecked.check_host()
 
 
-def test_damage_is_told_by_who_finds_it_while_nobody_waits(tmp_path, make_loader, told):
+def test_damage_is_told_by_who_finds_it_while_nobody_waits(tmp_path, make_loader, reported):
     add_model(tmp_path, "sd15-tiny")
     flip(tmp_path / "sd15-tiny" / UNET)
     loader = make_loader("sd15-tiny")
     loader._read_ahead("sd15-tiny")
-    wait_until(lambda: told)
-    (damage,) = told
+    wait_until(lambda: reported)
+    (damage,) = reported
     assert isinstance(damage, WeightsUnreadable)
     assert UNET in str(damage)
 
 
-def test_what_nobody_foresaw_counts_as_the_hosts(tmp_path, make_loader, told, caplog):
+def test_what_nobody_foresaw_counts_as_the_hosts(tmp_path, make_loader, reported, caplog):
     add_model(tmp_path, "sd15-tiny")
     loader = make_loader("sd15-tiny", fault=AttributeError("of a library"))
     with pytest.raises(AttributeError):
         loader.load("sd15-tiny").result(LIMIT_S)
-    wait_until(lambda: told)
-    (error,) = told
+    wait_until(lambda: reported)
+    (error,) = reported
     assert isinstance(error, InternalError)
     assert "of a library" not in str(error)
     assert "of a library" in caplog.text

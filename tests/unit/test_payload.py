@@ -1,7 +1,7 @@
 """From raw JSON to a job: what is refused and how, what is accepted and with which defaults."""
 
 import json
-from dataclasses import asdict, replace
+from dataclasses import asdict, fields, replace
 from itertools import pairwise
 
 import pytest
@@ -16,7 +16,7 @@ from pixpod.contract.problems import MAX_PROBLEMS, wrong
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import MAX_SEED, NOT_SUPPORTED
 from pixpod.errors import InvalidInput, NotSupported, OutOfMemory, PayloadError, StorageDenied
-from pixpod.families import FAMILIES
+from pixpod.families import Guidance
 from pixpod.job import Delivery, ImageFormat
 
 MAX_ERROR_BYTES = 20_000
@@ -31,6 +31,12 @@ def refusal(job, offer=OFFER):
 
 def request(**input):
     return parse_job(make_job(**input), OFFER).request
+
+
+def fields_of(request):
+    """Return the fields of a request and of the values inside of it, by name."""
+    parts = (request, request.sampling, request.text, request.prompts)
+    return {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
 
 
 def output(**fields):
@@ -280,12 +286,13 @@ def test_value_is_shown_short(value, shown):
 @pytest.mark.parametrize("spec", OFFER.models.values(), ids=lambda spec: spec.name)
 def test_shortest_input_takes_the_defaults_of_its_model(spec):
     parsed = request(model=spec.name)
+    found = fields_of(parsed)
     for field, default in asdict(spec.defaults).items():
-        assert getattr(parsed, field) == default
+        assert found[field] == default
     assert len(parsed.seeds) == 1
-    assert not parsed.truncate_long_prompt
-    assert not parsed.deterministic
-    assert parsed.negative_prompt is parsed.prompt_2 is parsed.true_cfg_scale is None
+    assert not found["truncate"]
+    assert not parsed.isolated
+    assert [found[name] for name in ("negative_prompt", "prompt_2", "true_cfg_scale")] == [None] * 3
 
 
 def test_null_is_the_default():
@@ -300,21 +307,21 @@ def test_api_version_1_is_accepted():
 
 
 def test_guidance_zero_is_not_the_default():
-    assert request(guidance_scale=0).guidance_scale == 0
+    assert request(guidance_scale=0).sampling.guidance_scale == 0
 
 
 def test_whole_number_is_a_guidance():
-    assert request(guidance_scale=4).guidance_scale == 4.0
+    assert request(guidance_scale=4).sampling.guidance_scale == 4.0
 
 
 def test_long_prompt_may_be_truncated():
-    assert request(on_long_prompt="truncate").truncate_long_prompt
-    assert not request(on_long_prompt="refuse").truncate_long_prompt
+    assert request(on_long_prompt="truncate").text.truncate
+    assert not request(on_long_prompt="refuse").text.truncate
 
 
 def test_empty_negative_prompt_turns_true_cfg_on():
     parsed = request(model="flux-schnell", true_cfg_scale=2, negative_prompt="")
-    assert (parsed.true_cfg_scale, parsed.negative_prompt) == (2.0, "")
+    assert (parsed.sampling.true_cfg_scale, parsed.prompts.negative_prompt) == (2.0, "")
 
 
 def test_keys_beside_input_belong_to_the_platform():
@@ -323,7 +330,7 @@ def test_keys_beside_input_belong_to_the_platform():
 
 def test_prompt_keeps_its_spaces_and_every_script():
     prompt = "  un cercle rouge\n\u8d64\u3044\u5186 \U0001f534 "
-    assert request(prompt=prompt).prompt == prompt
+    assert request(prompt=prompt).prompts.prompt == prompt
 
 
 @pytest.mark.parametrize("seed", [0, 1, MAX_SEED])
@@ -398,7 +405,7 @@ def good_inputs(draw):
     side = st.integers(limits.min_side_px // multiple, limits.max_side_px // multiple).map(
         lambda count: count * multiple
     )
-    is_flux = spec.family is FAMILIES["flux"]
+    has_true_cfg = spec.family.guidance is Guidance.EMBEDDED
     options = {
         "prompt": st.text(min_size=1, max_size=20).filter(
             lambda text: "\0" not in text and text.strip()
@@ -407,7 +414,7 @@ def good_inputs(draw):
         "num_inference_steps": st.integers(1, limits.max_steps),
         "num_images": st.integers(1, limits.max_images),
         "seed": st.integers(0, MAX_SEED),
-        "scheduler": st.sampled_from(spec.schedulers),
+        "scheduler": st.sampled_from(sorted(spec.family.schedulers)),
         "deterministic": st.booleans(),
         "on_long_prompt": st.sampled_from(["refuse", "truncate"]),
         "output": st.fixed_dictionaries(
@@ -416,9 +423,9 @@ def good_inputs(draw):
     }
     if spec.takes_guidance:
         options["guidance_scale"] = st.floats(1.5, limits.max_guidance)
-    if is_flux:
+    if has_true_cfg:
         options["max_sequence_length"] = st.integers(1, limits.max_sequence_length)
-    if spec.family is not FAMILIES["sd15"]:
+    if "prompt_2" in spec.family.prompt_fields:
         options["prompt_2"] = st.text("abc", min_size=1, max_size=5)
     given = draw(st.fixed_dictionaries({}, optional=options))
     if "width" in given:
@@ -428,7 +435,7 @@ def good_inputs(draw):
         given["height"] = draw(st.integers(lowest, at_most)) * multiple
     if draw(st.booleans()):
         given["negative_prompt"] = "text"
-        if is_flux:
+        if has_true_cfg:
             given["true_cfg_scale"] = draw(st.floats(1.1, limits.max_guidance))
     return make_input(model=spec.name) | given
 
@@ -439,17 +446,14 @@ def test_every_good_combination_parses_and_keeps_what_was_given(input):
     parsed = parse_job({"id": "job-1", "input": input}, OFFER).request
     for field in ("prompt", "width", "height", "num_inference_steps", "scheduler"):
         if field in input:
-            assert getattr(parsed, field) == input[field]
+            assert fields_of(parsed)[field] == input[field]
     assert len(parsed.seeds) == input.get("num_images", 1)
     if "seed" in input:
         assert all((b - a) % (MAX_SEED + 1) == 1 for a, b in pairwise(parsed.seeds))
 
 
-def test_error_says_refresh_worker_only_where_its_class_does():
-    assert render_error(OutOfMemory("full")) == {
-        "error": "out_of_memory: full",
-        "refresh_worker": True,
-    }
+def test_error_is_a_string_and_leaves_refreshing_to_the_worker():
+    assert render_error(OutOfMemory("full")) == {"error": "out_of_memory: full"}
     assert render_error(StorageDenied("no")) == {"error": "storage_denied: no"}
 
 

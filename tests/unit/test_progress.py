@@ -1,4 +1,4 @@
-"""What the platform is told of a job under way: in order, one at a time, nothing at its end."""
+"""Updates about a running job: in order, one at a time, none at its end."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ class Sender:
 
 
 def progress_of(send, num_steps=20):
-    return Progress(job_id="job-1", num_steps=num_steps, send=send, interval_s=TICK_S)
+    return Progress(job_id="job-1", num_calls=num_steps, send=send, interval_s=TICK_S)
 
 
 async def until(holds):
@@ -60,13 +60,13 @@ def test_updates_grow_by_a_tenth_at_least():
     sender = Sender()
     progress = progress_of(sender, num_steps=100)
 
-    async def draw():
-        async with progress.told():
+    async def generate():
+        async with progress.reporting():
             for step in range(1, 99):
                 progress.on_step(step, 100)
                 await asyncio.sleep(TICK_S / 2)
 
-    asyncio.run(draw())
+    asyncio.run(generate())
     gains = [
         later - earlier for earlier, later in zip(sender.steps, sender.steps[1:], strict=False)
     ]
@@ -74,11 +74,11 @@ def test_updates_grow_by_a_tenth_at_least():
     assert min(gains) >= 10
 
 
-def test_waiting_is_told_once():
+def test_waiting_is_reported_once():
     sender = Sender()
 
     async def wait():
-        async with progress_of(sender).told():
+        async with progress_of(sender).reporting():
             await asyncio.sleep(10 * TICK_S)
 
     asyncio.run(wait())
@@ -90,13 +90,13 @@ def test_nothing_is_sent_in_the_last_step_or_after_it(num_steps):
     sender = Sender()
     progress = progress_of(sender, num_steps)
 
-    async def draw():
-        async with progress.told():
+    async def generate():
+        async with progress.reporting():
             for step in (num_steps - 1, num_steps):
                 progress.on_step(step, num_steps)
                 await asyncio.sleep(5 * TICK_S)
 
-    asyncio.run(draw())
+    asyncio.run(generate())
     assert sender.updates == []
 
 
@@ -104,38 +104,38 @@ def test_update_under_way_is_waited_for_before_the_block_is_left():
     sender = Sender(seconds=10 * TICK_S)
     progress = progress_of(sender)
 
-    async def draw():
-        async with progress.told():
+    async def generate():
+        async with progress.reporting():
             await until(lambda: sender.num_under_way)
         return sender.num_under_way, len(sender.updates)
 
-    assert asyncio.run(draw()) == (0, 1)
+    assert asyncio.run(generate()) == (0, 1)
 
 
 def test_update_under_way_is_waited_for_when_the_job_fails():
     sender = Sender(seconds=10 * TICK_S)
     progress = progress_of(sender)
 
-    async def draw():
+    async def generate():
         with contextlib.suppress(ValueError):
-            async with progress.told():
+            async with progress.reporting():
                 await until(lambda: sender.num_under_way)
                 raise ValueError
         return sender.num_under_way, len(sender.updates)
 
-    assert asyncio.run(draw()) == (0, 1)
+    assert asyncio.run(generate()) == (0, 1)
 
 
 def test_cancelled_job_waits_for_no_update():
     sender = Sender(seconds=600)
     progress = progress_of(sender)
 
-    async def draw():
-        async with progress.told():
+    async def generate():
+        async with progress.reporting():
             await asyncio.sleep(600)
 
     async def cancel():
-        task = asyncio.create_task(draw())
+        task = asyncio.create_task(generate())
         await until(lambda: sender.num_under_way)
         task.cancel()
         with pytest.raises(asyncio.CancelledError):
@@ -149,13 +149,13 @@ def test_updates_are_sent_one_at_a_time():
     sender = Sender(seconds=5 * TICK_S)
     progress = progress_of(sender)
 
-    async def draw():
-        async with progress.told():
+    async def generate():
+        async with progress.reporting():
             for step in range(1, 19):
                 progress.on_step(step, 20)
                 await asyncio.sleep(2 * TICK_S)
 
-    asyncio.run(draw())
+    asyncio.run(generate())
     assert len(sender.updates) > 1
     assert sender.most_under_way == 1
 
@@ -164,19 +164,19 @@ def test_sender_that_fails_costs_the_job_nothing(caplog):
     async def fail(job_id, update):
         raise RuntimeError("broken")
 
-    async def draw():
-        async with progress_of(fail).told():
+    async def generate():
+        async with progress_of(fail).reporting():
             await asyncio.sleep(5 * TICK_S)
-        return "drawn"
+        return "done"
 
     with caplog.at_level(logging.ERROR):
-        assert asyncio.run(draw()) == "drawn"
+        assert asyncio.run(generate()) == "done"
     assert "progress failed unexpectedly" in caplog.messages
 
 
-def test_nobody_is_told_without_a_sender():
-    async def draw():
-        async with progress_of(None).told():
+def test_nothing_is_reported_without_a_sender():
+    async def generate():
+        async with progress_of(None).reporting():
             return len(asyncio.all_tasks())
 
-    assert asyncio.run(draw()) == 1
+    assert asyncio.run(generate()) == 1

@@ -1,4 +1,4 @@
-"""Which parts of models live on a card, for made-up models and for those of the catalog."""
+"""Plans of what lives on a GPU, for made-up models and for those of the catalog."""
 
 from dataclasses import replace
 
@@ -7,13 +7,14 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.memory.footprints import GIB, Footprints, Working
-from pixpod.engine.memory.needs import Need, Part, need_of
+from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.memory.needs import Need, all_sizes, need_of
 from pixpod.engine.memory.residency import Budget, budget_for, make_plan
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import ModelUnavailable
-from pixpod.families import Precision
+from pixpod.families import GIB, Precision
+from pixpod.methods import StageName, StagePlan, method_of, stages_of
 
-FOOTPRINTS = Footprints()
 CATALOG = load_catalog()
 FP8, BF16, FP16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16, Precision.FLOAT16
 
@@ -25,20 +26,20 @@ SD15 = ("sd15", QuantizationPlan(precision=FP16))
 
 
 def needs_of(*models):
-    return [need_of(CATALOG[name], held, FOOTPRINTS) for name, held in models]
+    return [need_of(CATALOG[name], plan) for name, plan in models]
 
 
 def plan_of(*models, gib):
-    return make_plan(needs_of(*models), budget_for(FOOTPRINTS, None, gib))
+    return make_plan(needs_of(*models), budget_for(None, gib))
 
 
-def parked(plan):
-    return {str(part) for part in plan.parked}
+def offloaded(plan):
+    return {str(key) for key in plan.offloaded}
 
 
 def used_gib(plan):
-    """All that is resident, CUDA, and the hungriest image of a default size."""
-    working = max(need.working.needed_bytes(need.size, 1) for need in plan.needs)
+    """GiB of everything that is resident, CUDA, and the largest stage of a default image."""
+    working = max(stage.working_bytes(1) for need in plan.needs for stage in need.stages)
     return (sum(plan.resident.values()) + plan.budget.overhead_bytes + working) / GIB
 
 
@@ -51,9 +52,11 @@ def used_gib(plan):
             [FLUX, SDXL],
             23,
             {"flux-dev/text_encoder_2", "sdxl/text_encoder_2"},
-            id="24 GB: with sdxl by parking",
+            id="24 GB: with sdxl by offloading",
         ),
-        pytest.param([FLUX_T5_16], 23, {"flux-dev/text_encoder_2"}, id="24 GB: large T5 is parked"),
+        pytest.param(
+            [FLUX_T5_16], 23, {"flux-dev/text_encoder_2"}, id="24 GB: large T5 is offloaded"
+        ),
         pytest.param([FLUX_T5_16, SDXL], 40, set(), id="40 GB: flux and sdxl"),
         pytest.param(
             [("flux-dev", QuantizationPlan(precision=FP8, adaln=BF16)), SDXL, SD15],
@@ -69,8 +72,8 @@ def used_gib(plan):
         ),
     ],
 )
-def test_plans_of_usual_cards(models, gib, away):
-    assert parked(plan_of(*models, gib=gib)) == away
+def test_plans_of_usual_gpus(models, gib, away):
+    assert offloaded(plan_of(*models, gib=gib)) == away
 
 
 def test_flux_in_8_bits_takes_what_was_computed():
@@ -78,9 +81,9 @@ def test_flux_in_8_bits_takes_what_was_computed():
     assert used_gib(plan_of(FLUX_T5_16, SDXL, gib=40)) < 40 * 1e9 / GIB
 
 
-def test_idle_denoiser_is_parked_where_large_encoders_are_not_enough():
-    assert "sdxl/unet in float16" in parked(plan_of(FLUX, SDXL, gib=19))
-    assert "flux-dev/transformer in float8_dynamic" in parked(plan_of(SDXL, FLUX, gib=19))
+def test_idle_denoiser_is_offloaded_where_large_encoders_are_not_enough():
+    assert "sdxl/unet in float16" in offloaded(plan_of(FLUX, SDXL, gib=19))
+    assert "flux-dev/transformer in float8_dynamic" in offloaded(plan_of(SDXL, FLUX, gib=19))
 
 
 def test_what_cannot_fit_is_refused_with_what_would():
@@ -88,11 +91,11 @@ def test_what_cannot_fit_is_refused_with_what_would():
         plan_of(SDXL, FLUX_16, gib=23)
     text = str(caught.value)
     assert text.startswith(
-        "model_unavailable: flux-dev in bfloat16 needs 25.73 GiB of the card at once "
-        "(transformer 22.17, vae 0.16, to work with 2.4, CUDA 1.0), and there are 23.0: "
+        "model_unavailable: flux-dev in bfloat16 needs 23.87 GiB of the GPU for its stage denoise "
+        "(transformer 22.17, activations 0.7, CUDA 1.0), and there are 23.0: "
     )
-    assert "run it in 8 bits, which takes 14.66 GiB" in text
-    assert "choose a card with 25.73 GiB" in text
+    assert "run it in 8 bits, which takes 12.8 GiB" in text
+    assert "choose a GPU with 23.87 GiB" in text
     assert text.endswith("leave flux-dev out")
     with pytest.raises(ModelUnavailable) as caught:
         plan_of(FLUX, gib=8)
@@ -104,40 +107,47 @@ def test_all_that_do_not_fit_are_named():
         plan_of(FLUX, SDXL, SD15, gib=6)
 
 
-def test_limit_counts_in_full_and_a_card_not_quite():
-    def card_bytes(memory_bytes, limit_gib):
-        budget = budget_for(FOOTPRINTS, memory_bytes, limit_gib)
-        return budget and budget.card_bytes
+def test_limit_counts_in_full_and_a_gpu_not_quite():
+    def gpu_bytes(memory_bytes, limit_gib):
+        budget = budget_for(memory_bytes, limit_gib)
+        return budget and budget.gpu_bytes
 
-    assert card_bytes(None, None) is None
-    assert card_bytes(80 * GIB, None) == 80 * GIB - GIB // 2
-    assert card_bytes(80 * GIB, 24.0) == 24 * GIB
-    assert card_bytes(16 * GIB, 24.0) == 16 * GIB
+    assert gpu_bytes(None, None) is None
+    assert gpu_bytes(80 * GIB, None) == 80 * GIB - GIB // 2
+    assert gpu_bytes(80 * GIB, 24.0) == 24 * GIB
+    assert gpu_bytes(16 * GIB, 24.0) == 16 * GIB
 
 
 def test_batches_grow_with_what_is_left():
-    def rows(*models, gib):
-        return plan_of(*models, gib=gib).max_batch_size(models[0][0], (1024, 1024), 8)
+    def limit(*models, gib, width=1024):
+        spec = CATALOG[models[0][0]]
+        stages = stages_of(spec, method_of(spec, spec.default_request(width=width, height=1024)))
+        return plan_of(*models, gib=gib).max_batch_size(spec.name, stages, 8)
 
-    assert rows(SDXL, gib=23) == 7
-    assert rows(SDXL, gib=44) == 8
-    assert rows(FLUX, gib=23) == 2
-    assert rows(FLUX_T5_16, gib=78) == 8
-    assert plan_of(SDXL, gib=11).max_batch_size("sdxl", (2048, 1024), 8) == 1
+    assert limit(SDXL, gib=23) == 7
+    assert limit(SDXL, gib=44) == 8
+    assert limit(FLUX, gib=23) == 2
+    assert limit(FLUX_T5_16, gib=78) == 8
+    assert limit(SDXL, gib=11, width=2048) == 1
 
 
 def test_without_a_budget_all_stays_and_all_fits():
     plan = make_plan(needs_of(FLUX_16, SDXL), None)
-    assert not plan.parked
-    assert plan.max_batch_size("sdxl", (1024, 1024), 8) == 8
-    moves = plan.next_transfers({}, plan.needs[0].parts, 10**15)
-    assert (moves.evict, set(moves.bring), moves.fits) == ((), set(plan.needs[0].parts), True)
+    assert not plan.offloaded
+    assert plan.max_batch_size("sdxl", plan.needs[1].stages, 8) == 8
+    transfers = plan.next_transfers({}, plan.needs[0].sizes, 10**15)
+    assert transfers.offload == ()
+    assert set(transfers.onload) == set(plan.needs[0].sizes)
+    assert transfers.fits
 
 
 def test_summary_is_for_a_log():
     summary = plan_of(FLUX, SDXL, gib=23).summary()
-    assert summary["parked_gib"] == {"flux-dev/text_encoder_2": 4.57, "sdxl/text_encoder_2": 1.29}
-    assert summary["swap_s"] == {"flux-dev in float8_dynamic": 0.25, "sdxl in float16": 0.07}
+    assert summary["offloaded_gib"] == {
+        "flux-dev/text_encoder_2": 4.57,
+        "sdxl/text_encoder_2": 1.29,
+    }
+    assert summary["onload_s"] == {"flux-dev in float8_dynamic": 0.25, "sdxl in float16": 0.07}
 
 
 # --- any models on any card --------------------------------------------------------------------
@@ -147,31 +157,33 @@ COMPONENTS = ("text_encoder", "text_encoder_2", "unet", "vae")
 
 def made_up_need(name, sizes):
     precision = {"unet": "float16"}
-    parts = {
-        Part(model=name, component=each, precision=precision.get(each, "")): size
-        for each, size in zip(COMPONENTS, sizes, strict=True)
+    keys = {
+        each: ComponentKey(model=name, component=each, precision=precision.get(each, ""))
+        for each in COMPONENTS
     }
-    listed = list(parts.items())
     return Need(
         model=name,
         precision=FP16,
-        text=dict(listed[:2]),
-        image=dict(listed[2:]),
-        text_bytes=1,
-        working=Working(fixed_bytes=2, square_bytes=3),
-        size=(1024, 1024),
+        denoiser="unet",
+        keys=keys,
+        sizes={keys[each]: size for each, size in zip(COMPONENTS, sizes, strict=True)},
+        stages=(
+            StagePlan(name=StageName.TEXT_ENCODE, components=COMPONENTS[:2], fixed_bytes=1),
+            StagePlan(name=StageName.DENOISE, components=("unet",), fixed_bytes=2, image_bytes=1),
+            StagePlan(name=StageName.DECODE, components=("vae",), fixed_bytes=2, image_bytes=3),
+        ),
         saved_bytes=0,
     )
 
 
 def with_shared(needs, has_shared):
-    """All but the denoisers of those that share are the first one's."""
+    """Let the flagged models share all components but the denoiser with the first one."""
     first = needs[0]
-    vae = {part: size for part, size in first.image.items() if part.component == "vae"}
     for number, need in enumerate(needs):
         if has_shared[number]:
-            own = {part: size for part, size in need.image.items() if part.component != "vae"}
-            needs[number] = replace(need, text=first.text, image={**own, **vae})
+            keys = {**first.keys, "unet": need.keys["unet"]}
+            sizes = {key: {**first.sizes, **need.sizes}[key] for key in keys.values()}
+            needs[number] = replace(need, keys=keys, sizes=sizes)
     return needs
 
 
@@ -182,18 +194,25 @@ needs_lists = st.builds(
     ),
     st.tuples(*[st.booleans()] * 3),
 )
-budgets = st.integers(10, 150).map(lambda size: Budget(card_bytes=size, overhead_bytes=4))
+budgets = st.integers(10, 150).map(lambda size: Budget(gpu_bytes=size, overhead_bytes=4))
+
+
+def stages_of_all(needs):
+    """Return the sizes of components and the working bytes of each stage of each model."""
+    return [
+        (need.components_of(stage), stage.working_bytes(1))
+        for need in needs
+        for stage in need.stages
+    ]
 
 
 def planned(needs, budget):
-    """None where it is refused; then a stage of a model is larger than the card."""
+    """Return None if it is refused; then a stage of a model is larger than the GPU."""
     try:
         return make_plan(needs, budget)
     except ModelUnavailable:
         assert any(
-            sum(stage.values()) + working > budget.free_bytes
-            for need in needs
-            for stage, working in need.stages()
+            need.stage_bytes(stage) > budget.free_bytes for need in needs for stage in need.stages
         )
         return None
 
@@ -203,55 +222,51 @@ def test_each_stage_works_beside_what_is_resident(needs, budget):
     plan = planned(needs, budget)
     if plan is None:
         return
-    assert {**plan.resident, **plan.parked} == {
-        part: size for need in needs for part, size in need.parts.items()
-    }
-    for need in needs:
-        for stage, working in need.stages():
-            there = {**plan.resident, **stage}
-            assert sum(there.values()) + working <= budget.free_bytes
+    assert {**plan.resident, **plan.offloaded} == all_sizes(needs)
+    for wanted, working in stages_of_all(needs):
+        there = {**plan.resident, **wanted}
+        assert sum(there.values()) + working <= budget.free_bytes
     assert planned(needs, budget) == plan
 
 
 @given(needs=needs_lists, budget=budgets)
-def test_last_part_to_be_parked_had_to_be(needs, budget):
+def test_last_component_to_be_offloaded_had_to_be(needs, budget):
     plan = planned(needs, budget)
-    if plan is None or not plan.parked:
+    if plan is None or not plan.offloaded:
         return
-    last, size = list(plan.parked.items())[-1]
+    last, size = list(plan.offloaded.items())[-1]
     resident = {**plan.resident, last: size}
     assert any(
-        sum({**resident, **stage}.values()) + working > budget.free_bytes
-        for need in needs
-        for stage, working in need.stages()
+        sum({**resident, **wanted}.values()) + working > budget.free_bytes
+        for wanted, working in stages_of_all(needs)
     )
 
 
 @given(needs=needs_lists, budget=budgets, data=st.data())
-def test_budget_is_never_exceeded_and_who_asks_is_always_admitted(needs, budget, data):
+def test_budget_is_never_exceeded_and_each_stage_is_always_admitted(needs, budget, data):
     plan = planned(needs, budget)
     if plan is None:
         return
-    on_card: dict[Part, int] = {}
-    stages = [stage for need in needs for stage in need.stages()]
+    on_gpu: dict[ComponentKey, int] = {}
+    stages = stages_of_all(needs)
     for wanted, working in data.draw(st.lists(st.sampled_from(stages), max_size=25)):
-        before = dict(on_card)
-        moves = plan.next_transfers(on_card, wanted, working)
-        assert moves == plan.next_transfers(on_card, wanted, working)
-        assert moves.fits
-        assert set(moves.bring) == wanted.keys() - before.keys()
-        assert not set(moves.evict) & wanted.keys()
-        for part in moves.evict:
-            on_card.pop(part)
-        for part in wanted:
-            on_card.pop(part, None)
-            on_card[part] = wanted[part]
-        used = sum(on_card.values()) + working
+        before = dict(on_gpu)
+        transfers = plan.next_transfers(on_gpu, wanted, working)
+        assert transfers == plan.next_transfers(on_gpu, wanted, working)
+        assert transfers.fits
+        assert set(transfers.onload) == wanted.keys() - before.keys()
+        assert not set(transfers.offload) & wanted.keys()
+        for key in transfers.offload:
+            on_gpu.pop(key)
+        for key in wanted:
+            on_gpu.pop(key, None)
+            on_gpu[key] = wanted[key]
+        used = sum(on_gpu.values()) + working
         assert used <= budget.free_bytes
-        for part in moves.evict:
-            assert used + before[part] > budget.free_bytes, "it could have stayed"
+        for key in transfers.offload:
+            assert used + before[key] > budget.free_bytes, "it could have stayed"
         if sum({**before, **wanted}.values()) + working <= budget.free_bytes:
-            assert not moves.evict
+            assert not transfers.offload
 
 
 @given(
@@ -260,22 +275,24 @@ def test_budget_is_never_exceeded_and_who_asks_is_always_admitted(needs, budget,
     in_use=st.sets(st.integers(0, 5), max_size=3),
 )
 def test_what_was_used_longest_ago_goes_first(order, size, in_use):
-    parts = [Part(model="m", component=str(number)) for number in range(6)]
-    budget = Budget(card_bytes=60, overhead_bytes=0)
+    keys = [ComponentKey(model="m", component=str(number)) for number in range(6)]
+    budget = Budget(gpu_bytes=60, overhead_bytes=0)
     plan = make_plan([], budget)
-    on_card = {parts[number]: 10 for number in order}
-    busy = {parts[number] for number in in_use}
-    moves = plan.next_transfers(on_card, {Part(model="new", component="x"): size}, 0, busy)
-    idle = [part for part in on_card if part not in busy]
+    on_gpu = {keys[number]: 10 for number in order}
+    busy = {keys[number] for number in in_use}
+    transfers = plan.next_transfers(
+        on_gpu, {ComponentKey(model="new", component="x"): size}, 0, busy
+    )
+    idle = [key for key in on_gpu if key not in busy]
     expected = idle[: -(-size // 10)]
-    assert moves.evict == tuple(expected)
-    assert moves.fits == (len(expected) * 10 >= size)
+    assert transfers.offload == tuple(expected)
+    assert transfers.fits == (len(expected) * 10 >= size)
 
 
-def test_what_is_to_stay_goes_after_what_is_parked():
+def test_what_is_to_stay_goes_after_what_is_offloaded():
     plan = plan_of(FLUX, SDXL, gib=23)
     resident = dict(plan.resident)
-    t5 = Part(model="flux-dev", component="text_encoder_2")
-    on_card = {**resident, t5: plan.parked[t5]}
-    wanted = {Part(model="other", component="unet"): 2 * GIB}
-    assert plan.next_transfers(on_card, wanted, 0).evict == (t5,)
+    t5 = ComponentKey(model="flux-dev", component="text_encoder_2")
+    on_gpu = {**resident, t5: plan.offloaded[t5]}
+    wanted = {ComponentKey(model="other", component="unet"): 2 * GIB}
+    assert plan.next_transfers(on_gpu, wanted, 0).offload == (t5,)

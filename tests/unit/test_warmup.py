@@ -1,4 +1,4 @@
-"""What is drawn to warm a model up: sizes that it serves, at little cost."""
+"""Warm-ups use sizes that the model serves, at little cost."""
 
 import pytest
 
@@ -15,9 +15,9 @@ CATALOG = load_catalog()
 def test_each_model_is_warmed_at_its_default_size(name):
     spec = CATALOG[name]
     size = spec.defaults.width, spec.defaults.height
-    (request,) = warmup_requests(spec, [size], lambda key: 1)
+    (request,) = warmup_requests(spec, [size], lambda request: 1)
     assert (request.model, request.width, request.height) == (name, *size)
-    assert request.num_inference_steps <= 2
+    assert request.sampling.num_inference_steps <= 2
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -25,30 +25,30 @@ def test_request_is_one_that_a_job_could_make(name):
     """A warm-up that takes other code paths than a job would warm the wrong ones."""
     spec = CATALOG[name]
     size = spec.defaults.width, spec.defaults.height
-    (request,) = warmup_requests(spec, [size], lambda key: 1)
+    (request,) = warmup_requests(spec, [size], lambda request: 1)
     qualities = dict.fromkeys(CATALOG, (Quality.DEFAULT,))
-    offer = Capabilities(models=CATALOG, qualities=qualities, deliveries=(Delivery.INLINE,))
-    asked = {
+    capabilities = Capabilities(models=CATALOG, qualities=qualities, deliveries=(Delivery.INLINE,))
+    given = {
         "model": name,
-        "prompt": request.prompt,
-        "num_inference_steps": request.num_inference_steps,
+        "prompt": request.prompts.prompt,
+        "num_inference_steps": request.sampling.num_inference_steps,
         "seed": list(request.seeds),
         "on_long_prompt": "truncate",
     }
-    assert parse_job({"id": "job", "input": asked}, offer).request == request
+    assert parse_job({"id": "job", "input": given}, capabilities).request == request
 
 
 def test_sizes_that_the_model_does_not_serve_are_left_out():
     spec = CATALOG["sd15"]
     sizes = [(512, 512), (2048, 2048), (64, 64), (516, 512), (512, 768)]
-    requests = warmup_requests(spec, sizes, lambda key: 1)
+    requests = warmup_requests(spec, sizes, lambda request: 1)
     assert [(r.width, r.height) for r in requests] == [(512, 512), (512, 768)]
 
 
-def test_largest_batch_is_drawn_besides_a_single_image():
-    requests = warmup_requests(CATALOG["sdxl"], [(1024, 1024), (1536, 1024)], row_limit)
+def test_largest_batch_is_warmed_besides_a_single_image():
+    requests = warmup_requests(CATALOG["sdxl"], [(1024, 1024), (1536, 1024)], max_batch_size)
     assert [len(request.seeds) for request in requests] == [1, 4, 1]
 
 
-def row_limit(key):
-    return 4 if key.width == 1024 else 1
+def max_batch_size(request):
+    return 4 if request.width == 1024 else 1

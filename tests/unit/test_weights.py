@@ -42,7 +42,9 @@ def test_folder_that_is_a_file_is_the_deployments_fault(weights, tmp_path):
 
 
 def test_folder_of_another_pipeline_is_the_deployments_fault(weights):
-    with pytest.raises(ModelUnavailable, match="StableDiffusionXLPipeline, expected is Flux"):
+    with pytest.raises(
+        ModelUnavailable, match="expected a FluxPipeline, got a StableDiffusionXLPipeline"
+    ):
         check_layout(FLUX_DEV, weights)
 
 
@@ -76,7 +78,7 @@ def test_separate_vae_takes_the_place_of_the_models_own(weights, tmp_path):
 
 def test_files_are_read_in_the_order_of_the_components_as_the_manifest_lists_them(weights):
     found = files_to_read(SDXL, weights)
-    assert [path.parent.name for path in found] == list(SDXL.family.components)
+    assert [path.parent.name for path in found] == list(SDXL.family.component_names)
     assert set(found.values()) <= set(weights.files)
 
 

@@ -63,8 +63,8 @@ def build(tmp_path):
         stores=None,
         max_reply_bytes=10_000_000,
         max_job_s=60,
-        renew_after_images=0,
-        held_jobs=None,
+        refresh_after_images=0,
+        concurrency=None,
         send_progress=None,
     ):
         ours: dict[Delivery, ImageStore] = {
@@ -72,12 +72,12 @@ def build(tmp_path):
             Delivery.DIRECTORY: DirectoryImageStore(tmp_path),
         }
         return Worker(
-            offer=OFFER,
+            capabilities=OFFER,
             engine=engine or FakeEngine(),
             stores=ours | (stores or {}),
             prices=PriceList.load(0.5),
-            held_jobs=held_jobs or hold(1),
-            renewal=Renewal(after_images=renew_after_images, gauges={}),
+            concurrency=concurrency or concurrency_of(1),
+            renewal=Renewal(after_images=refresh_after_images, gauges={}),
             send_progress=send_progress,
             options=WorkerOptions(
                 worker_id="pod-1",
@@ -91,8 +91,8 @@ def build(tmp_path):
     return build_worker
 
 
-def hold(num_jobs, *, num_held=lambda: 1):
-    return Concurrency(when_warm=num_jobs, is_warm=lambda: True, num_held=num_held)
+def concurrency_of(num_jobs, *, num_taken=lambda: 1):
+    return Concurrency(max_when_warm=num_jobs, is_warm=lambda: True, num_taken=num_taken)
 
 
 @pytest.fixture
@@ -151,7 +151,9 @@ def test_reply_is_honest_about_what_ran(build):
         "precision": "float32",
         "weights": "fake",
     }
-    assert tuple(reply["timings_ms"]) == PHASES
+    phases = [phase for phase in PHASES if phase != "onload"]
+    assert list(reply["timings_ms"]) == phases, "those that ran, in order"
+    assert reply["steps"] == 30
     assert reply["timings_ms"]["denoise"] == 2.0
     assert reply["timings_ms"]["total"] > 0
     assert reply["cost"]["gpu_ms"] == 6.0
@@ -247,7 +249,7 @@ def test_bad_payload_never_reaches_the_engine(build):
     assert engine.requests == []
 
 
-def test_unforeseen_error_is_told_in_the_log_only(build, log_lines):
+def test_unforeseen_error_is_in_the_log_only(build, log_lines):
     worker = build(FakeEngine(fail_with=RuntimeError("internals")))
     reply = handle(worker, make_job())
     assert reply == {"error": "internal_error: the worker's log has the details"}
@@ -271,7 +273,7 @@ def test_worker_lives_on_after_a_failure(build):
     assert "images" in handle(worker, make_job())
 
 
-def test_reply_that_cannot_fit_is_refused_before_anything_is_drawn(build):
+def test_reply_that_cannot_fit_is_refused_before_anything_is_generated(build):
     engine = FakeEngine()
     reply = handle(build(engine, max_reply_bytes=60_000), make_job(num_images=4))
     assert reply["error"].startswith("result_too_large: 4 inline png images of 64x64 may take ")
@@ -380,26 +382,26 @@ def test_updates_of_a_job_are_sent_and_none_after_its_reply(build):
     assert [(job_id, update["step"]) for job_id, update in updates] == [("job-1", 1)]
 
 
-def test_worker_asks_to_be_renewed_once_enough_images_were_served(build):
-    worker = build(renew_after_images=5)
+def test_worker_asks_for_a_refresh_once_enough_images_were_served(build):
+    worker = build(refresh_after_images=5)
     replies = [handle(worker, make_job(num_images=2)) for _ in range(4)]
     assert [reply.get("refresh_worker") for reply in replies] == [None, None, True, True]
     assert all(len(reply["images"]) == 2 for reply in replies)
 
 
-def test_worker_with_other_jobs_asks_to_be_renewed_by_the_last_of_them(build):
-    num_held = 2
-    held_jobs = hold(2, num_held=lambda: num_held)
-    held_jobs(1)
-    worker = build(FakeEngine(fail_with=OutOfMemory("full"), seconds=0.05), held_jobs=held_jobs)
+def test_worker_with_other_jobs_asks_for_a_refresh_with_the_last_of_them(build):
+    num_taken = 2
+    concurrency = concurrency_of(2, num_taken=lambda: num_taken)
+    concurrency(1)
+    worker = build(FakeEngine(fail_with=OutOfMemory("full"), seconds=0.05), concurrency=concurrency)
 
     async def both():
-        nonlocal num_held
+        nonlocal num_taken
         first = asyncio.create_task(worker.handle(make_job(num_inference_steps=1)))
         second = asyncio.create_task(worker.handle(make_job(num_inference_steps=5)))
         replies = [await first]
-        is_open = held_jobs(2) == 2
-        num_held = 1
+        is_open = concurrency(2) == 2
+        num_taken = 1
         return [*replies, await second], is_open
 
     replies, is_open = asyncio.run(both())
@@ -410,9 +412,9 @@ def test_worker_with_other_jobs_asks_to_be_renewed_by_the_last_of_them(build):
     assert not is_open, "it must take no more"
 
 
-def test_renewal_is_logged_with_its_reason(build, log_lines):
-    handle(build(renew_after_images=1), make_job())
-    (line,) = (line for line in log_lines() if line["message"] == "worker asks to be renewed")
+def test_refresh_is_logged_with_its_reason(build, log_lines):
+    handle(build(refresh_after_images=1), make_job())
+    (line,) = (line for line in log_lines() if line["message"] == "worker asks for a refresh")
     assert line["reason"] == "1 images were served"
 
 
@@ -436,7 +438,7 @@ def test_refusing_worker_answers_each_job_with_the_fault(error, log_lines):
 # --- logs ----------------------------------------------------------------------------------
 
 
-def test_overlapping_jobs_are_told_apart_in_the_log(build, log_lines):
+def test_overlapping_jobs_are_distinct_in_the_log(build, log_lines):
     worker = build(FakeEngine(seconds=0.01))
 
     async def both():

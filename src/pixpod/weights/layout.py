@@ -91,7 +91,7 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise WeightsUnreadable(f"{spec.name}: {index} cannot be read as JSON") from exc
     expected = spec.family.text_to_image
     if found != expected:
-        raise ModelUnavailable(f"{spec.name}: {index} expected a {expected}, got a {found}")
+        raise ModelUnavailable(f"{spec.name}: {index}: expected a {expected}, got a {found}")
     if weights.vae and not (weights.vae / "config.json").is_file():
         raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
 

@@ -1,4 +1,4 @@
-"""The queue in front of the device, with a device that does what the test says."""
+"""Requests are queued for a device that does what the test says."""
 
 import threading
 from collections.abc import Sequence
@@ -7,22 +7,25 @@ import pytest
 from support.factories import make_request
 
 from pixpod.engine.base import Cancelled, CancelToken
-from pixpod.engine.scheduling.request_queue import ItemResult, Part, RequestQueue
+from pixpod.engine.scheduling.batching import BatchItem, ItemResult
+from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.errors import InvalidInput, OutOfMemory, Problem
-from pixpod.job import ModelIdentity, RawImage
+from pixpod.job import ImageResult, ModelIdentity, RawImage
 
 LONG_S = 10
-MODEL = "a model"
 IDENTITY = ModelIdentity(name="m", revision="r", precision="float32", weights="baked")
 
 
 class Device:
-    """Draws each seed as an image that tells it; holds batches until it is told to go on."""
+    """A model on its device: images show their seeds, and batches can be kept waiting."""
 
-    def __init__(self, *, is_held: bool = False) -> None:
-        self.batches: list[tuple[Part, ...]] = []
+    identity = IDENTITY
+
+    def __init__(self, *, is_held: bool = False, limit: int = 8) -> None:
+        self.limit = limit
+        self.batches: list[tuple[BatchItem, ...]] = []
         self.fail_with: list[Exception] = []
-        self.parts_fail: dict[str, Exception] = {}
+        self.items_fail: dict[str, Exception] = {}
         self.begun = threading.Semaphore(0)
         self._go_on = threading.Event()
         if not is_held:
@@ -31,42 +34,61 @@ class Device:
     def release(self) -> None:
         self._go_on.set()
 
-    def draw(self, model, parts: Sequence[Part], on_step):
-        self.batches.append(tuple(parts))
+    def num_calls(self, request) -> int:
+        return request.sampling.num_inference_steps
+
+    def max_batch_size(self, request) -> int:
+        return self.limit
+
+    def execute(self, items: Sequence[BatchItem], on_step):
+        self.batches.append(tuple(items))
         self.begun.release()
-        for step in range(parts[0].request.num_inference_steps):
+        for step in range(self.num_calls(items[0].request)):
             assert self._go_on.wait(LONG_S)
             on_step(step + 1)
         if self.fail_with:
             raise self.fail_with.pop()
-        return [self.parts_fail.get(part.request.prompt) or drawn(part) for part in parts]
+        return [self.items_fail.get(item.request.prompts.prompt) or result(item) for item in items]
 
 
-def drawn(part: Part) -> ItemResult:
-    images = tuple(RawImage(width=1, height=1, pixels=bytes([seed])) for seed in part.seeds)
+def result(item: BatchItem) -> ItemResult:
     return ItemResult(
-        images=images, timings_ms={"denoise": 1.0}, device_ms=2.0, warnings=("careful",)
+        images=tuple(
+            ImageResult(pixels=RawImage(width=1, height=1, pixels=bytes([seed])), seed=seed)
+            for seed in item.seeds
+        ),
+        timings_ms={"denoise": 1.0},
+        device_ms=2.0,
+        num_calls=2,
+        warnings=("careful",),
     )
+
+
+class DeviceQueue(RequestQueue[Device]):
+    """A queue all of whose requests are for one model."""
+
+    def __init__(self, device: Device, **options) -> None:
+        super().__init__(**options)
+        self.device = device
 
 
 @pytest.fixture
 def make_queue():
     queues = []
 
-    def make(device, limit=8):
-        queues.append((queue := RequestQueue(device.draw, lambda key: limit), device))
+    def make(device, **options):
+        queues.append(queue := DeviceQueue(device, **options))
         return queue
 
     yield make
-    for queue, device in queues:
-        device.release()
+    for queue in queues:
+        queue.device.release()
         queue.stop()
 
 
 def submit(queue, *, cancel=None, on_step=None, is_warmup=False, **changes):
     return queue.submit(
-        MODEL,
-        IDENTITY,
+        queue.device,
         make_request(**changes),
         cancel=cancel or CancelToken(),
         on_step=on_step,
@@ -75,29 +97,31 @@ def submit(queue, *, cancel=None, on_step=None, is_warmup=False, **changes):
 
 
 def seeds_of(generation):
-    return [image.pixels[0] for image in generation.images]
+    assert all(image.pixels.pixels == bytes([image.seed]) for image in generation.images)
+    return [image.seed for image in generation.images]
 
 
-def hold_first(device, queue, **changes):
+def occupy(device, queue, **changes):
     """A request that keeps the device busy until it is released."""
     first = submit(queue, **changes)
     assert device.begun.acquire(timeout=LONG_S)
     return first
 
 
-def test_request_is_drawn_and_told(make_queue):
+def test_request_gets_its_images(make_queue):
     generation = submit(make_queue(Device()), seeds=(1, 2)).result(LONG_S)
     assert seeds_of(generation) == [1, 2]
     assert generation.model == IDENTITY
     assert generation.timings_ms.keys() == {"queue", "denoise"}
     assert generation.device_ms == 2.0
+    assert generation.num_calls == 2
     assert generation.warnings == ("careful",)
 
 
 def test_those_that_wait_share_a_batch(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    first = hold_first(device, queue, seeds=(1,))
+    first = occupy(device, queue, seeds=(1,))
     others = [submit(queue, seeds=(seed,)) for seed in (2, 3)]
     device.release()
     assert [seeds_of(each.result(LONG_S)) for each in (first, *others)] == [[1], [2], [3]]
@@ -105,26 +129,26 @@ def test_those_that_wait_share_a_batch(make_queue):
 
 
 def test_request_that_is_split_is_joined_in_its_order(make_queue):
-    device = Device()
-    generation = submit(make_queue(device, limit=2), seeds=(1, 2, 3, 4, 5)).result(LONG_S)
+    device = Device(limit=2)
+    generation = submit(make_queue(device), seeds=(1, 2, 3, 4, 5)).result(LONG_S)
     assert seeds_of(generation) == [1, 2, 3, 4, 5]
-    assert [part.seeds for (part,) in device.batches] == [(1, 2), (3, 4), (5,)]
+    assert [item.seeds for (item,) in device.batches] == [(1, 2), (3, 4), (5,)]
     assert generation.device_ms == 6.0
     assert generation.timings_ms["denoise"] == 3.0
-    assert generation.warnings == ("careful",), "told once"
+    assert generation.warnings == ("careful",), "reported once"
 
 
 def test_progress_of_a_split_request_only_grows(make_queue):
-    told = []
-    queue = make_queue(Device(), limit=1)
-    submit(queue, seeds=(1, 2), on_step=lambda *step: told.append(step)).result(LONG_S)
-    assert told == [(0, 2), (1, 2), (1, 2), (2, 2)]
+    reported = []
+    queue = make_queue(Device(limit=1))
+    submit(queue, seeds=(1, 2), on_step=lambda *step: reported.append(step)).result(LONG_S)
+    assert reported == [(0, 2), (1, 2), (1, 2), (2, 2)]
 
 
-def test_other_kinds_take_turns_with_a_long_request(make_queue):
-    device = Device(is_held=True)
-    queue = make_queue(device, limit=1)
-    long = hold_first(device, queue, seeds=(1, 2, 3, 4))
+def test_other_kinds_alternate_with_a_long_request(make_queue):
+    device = Device(is_held=True, limit=1)
+    queue = make_queue(device)
+    long = occupy(device, queue, seeds=(1, 2, 3, 4))
     short = submit(queue, width=128, seeds=(9,))
     device.release()
     short.result(LONG_S)
@@ -136,17 +160,17 @@ def test_other_kinds_take_turns_with_a_long_request(make_queue):
 def test_cancelled_request_ends_at_its_next_step(make_queue):
     device, cancel = Device(is_held=True), CancelToken()
     queue = make_queue(device)
-    first = hold_first(device, queue, cancel=cancel)
+    first = occupy(device, queue, cancel=cancel)
     cancel.cancel()
     device.release()
     with pytest.raises(Cancelled):
         first.result(LONG_S)
 
 
-def test_cancelled_while_waiting_is_never_drawn(make_queue):
+def test_cancelled_while_waiting_is_never_executed(make_queue):
     device, cancel = Device(is_held=True), CancelToken()
     queue = make_queue(device)
-    first = hold_first(device, queue)
+    first = occupy(device, queue)
     second = submit(queue, cancel=cancel, width=128)
     cancel.cancel()
     device.release()
@@ -159,7 +183,7 @@ def test_cancelled_while_waiting_is_never_drawn(make_queue):
 def test_cancelled_one_leaves_its_neighbours_alone(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    hold_first(device, queue, width=128)
+    occupy(device, queue, width=128)
     cancel = CancelToken()
     goes = submit(queue, cancel=cancel, on_step=lambda step, steps: cancel.cancel())
     stays = submit(queue)
@@ -170,12 +194,12 @@ def test_cancelled_one_leaves_its_neighbours_alone(make_queue):
     assert len(device.batches[1]) == 2
 
 
-def test_part_that_fails_fails_alone(make_queue):
+def test_item_that_fails_fails_alone(make_queue):
     device = Device(is_held=True)
     error = InvalidInput([Problem(field="prompt", value="x", accepted="less")])
-    device.parts_fail["too long"] = error
+    device.items_fail["too long"] = error
     queue = make_queue(device)
-    hold_first(device, queue, width=128)
+    occupy(device, queue, width=128)
     bad, good = submit(queue, prompt="too long"), submit(queue)
     device.release()
     assert bad.exception(LONG_S) is error
@@ -183,12 +207,10 @@ def test_part_that_fails_fails_alone(make_queue):
 
 
 @pytest.mark.parametrize("error", [OutOfMemory("full"), RuntimeError("a bug")], ids=["ours", "bug"])
-def test_batch_that_fails_is_told_to_all_and_the_next_is_drawn(make_queue, error):
+def test_batch_that_fails_fails_for_all_and_the_next_is_executed(make_queue, error):
     device = Device(is_held=True)
     queue = make_queue(device)
-    hold_first(device, queue, width=128).add_done_callback(
-        lambda first: device.fail_with.append(error)
-    )
+    occupy(device, queue, width=128).add_done_callback(lambda first: device.fail_with.append(error))
     pair = [submit(queue), submit(queue)]
     device.release()
     assert [each.exception(LONG_S) for each in pair] == [error, error]
@@ -198,12 +220,12 @@ def test_batch_that_fails_is_told_to_all_and_the_next_is_drawn(make_queue, error
 def test_warm_up_waits_for_everybody_else(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    hold_first(device, queue, seeds=(1,))
-    warming = submit(queue, width=128, is_warmup=True)
+    occupy(device, queue, seeds=(1,))
+    warmup = submit(queue, width=128, is_warmup=True)
     late = submit(queue, width=192)
     assert not queue.is_warm
     device.release()
-    warming.result(LONG_S)
+    warmup.result(LONG_S)
     assert late.done()
     assert queue.is_warm
     assert [batch[0].request.width for batch in device.batches] == [64, 192, 128]
@@ -212,24 +234,31 @@ def test_warm_up_waits_for_everybody_else(make_queue):
 def test_warm_up_gives_way_and_is_made_up_for(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    warming = hold_first(device, queue, width=128, is_warmup=True)
+    warmup = occupy(device, queue, width=128, is_warmup=True)
     job = submit(queue)
     device.release()
     assert job.result(LONG_S).images
-    assert warming.result(LONG_S).images
+    assert warmup.result(LONG_S).images
     assert [batch[0].request.width for batch in device.batches] == [128, 64, 128]
     assert device.batches[0][0].is_warmup
 
 
-def test_stop_cancels_what_waits_and_what_is_drawn(make_queue):
+def test_stop_cancels_what_waits_and_what_is_executed(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    drawing = hold_first(device, queue)
+    running = occupy(device, queue)
     waits = submit(queue, width=128)
     stopping = threading.Thread(target=queue.stop)
     stopping.start()
     device.release()
     stopping.join(LONG_S)
-    for each in (drawing, waits, submit(queue)):
+    for each in (running, waits, submit(queue)):
         with pytest.raises(Cancelled):
             each.result(0)
+
+
+def test_without_batching_each_image_has_a_batch_of_its_own(make_queue):
+    device = Device()
+    generation = submit(make_queue(device, is_batching=False), seeds=(1, 2)).result(LONG_S)
+    assert seeds_of(generation) == [1, 2]
+    assert [len(batch[0].seeds) for batch in device.batches] == [1, 1]
