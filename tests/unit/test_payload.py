@@ -428,6 +428,9 @@ def good_inputs(draw):
     if "prompt_2" in spec.family.prompt_fields:
         options["prompt_2"] = st.text("abc", min_size=1, max_size=5)
     given = draw(st.fixed_dictionaries({}, optional=options))
+    scheduler = spec.family.schedulers[given.get("scheduler", spec.defaults.scheduler)]
+    if scheduler.max_steps is not None:
+        given["num_inference_steps"] = draw(st.integers(1, scheduler.max_steps))
     if "width" in given:
         highest = limits.max_pixels // given["width"] // multiple
         lowest = limits.min_side_px // multiple
