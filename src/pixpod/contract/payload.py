@@ -206,7 +206,7 @@ def _check_types(given: dict[str, Any]) -> _Checked:
     sound = _without(given, bad_paths)
     return _Checked(
         _partial_input(sound),
-        problems + to_problems(errors[: MAX_PROBLEMS + 1]),
+        problems + to_problems(errors[: MAX_PROBLEMS + 1], given),
         frozenset(".".join(path) for path in bad_paths),
     )
 

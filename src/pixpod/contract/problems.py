@@ -39,12 +39,13 @@ KNOWN_ELSEWHERE = {
 PRIVATE_FIELDS = frozenset({"prompt", "prompt_2", "negative_prompt"})
 
 
-def to_problems(errors: Sequence[Mapping[str, Any]]) -> list[Problem]:
-    return [_to_problem(error) for error in errors]
+def to_problems(errors: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> list[Problem]:
+    """Put Pydantic's errors about `given` into our words. Any: Pydantic's dicts, JSON documents."""
+    return [_to_problem(error, given) for error in errors]
 
 
-def _to_problem(error: Mapping[str, Any]) -> Problem:
-    path = ".".join(str(part) for part in error["loc"])
+def _to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:
+    path = field_path(error["loc"], given)
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
         return unknown_field(error["loc"])
@@ -59,6 +60,24 @@ def _to_problem(error: Mapping[str, Any]) -> Problem:
     else:
         accepted = _ACCEPTED[kind].format(**ctx) if kind in _ACCEPTED else error["msg"]
     return wrong(path, error["input"], accepted, hint)
+
+
+def field_path(loc: Sequence[str | int], given: Mapping[str, Any]) -> str:
+    """Return the path of a field in the caller's payload: `output.quality`, `seed[1]`.
+
+    Pydantic counts elements of the lists that it has made itself: a `seed` given as one number is
+    its element 0, and stays `seed` here.
+    """
+    path = ""
+    value: Any = given
+    for part in loc:
+        if isinstance(part, str):
+            path = f"{path}.{part}" if path else part
+            value = value.get(part) if isinstance(value, dict) else None
+        elif isinstance(value, list):
+            path = f"{path}[{part}]"
+            value = value[part]
+    return path
 
 
 def first_ones(problems: Sequence[Problem]) -> list[Problem]:

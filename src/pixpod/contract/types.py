@@ -335,7 +335,8 @@ class ErrorReply(BaseModel):
     """Output of a failed job: `"<code>: <text>"`; the platform shows it as its `error`.
 
     The text of `invalid_input` and `not_supported` is JSON:
-    `{"problems": [{"field", "value", "accepted", "hint"}]}`.
+    `{"problems": [{"field", "value", "accepted", "hint"}]}`. `field` is a path of the payload, such
+    as `output.quality` or, for an element of a list, `seed[1]`.
     """
 
     error: str = Field(pattern=r"^[a-z_]+: ")
