@@ -7,7 +7,7 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pixpod_bench.boot_report import READ, BootReport, Phase
+from pixpod_tools.boot_report.report import READ, BootReport, Phase
 
 COLOURS: Mapping[str, str] = {
     "start": "#9aa5b1",

@@ -1,11 +1,12 @@
 """Pipelines of real architectures with random weights, made on the device without any file.
 
-Time and memory do not depend on what the weights are, as long as they are no special values;
-pictures are noise. Knows nothing of scenarios.
+Time and memory do not depend on the weights, as long as no value is special; images are noise.
 """
 
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Protocol
 
 import diffusers
 import torch
@@ -26,6 +27,7 @@ from transformers import (
     CLIPTokenizer,
     T5Config,
     T5EncoderModel,
+    T5Tokenizer,
 )
 
 from pixpod.catalog import Family, ModelSpec, Precision
@@ -34,35 +36,58 @@ from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.engine.memory.needs import own_parts
 from pixpod.engine.precision.quantization import convert
 from pixpod.job import ModelIdentity
-from pixpod_tools.bake.architectures import Architecture, Config
-from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
-Quantize = Callable[[nn.Module, torch.device], None]
+Config = Mapping[str, object]
 
 STD = 0.02
 """Spread of the weights: activations of all full-size models stay finite, also in float16."""
 
 
+class Architecture(Protocol):
+    """Configurations of a pipeline's components, as their classes take them.
+
+    `second_text_encoder` is T5 for FLUX and the larger CLIP for SDXL; SD 1.5 has none.
+    """
+
+    @property
+    def family(self) -> Family: ...
+    @property
+    def denoiser(self) -> Config: ...
+    @property
+    def vae(self) -> Config: ...
+    @property
+    def text_encoder(self) -> Config: ...
+    @property
+    def second_text_encoder(self) -> Config | None: ...
+    @property
+    def scheduler(self) -> Config: ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Tokenizers:
+    """A pipeline's tokenizers; only FLUX uses T5's."""
+
+    clip: CLIPTokenizer
+    t5: T5Tokenizer
+
+
 def build_random_model(
     architecture: Architecture,
+    tokenizers: Tokenizers,
     spec: ModelSpec,
     precision: Precision,
     device: torch.device,
-    quantize: Quantize | None = None,
 ) -> LoadedModel:
-    """The same weights for the same device and precision, with the model's default scheduler.
+    """Return a model with the model's default scheduler, quantized as a worker does it.
 
-    `quantize` is how a denoiser comes to its 8 bits; None is as a worker does it.
+    The weights are a function of architecture, device and precision.
     """
     torch.manual_seed(0)
-    pipe = _BUILD[architecture.family](architecture, device, DTYPE[precision])
+    build = _BUILD[architecture.family]
+    pipe = build(architecture, tokenizers, device, DTYPE[precision])
     pipe.scheduler = getattr(diffusers, spec.defaults.scheduler)(**architecture.scheduler)
     if precision.is_8_bit:
-        denoiser = getattr(pipe, spec.family.denoiser)
-        if quantize is None:
-            convert(denoiser, precision, device)
-        else:
-            quantize(denoiser, device)
+        convert(getattr(pipe, spec.family.denoiser), precision, device)
     pipe.set_progress_bar_config(disable=True)
     identity = ModelIdentity(
         name=spec.name, revision="random", precision=precision, weights="random"
@@ -80,7 +105,7 @@ def build_random_model(
 def build_random_module(
     build: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """Weights N(0, STD); biases and norms as the class initialises them."""
+    """Return a module with weights N(0, STD), and biases and norms as its class initialises them."""
     with device, _default_dtype(dtype):
         module = build().eval().requires_grad_(False)
     for parameter in module.parameters():
@@ -101,15 +126,17 @@ def build_random_vae(
     return build_random_module(lambda: AutoencoderKL(**architecture.vae), device, dtype)
 
 
-def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    clip, t5 = clip_tokenizer(), t5_tokenizer()
+def _build_flux(
+    architecture: Architecture, tokenizers: Tokenizers, device: torch.device, dtype: torch.dtype
+) -> Pipeline:
+    clip = tokenizers.clip
     clip_config = _clip_config(architecture.text_encoder, clip)
     assert architecture.second_text_encoder is not None
     t5_config = T5Config(**architecture.second_text_encoder)
     return FluxPipeline(
         scheduler=None,
         tokenizer=clip,
-        tokenizer_2=t5,
+        tokenizer_2=tokenizers.t5,
         text_encoder=build_random_module(lambda: CLIPTextModel(clip_config), device, dtype),
         text_encoder_2=build_random_module(lambda: T5EncoderModel(t5_config), device, dtype),
         transformer=build_flux_transformer(architecture.denoiser, device, dtype),
@@ -117,8 +144,10 @@ def _build_flux(architecture: Architecture, device: torch.device, dtype: torch.d
     )
 
 
-def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    clip = clip_tokenizer()
+def _build_sdxl(
+    architecture: Architecture, tokenizers: Tokenizers, device: torch.device, dtype: torch.dtype
+) -> Pipeline:
+    clip = tokenizers.clip
     assert architecture.second_text_encoder is not None
     first = _clip_config(architecture.text_encoder, clip)
     second = _clip_config(architecture.second_text_encoder, clip)
@@ -137,8 +166,10 @@ def _build_sdxl(architecture: Architecture, device: torch.device, dtype: torch.d
     )
 
 
-def _build_sd15(architecture: Architecture, device: torch.device, dtype: torch.dtype) -> Pipeline:
-    clip = clip_tokenizer()
+def _build_sd15(
+    architecture: Architecture, tokenizers: Tokenizers, device: torch.device, dtype: torch.dtype
+) -> Pipeline:
+    clip = tokenizers.clip
     text_config = _clip_config(architecture.text_encoder, clip)
     unet = architecture.denoiser
     return StableDiffusionPipeline(
@@ -153,7 +184,9 @@ def _build_sd15(architecture: Architecture, device: torch.device, dtype: torch.d
     )
 
 
-_BUILD: Mapping[Family, Callable[[Architecture, torch.device, torch.dtype], Pipeline]] = {
+_Build = Callable[[Architecture, Tokenizers, torch.device, torch.dtype], Pipeline]
+
+_BUILD: Mapping[Family, _Build] = {
     Family.FLUX: _build_flux,
     Family.SDXL: _build_sdxl,
     Family.SD15: _build_sd15,
@@ -161,7 +194,7 @@ _BUILD: Mapping[Family, Callable[[Architecture, torch.device, torch.dtype], Pipe
 
 
 def _clip_config(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
-    """CLIP pools at its end token, which must be the tokenizer's."""
+    """Add the tokenizer's special tokens: CLIP pools at its end token."""
     return CLIPTextConfig(
         **config,
         bos_token_id=tokenizer.bos_token_id,
@@ -172,7 +205,7 @@ def _clip_config(config: Config, tokenizer: CLIPTokenizer) -> CLIPTextConfig:
 
 @contextmanager
 def _default_dtype(dtype: torch.dtype) -> Iterator[None]:
-    """Parameters are made in their final type: FLUX in float32 first would not fit on a card."""
+    """Create parameters in their final type: FLUX in float32 first would not fit on a GPU."""
     before = torch.get_default_dtype()
     torch.set_default_dtype(dtype)
     try:

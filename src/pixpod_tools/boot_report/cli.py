@@ -3,22 +3,22 @@
 Reads a worker's log, or the standard error of `python handler.py --test_input ...`, and shows the
 last boot in it. Lines of anything else are passed over.
 
-  scripts/boot-report worker.log --out boot.svg
-  python handler.py --test_input @job.json 2>&1 | scripts/boot-report -
+  scripts/boot_report worker.log --out boot.svg
+  python handler.py --test_input @job.json 2>&1 | scripts/boot_report -
 """
 
 import argparse
 import sys
 from pathlib import Path
 
-from pixpod_bench.boot_report import (
+from pixpod_tools.boot_report.report import (
     NoTimeline,
     format_boot,
     make_boot_report,
     read_log,
     until_ready,
 )
-from pixpod_bench.picture import FORMATS, picture
+from pixpod_tools.picture import FORMATS, picture
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -33,18 +33,18 @@ def main(arguments: list[str] | None = None) -> int:
         report = make_boot_report(until_ready(spans) if options.until_ready else spans)
         sys.stdout.write(format_boot(report))
         if options.out:
-            from pixpod_bench.boot_chart import draw_boot  # matplotlib only where it is needed
+            from pixpod_tools.boot_report.chart import draw_boot  # matplotlib only where it is needed
 
             draw_boot(report, options.out)
     except (NoTimeline, OSError) as exc:
-        sys.stderr.write(f"scripts/boot-report: {exc}\n")
+        sys.stderr.write(f"scripts/boot_report: {exc}\n")
         return 1
     return 0
 
 
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
-        prog="scripts/boot-report",
+        prog="scripts/boot_report",
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )

@@ -1,6 +1,6 @@
-"""A worker of the product with a ScriptedCard, as a process of its own.
+"""The product's worker around a ScriptedEngine, run as a process of its own by the SDK.
 
-`SCRIPTED_WORKER` in its environment is the JSON of a WorkerSpec.
+The variable `SCRIPTED_WORKER` holds the JSON of a ScriptedWorker.
 """
 
 import json
@@ -25,29 +25,30 @@ from pixpod.serving.concurrency import HeldJobs
 from pixpod.serving.refresh import Renewal
 from pixpod.serving.worker import Worker, WorkerOptions
 from pixpod.settings import keep_sdk_quiet
+from pixpod.testing.scripted_engine import ScriptedEngine, ScriptedTimes
 from pixpod.timeline import BootTimeline
-from pixpod_bench.held_jobs.card import CardSpec, ScriptedCard
 
 HANDLER = Path(__file__)
 VARIABLE = "SCRIPTED_WORKER"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerSpec:
-    """A card, and how the worker before it is set up; as the settings of the same names."""
+class ScriptedWorker:
+    """How long its engine takes, and the worker's settings of the same names."""
 
-    card: CardSpec
-    max_held_jobs: int = 1
-    renew_after_images: int = 0
+    times: ScriptedTimes
+    max_concurrency: int = 1
+    refresh_after_images: int = 0
     max_job_s: float = 600.0
-    usd_per_second: float = 0.001
+    usd_per_gpu_second: float = 0.001
 
     def environ(self) -> dict[str, str]:
+        """Return the environment that makes `HANDLER` run this worker."""
         return {VARIABLE: json.dumps(asdict(self))}
 
 
-def build(spec: WorkerSpec) -> Worker:
-    card = ScriptedCard(spec.card)
+def build(spec: ScriptedWorker) -> Worker:
+    engine = ScriptedEngine(spec.times)
     models = load_catalog()
     return Worker(
         offer=Offer(
@@ -55,15 +56,15 @@ def build(spec: WorkerSpec) -> Worker:
             qualities=dict.fromkeys(models, (Quality.DEFAULT,)),
             deliveries=(Delivery.INLINE,),
         ),
-        engine=card,
+        engine=engine,
         stores={Delivery.INLINE: InlineImageStore()},
-        prices=PriceList.load(spec.usd_per_second),
+        prices=PriceList.load(spec.usd_per_gpu_second),
         held_jobs=HeldJobs(
-            when_warm=spec.max_held_jobs,
-            is_warm=lambda: card.is_warm,
+            when_warm=spec.max_concurrency,
+            is_warm=lambda: engine.is_warm,
             num_held=runpod_sdk.num_held_jobs,
         ),
-        renewal=Renewal(after_images=spec.renew_after_images, gauges={}),
+        renewal=Renewal(after_images=spec.refresh_after_images, gauges={}),
         send_progress=runpod_sdk.send_progress,
         options=WorkerOptions(
             worker_id="scripted",
@@ -77,11 +78,11 @@ def build(spec: WorkerSpec) -> Worker:
 
 def main() -> None:
     given = json.loads(os.environ[VARIABLE])
-    card = CardSpec(**given.pop("card"))
+    times = ScriptedTimes(**given.pop("times"))
     keep_sdk_quiet(os.environ)
     configure_logging("INFO")
     logging.captureWarnings(True)
-    worker = build(WorkerSpec(card=card, **given))
+    worker = build(ScriptedWorker(times=times, **given))
     worker.start()
     runpod_sdk.serve(worker, BootTimeline(time.monotonic))
 
