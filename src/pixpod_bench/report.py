@@ -35,14 +35,16 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def table(title: str, columns: Columns[T], rows: Mapping[str, T], words: int = 0) -> str:
-    """Return a table with one line per row, named by its key, or nothing without rows.
+def table(
+    title: str, columns: Columns[T], rows: Iterable[tuple[str, T]], words: int = 0
+) -> str:
+    """Return a table with one line per name and row, or nothing without rows.
 
     Names and the next `words` columns are aligned left, figures right.
     """
-    if not rows:
+    lines = [[name, *(show(row) for _, show in columns)] for name, row in rows]
+    if not lines:
         return ""
-    lines = [[name, *(show(row) for _, show in columns)] for name, row in rows.items()]
     headers = [title, *(header for header, _ in columns)]
     sides: list[Literal["left", "right"]] = ["left"] * (1 + words)
     sides += ["right"] * (len(columns) - words)
@@ -57,8 +59,7 @@ def verdict_table(title: str, verdicts: Iterable[Verdict]) -> str:
         ("found", lambda each: or_dash(each.value, lambda value: f"{value:.2f} {each.unit}")),
         ("", lambda each: _VERDICT[each.is_met]),
     )
-    rows = {f"{each.target}{' ' * number}": each for number, each in enumerate(verdicts)}
-    return table(title, columns, rows, words=1)
+    return table(title, columns, [(each.target, each) for each in verdicts], words=1)
 
 
 def verdict_document(verdict: Verdict) -> dict[str, object]:

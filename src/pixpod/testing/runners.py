@@ -4,6 +4,8 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
+from torch._dynamo.utils import counters
+
 from pixpod.engine.execution.model_runner import Drawer
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.loading.pipelines import LoadedModel
@@ -59,3 +61,8 @@ class LocalRunner:
             pixels=tuple(image.pixels for image in result.images),
             warnings=tuple(dict.fromkeys((*result.warnings, *self._warnings()))),
         )
+
+
+def count_graphs() -> int:
+    """Return how many graphs torch has compiled in this process so far."""
+    return int(counters["stats"]["unique_graphs"])

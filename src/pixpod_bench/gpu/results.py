@@ -1,4 +1,4 @@
-"""What was measured, as values, and the file of JSON lines that keeps them between calls."""
+"""What was measured, as values, and the journal of JSON lines that keeps them between calls."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -10,7 +10,7 @@ from pathlib import Path
 class Row:
     """Medians over the repeats of one scenario; times in milliseconds for the whole batch.
 
-    `spread_percent` is (slowest - fastest) / median of the total. `first_ms` is the first image,
+    `spread_percent` is (slowest - fastest) / median of the total. `first_ms` is the first batch,
     which compiles; `graphs` is what was compiled for it, `late_graphs` what the repeats compiled
     on top, which should be 0. None: not known for this device, size or side.
     """
@@ -19,10 +19,8 @@ class Row:
     model: str
     precision: str
     mode: str
-    attention: str | None
-    recipe: str
     size_px: int
-    batch: int
+    batch_size: int
     num_inference_steps: int
     text_tokens: int | None
     has_guidance: bool
@@ -49,50 +47,13 @@ class Row:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class VaeRow:
-    """Median of decoding one batch of latents."""
-
-    model: str
-    precision: str
-    channels_last: bool
-    compiled: bool
-    size_px: int
-    batch: int
-    repeats: int
-    first_ms: float
-    decode_ms: float
-    spread_percent: float
-    peak_bytes: int | None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OverlapRow:
-    """Batches in a row, milliseconds for each: decoded before the next is denoised, and beside it.
-
-    `gain` is the former over the latter; `decode_ms` is of one decoding with nothing beside.
-    """
-
-    model: str
-    precision: str
-    mode: str
-    size_px: int
-    batch: int
-    num_inference_steps: int
-    num_batches: int
-    repeats: int
-    decode_ms: float
-    in_turns_ms: float
-    beside_ms: float
-    gain: float
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
-    """The most memory that mixed requests took, and what they waited for components.
+    """The most memory that mixed requests took, and how long they waited for components.
 
-    Bytes: `allocated` and `reserved` as torch counts, `driver` of the whole card as its driver
-    shows it, looked at all the time; `end_reserved` and `end_allocated` after the last request.
-    `host_peak` is the process's own resident memory. None on a CPU.
+    Bytes: `allocated` and `reserved` as torch counts, `driver` of the whole GPU as its driver
+    shows it, read every 20 ms; `end_*` after the last request; `host_peak` is the resident memory
+    of the process. `stock_bytes` is what torch allocates at most with both stock pipelines on the
+    GPU and one image of each; None where a limit leaves no room for them, and all on a CPU.
     """
 
     models: tuple[str, ...]
@@ -100,20 +61,28 @@ class MemoryRow:
     num_requests: int
     num_images: int
     seconds: float
-    swap_ms: float
-    num_swaps: int
+    onload_ms: float
+    num_onloads: int
     allocated_bytes: int | None
     reserved_bytes: int | None
     driver_bytes: int | None
     end_allocated_bytes: int | None
     end_reserved_bytes: int | None
     host_peak_bytes: int
+    stock_bytes: int | None
     warnings: tuple[str, ...]
+
+    @property
+    def stock_ratio(self) -> float | None:
+        """Stock's memory over ours."""
+        if self.stock_bytes is None or not self.allocated_bytes:
+            return None
+        return self.stock_bytes / self.allocated_bytes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadPoint:
-    """What requests met at one load; seconds from arrival to images in host memory.
+    """Requests at one load; seconds are from arrival to images in host memory.
 
     `busy_percent` is the requests' own device time over the time that all of them took.
     """
@@ -130,28 +99,38 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRow:
-    """`capacity_per_s` is how many requests of all kinds can be drawn one by one."""
+    """`capacity_per_s` is how many requests of all kinds our engine generates one by one,
+    `stock_capacity_per_s` how many eager stock pipelines do.
+    """
 
     num_requests: int
     capacity_per_s: float
+    stock_capacity_per_s: float
     points: tuple[LoadPoint, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class TestRun:
+    """The outcome of the tests marked `gpu`."""
+
+    exit_code: int
+    summary: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Failure:
-    """A scenario without figures, and why."""
+    """A scenario without figures, and the reason."""
 
     reason: str
 
 
-Result = Row | VaeRow | OverlapRow | MemoryRow | LoadRow | Failure
+Result = Row | MemoryRow | LoadRow | TestRun | Failure
 
 _KINDS: Mapping[str, type[Result]] = {
-    "drawing": Row,
-    "vae": VaeRow,
-    "overlap": OverlapRow,
+    "images": Row,
     "memory": MemoryRow,
     "load": LoadRow,
+    "tests": TestRun,
     "failure": Failure,
 }
 _NAMES = {kind: name for name, kind in _KINDS.items()}
@@ -159,7 +138,7 @@ _NAMES = {kind: name for name, kind in _KINDS.items()}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Entry:
-    """A scenario and what came of it."""
+    """A scenario and its result."""
 
     slice: str
     scenario: str
@@ -167,17 +146,17 @@ class Entry:
 
 
 class OtherMachine(Exception):
-    """A journal holds figures of another card, or another torch: they must not be mixed."""
+    """A journal holds figures of another GPU or another torch; they must not be mixed."""
 
 
 class Journal:
-    """Results, each written as soon as it is there; a later call goes on where this one ended.
+    """Results, each written at once; a later call continues where this one ended.
 
-    A scenario that was begun twice and never ended took its process along, and counts as failed.
+    A scenario that was begun twice and never ended has ended its process, and counts as failed.
     """
 
     def __init__(self, path: Path) -> None:
-        """What the file holds, if it is there; `machine` is empty if it is not."""
+        """Read the file if it exists; `machine` is empty if it does not."""
         self._path = path
         self._results: dict[tuple[str, str], Result] = {}
         self._begun: dict[tuple[str, str], int] = {}
@@ -187,7 +166,7 @@ class Journal:
 
     @classmethod
     def continued(cls, path: Path, machine: Mapping[str, object]) -> "Journal":
-        """To be added to on this machine. Raises OtherMachine for another device or torch."""
+        """Open a journal to add to. Raises OtherMachine for another device or torch."""
         journal = cls(path)
         journal._end_line()
         there = journal.machine
@@ -196,9 +175,9 @@ class Journal:
             journal._write({"machine": dict(machine)})
         elif any(there[name] != machine[name] for name in ("device", "torch")):
             raise OtherMachine(
-                f"{path}: was measured on {there['device']} with torch {there['torch']}, and this "
-                f"is {machine['device']} with {machine['torch']}: choose another --out, or leave "
-                "out --resume"
+                f"{path}: expected {machine['device']} with torch {machine['torch']}, got results "
+                f"of {there['device']} with {there['torch']}: leave out --resume, or choose "
+                "another --state"
             )
         return journal
 
@@ -206,7 +185,7 @@ class Journal:
         return (slice_name, scenario) in self._results
 
     def begin(self, slice_name: str, scenario: str) -> bool:
-        """Note that a scenario is measured now; false if it has taken two processes along."""
+        """Note that a scenario is measured now; return False if it has ended two processes."""
         key = (slice_name, scenario)
         if self._begun.get(key, 0) >= 2:
             self.add(slice_name, scenario, Failure(reason="the process ended twice while it ran"))
@@ -221,7 +200,7 @@ class Journal:
         self._write({"slice": slice_name, "scenario": scenario, kind: asdict(result)})
 
     def entries(self) -> Iterator[Entry]:
-        """All results, in the order in which they came."""
+        """Return all results in the order in which they were added."""
         for (slice_name, scenario), result in self._results.items():
             yield Entry(slice=slice_name, scenario=scenario, result=result)
 
@@ -239,10 +218,10 @@ class Journal:
                 self._begun[key] = self._begun.get(key, 0) + 1
             for name, kind in _KINDS.items():
                 if name in entry:
-                    self._results[key] = parse_result(kind, entry[name])
+                    self._results[key] = _parse(kind, entry[name])
 
     def _end_line(self) -> None:
-        """Of a call that was cut off within a line."""
+        """End the line in which a call was cut off."""
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n")
@@ -252,13 +231,13 @@ class Journal:
             file.write(json.dumps(entry) + "\n")
 
 
-def parse_result(kind: type[Result], values: dict[str, object]) -> Result:
-    """The reverse of `asdict`; what is a tuple comes back as one."""
+def _parse(kind: type[Result], values: dict[str, object]) -> Result:
+    """Reverse `asdict`; JSON's lists are tuples."""
     parsed = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }
     if kind is LoadRow:
         points = values["points"]
-        assert isinstance(points, list | tuple)
+        assert isinstance(points, list)
         parsed["points"] = tuple(LoadPoint(**point) for point in points)
     return kind(**parsed)  # type: ignore[arg-type] # JSON has no types; names are the fields'

@@ -7,19 +7,19 @@ which it also names, takes minutes to compile and is left out).
 """
 
 import time
-from collections.abc import Callable
 from typing import Any
 
 import torch
 
-from pixpod.catalog import Family
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
-from pixpod_bench.drawing_times import Drawing, synchronize
+from pixpod.testing.requests import pipeline_arguments
+from pixpod.testing.runners import TimedImages
+from pixpod_bench.gpu.memory import synchronize
 
 
-class StockDrawer:
-    """A plain pipeline whose stages are timed: each ends when the device is done with it."""
+class StockRunner:
+    """Calls a plain pipeline and times its stages; each ends when the device has done it."""
 
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
@@ -27,8 +27,9 @@ class StockDrawer:
         self._encode = model.pipe.encode_prompt
         model.pipe.encode_prompt = self._timed_encode
 
-    def draw(self, request: GenerationRequest) -> Drawing:
+    def generate(self, request: GenerationRequest) -> TimedImages:
         pipe, device = self.model.pipe, self.model.device
+        generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
         last_step_at = started = time.perf_counter()
 
         def on_step_end(
@@ -40,9 +41,11 @@ class StockDrawer:
                 last_step_at = time.perf_counter()
             return tensors
 
-        images = pipe(**_arguments(request), callback_on_step_end=on_step_end).images
+        images = pipe(
+            **pipeline_arguments(request), generator=generators, callback_on_step_end=on_step_end
+        ).images
         ended = time.perf_counter()
-        return Drawing(
+        return TimedImages(
             text_encode_ms=self._text_ms,
             denoise_ms=(last_step_at - started) * 1e3 - self._text_ms,
             decode_ms=(ended - last_step_at) * 1e3,
@@ -59,36 +62,10 @@ class StockDrawer:
 
 
 def compile_stock(model: LoadedModel) -> None:
-    _COMPILE[model.spec.family](model.pipe)
-
-
-def _compile_flux(pipe: Pipeline) -> None:
-    pipe.transformer.compile_repeated_blocks(fullgraph=True)
-
-
-def _compile_unet(pipe: Pipeline) -> None:
+    pipe = model.pipe
+    if model.spec.family.denoiser == "transformer":
+        pipe.transformer.compile_repeated_blocks(fullgraph=True)
+        return
     for module in (pipe.unet, pipe.vae):
         module.to(memory_format=torch.channels_last)
     pipe.unet.compile(fullgraph=True)
-
-
-_COMPILE: dict[Family, Callable[[Pipeline], None]] = {
-    Family.FLUX: _compile_flux,
-    Family.SDXL: _compile_unet,
-    Family.SD15: _compile_unet,
-}
-
-
-def _arguments(request: GenerationRequest) -> dict[str, object]:
-    """A request as a user of diffusers writes it; None is left to the pipeline's default."""
-    arguments: dict[str, object] = {
-        "prompt": request.prompt,
-        "width": request.width,
-        "height": request.height,
-        "num_inference_steps": request.num_inference_steps,
-        "num_images_per_prompt": len(request.seeds),
-        "generator": [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds],
-        "guidance_scale": request.guidance_scale,
-        "max_sequence_length": request.max_sequence_length,
-    }
-    return {name: value for name, value in arguments.items() if value is not None}
