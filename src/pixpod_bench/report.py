@@ -35,9 +35,7 @@ def new_parser(name: str, description: str | None) -> argparse.ArgumentParser:
     return parser
 
 
-def table(
-    title: str, columns: Columns[T], rows: Iterable[tuple[str, T]], words: int = 0
-) -> str:
+def table(title: str, columns: Columns[T], rows: Iterable[tuple[str, T]], words: int = 0) -> str:
     """Return a table with one line per name and row, or nothing without rows.
 
     Names and the next `words` columns are aligned left, figures right.

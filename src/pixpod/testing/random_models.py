@@ -105,7 +105,7 @@ def build_random_model(
 def build_random_module(
     build: Callable[[], nn.Module], device: torch.device, dtype: torch.dtype
 ) -> nn.Module:
-    """Return a module with weights N(0, STD), and biases and norms as its class initialises them."""
+    """Return a module with weights N(0, STD); its class initialises biases and norms."""
     with device, _default_dtype(dtype):
         module = build().eval().requires_grad_(False)
     for parameter in module.parameters():

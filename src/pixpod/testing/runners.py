@@ -19,7 +19,7 @@ from pixpod.job import GenerationRequest
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TimedImages:
-    """Images of one batch and how long its stages took, from the request to pixels in host memory."""
+    """Images of one batch; the total is from the request to pixels in host memory."""
 
     text_encode_ms: float
     denoise_ms: float
@@ -36,9 +36,7 @@ class LocalRunner:
     of preparing the model; they are added to every result.
     """
 
-    def __init__(
-        self, model: LoadedModel, warnings: Callable[[], tuple[str, ...]] = tuple
-    ) -> None:
+    def __init__(self, model: LoadedModel, warnings: Callable[[], tuple[str, ...]] = tuple) -> None:
         self.model = model
         self._warnings = warnings
         self._runner = Drawer(

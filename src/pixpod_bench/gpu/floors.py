@@ -1,4 +1,4 @@
-"""How many operations a step takes, and so how fast it could be on a card; data in `floors.toml`.
+"""How many operations a step takes, and so how fast it could be on a GPU; data in `floors.toml`.
 
 Standard library only.
 """
@@ -18,8 +18,8 @@ forward on the meta device (torch 2.13, diffusers 0.42.1); at 768 and 512 px and
 text the rule agrees with the count within 0.1 %.
 """
 
-_UNET_ROW = {("sdxl", 1024): 6.761, ("sd15", 512): 0.8035}
-"""Of one row of a UNet's step, counted likewise; guidance takes two rows."""
+_UNET_SAMPLE = {("sdxl", 1024): 6.761, ("sd15", 512): 0.8035}
+"""Tera-operations of one sample of a UNet's step, counted likewise; guidance takes two samples."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,14 +36,14 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """TFLOP/s of a card at best; `float8` is None where it has none."""
+    """TFLOP/s of a GPU at best; `float8` is None where it has none."""
 
-    card: str
+    gpu: str
     bfloat16: float
     float8: float | None = None
 
     def step_ms(self, work: Work, precision: str) -> float | None:
-        """The shortest a step can take, or None if the card has no such arithmetic."""
+        """Return the shortest time of a step, or None if the GPU has no such arithmetic."""
         if precision == Precision.FLOAT8_DYNAMIC:
             if self.float8 is None:
                 return None
@@ -54,23 +54,24 @@ class Peak:
 
 
 def find_peak(device_name: str) -> Peak | None:
-    """None for a card that the table does not have."""
-    text = resources.files("pixpod_bench").joinpath("floors.toml").read_text(encoding="utf-8")
-    peaks = (Peak(**row) for row in tomllib.loads(text)["cards"])
-    return next((peak for peak in peaks if _is_card(peak.card, device_name)), None)
+    """Return None for a GPU that the table does not have."""
+    text = resources.files("pixpod_bench.gpu").joinpath("floors.toml").read_text(encoding="utf-8")
+    peaks = (Peak(**row) for row in tomllib.loads(text)["gpus"])
+    return next((peak for peak in peaks if _is_gpu(peak.gpu, device_name)), None)
 
 
-def step_work(model: str, size_px: int, text_tokens: int | None, rows: int) -> Work | None:
-    """Of `rows` rows, those of guidance among them; None for a model or size not counted."""
+def step_work(model: str, size_px: int, text_tokens: int | None, samples: int) -> Work | None:
+    """Return the work of so many samples, those of guidance included; None if not counted."""
     if model in ("flux-dev", "flux-schnell"):
         share = (size_px * size_px / 256 + (text_tokens or 0)) / _FULL_TOKENS
         return Work(
-            linear=_FLUX_LINEAR * share * rows, attention=_FLUX_ATTENTION * share * share * rows
+            linear=_FLUX_LINEAR * share * samples,
+            attention=_FLUX_ATTENTION * share * share * samples,
         )
-    of_row = _UNET_ROW.get((model, size_px))
-    return Work(linear=of_row * rows, attention=0.0) if of_row else None
+    of_sample = _UNET_SAMPLE.get((model, size_px))
+    return Work(linear=of_sample * samples, attention=0.0) if of_sample else None
 
 
-def _is_card(card: str, device_name: str) -> bool:
+def _is_gpu(name: str, device_name: str) -> bool:
     """`H200` is no GH200, and `A100` no A1000."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(card)}(?![0-9])", device_name) is not None
+    return re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![0-9])", device_name) is not None

@@ -1,31 +1,16 @@
-"""The usual work and what has been published of it; data in `field.toml`. No torch."""
+"""Figures that others have published for the same work; data in `published.toml`. No torch."""
 
 import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cache
 from importlib import resources
-from typing import Any
 
-REFERENCE_CARD = "RTX 4090"
-"""What most figures were published of: shown where there are none of the user's own card."""
+from pixpod_bench.gpu.results import Row
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Work:
-    """Square images of one prompt, `batch` of them at once. `scheduler` None is the model's own."""
-
-    model: str
-    title: str
-    size_px: int
-    steps: int
-    batch: int
-    is_guided: bool = True
-    scheduler: str | None = None
-
-    @property
-    def name(self) -> str:
-        return f"{self.title}, {self.size_px} px, {self.steps} steps, x{self.batch}"
+REFERENCE_GPU = "RTX 4090"
+"""Most figures were published for it: shown where there are none for the GPU at hand."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,82 +21,41 @@ class Published:
     size_px: int
     steps: int
     batch: int
-    is_guided: bool
     card: str
     seconds: float
     source: str
     date: str
+    guided: bool = True
     doubt: str | None = None
     usd_per_1000: float | None = None
 
-    @property
-    def images_per_hour(self) -> float:
-        return self.batch * 3600 / self.seconds
-
-    def is_of(self, work: Work) -> bool:
-        """Whether model, size, steps and batch are the same."""
-        own = (self.model, self.size_px, self.steps, self.batch, self.is_guided)
-        return own == (work.model, work.size_px, work.steps, work.batch, work.is_guided)
+    def is_of(self, row: Row) -> bool:
+        """Return whether model, size, steps, batch size and guidance are the same."""
+        own = (self.model, self.size_px, self.steps, self.batch, self.guided)
+        work = (row.model, row.size_px, row.num_inference_steps, row.batch_size, row.has_guidance)
+        return own == work
 
 
-def load_works(*, tiny: bool) -> tuple[Work, ...]:
-    """All works, models in the order of the file."""
-    return tuple(
-        Work(
-            model=row["model"],
-            title=row["title"],
-            size_px=row["size_px"],
-            steps=row["steps"],
-            batch=batch,
-            is_guided=row.get("guided", True),
-            scheduler=row.get("scheduler"),
-        )
-        for row in _table()["works"]
-        for batch in row["batches"]
-        if row.get("tiny", False) == tiny
-    )
-
-
+@cache
 def load_published() -> tuple[Published, ...]:
+    files = resources.files("pixpod_bench.gpu")
+    table = tomllib.loads(files.joinpath("published.toml").read_text(encoding="utf-8"))
     return tuple(
-        Published(
-            model=row["model"],
-            size_px=row["size_px"],
-            steps=row["steps"],
-            is_guided=row.get("guided", True),
-            source=row["source"],
-            date=row["date"],
-            doubt=row.get("doubt"),
-            **figure,
-        )
-        for row in _table()["published"]
+        Published(**{name: value for name, value in row.items() if name != "figures"}, **figure)
+        for row in table["published"]
         for figure in row["figures"]
     )
 
 
-def published_of(
-    work: Work, published: Sequence[Published], device_name: str
-) -> tuple[Published, ...]:
-    """Figures of the same work; those of the user's own card first, then the reference's."""
-    found = [figure for figure in published if figure.is_of(work)]
-    return tuple(
-        sorted(
-            found,
-            key=lambda figure: (
-                not is_card(figure.card, device_name),
-                figure.card != REFERENCE_CARD,
-            ),
-        )
+def published_of(row: Row, device_name: str) -> Sequence[Published]:
+    """Return figures of the same work: those of this GPU first, then those of REFERENCE_GPU."""
+    return sorted(
+        (figure for figure in load_published() if figure.is_of(row)),
+        key=lambda figure: (not _is_gpu(figure.card, device_name), figure.card != REFERENCE_GPU),
     )
 
 
-def is_card(card: str, device_name: str) -> bool:
+def _is_gpu(name: str, device_name: str) -> bool:
     """`RTX 4090` is an NVIDIA GeForce RTX 4090, but an `A10` is no A100, and `L40` no L40S."""
-    pattern = rf"(?<![A-Za-z0-9]){re.escape(card)}(?![A-Za-z0-9])"
+    pattern = rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
     return re.search(pattern, device_name) is not None
-
-
-def _table() -> dict[str, Any]:
-    """TOML is untyped, hence Any."""
-    text = resources.files("pixpod_bench.field").joinpath("field.toml").read_text(encoding="utf-8")
-    return tomllib.loads(text)

@@ -288,6 +288,4 @@ def _load(scale: Scale) -> Iterator[LoadScenario]:
         for size_px in (scale.sizes_px[0], scale.sizes_px[-1])
         for steps in (scale.few_steps, all_steps)
     )
-    yield LoadScenario(
-        served=_served(scale), kinds=kinds, loads=LOADS, num_requests=scale.num_load
-    )
+    yield LoadScenario(served=_served(scale), kinds=kinds, loads=LOADS, num_requests=scale.num_load)

@@ -1,89 +1,72 @@
-"""What must be reached on an H100 at 1024 px, and whether it was. Knows results only."""
+"""What must be reached on an H100 at 1024 px, and the best figure found for it."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from pixpod.catalog import Precision
-from pixpod_bench.results import Entry, MemoryRow, Row
-from pixpod_bench.scenarios import Mode, Recipe, Side
+from pixpod_bench.figures import Verdict
+from pixpod_bench.gpu.results import Entry, MemoryRow, Result, Row
+from pixpod_bench.gpu.slices import Mode, Side
 
-CARD = "H100"
+GPU = "H100"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """`find` gives the figure, in `unit`, or None for another result. The best one counts."""
+    """`find` returns the figure, in `unit`, or None for another result. The best one counts."""
 
     name: str
     unit: str
     limit: float
-    at_least: bool
-    find: Callable[[Entry], float | None]
+    find: Callable[[Result], float | None]
+    at_least: bool = False
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """`value` and `is_met` are None if nothing was measured; `ratio` is of value to limit."""
-
-    target: str
-    unit: str
-    limit: float
-    at_least: bool
-    value: float | None
-    scenario: str | None
-
-    @property
-    def is_met(self) -> bool | None:
-        if self.value is None:
-            return None
-        return self.value >= self.limit if self.at_least else self.value <= self.limit
+def judge(entries: Iterable[Entry]) -> list[Verdict]:
+    """Judge all targets. Figures of other GPUs count too: the report names the GPU."""
+    entries = list(entries)
+    return [_judge(target, entries) for target in TARGETS]
 
 
-def judge(entries: Sequence[Entry]) -> tuple[Verdict, ...]:
-    """All targets; figures of other cards count as measured, and say on which card elsewhere."""
-    return tuple(_judge(target, entries) for target in TARGETS)
-
-
-def _judge(target: Target, entries: Sequence[Entry]) -> Verdict:
-    found = {
-        entry.scenario: value for entry in entries if (value := target.find(entry)) is not None
-    }
+def _judge(target: Target, entries: Iterable[Entry]) -> Verdict:
+    found = [
+        (value, entry.scenario)
+        for entry in entries
+        if (value := target.find(entry.result)) is not None
+    ]
     choose = max if target.at_least else min
-    best = choose(found, key=lambda name: found[name]) if found else None
+    value, scenario = choose(found) if found else (None, "")
     return Verdict(
         target=target.name,
-        unit=target.unit,
+        subject=scenario,
+        value=value,
         limit=target.limit,
         at_least=target.at_least,
-        value=found[best] if best else None,
-        scenario=best,
+        unit=target.unit,
     )
 
 
 def _seconds(
     model: str, steps: int, *, has_guidance: bool = True
-) -> Callable[[Entry], float | None]:
-    """Of one image at 1024 px, as it is served."""
+) -> Callable[[Result], float | None]:
+    """Find the time of one image at 1024 px, as it is served."""
 
-    def find(entry: Entry) -> float | None:
-        row = entry.result
+    def find(row: Result) -> float | None:
         if not isinstance(row, Row) or not _is_served(row, model, steps):
             return None
-        if row.batch != 1 or row.has_guidance != has_guidance:
-            return None
-        return row.total_ms / 1e3
+        is_wanted = row.batch_size == 1 and row.has_guidance == has_guidance
+        return row.total_ms / 1e3 if is_wanted else None
 
     return find
 
 
-def _rate(model: str, steps: int) -> Callable[[Entry], float | None]:
-    """Images per second in a batch."""
+def _rate(model: str, steps: int) -> Callable[[Result], float | None]:
+    """Find the images per second of a batch."""
 
-    def find(entry: Entry) -> float | None:
-        row = entry.result
-        if not isinstance(row, Row) or not _is_served(row, model, steps) or row.batch == 1:
+    def find(row: Result) -> float | None:
+        if not isinstance(row, Row) or not _is_served(row, model, steps):
             return None
-        return row.images_per_second if row.has_guidance else None
+        return row.images_per_second if row.has_guidance and row.batch_size > 1 else None
 
     return find
 
@@ -94,16 +77,14 @@ def _is_served(row: Row, model: str, steps: int) -> bool:
         row.side == Side.OURS
         and (row.model, row.num_inference_steps, row.size_px) == (model, steps, 1024)
         and row.mode != Mode.EAGER
-        and row.recipe == Recipe.PER_ROW
         and (row.precision == Precision.FLOAT8_DYNAMIC) == is_flux
     )
 
 
-def _gigabytes(limit_gib: float | None) -> Callable[[Entry], float | None]:
-    """All of the card that two full-size models took."""
+def _gigabytes(limit_gib: float | None) -> Callable[[Result], float | None]:
+    """Find how much of the GPU two full-size models took."""
 
-    def find(entry: Entry) -> float | None:
-        row = entry.result
+    def find(row: Result) -> float | None:
         if not isinstance(row, MemoryRow) or row.limit_gib != limit_gib or not row.driver_bytes:
             return None
         return row.driver_bytes / 1e9
@@ -112,27 +93,9 @@ def _gigabytes(limit_gib: float | None) -> Callable[[Entry], float | None]:
 
 
 TARGETS = (
-    Target(
-        name="FLUX.1-dev, 28 steps",
-        unit="s",
-        limit=2.6,
-        at_least=False,
-        find=_seconds("flux-dev", 28),
-    ),
-    Target(
-        name="FLUX.1-schnell, 4 steps",
-        unit="s",
-        limit=0.40,
-        at_least=False,
-        find=_seconds("flux-schnell", 4),
-    ),
-    Target(
-        name="SDXL, 30 steps with guidance",
-        unit="s",
-        limit=1.4,
-        at_least=False,
-        find=_seconds("sdxl", 30),
-    ),
+    Target(name="FLUX.1-dev, 28 steps", unit="s", limit=2.6, find=_seconds("flux-dev", 28)),
+    Target(name="FLUX.1-schnell, 4 steps", unit="s", limit=0.4, find=_seconds("flux-schnell", 4)),
+    Target(name="SDXL, 30 steps with guidance", unit="s", limit=1.4, find=_seconds("sdxl", 30)),
     Target(
         name="SDXL, 30 steps with guidance, batched",
         unit="images/s",
@@ -144,25 +107,11 @@ TARGETS = (
         name="SDXL Lightning, 4 steps",
         unit="s",
         limit=0.25,
-        at_least=False,
         find=_seconds("sdxl", 4, has_guidance=False),
     ),
-    Target(
-        name="FLUX in FP8 and SDXL on one card",
-        unit="GB",
-        limit=40.0,
-        at_least=False,
-        find=_gigabytes(None),
-    ),
-    Target(
-        name="the same on a card of 24 GB",
-        unit="GB",
-        limit=24 * 2**30 / 1e9,
-        at_least=False,
-        find=_gigabytes(23.5),
-    ),
+    Target(name="FLUX in FP8 and SDXL on one GPU", unit="GB", limit=40.0, find=_gigabytes(None)),
+    Target(name="the same on 24 GB", unit="GB", limit=24 * 2**30 / 1e9, find=_gigabytes(23.5)),
 )
-"""On an H100 at 1024 px, one image unless said. For comparison: FLUX.1-dev in 28 steps takes 6.6 s
-in bfloat16 without compilation and 2.97 s at best with torchao (diffusers-torchao), 2.43 s with
-kernels written by hand (flux-fp8-api).
+"""For comparison: FLUX.1-dev in 28 steps takes 6.6 s in bfloat16 without compilation and 2.97 s at
+best with torchao (diffusers-torchao), 2.43 s with kernels written by hand (flux-fp8-api).
 """

@@ -33,7 +33,9 @@ def main(arguments: list[str] | None = None) -> int:
         report = make_boot_report(until_ready(spans) if options.until_ready else spans)
         sys.stdout.write(format_boot(report))
         if options.out:
-            from pixpod_tools.boot_report.chart import draw_boot  # matplotlib only where it is needed
+            from pixpod_tools.boot_report.chart import (
+                draw_boot,
+            )  # matplotlib only where it is needed
 
             draw_boot(report, options.out)
     except (NoTimeline, OSError) as exc:
