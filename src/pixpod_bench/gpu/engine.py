@@ -51,7 +51,8 @@ MEMORY_BATCH_SIZES = (1, 2)
 MEMORY_CONCURRENCY = 8
 """Requests that are submitted at once, so that there is something to batch."""
 
-_ONLOAD_MS = 1.0
+_ONLOAD, _ONLOAD_MS = "swap", 1.0
+"""The phase of moving components to the GPU, and from when it counts as one."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -107,7 +108,7 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
         ours = allocated_bytes(device), reserved_bytes(device), peak_bytes(device)
         peak_reserved = peak_reserved_bytes(device)
     del engine
-    onloads = [generation.timings_ms.get("swap", 0.0) for generation in generations]
+    onloads = [generation.timings_ms[_ONLOAD] for generation in generations]
     warnings = dict.fromkeys(text for each in generations for text in each.warnings)
     kinds = [(model, scenario.sizes_px[0], MEMORY_STEPS) for model, _ in scenario.served]
     is_room_for_stock = scenario.limit_gib is None

@@ -1,238 +1,301 @@
-"""How much of a warm worker's time goes into images, on this machine's CPU and with tiny models.
+"""How much of a warm worker's time goes into images, with the tiny models on a CPU.
 
-Parts: overhead (handler beside the bare pipeline), same_size (batching alone), other_steps (what
-it costs that jobs with other numbers of steps do not share a batch), mixed (200 jobs
-through the emulator and the real SDK, beside a plain worker), memory (500 jobs through the engine)
-and cost (replies beside the emulator's bill). What is compared runs in turns, in one run. Prints
-tables and, last, one line of JSON; writes throughput-bench.json and throughput.svg into --out.
+overhead  our handler beside the bare pipeline, in one process
+gain      jobs of one size at once, with batching and without
+mixed     mixed jobs through the emulator and the real SDK, beside a plain worker
+soak      memory over 500 mixed jobs; only with --only soak
+
+With --base DIR, another checkout is measured in the same run, in alternating pairs: overhead and
+gain, as ratios of this checkout to that one with the 95 % interval of the median. Prints tables
+and one line of JSON, and writes load.json, load.txt and load.svg into --out.
+
+Exits 1 if the interval of a ratio to the base reaches above 1.05.
 """
 
 import argparse
-import json
 import os
-import shlex
 import sys
-from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
-from typing import NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import asdict, dataclass
+from typing import NoReturn, TypeVar
 
 from tqdm import tqdm
 
-from pixpod.logs import configure_logging
-from pixpod.serving.concurrency import jobs_to_hold
-from pixpod.settings import keep_hub_offline
-from pixpod_bench.cold.report import describe_machine
-from pixpod_bench.throughput import report
-from pixpod_bench.throughput.mixed_plan import Plan
-from pixpod_bench.throughput.report import Results
-from pixpod_bench.throughput.workload import MODELS, load_spec
+from pixpod_bench.base_checkout import find_checkout
+from pixpod_bench.chart import OTHERS, OURS, Bar, Panel, draw_panels
+from pixpod_bench.compare import Compared, compared_table, compared_verdicts
+from pixpod_bench.figures import Verdict
+from pixpod_bench.load.gain import LEAST_GAIN, Gain, measure_gain
+from pixpod_bench.load.jobs import MODELS
+from pixpod_bench.load.mixed import PLAIN, Mixed, SideFigures, measure_mixed
+from pixpod_bench.load.overhead import LIMIT_MS, Overhead, measure_overhead
+from pixpod_bench.load.sides import RunningSide, running_side
+from pixpod_bench.load.soak import LIMIT_PERCENT, LOT, PER_JOBS, Growth, measure_growth
+from pixpod_bench.machine import ROOT, describe_machine
+from pixpod_bench.report import (
+    Columns,
+    command_line,
+    new_parser,
+    publish,
+    table,
+    verdict_document,
+    verdict_table,
+)
 
-ROOT = Path(__file__).resolve().parents[3]
+Figures = TypeVar("Figures", Overhead, Gain)
+
+TREE, BASE = "this checkout", "base"
+CONCURRENCY = 9
+"""Jobs that a worker of the tiny models takes at once."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much of each part is run."""
+    """How much is run."""
 
-    models: tuple[str, ...]
-    pairs: int
-    same_size_jobs: int
-    same_size_rounds: int
-    other_steps_jobs: int
-    mixed_jobs: int
-    mixed_rounds: int
-    mixed_warm_ups: int
-    mixed_whole: bool
-    memory_warm_up: int
-    memory_jobs: int
-    cost_jobs: int
+    burst_jobs: int = 16
+    mixed_jobs: int = 240
+    mixed_rounds: int = 8
+    soak_warm_up: int = 150
+    soak_jobs: int = 500
 
 
-WHOLE = Extent(
-    models=MODELS,
-    pairs=30,
-    same_size_jobs=32,
-    same_size_rounds=3,
-    other_steps_jobs=100,
-    mixed_jobs=200,
-    mixed_rounds=4,
-    mixed_warm_ups=9,
-    mixed_whole=True,
-    memory_warm_up=150,
-    memory_jobs=500,
-    cost_jobs=100,
-)
-QUICK = Extent(
-    models=("sd15-tiny",),
-    pairs=2,
-    same_size_jobs=8,
-    same_size_rounds=1,
-    other_steps_jobs=6,
-    mixed_jobs=3,
-    mixed_rounds=1,
-    mixed_warm_ups=3,
-    mixed_whole=False,
-    memory_warm_up=10,
-    memory_jobs=20,
-    cost_jobs=3,
-)
+QUICK = Extent(burst_jobs=4, mixed_jobs=6, mixed_rounds=1, soak_warm_up=20, soak_jobs=20)
 """A rehearsal: its figures mean nothing."""
 
 
-class ThroughputBench:
-    """The parts one after the other; what is there after each is in the file already."""
+class LoadBench:
+    """The parts, one after the other."""
 
-    def __init__(self, options: argparse.Namespace, machine: dict[str, object]) -> None:
-        self.results = Results()
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.overheads: list[Overhead] = []
+        self.gains: list[Gain] = []
+        self.mixed: Mixed | None = None
+        self.growth: Growth | None = None
         self._options = options
-        self._machine = machine
-        self._extent = QUICK if options.quick else WHOLE
-        self._parts: dict[str, Callable[[], str]] = {
-            "overhead": self._run_overhead,
-            "same_size": self._run_same_size,
-            "other_steps": self._run_other_steps,
-            "mixed": self._run_mixed,
-            "memory": self._run_memory,
-            "cost": self._run_cost,
-        }
+        self._extent = QUICK if options.quick else Extent()
 
     def run(self) -> None:
-        self._options.out.mkdir(parents=True, exist_ok=True)
-        for part in self._options.only or self._parts:
-            table = self._parts[part]()
-            sys.stdout.write(table)
-            sys.stdout.flush()
-            path = self._options.out / "throughput-bench.json"
-            path.write_text(json.dumps(self.document()) + "\n", encoding="utf-8")
-        from pixpod_bench.throughput.chart import draw
+        parts: dict[str, Callable[[], None]] = {
+            "overhead": self._run_overhead,
+            "gain": self._run_gain,
+            "mixed": self._run_mixed,
+            "soak": self._run_soak,
+        }
+        for part in self._options.only or ("overhead", "gain", "mixed"):
+            parts[part]()
 
-        draw(self.results, self._options.out / "throughput.svg")
+    def compared(self) -> list[Compared]:
+        """Return ratios in which more than 1 is worse; none without a base."""
+        found = []
+        for base, tree in _pairs(self.overheads):
+            for name in ("handler_ms", "beside_stages_ms"):
+                above, below = (
+                    [getattr(sample, name) for sample in each.samples] for each in (tree, base)
+                )
+                found.append(Compared.of(name, tree.model, above, below))
+        for base, tree in _pairs(self.gains):
+            gains = ([sample.gain for sample in each.samples] for each in (base, tree))
+            found.append(Compared.of("batching gain, base / this", tree.model, *gains))
+            seconds = ([sample.on_s for sample in each.samples] for each in (tree, base))
+            found.append(Compared.of("batched burst", tree.model, *seconds))
+        return found
 
-    def document(self) -> dict[str, object]:
+    def verdicts(self) -> list[Verdict]:
+        found = [
+            Verdict(
+                target="added beside encoding",
+                subject=each.model,
+                value=each.beside_encoding_ms,
+                limit=LIMIT_MS,
+                at_least=False,
+                unit="ms",
+            )
+            for each in self.overheads
+            if each.side == TREE
+        ]
+        found += [
+            Verdict(
+                target="batching gain",
+                subject=each.model,
+                value=each.ratio.median,
+                limit=LEAST_GAIN,
+                at_least=True,
+            )
+            for each in self.gains
+            if each.side == TREE
+        ]
+        if self.growth:
+            found.append(
+                Verdict(
+                    target=f"growth in {PER_JOBS} jobs",
+                    subject="worker",
+                    value=self.growth.percent,
+                    limit=LIMIT_PERCENT,
+                    at_least=False,
+                    unit="%",
+                )
+            )
+        return found + compared_verdicts(self.compared())
+
+    def tables(self) -> str:
+        mixed = self.mixed
+        return "".join(
+            (
+                compared_table(self.compared()),
+                table("Overhead", _OVERHEAD, [(each.model, each) for each in self.overheads], 1),
+                table("Batching", _GAIN, [(each.model, each) for each in self.gains], 1),
+                table("Mixed jobs", (("ratio", str),), mixed.ratios.items()) if mixed else "",
+                table("", _MIXED, mixed.sides.items()) if mixed else "",
+                table("Memory", _GROWTH, [("worker", self.growth)]) if self.growth else "",
+                verdict_table("Targets", self.verdicts()),
+            )
+        )
+
+    def document(self, machine: Mapping[str, object]) -> dict[str, object]:
         return {
-            "benchmark": "throughput",
-            "command": shlex.join(["scripts/throughput_bench", *sys.argv[1:]]),
-            "machine": self._machine,
+            "benchmark": "load",
+            "command": command_line("load_bench"),
+            "machine": machine,
             "is_rehearsal": self._options.quick,
             "threads": self._options.threads,
-            "held": self._options.held,
-            **self.results.document(),
+            "pairs": self._options.pairs,
+            "compared": [asdict(each) for each in self.compared()],
+            "overhead": [asdict(each) for each in self.overheads],
+            "gain": [asdict(each) for each in self.gains],
+            "mixed": self.mixed and asdict(self.mixed),
+            "memory": self.growth and asdict(self.growth),
+            "targets": [verdict_document(verdict) for verdict in self.verdicts()],
         }
 
-    # --- parts: each imports what it needs, torch for some of them ------------------------------
-
-    def _run_overhead(self) -> str:
-        from pixpod_bench.throughput.overhead import measure_overhead
-
-        extent = self._extent
-        with _bar("overhead", extent.pairs * len(extent.models), "pair") as bar:
-            self.results.overheads = [
-                measure_overhead(model, extent.pairs, bar.update) for model in extent.models
-            ]
-        return report.format_overheads(self.results.overheads)
-
-    def _run_same_size(self) -> str:
-        from pixpod_bench.throughput.same_size import measure_gain
-
-        extent = self._extent
-        num_runs = 2 * extent.same_size_rounds * len(extent.models)
-        with _bar("same size", num_runs, "run") as bar:
-            self.results.same_size = [
-                measure_gain(model, extent.same_size_jobs, extent.same_size_rounds, bar.update)
-                for model in extent.models
-            ]
-        return report.format_same_size(self.results.same_size)
-
-    def _run_other_steps(self) -> str:
-        from pixpod_bench.throughput.other_steps import measure_other_steps
-
-        extent = self._extent
-        with _bar("other steps", 2 * extent.same_size_rounds, "run") as bar:
-            self.results.other_steps = measure_other_steps(
-                extent.other_steps_jobs, self._options.held, extent.same_size_rounds, bar.update
+    def panels(self) -> list[Panel]:
+        gains = [
+            Bar(label=each.model, value=each.ratio.median, colour=OURS)
+            for each in self.gains
+            if each.side == TREE
+        ]
+        sides = [
+            Bar(
+                label=side,
+                value=figures.images_per_s,
+                colour=OTHERS if side == PLAIN else OURS,
             )
-        return report.format_other_steps(self.results.other_steps)
+            for side, figures in (self.mixed.sides if self.mixed else {}).items()
+        ]
+        return [
+            Panel(title="Batching gain", unit="images/s with batching over without", bars=gains),
+            Panel(title="Mixed jobs", unit="images/s", bars=sides),
+        ]
 
-    def _run_mixed(self) -> str:
-        from pixpod_bench.throughput.mixed import measure_mixed
+    # --- parts --------------------------------------------------------------------------------
 
+    def _run_overhead(self) -> None:
+        pairs, models = self._options.pairs, self._options.models
+        with ExitStack() as stack:
+            sides = self._sides(stack)
+            with _bar("overhead", pairs * len(models) * len(sides)) as bar:
+                for model in models:
+                    self.overheads += measure_overhead(sides, model, pairs, bar.update)
+
+    def _run_gain(self) -> None:
+        pairs, models = self._options.pairs, self._options.models
+        with ExitStack() as stack:
+            sides = self._sides(stack)
+            with _bar("gain", pairs * len(models) * len(sides)) as bar:
+                for model in models:
+                    num_jobs = self._extent.burst_jobs
+                    self.gains += measure_gain(sides, model, num_jobs, pairs, bar.update)
+
+    def _run_mixed(self) -> None:
         extent = self._extent
-        plan = Plan(
-            jobs=extent.mixed_jobs,
-            held=self._options.held,
-            rounds=extent.mixed_rounds,
-            warm_ups=extent.mixed_warm_ups,
-            is_whole=extent.mixed_whole,
-        )
-        with _bar("mixed", plan.rounds * len(plan.sides()), "run") as bar:
-            self.results.mixed = measure_mixed(plan, bar.update)
-        mixed = self.results.mixed
-        return report.format_mixed(mixed) + report.format_costs(mixed.costs)
-
-    def _run_memory(self) -> str:
-        from pixpod_bench.throughput.memory import measure_growth
-
-        extent = self._extent
-        with _bar("memory", 1, "run") as bar:
-            self.results.growth = measure_growth(
-                extent.memory_warm_up, extent.memory_jobs, bar.update
+        with _bar("mixed", 3 * extent.mixed_rounds) as bar:
+            self.mixed = measure_mixed(
+                extent.mixed_jobs, extent.mixed_rounds, CONCURRENCY, bar.update
             )
-        return report.format_growth(self.results.growth)
 
-    def _run_cost(self) -> str:
-        from pixpod_bench.throughput.cost import measure_cost
+    def _run_soak(self) -> None:
+        extent = self._extent
+        with _bar("soak", (extent.soak_warm_up + extent.soak_jobs) // LOT) as bar:
+            self.growth = measure_growth(extent.soak_warm_up, extent.soak_jobs, bar.update)
 
-        with _bar("cost", 1, "run") as bar:
-            self.results.cost = measure_cost(self._extent.cost_jobs, self._options.held, bar.update)
-        return report.format_costs([self.results.cost])
+    def _sides(self, stack: ExitStack) -> dict[str, RunningSide]:
+        roots = {BASE: self._options.base} if self._options.base else {}
+        roots[TREE] = ROOT
+        return {name: stack.enter_context(running_side(root)) for name, root in roots.items()}
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 if replies told more of the card than the platform billed."""
     options = _parser().parse_args(arguments)
-    # workers that are started here inherit it; torch reads it when it is imported
+    # the sides and the workers inherit it; torch reads it when it is imported
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    keep_hub_offline(os.environ)
-    configure_logging("ERROR")
-    bench = ThroughputBench(options, describe_machine())
+    machine = describe_machine()
+    bench = LoadBench(options)
     bench.run()
-    sys.stdout.write(report.format_verdicts(bench.results.verdicts()))
-    sys.stdout.write("\n" + json.dumps(bench.document()) + "\n")
-    return 0 if all(each.is_covered for each in bench.results.comparisons) else 1
+    publish(options.out, "load", bench.document(machine), bench.tables())
+    draw_panels(bench.panels(), options.out / "load.svg")
+    is_worse = any(verdict.is_met is False for verdict in compared_verdicts(bench.compared()))
+    return 1 if is_worse else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/throughput_bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parts = ("overhead", "same_size", "other_steps", "mixed", "memory", "cost")
+    parser = new_parser("load_bench", __doc__)
     add = parser.add_argument
-    add("--only", action="append", choices=parts, help="may be given more than once")
-    add("--quick", action="store_true", help="a rehearsal; says nothing of speed")
-    add("--threads", type=int, default=1, metavar="N", help="of torch, of each side; default 1")
-    held = jobs_to_hold(load_spec(model) for model in MODELS)
-    add(
-        "--held",
-        type=int,
-        default=held,
-        metavar="N",
-        help=f"jobs that a worker holds beside the 1 of others; default {held}, our table's",
-    )
-    add(
-        "--out",
-        type=Path,
-        metavar="DIR",
-        default=ROOT / "build" / "throughput_bench",
-        help="default build/throughput_bench",
-    )
+    parts = ("overhead", "gain", "mixed", "soak")
+    add("--only", action="append", choices=parts, help="may be repeated")
+    add("--base", type=find_checkout, metavar="DIR", help="a checkout to compare with")
+    add("--pairs", type=int, default=30, metavar="N", help="of overhead and gain; default: 30")
+    add("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help="default: all")
+    add("--threads", type=int, default=1, metavar="N", help="torch's threads; default: 1")
+    add("--quick", action="store_true", help="a rehearsal: says nothing about speed")
     return parser
 
 
-def _bar(part: str, total: int, unit: str) -> "tqdm[NoReturn]":
-    return tqdm(total=total, desc=part, unit=unit, mininterval=1.0)
+_OVERHEAD: Columns[Overhead] = (
+    ("side", lambda each: each.side),
+    ("handler / bare", lambda each: str(each.ratio)),
+    ("added ms", lambda each: f"{each.added_ms:.1f}"),
+    ("beside encoding ms", lambda each: f"{each.beside_encoding_ms:.1f}"),
+    ("beside stages ms", lambda each: f"{each.beside_stages_ms:.1f}"),
+    ("bare ms", lambda each: f"{each.bare_ms:.1f}"),
+    ("handler ms", lambda each: f"{each.handler_ms:.1f}"),
+    ("levels apart", lambda each: str(each.levels_apart)),
+)
+
+_GAIN: Columns[Gain] = (
+    ("side", lambda each: each.side),
+    ("on / off", lambda each: str(each.ratio)),
+    ("images/s off", lambda each: f"{each.off_images_per_s:.1f}"),
+    ("on", lambda each: f"{each.on_images_per_s:.1f}"),
+    ("levels apart", lambda each: str(each.levels_apart)),
+)
+
+_MIXED: Columns[SideFigures] = (
+    ("jobs", lambda each: str(each.jobs)),
+    ("images/s", lambda each: f"{each.images_per_s:.2f}"),
+    ("p50 s", lambda each: f"{each.latency_p50_s:.2f}"),
+    ("p95 s", lambda each: f"{each.latency_p95_s:.2f}"),
+    ("execution p50 s", lambda each: f"{each.execution_p50_s:.2f}"),
+    ("execution p95 s", lambda each: f"{each.execution_p95_s:.2f}"),
+    ("levels apart", lambda each: str(each.levels_apart)),
+)
+
+_GROWTH: Columns[Growth] = (
+    (f"slope per {PER_JOBS} jobs", lambda each: f"{each.percent:+.2f} %"),
+    ("MiB after warm-up", lambda each: f"{each.start_bytes / 2**20:.0f}"),
+    ("MiB at the end", lambda each: f"{each.resident_bytes[-1] / 2**20:.0f}"),
+    ("jobs", lambda each: str(each.jobs)),
+)
+
+
+def _pairs(found: Sequence[Figures]) -> list[tuple[Figures, Figures]]:
+    """Return what was measured of the base and of this checkout, by model."""
+    base = {each.model: each for each in found if each.side == BASE}
+    return [(base[each.model], each) for each in found if each.side == TREE and each.model in base]
+
+
+def _bar(part: str, total: int) -> "tqdm[NoReturn]":
+    return tqdm(total=total, desc=part, unit="run", mininterval=1.0)
 
 
 if __name__ == "__main__":

@@ -1,113 +1,105 @@
-"""(a) What our handler adds to the bare pipeline: the same request, in one process, in turns.
+"""What the handler adds to the bare pipeline: the same jobs through both, in one process."""
 
-Imports no torch until it measures, when the number of its threads is set.
-"""
-
-import asyncio
 import statistics
-import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from dataclasses import dataclass, field
+from typing import Any
 
-from pixpod.bootstrap import build_worker
-from pixpod.serving.worker import PHASES, Worker
-from pixpod.settings import Settings
-from pixpod_bench.throughput.deployment import environ
-from pixpod_bench.throughput.figures import Ratio, ratio_of
-from pixpod_bench.throughput.pixels import decode, levels_apart
-from pixpod_bench.throughput.workload import JobFailed, TinyJob, same_size_jobs
-
-if TYPE_CHECKING:
-    from pixpod_bench.throughput.bare import BarePipeline
+from pixpod_bench.figures import Ratio, alternate, ratio_of
+from pixpod_bench.load.jobs import levels_apart, same_size_jobs
+from pixpod_bench.load.sides import RunningSide
 
 LIMIT_MS = 5.0
-"""Of what is added beside encoding."""
+"""The most that may be added beside encoding."""
 
+JOBS_PER_PAIR = 4
 WARM_UPS = 3
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Overhead:
-    """Medians in milliseconds. `added_ms` is of handler minus bare pipeline, pair by pair;
-    `beside_encoding_ms` of the same without the phase `encode`. `between_ms` is what the handler's
-    phases leave of its total: checks, threads, and the reply.
-    """
-
-    model: str
-    pairs: int
-    bare_ms: float
-    handler_ms: float
-    ratio: Ratio
-    added_ms: float
-    beside_encoding_ms: float
-    between_ms: float
-    phases_ms: Mapping[str, float]
-    levels_apart: int
+_STAGES = ("text_encode", "denoise", "decode")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Pair:
-    bare_ms: float
+class Sample:
+    """Means of a few jobs of one side in milliseconds."""
+
     handler_ms: float
+    bare_ms: float
     phases_ms: Mapping[str, float]
     levels_apart: int
+
+    @property
+    def beside_stages_ms(self) -> float:
+        """Everything that is not the model's: parsing, queue, threads, encoding, the reply."""
+        return self.handler_ms - sum(self.phases_ms[stage] for stage in _STAGES)
 
     @property
     def added_ms(self) -> float:
         return self.handler_ms - self.bare_ms
 
 
-def measure_overhead(model: str, pairs: int, on_pair: Callable[[], object]) -> Overhead:
-    """Every pair has a prompt of its own, so that no embedding is there already."""
-    return asyncio.run(_measure(model, pairs, on_pair))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Overhead:
+    """Medians over the pairs; `ratio` is handler over bare pipeline."""
+
+    side: str
+    model: str
+    ratio: Ratio
+    handler_ms: float
+    bare_ms: float
+    added_ms: float
+    beside_encoding_ms: float
+    beside_stages_ms: float
+    levels_apart: int
+    samples: tuple[Sample, ...] = field(repr=False)
 
 
-async def _measure(model: str, pairs: int, on_pair: Callable[[], object]) -> Overhead:
-    from pixpod_bench.throughput.bare import BarePipeline
+def measure_overhead(
+    sides: Mapping[str, RunningSide], model: str, pairs: int, on_run: Callable[[], object]
+) -> list[Overhead]:
+    """Measure each side in turns; every job has a new prompt, so that no embedding is cached."""
 
-    settings = Settings.from_env(environ(PIXPOD_MODELS=model))
-    bare = BarePipeline(model)
-    found = []
-    async with build_worker(settings) as worker:
-        for number, job in enumerate(same_size_jobs(model, WARM_UPS + pairs)):
-            pair = await _pair(worker, bare, job, bare_first=number % 2 == 0)
-            if number >= WARM_UPS:
-                found.append(pair)
-                on_pair()
-    phases_ms = {
-        phase: statistics.median(pair.phases_ms[phase] for pair in found) for phase in PHASES
-    }
-    named = [phase for phase in PHASES if phase != "total"]
-    return Overhead(
-        model=model,
-        pairs=pairs,
-        bare_ms=statistics.median(pair.bare_ms for pair in found),
-        handler_ms=statistics.median(pair.handler_ms for pair in found),
-        ratio=ratio_of([p.handler_ms for p in found], [p.bare_ms for p in found]),
-        added_ms=statistics.median(pair.added_ms for pair in found),
-        beside_encoding_ms=statistics.median(p.added_ms - p.phases_ms["encode"] for p in found),
-        between_ms=statistics.median(
-            pair.handler_ms - sum(pair.phases_ms[phase] for phase in named) for pair in found
-        ),
-        phases_ms=phases_ms,
-        levels_apart=max(pair.levels_apart for pair in found),
+    def run(side: RunningSide, number: int) -> Sample:
+        jobs = same_size_jobs(model, JOBS_PER_PAIR, seed=number)
+        answers = [
+            side.order("overhead", job=job, bare_first=bool((position + number) % 2))
+            for position, job in enumerate(jobs)
+        ]
+        return _summary(answers)
+
+    for side in sides.values():
+        for job in same_size_jobs(model, WARM_UPS, seed=1_000_000):
+            side.order("overhead", job=job, bare_first=True)
+    found = alternate(
+        {name: lambda number, side=side: run(side, number) for name, side in sides.items()},
+        pairs,
+        on_run,
+    )
+    return [_overhead(name, model, samples) for name, samples in found.items()]
+
+
+def _summary(answers: list[dict[str, Any]]) -> Sample:
+    phases = answers[0]["phases_ms"]
+    return Sample(
+        handler_ms=statistics.mean(answer["handler_ms"] for answer in answers),
+        bare_ms=statistics.mean(answer["bare_ms"] for answer in answers),
+        phases_ms={
+            phase: statistics.mean(answer["phases_ms"][phase] for answer in answers)
+            for phase in phases
+        },
+        levels_apart=max(levels_apart(each["image"], each["bare_image"]) for each in answers),
     )
 
 
-async def _pair(worker: Worker, bare: "BarePipeline", job: TinyJob, *, bare_first: bool) -> _Pair:
-    if bare_first:
-        bare_ms, bare_pixels = bare.draw(job)
-    began = time.perf_counter()
-    reply = await worker.handle({"id": f"job-{job.seed}", "input": job.payload()})
-    handler_ms = (time.perf_counter() - began) * 1e3
-    if "error" in reply:
-        raise JobFailed(reply["error"])
-    if not bare_first:
-        bare_ms, bare_pixels = bare.draw(job)
-    return _Pair(
-        bare_ms=bare_ms,
-        handler_ms=handler_ms,
-        phases_ms=reply["timings_ms"],
-        levels_apart=levels_apart(decode(reply["images"][0]["data"]), bare_pixels),
+def _overhead(side: str, model: str, samples: list[Sample]) -> Overhead:
+    return Overhead(
+        side=side,
+        model=model,
+        ratio=ratio_of([s.handler_ms for s in samples], [s.bare_ms for s in samples]),
+        handler_ms=statistics.median(sample.handler_ms for sample in samples),
+        bare_ms=statistics.median(sample.bare_ms for sample in samples),
+        added_ms=statistics.median(sample.added_ms for sample in samples),
+        beside_encoding_ms=statistics.median(s.added_ms - s.phases_ms["encode"] for s in samples),
+        beside_stages_ms=statistics.median(sample.beside_stages_ms for sample in samples),
+        levels_apart=max(sample.levels_apart for sample in samples),
+        samples=tuple(samples),
     )

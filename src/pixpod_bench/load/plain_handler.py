@@ -25,9 +25,9 @@ class PlainWorker:
         self._pipelines = {folder.name: load_pipeline(folder) for folder in folders}
 
     async def handle(self, job: dict[str, Any]) -> dict[str, Any]:
-        return await asyncio.to_thread(self._draw, dict(job["input"]))
+        return await asyncio.to_thread(self._generate, dict(job["input"]))
 
-    def _draw(self, given: dict[str, Any]) -> dict[str, Any]:
+    def _generate(self, given: dict[str, Any]) -> dict[str, Any]:
         pipeline = self._pipelines[given.pop("model")]
         generator = torch.Generator().manual_seed(given.pop("seed"))
         with self._lock:
