@@ -1,246 +1,357 @@
-"""How long a worker takes from nothing to ready, on this machine's CPU and disk.
+"""How long a worker takes from nothing to ready.
 
-Each run is a process of its own; what is compared runs in turns. Caches of random weights are made
-in --cache-dir the first time (16 GB with the default sizes). Loaders are run with the page cache
-of their files warm and dropped; whole processes with all of the machine's dropped, which needs
-root on Linux: without it their warm runs alone are made. Prints tables and, last, one line of JSON,
-and writes cold-bench.json and loaders.svg into --out.
+boots    `handler.py` with the tiny models to taking jobs, beside importing torch and diffusers;
+         with each model to ready, beside imports and a plain read of the same files, side by side
+images   to a first image, beside a process that does what diffusers' documentation says
+loaders  the loader alone, after imports: ours, stock from_pretrained, a plain read
+
+Each run is a process of its own; what is compared runs in turns. Random weights are made in
+--cache-dir the first time. Loaders run with the page cache of their files warm and dropped, whole
+processes with all of the machine's dropped, which needs root on Linux: otherwise only warm.
+
+With --base DIR, only the boots of another checkout and of this one are measured, with the tiny
+models, in alternating pairs. Prints tables and one line of JSON, and writes cold.json, cold.txt
+and cold.svg into --out.
+
+Exits 1 if a model could not be measured, or if the interval of a ratio to the base reaches above
+1.05.
 """
 
 import argparse
-import json
-import logging
-import math
-import shlex
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 from tqdm import tqdm
 
-from pixpod_bench.cold import report, subjects
-from pixpod_bench.cold.caches import bake_flux_caches
+from pixpod.catalog import Precision
+from pixpod_bench.base_checkout import find_checkout
+from pixpod_bench.chart import OTHERS, OURS, Bar, Panel, draw_panels
+from pixpod_bench.cold.boots import TAKING_JOBS, boot_to_image, boot_worker
 from pixpod_bench.cold.case import Case
-from pixpod_bench.cold.plain_read import PLANS, ReadPlan
-from pixpod_bench.cold.processes import ROOT, PageCache, can_drop_everything
-from pixpod_bench.cold.runs import Missing, Rounds, Run, Timing, Verdict, measure
+from pixpod_bench.cold.processes import (
+    PageCache,
+    can_drop_everything,
+    run_code,
+    run_probe,
+    run_whole_probe,
+)
+from pixpod_bench.cold.runs import Rounds, Run, Target, Timing, measure
+from pixpod_bench.compare import Compared, compared_table, compared_verdicts
+from pixpod_bench.figures import Ratio, Verdict
+from pixpod_bench.machine import ROOT, Deadline, describe_machine
+from pixpod_bench.report import (
+    Columns,
+    command_line,
+    listing,
+    new_parser,
+    or_dash,
+    publish,
+    table,
+    verdict_document,
+    verdict_table,
+    write_json,
+)
 
-log = logging.getLogger(__name__)
+PARTS = ("boots", "images", "loaders")
+MODELS = {"cpu": ("flux-dev:4", "flux-dev:12"), "cuda": ("flux-dev", "sdxl")}
+IMAGES_ON_CPU = ("flux-tiny", "sdxl-tiny")
+"""A CPU takes minutes for an image of the others."""
 
-TRIES = 2
-"""Of each way to read plainly, to choose one."""
+WORKER = "handler.py to ready"
+BESIDE = "imports and plain read, side by side"
+CLASSES = "torch and the classes of diffusers"
+OURS_IMAGE, STOCK_IMAGE = "handler.py", "stock diffusers"
+PLAIN_READ = "plain read"
+TREE, BASE = "this checkout", "base"
+TINY_MODELS = "tiny models"
 
+CALL: Mapping[str, object] = {
+    "prompt": "a red circle on a blue background",
+    "num_inference_steps": 4,
+}
 
-def main(arguments: list[str] | None = None) -> int:
-    """Exit status 1 if a target is missed and --assert-targets is given."""
-    options = _parser().parse_args(arguments)
-    logging.basicConfig(level=logging.INFO, format="scripts/cold_bench: %(message)s")
-    machine = report.describe_machine()
-    bench = ColdBench(options, machine)
-    bench.run()
-    verdicts = bench.verdicts()
-    sys.stdout.write(report.format_missing(bench.missing) + report.format_verdicts(verdicts))
-    sys.stdout.write("\n" + json.dumps(bench.document()) + "\n")
-    return 1 if options.assert_targets and not all(verdict.is_met for verdict in verdicts) else 0
+TARGETS = (
+    Target(
+        title="plain read / our loader",
+        above=PLAIN_READ,
+        below="ours",
+        limit=0.85,
+        at_least=True,
+    ),
+    Target(
+        title="from_pretrained / our loader",
+        above="from_pretrained",
+        below="ours",
+        limit=2.0,
+        at_least=True,
+    ),
+    Target(
+        title="worker to ready / imports and read",
+        above=WORKER,
+        below=BESIDE,
+        limit=1.15,
+        at_least=False,
+    ),
+    Target(
+        title="worker to taking jobs / imports",
+        above=f"{WORKER}, {TAKING_JOBS}",
+        below=CLASSES,
+        limit=1.2,
+        at_least=False,
+    ),
+    Target(
+        title="stock / our first image",
+        above=f"{STOCK_IMAGE}, first image",
+        below=f"{OURS_IMAGE}, first image",
+        limit=1.0,
+        at_least=True,
+    ),
+)
+"""Seconds over seconds."""
 
 
 class ColdBench:
-    """The parts one after the other; what is there after each is in the file already."""
+    """The parts, one after the other; the file is written after each."""
 
-    def __init__(self, options: argparse.Namespace, machine: dict[str, object]) -> None:
-        self.missing: list[Missing] = []
+    def __init__(self, options: argparse.Namespace) -> None:
+        self.timings: dict[str, list[Timing]] = {}
+        self.missing: list[str] = []
         self._options = options
-        self._machine = machine
-        self._timings: dict[str, list[Timing]] = {}
-        self._plain_reads: dict[str, object] = {}
-        self._chosen_plan: ReadPlan | None = None
-        self._file_states = (PageCache.WARM,) if options.warm_only else tuple(PageCache)
-        self._machine_states = self._file_states
-        if not options.warm_only and not can_drop_everything():
-            self._machine_states = (PageCache.WARM,)
-            log.warning("whole processes: warm runs only; to drop the page cache needs root")
+        self._machine = describe_machine(options.device)
+        self._deadline = Deadline(minutes=options.minutes)
+
+    @property
+    def is_complete(self) -> bool:
+        measured = {timing.case for part in self.timings.values() for timing in part}
+        wanted = {TINY_MODELS} if self._options.base else {each.title for each in self._cases}
+        return measured >= wanted
 
     def run(self) -> None:
-        self._options.out.mkdir(parents=True, exist_ok=True)
-        parts: dict[str, Callable[[Sequence[Case]], None]] = {
-            "loaders": self._run_loaders,
-            "boots": self._run_boots,
-            "jobs": self._run_jobs,
-            "imports": self._run_imports,
-        }
-        chosen = self._options.only or tuple(parts)
-        cases = []
-        if {"loaders", "boots"} & {*chosen}:
-            cases = bake_flux_caches(self._options.cache_dir, self._options.sizes_gb, "cpu")
-        for part, run in parts.items():
-            if part in chosen:
-                run(cases)
+        options = self._options
+        self._cases: list[Case] = []
+        if options.base:
+            roots = {BASE: options.base, TREE: ROOT}
+            runs: dict[str, Run] = {name: partial(_boot_tiny, root) for name, root in roots.items()}
+            self._measure("boots", TINY_MODELS, (), runs, options.pairs)
+            return
+        parts = options.only or PARTS
+        if "boots" in parts and options.device == "cpu":
+            runs = {WORKER: partial(_boot_tiny, ROOT), CLASSES: partial(run_code, _IMPORT_CLASSES)}
+            self._measure("boots", TINY_MODELS, (), runs, options.repeats)
+        for name in options.models or MODELS[options.device]:
+            self._cases.append(Case.bake(name, options.cache_dir, options.device))
+        subjects = {"boots": _boots, "images": _images, "loaders": _loaders}
+        for part in parts:
+            for case in self._cases:
+                if part != "images" or case.device == "cuda" or case.model in IMAGES_ON_CPU:
+                    self._measure(
+                        part, case.title, case.paths(), subjects[part](case), options.repeats
+                    )
+
+    def compared(self) -> list[Compared]:
+        """Return ratios in which more than 1 is worse; none without a base."""
+        return [
+            Compared(what=f"boot to {what}", subject=subject, ratio=ratio)
+            for what, mark in (("ready", ""), (TAKING_JOBS, f", {TAKING_JOBS}"))
+            for subject, ratio in self._ratios(
+                Target(title="", above=TREE + mark, below=BASE + mark, limit=1, at_least=False)
+            )
+        ]
 
     def verdicts(self) -> list[Verdict]:
-        timings = [timing for part in self._timings.values() for timing in part]
-        return [verdict for target in subjects.TARGETS for verdict in target.judge(timings)]
+        return [
+            *(verdict for target in TARGETS for verdict in target.judge(self._all())),
+            *compared_verdicts(self.compared()),
+        ]
 
     def document(self) -> dict[str, object]:
-        return report.document(
-            "cold-start",
-            shlex.join(["scripts/cold_bench", *sys.argv[1:]]),
-            self._machine,
-            {
-                "repetitions": self._options.repetitions,
-                "plain_read": self._plain_reads,
-                **{
-                    part: [report.timing_document(timing) for timing in timings]
-                    for part, timings in self._timings.items()
-                },
-                "not_here": [[each.case, each.name, each.reason] for each in self.missing],
-                "targets": [report.verdict_document(verdict) for verdict in self.verdicts()],
-            },
+        return {
+            "benchmark": "cold",
+            "command": command_line("cold_bench"),
+            "machine": self._machine,
+            "compared": [asdict(each) for each in self.compared()],
+            **{part: [_document(each) for each in found] for part, found in self.timings.items()},
+            "not_here": self.missing,
+            "ratios": [
+                {"target": target.title, "subject": subject, **asdict(ratio)}
+                for target in TARGETS
+                for subject, ratio in self._ratios(target)
+            ],
+            "targets": [verdict_document(verdict) for verdict in self.verdicts()],
+        }
+
+    def tables(self) -> str:
+        ratios = [(target.title, pair) for target in TARGETS for pair in self._ratios(target)]
+        return "".join(
+            (
+                compared_table(self.compared()),
+                table("Ratio of seconds", _RATIO, ratios, words=1),
+                *(
+                    table(part.capitalize(), _TIMING, [(each.name, each) for each in found], 2)
+                    for part, found in self.timings.items()
+                ),
+                listing("Not here", self.missing),
+                verdict_table("Targets", self.verdicts()),
+            )
         )
 
-    # --- parts --------------------------------------------------------------------------------
+    def panels(self) -> list[Panel]:
+        return [
+            Panel(
+                title=f"{part.capitalize()}: {case}, page cache {state}",
+                unit="seconds, median",
+                bars=[
+                    Bar(
+                        label=each.name,
+                        value=each.median_s,
+                        colour=OURS if each.name.startswith((*_OUR_NAMES,)) else OTHERS,
+                    )
+                    for each in found
+                    if (each.case, each.state) == (case, state)
+                ],
+            )
+            for part, found in self.timings.items()
+            for case, state in dict.fromkeys((each.case, each.state) for each in found)
+        ]
 
-    def _run_loaders(self, cases: Sequence[Case]) -> None:
-        for number, case in enumerate(cases):
-            names = subjects.MAIN_LOADERS + (subjects.OTHER_LOADERS if number == 0 else ())
-            if self._options.loaders:
-                names = tuple(name for name in names if name in self._options.loaders)
-            runs = subjects.loaders(case, names, self._plan(cases[0]))
-            self._measure("loaders", case, runs, everything=False)
-        self._show("loaders", "Loader alone, after imports", subjects.PLAIN_READ)
-        from pixpod_bench.cold.chart import draw_loaders
+    def _all(self) -> list[Timing]:
+        return [timing for part in self.timings.values() for timing in part]
 
-        draw_loaders(self._timings["loaders"], self._options.out / "loaders.svg")
-
-    def _run_boots(self, cases: Sequence[Case]) -> None:
-        for case in cases:
-            self._measure("boots", case, subjects.whole_processes(case, self._plan(cases[0])))
-        self._show("boots", "Whole process, from exec to ready", subjects.BESIDE)
-
-    def _run_jobs(self, cases: Sequence[Case]) -> None:
-        self._measure("jobs", "tiny models", subjects.job_takes())
-        self._show("jobs", "Whole process, to the first request for a job", subjects.CLASSES)
-
-    def _run_imports(self, cases: Sequence[Case]) -> None:
-        with subjects.imports() as runs:
-            self._measure("imports", "imports", runs)
-        self._show("imports", "Boot phases: imports, each in a process of its own", "torch")
-
-    # --- what the parts have in common --------------------------------------------------------
-
-    def _plan(self, case: Case) -> ReadPlan:
-        """The way to read plainly that is quickest here in all states together, tried once before
-        anything is compared.
-        """
-        if self._chosen_plan is None:
-            named = {str(plan): plan for plan in PLANS}
-            reads = subjects.plain_reads(case, named)
-            timings = self._in_turns(case, reads, self._file_states, TRIES, everything=False)
-            rates = {
-                name: [t.gigabytes_per_s or 0.0 for t in timings if t.name == name]
-                for name in named
-            }
-            best = max(named, key=lambda name: math.prod(rates[name]))
-            self._plain_reads = {"chosen": best, "gigabytes_per_s": rates}
-            self._chosen_plan = named[best]
-        return self._chosen_plan
+    def _ratios(self, target: Target) -> list[tuple[str, Ratio]]:
+        return target.ratios(self._all())
 
     def _measure(
-        self, part: str, case: Case | str, runs: dict[str, Run], *, everything: bool = True
+        self, part: str, title: str, paths: Sequence[Path], runs: Mapping[str, Run], repeats: int
     ) -> None:
-        """`everything`: whether the machine's page cache is dropped, or that of the files only."""
-        states = self._machine_states if everything else self._file_states
-        repetitions = self._options.repetitions
-        timings = self._in_turns(case, runs, states, repetitions, everything=everything)
-        self._timings.setdefault(part, []).extend(timings)
-        path = self._options.out / "cold-bench.json"
-        path.write_text(json.dumps(self.document()) + "\n", encoding="utf-8")
-
-    def _in_turns(
-        self,
-        case: Case | str,
-        runs: dict[str, Run],
-        states: Sequence[PageCache],
-        repetitions: int,
-        *,
-        everything: bool,
-    ) -> list[Timing]:
-        """`case` is what the runs read, or only a title for those that read little."""
-        paths, title = ((), case) if isinstance(case, str) else (case.paths(), case.title)
-        total = repetitions * len(states) * len(runs)
-        with tqdm(total=total, desc=title, unit="run", mininterval=1.0) as bar:
-
-            def show(name: str, state: str) -> None:
-                bar.set_postfix_str(f"{name}, {state}", refresh=False)
-                bar.update()
-
+        """Drop the machine's page cache, or for loaders that of the files only."""
+        everything = part != "loaders"
+        can_drop = not self._options.warm_only and (can_drop_everything() or not everything)
+        states = [PageCache.WARM, PageCache.DROPPED] if can_drop else [PageCache.WARM]
+        with tqdm(total=repeats * len(states) * len(runs), desc=title, unit="run") as bar:
             rounds = Rounds(
-                repetitions=repetitions,
+                repetitions=repeats,
                 states=states,
                 prepare=lambda state: PageCache(state).prepare(paths, everything=everything),
-                on_run=show,
+                on_run=lambda name, state: bar.update() and None,
+                may_go_on=self._deadline.allows,
             )
             timings, missing = measure(title, runs, rounds)
-        self.missing += missing
-        return timings
+        self.timings.setdefault(part, []).extend(timings)
+        self.missing += [f"{title}: {name}: {reason}" for name, reason in missing.items()]
+        write_json(self._options.out, "cold", self.document())
 
-    def _show(self, part: str, title: str, reference: str) -> None:
-        sys.stdout.write(report.format_timings(title, self._timings[part], reference))
-        sys.stdout.flush()
+
+def main(arguments: list[str] | None = None) -> int:
+    options = _parser().parse_args(arguments)
+    bench = ColdBench(options)
+    bench.run()
+    publish(options.out, "cold", bench.document(), bench.tables())
+    draw_panels(bench.panels(), options.out / "cold.svg")
+    is_worse = any(verdict.is_met is False for verdict in compared_verdicts(bench.compared()))
+    return 1 if is_worse or not bench.is_complete else 0
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
-        prog="scripts/cold_bench",
-        description=__doc__,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument(
-        "--only",
-        type=_names("loaders", "boots", "jobs", "imports"),
-        metavar="PART,PART",
-        help="of loaders, boots, jobs, imports",
-    )
-    every = (*subjects.MAIN_LOADERS, *subjects.OTHER_LOADERS)
-    parser.add_argument(
-        "--loaders", type=_names(*every, separator=";"), metavar="NAME;NAME", help="; ".join(every)
-    )
-    parser.add_argument(
-        "--sizes-gb",
-        type=lambda text: tuple(int(part) for part in text.split(",")),
-        default=(4, 12),
-        metavar="N,N",
-        help="of the caches; 0 is the tiny model, a rehearsal (default: 4,12)",
-    )
-    parser.add_argument(
-        "--warm-only", action="store_true", help="leave the machine's page cache alone"
-    )
-    parser.add_argument("--repetitions", type=int, default=5, metavar="N", help="default: 5")
-    parser.add_argument(
-        "--cache-dir",
-        type=Path,
-        metavar="DIR",
-        default=Path(tempfile.gettempdir()) / "pixpod-cold-bench",
-        help="kept for the next time (default: pixpod-cold-bench in the temporary directory)",
-    )
-    parser.add_argument(
-        "--out", type=Path, metavar="DIR", default=ROOT / "build" / "cold_bench", help="results"
-    )
-    parser.add_argument(
-        "--assert-targets", action="store_true", help="exit with 1 if a target is missed"
-    )
+    parser = new_parser("cold_bench", __doc__)
+    add = parser.add_argument
+    add("--only", action="append", choices=PARTS, help="may be repeated")
+    add("--device", choices=tuple(MODELS), default="cpu")
+    models = "flux-dev, sdxl, or fewer blocks: flux-dev:4 has 4 GB; flux-tiny rehearses"
+    add("--models", nargs="+", metavar="NAME[:GB]", help=models)
+    add("--base", type=find_checkout, metavar="DIR", help="a checkout to compare boots with")
+    add("--pairs", type=int, default=30, metavar="N", help="with --base; default: 30")
+    add("--repeats", type=int, default=5, metavar="N", help="default: 5")
+    add("--minutes", type=float, metavar="N", help="begin no run after N minutes")
+    add("--warm-only", action="store_true", help="leave the machine's page cache alone")
+    cache_dir = Path(tempfile.gettempdir()) / "pixpod-cold-bench"
+    kept = "keeps random weights; default: pixpod-cold-bench in the temporary directory"
+    add("--cache-dir", type=Path, metavar="DIR", default=cache_dir, help=kept)
     return parser
 
 
-def _names(*accepted: str, separator: str = ",") -> Callable[[str], tuple[str, ...]]:
-    def parse(text: str) -> tuple[str, ...]:
-        names = tuple(name.strip() for name in text.split(separator))
-        unknown = {*names} - {*accepted}
-        if unknown:
-            raise argparse.ArgumentTypeError(f"{min(unknown)!r}: accepted are {accepted}")
-        return names
+# --- subjects -------------------------------------------------------------------------------------
 
-    return parse
+_IMPORT_CLASSES = (
+    "import torch; "
+    "from diffusers import FluxPipeline, StableDiffusionXLPipeline, StableDiffusionPipeline"
+)
+_OUR_NAMES = (WORKER, OURS_IMAGE, TREE, "ours")
+
+
+def _boot_tiny(root: Path, before: Run) -> object:
+    """Boot a checkout's worker with the tiny models that it ships, as the platform would."""
+    environ = {"PIXPOD_WEIGHTS_DIR": str(root / "model_cache"), "PIXPOD_DEVICE": "cpu"}
+    return boot_worker(environ, before, root=root)
+
+
+def _boots(case: Case) -> dict[str, Run]:
+    """Whole processes to ready, beside what no worker can do without."""
+    paths = [str(path) for path in case.paths()]
+    order = {"probe": "import_and_read", "paths": paths, "pipeline": case.pipeline}
+    return {
+        WORKER: lambda before: boot_worker(case.environ(), before, size_bytes=case.size_bytes()),
+        BESIDE: lambda before: run_whole_probe(order, before),
+    }
+
+
+def _images(case: Case) -> dict[str, Run]:
+    """Whole processes up to an image of the model's default size."""
+    defaults, weights = case.spec.defaults, case.weights()
+    precision = case.spec.precision.get(case.device, Precision.BFLOAT16)
+    is_float8 = Precision.FLOAT8_DYNAMIC in (weights.precision, precision)
+    order = {
+        "probe": "stock_image",
+        "pipeline": case.pipeline,
+        "folder": str(weights.folder),
+        "dtype": Precision.BFLOAT16 if is_float8 else precision,
+        "device": case.device,
+        "call": {"width": defaults.width, "height": defaults.height, **CALL},
+    }
+    return {
+        OURS_IMAGE: lambda before: boot_to_image(case, CALL, before),
+        STOCK_IMAGE: lambda before: run_whole_probe(order, before),
+    }
+
+
+def _loaders(case: Case) -> dict[str, Run]:
+    """Loaders alone, after their imports."""
+    read = {"probe": "read", "paths": [str(path) for path in case.paths()]}
+    return {
+        PLAIN_READ: partial(run_probe, read),
+        **{
+            name: partial(run_probe, {"probe": "load", "case": case.as_json(), "loader": name})
+            for name in ("ours", "from_pretrained")
+        },
+    }
+
+
+# --- tables ---------------------------------------------------------------------------------------
+
+_TIMING: Columns[Timing] = (
+    ("case", lambda each: each.case),
+    ("page cache", lambda each: each.state),
+    ("median s", lambda each: f"{each.median_s:.2f}"),
+    ("spread", lambda each: f"{each.spread_percent:.0f} %"),
+    ("GB/s", lambda each: or_dash(each.gigabytes_per_s, lambda rate: f"{rate:.2f}")),
+)
+
+_RATIO: Columns[tuple[str, Ratio]] = (
+    ("of", lambda pair: pair[0]),
+    ("median [95 % interval]", lambda pair: str(pair[1])),
+)
+
+
+def _document(timing: Timing) -> dict[str, object]:
+    return {
+        **asdict(timing),
+        "median_s": round(timing.median_s, 4),
+        "spread_percent": round(timing.spread_percent, 1),
+        "gigabytes_per_s": timing.gigabytes_per_s and round(timing.gigabytes_per_s, 3),
+    }
 
 
 if __name__ == "__main__":

@@ -82,7 +82,14 @@ class Side:
             environ = {**self._environ, "PIXPOD_BATCHING": str(is_batching).lower()}
             worker = build_worker(Settings.from_env(environ))
             self._workers[is_batching] = await self._stack.enter_async_context(worker)
+            await self._warm_up(is_batching)
         return self._workers[is_batching]
+
+    async def _warm_up(self, is_batching: bool) -> None:
+        """Load every model, so that no thread imports beside what is measured."""
+        for model in self._environ["PIXPOD_MODELS"].split(","):
+            job = {"model": model, "prompt": "warm up", "num_inference_steps": 1, "seed": 0}
+            await self._handle(job, is_batching)
 
     def _pipeline(self, model: str) -> Any:  # noqa: ANN401 - diffusers has no types
         if model not in self._pipelines:
