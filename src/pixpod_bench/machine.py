@@ -44,7 +44,7 @@ def describe_machine(device: str = "cpu") -> dict[str, object]:
 
     Call it before measuring: the load that others put on the machine is part of it.
     """
-    facts = {
+    facts: dict[str, object] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "device": device,
         "cores": os.cpu_count(),

@@ -39,7 +39,7 @@ from pixpod_bench.cold.processes import (
     run_probe,
     run_whole_probe,
 )
-from pixpod_bench.cold.runs import Rounds, Run, Target, Timing, measure
+from pixpod_bench.cold.runs import Before, Rounds, Run, Sample, Target, Timing, measure
 from pixpod_bench.compare import Compared, compared_table, compared_verdicts
 from pixpod_bench.figures import Ratio, Verdict
 from pixpod_bench.machine import ROOT, Deadline, describe_machine
@@ -75,39 +75,15 @@ CALL: Mapping[str, object] = {
 }
 
 TARGETS = (
+    Target("plain read / our loader", PLAIN_READ, "ours", 0.85, at_least=True),
+    Target("from_pretrained / our loader", "from_pretrained", "ours", 2.0, at_least=True),
+    Target("worker to ready / imports and read", WORKER, BESIDE, 1.15),
+    Target("worker to taking jobs / imports", f"{WORKER}, {TAKING_JOBS}", CLASSES, 1.2),
     Target(
-        title="plain read / our loader",
-        above=PLAIN_READ,
-        below="ours",
-        limit=0.85,
-        at_least=True,
-    ),
-    Target(
-        title="from_pretrained / our loader",
-        above="from_pretrained",
-        below="ours",
-        limit=2.0,
-        at_least=True,
-    ),
-    Target(
-        title="worker to ready / imports and read",
-        above=WORKER,
-        below=BESIDE,
-        limit=1.15,
-        at_least=False,
-    ),
-    Target(
-        title="worker to taking jobs / imports",
-        above=f"{WORKER}, {TAKING_JOBS}",
-        below=CLASSES,
-        limit=1.2,
-        at_least=False,
-    ),
-    Target(
-        title="stock / our first image",
-        above=f"{STOCK_IMAGE}, first image",
-        below=f"{OURS_IMAGE}, first image",
-        limit=1.0,
+        "stock / our first image",
+        f"{STOCK_IMAGE}, first image",
+        f"{OURS_IMAGE}, first image",
+        1.0,
         at_least=True,
     ),
 )
@@ -157,9 +133,7 @@ class ColdBench:
         return [
             Compared(what=f"boot to {what}", subject=subject, ratio=ratio)
             for what, mark in (("ready", ""), (TAKING_JOBS, f", {TAKING_JOBS}"))
-            for subject, ratio in self._ratios(
-                Target(title="", above=TREE + mark, below=BASE + mark, limit=1, at_least=False)
-            )
+            for subject, ratio in self._ratios(Target("", TREE + mark, BASE + mark, 1.0))
         ]
 
     def verdicts(self) -> list[Verdict]:
@@ -236,7 +210,7 @@ class ColdBench:
                 repetitions=repeats,
                 states=states,
                 prepare=lambda state: PageCache(state).prepare(paths, everything=everything),
-                on_run=lambda name, state: bar.update() and None,
+                on_run=bar.update,
                 may_go_on=self._deadline.allows,
             )
             timings, missing = measure(title, runs, rounds)
@@ -282,7 +256,7 @@ _IMPORT_CLASSES = (
 _OUR_NAMES = (WORKER, OURS_IMAGE, TREE, "ours")
 
 
-def _boot_tiny(root: Path, before: Run) -> object:
+def _boot_tiny(root: Path, before: Before) -> Sample:
     """Boot a checkout's worker with the tiny models that it ships, as the platform would."""
     environ = {"PIXPOD_WEIGHTS_DIR": str(root / "model_cache"), "PIXPOD_DEVICE": "cpu"}
     return boot_worker(environ, before, root=root)

@@ -11,7 +11,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -20,7 +20,7 @@ from typing import IO
 from pixpod_bench.base_checkout import environ_for
 from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.processes import LIMIT_S
-from pixpod_bench.cold.runs import NotHere, Sample
+from pixpod_bench.cold.runs import Before, NotHere, Sample
 from pixpod_bench.machine import ROOT, environment
 from pixpod_tools.boot_report.report import MESSAGE, NoTimeline, read_log
 
@@ -33,7 +33,7 @@ _HOLD_S = 5.0
 
 def boot_worker(
     environ: Mapping[str, str],
-    before: Callable[[], None],
+    before: Before,
     *,
     root: Path = ROOT,
     size_bytes: int | None = None,
@@ -55,7 +55,7 @@ def boot_worker(
     return Sample(seconds=ready_at - began, size_bytes=size_bytes, marks=marks)
 
 
-def boot_to_image(case: Case, request: Mapping[str, object], before: Callable[[], None]) -> Sample:
+def boot_to_image(case: Case, request: Mapping[str, object], before: Before) -> Sample:
     """Run a process that generates one image; the mark FIRST_IMAGE is when the pixels are there.
 
     Raises NotHere if it fails.

@@ -26,7 +26,7 @@ Load = Callable[[Case, ExitStack], object]
 def _ours(case: Case, stack: ExitStack) -> object:
     """Load as a worker's engine does: readers, checksums, binding."""
     engine = stack.enter_context(warm_engine(case.environ()))
-    if "ready" not in engine.boot_ms():
+    if f"ready_{case.model}" not in engine.boot_ms():
         raise RuntimeError(f"{case.model} could not be loaded")
     return engine
 

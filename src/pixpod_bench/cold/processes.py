@@ -7,7 +7,7 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from enum import StrEnum
@@ -16,7 +16,7 @@ from typing import IO
 
 from pixpod_bench.cold.plain_read import PlainRead
 from pixpod_bench.cold.probe import PREPARED
-from pixpod_bench.cold.runs import NotHere, Sample
+from pixpod_bench.cold.runs import Before, NotHere, Sample
 from pixpod_bench.machine import environment
 
 LIMIT_S = 240.0
@@ -24,9 +24,6 @@ LIMIT_S = 240.0
 
 _DROP = Path("/proc/sys/vm/drop_caches")
 _CLEAN_PAGES_AND_ENTRIES = "3"
-
-Before = Callable[[], None]
-"""Called right before the clock starts."""
 
 
 class PageCache(StrEnum):

@@ -24,8 +24,10 @@ class Sample:
     marks: Mapping[str, float] = field(default_factory=dict)
 
 
-Run = Callable[[Callable[[], None]], Sample]
-"""Runs once; calls what it is given right before the clock starts."""
+Before = Callable[[], None]
+"""Called right before the clock starts."""
+
+Run = Callable[[Before], Sample]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +60,7 @@ class Rounds:
     repetitions: int
     states: Sequence[str]
     prepare: Callable[[str], None]
-    on_run: Callable[[str, str], None] = lambda name, state: None
+    on_run: Callable[[], object] = lambda: None
     may_go_on: Callable[[], bool] = lambda: True
 
 
@@ -79,7 +81,7 @@ def measure(
                 if not rounds.may_go_on():
                     missing[name] = "out of time"
                     continue
-                rounds.on_run(name, state)
+                rounds.on_run()
                 try:
                     sample = subjects[name](partial(rounds.prepare, state))
                 except NotHere as exc:
@@ -103,7 +105,7 @@ def measure(
     return timings, missing
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """Seconds of `above` over seconds of `below`, by the names of two subjects."""
 
@@ -111,7 +113,7 @@ class Target:
     above: str
     below: str
     limit: float
-    at_least: bool
+    at_least: bool = False
 
     def ratios(self, timings: Iterable[Timing]) -> list[tuple[str, Ratio]]:
         """Return the ratio for each case and state in which both were measured, pair by pair."""

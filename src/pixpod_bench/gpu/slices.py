@@ -131,47 +131,31 @@ class Slice:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
-    """Names, sizes, steps and batch sizes that differ between a GPU and a rehearsal."""
+    """Names, sizes, steps and batch sizes; the defaults are for a GPU of 80 GB.
 
-    flux: str
-    schnell: str
-    sdxl: str
-    sd15: str
-    sizes_px: tuple[int, ...]
-    sd15_size_px: int
-    flux_tokens: int
-    schnell_tokens: int
-    flux_steps: int
-    few_steps: int
-    sdxl_steps: int
-    sd15_steps: int
-    batch_sizes: tuple[int, ...]
-    unet_precision: Precision
-    num_memory: int
-    num_load: int
-    limit_gib: float
+    One variant is on the GPU at a time. An RTX 4090 shows 23.5 GiB.
+    """
+
+    flux: str = "flux-dev"
+    schnell: str = "flux-schnell"
+    sdxl: str = "sdxl"
+    sd15: str = "sd15"
+    sizes_px: tuple[int, ...] = (1024, 768, 512)
+    sd15_size_px: int = 512
+    flux_tokens: int = 512
+    schnell_tokens: int = 256
+    flux_steps: int = 28
+    few_steps: int = 4
+    sdxl_steps: int = 30
+    sd15_steps: int = 50
+    batch_sizes: tuple[int, ...] = (1, 2, 4, 8)
+    unet_precision: Precision = Precision.FLOAT16
+    num_memory: int = 200
+    num_load: int = 40
+    limit_gib: float = 23.5
 
 
-FULL_SIZE = Scale(
-    flux="flux-dev",
-    schnell="flux-schnell",
-    sdxl="sdxl",
-    sd15="sd15",
-    sizes_px=(1024, 768, 512),
-    sd15_size_px=512,
-    flux_tokens=512,
-    schnell_tokens=256,
-    flux_steps=28,
-    few_steps=4,
-    sdxl_steps=30,
-    sd15_steps=50,
-    batch_sizes=(1, 2, 4, 8),
-    unet_precision=Precision.FLOAT16,
-    num_memory=200,
-    num_load=40,
-    limit_gib=23.5,
-)
-"""For a GPU of 80 GB: one variant is on it at a time. An RTX 4090 shows 23.5 GiB."""
+FULL_SIZE = Scale()
 
 TINY = Scale(
     flux="flux-tiny",

@@ -3,7 +3,6 @@
 overhead  our handler beside the bare pipeline, in one process
 gain      jobs of one size at once, with batching and without
 mixed     mixed jobs through the emulator and the real SDK, beside a plain worker
-soak      memory over 500 mixed jobs; only with --only soak
 
 With --base DIR, another checkout is measured in the same run, in alternating pairs: overhead and
 gain, as ratios of this checkout to that one with the 95 % interval of the median. Prints tables
@@ -31,7 +30,6 @@ from pixpod_bench.load.jobs import MODELS
 from pixpod_bench.load.mixed import PLAIN, Mixed, SideFigures, measure_mixed
 from pixpod_bench.load.overhead import LIMIT_MS, Overhead, measure_overhead
 from pixpod_bench.load.sides import RunningSide, running_side
-from pixpod_bench.load.soak import LIMIT_PERCENT, LOT, PER_JOBS, Growth, measure_growth
 from pixpod_bench.machine import ROOT, describe_machine
 from pixpod_bench.report import (
     Columns,
@@ -57,11 +55,9 @@ class Extent:
     burst_jobs: int = 16
     mixed_jobs: int = 240
     mixed_rounds: int = 8
-    soak_warm_up: int = 150
-    soak_jobs: int = 500
 
 
-QUICK = Extent(burst_jobs=4, mixed_jobs=6, mixed_rounds=1, soak_warm_up=20, soak_jobs=20)
+QUICK = Extent(burst_jobs=4, mixed_jobs=6, mixed_rounds=1)
 """A rehearsal: its figures mean nothing."""
 
 
@@ -72,7 +68,6 @@ class LoadBench:
         self.overheads: list[Overhead] = []
         self.gains: list[Gain] = []
         self.mixed: Mixed | None = None
-        self.growth: Growth | None = None
         self._options = options
         self._extent = QUICK if options.quick else Extent()
 
@@ -81,25 +76,23 @@ class LoadBench:
             "overhead": self._run_overhead,
             "gain": self._run_gain,
             "mixed": self._run_mixed,
-            "soak": self._run_soak,
         }
-        for part in self._options.only or ("overhead", "gain", "mixed"):
+        for part in self._options.only or parts:
             parts[part]()
 
     def compared(self) -> list[Compared]:
         """Return ratios in which more than 1 is worse; none without a base."""
         found = []
         for base, tree in _pairs(self.overheads):
-            for name in ("handler_ms", "beside_stages_ms"):
-                above, below = (
-                    [getattr(sample, name) for sample in each.samples] for each in (tree, base)
-                )
-                found.append(Compared.of(name, tree.model, above, below))
-        for base, tree in _pairs(self.gains):
-            gains = ([sample.gain for sample in each.samples] for each in (base, tree))
-            found.append(Compared.of("batching gain, base / this", tree.model, *gains))
-            seconds = ([sample.on_s for sample in each.samples] for each in (tree, base))
-            found.append(Compared.of("batched burst", tree.model, *seconds))
+            handler = ([sample.handler_ms for sample in each.samples] for each in (tree, base))
+            found.append(Compared.of("time of the handler", tree.model, *handler))
+            beside = ([sample.beside_stages_ms for sample in each.samples] for each in (tree, base))
+            found.append(Compared.of("beside the model's stages", tree.model, *beside))
+        for old, new in _pairs(self.gains):
+            gains = ([sample.gain for sample in each.samples] for each in (old, new))
+            found.append(Compared.of("batching gain, base / this", new.model, *gains))
+            seconds = ([sample.on_s for sample in each.samples] for each in (new, old))
+            found.append(Compared.of("time of a batched burst", new.model, *seconds))
         return found
 
     def verdicts(self) -> list[Verdict]:
@@ -126,17 +119,6 @@ class LoadBench:
             for each in self.gains
             if each.side == TREE
         ]
-        if self.growth:
-            found.append(
-                Verdict(
-                    target=f"growth in {PER_JOBS} jobs",
-                    subject="worker",
-                    value=self.growth.percent,
-                    limit=LIMIT_PERCENT,
-                    at_least=False,
-                    unit="%",
-                )
-            )
         return found + compared_verdicts(self.compared())
 
     def tables(self) -> str:
@@ -148,7 +130,6 @@ class LoadBench:
                 table("Batching", _GAIN, [(each.model, each) for each in self.gains], 1),
                 table("Mixed jobs", (("ratio", str),), mixed.ratios.items()) if mixed else "",
                 table("", _MIXED, mixed.sides.items()) if mixed else "",
-                table("Memory", _GROWTH, [("worker", self.growth)]) if self.growth else "",
                 verdict_table("Targets", self.verdicts()),
             )
         )
@@ -165,7 +146,6 @@ class LoadBench:
             "overhead": [asdict(each) for each in self.overheads],
             "gain": [asdict(each) for each in self.gains],
             "mixed": self.mixed and asdict(self.mixed),
-            "memory": self.growth and asdict(self.growth),
             "targets": [verdict_document(verdict) for verdict in self.verdicts()],
         }
 
@@ -214,11 +194,6 @@ class LoadBench:
                 extent.mixed_jobs, extent.mixed_rounds, CONCURRENCY, bar.update
             )
 
-    def _run_soak(self) -> None:
-        extent = self._extent
-        with _bar("soak", (extent.soak_warm_up + extent.soak_jobs) // LOT) as bar:
-            self.growth = measure_growth(extent.soak_warm_up, extent.soak_jobs, bar.update)
-
     def _sides(self, stack: ExitStack) -> dict[str, RunningSide]:
         roots = {BASE: self._options.base} if self._options.base else {}
         roots[TREE] = ROOT
@@ -241,8 +216,7 @@ def main(arguments: list[str] | None = None) -> int:
 def _parser() -> argparse.ArgumentParser:
     parser = new_parser("load_bench", __doc__)
     add = parser.add_argument
-    parts = ("overhead", "gain", "mixed", "soak")
-    add("--only", action="append", choices=parts, help="may be repeated")
+    add("--only", action="append", choices=("overhead", "gain", "mixed"), help="may be repeated")
     add("--base", type=find_checkout, metavar="DIR", help="a checkout to compare with")
     add("--pairs", type=int, default=30, metavar="N", help="of overhead and gain; default: 30")
     add("--models", nargs="+", choices=MODELS, default=MODELS, metavar="NAME", help="default: all")
@@ -275,16 +249,7 @@ _MIXED: Columns[SideFigures] = (
     ("images/s", lambda each: f"{each.images_per_s:.2f}"),
     ("p50 s", lambda each: f"{each.latency_p50_s:.2f}"),
     ("p95 s", lambda each: f"{each.latency_p95_s:.2f}"),
-    ("execution p50 s", lambda each: f"{each.execution_p50_s:.2f}"),
-    ("execution p95 s", lambda each: f"{each.execution_p95_s:.2f}"),
     ("levels apart", lambda each: str(each.levels_apart)),
-)
-
-_GROWTH: Columns[Growth] = (
-    (f"slope per {PER_JOBS} jobs", lambda each: f"{each.percent:+.2f} %"),
-    ("MiB after warm-up", lambda each: f"{each.start_bytes / 2**20:.0f}"),
-    ("MiB at the end", lambda each: f"{each.resident_bytes[-1] / 2**20:.0f}"),
-    ("jobs", lambda each: str(each.jobs)),
 )
 
 

@@ -29,18 +29,12 @@ class Answer:
     """One job as the platform saw it, in seconds since the epoch; `image` is base64."""
 
     submitted_at: float
-    taken_at: float
     ended_at: float
     image: str
 
     @property
     def latency_s(self) -> float:
         return self.ended_at - self.submitted_at
-
-    @property
-    def execution_s(self) -> float:
-        """Since the worker took the job."""
-        return self.ended_at - self.taken_at
 
 
 def plain_endpoint(endpoint_id: str, concurrency: int) -> EndpointSettings:
@@ -96,11 +90,10 @@ class Platform:
         if document["status"] != "COMPLETED":
             raise SideFailed(f"{job_id}: {document['status']}: {document.get('error')}")
         details = self._emulator.job(job_id)
-        taken_at = details["created_at"] + details["delay_ms"] / 1e3
+        waited_ms = details["delay_ms"] + details["execution_ms"]
         return Answer(
             submitted_at=details["created_at"],
-            taken_at=taken_at,
-            ended_at=taken_at + details["execution_ms"] / 1e3,
+            ended_at=details["created_at"] + waited_ms / 1e3,
             image=document["output"]["images"][0]["data"],
         )
 

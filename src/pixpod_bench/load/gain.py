@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 
 from pixpod_bench.figures import Ratio, alternate, ratio_of
 from pixpod_bench.load.jobs import levels_apart, same_size_jobs
@@ -56,11 +57,8 @@ def measure_gain(
 
     for side in sides.values():
         run(side, 1_000_000)
-    found = alternate(
-        {name: lambda number, side=side: run(side, number) for name, side in sides.items()},
-        pairs,
-        on_run,
-    )
+    runs = {name: partial(run, side) for name, side in sides.items()}
+    found = alternate(runs, pairs, on_run)
     return [_gain(name, model, num_jobs, samples) for name, samples in found.items()]
 
 

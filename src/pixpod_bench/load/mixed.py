@@ -39,16 +39,14 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideFigures:
-    """`latency` is from submission to end, `execution` from when a worker took the job;
-    `levels_apart` is the distance from the plain worker's images.
+    """`latency` is from submission to end, `levels_apart` the distance from the plain worker's
+    images.
     """
 
     jobs: int
     images_per_s: float
     latency_p50_s: float
     latency_p95_s: float
-    execution_p50_s: float
-    execution_p95_s: float
     levels_apart: int
 
 
@@ -104,14 +102,11 @@ def _run(
 def _figures(bursts: Sequence[Burst], plain: Sequence[Burst]) -> SideFigures:
     answers, others = ([a for burst in each for a in burst.answers] for each in (bursts, plain))
     latencies = [answer.latency_s for answer in answers]
-    executions = [answer.execution_s for answer in answers]
     apart = (levels_apart(a.image, b.image) for a, b in zip(answers, others, strict=True))
     return SideFigures(
         jobs=len(answers),
         images_per_s=statistics.median(burst.images_per_s for burst in bursts),
         latency_p50_s=percentile(latencies, 50),
         latency_p95_s=percentile(latencies, 95),
-        execution_p50_s=percentile(executions, 50),
-        execution_p95_s=percentile(executions, 95),
         levels_apart=max(apart),
     )

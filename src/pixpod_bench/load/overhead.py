@@ -3,6 +3,7 @@
 import statistics
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 from pixpod_bench.figures import Ratio, alternate, ratio_of
@@ -69,11 +70,8 @@ def measure_overhead(
     for side in sides.values():
         for job in same_size_jobs(model, WARM_UPS, seed=1_000_000):
             side.order("overhead", job=job, bare_first=True)
-    found = alternate(
-        {name: lambda number, side=side: run(side, number) for name, side in sides.items()},
-        pairs,
-        on_run,
-    )
+    runs = {name: partial(run, side) for name, side in sides.items()}
+    found = alternate(runs, pairs, on_run)
     return [_overhead(name, model, samples) for name, samples in found.items()]
 
 

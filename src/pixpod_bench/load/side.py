@@ -8,7 +8,6 @@ import asyncio
 import base64
 import io
 import json
-import os
 import sys
 import time
 from contextlib import AsyncExitStack
@@ -43,11 +42,6 @@ class Side:
         answers = await asyncio.gather(*(self._handle(job, is_batching) for job in jobs))
         seconds = time.perf_counter() - began
         return {"seconds": seconds, "images": [answer["image"] for answer in answers]}
-
-    async def memory(self) -> Document:
-        """Return the resident set of this process."""
-        pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[1])
-        return {"resident_bytes": pages * os.sysconf("SC_PAGE_SIZE")}
 
     async def _handle(self, job: Document, is_batching: bool) -> Document:
         worker = await self._worker(is_batching)
