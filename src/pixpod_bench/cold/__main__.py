@@ -35,7 +35,6 @@ from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.processes import (
     PageCache,
     can_drop_everything,
-    run_code,
     run_probe,
     run_whole_probe,
 )
@@ -116,7 +115,7 @@ class ColdBench:
             return
         parts = options.only or PARTS
         if "boots" in parts and options.device == "cpu":
-            runs = {WORKER: partial(_boot_tiny, ROOT), CLASSES: partial(run_code, _IMPORT_CLASSES)}
+            runs = {WORKER: partial(_boot_tiny, ROOT), CLASSES: partial(run_whole_probe, _IMPORTS)}
             self._measure("boots", TINY_MODELS, (), runs, options.repeats)
         for name in options.models or MODELS[options.device]:
             self._cases.append(Case.bake(name, options.cache_dir, options.device))
@@ -159,11 +158,9 @@ class ColdBench:
         }
 
     def tables(self) -> str:
-        ratios = [(target.title, pair) for target in TARGETS for pair in self._ratios(target)]
         return "".join(
             (
                 compared_table(self.compared()),
-                table("Ratio of seconds", _RATIO, ratios, words=1),
                 *(
                     table(part.capitalize(), _TIMING, [(each.name, each) for each in found], 2)
                     for part, found in self.timings.items()
@@ -249,10 +246,7 @@ def _parser() -> argparse.ArgumentParser:
 
 # --- subjects -------------------------------------------------------------------------------------
 
-_IMPORT_CLASSES = (
-    "import torch; "
-    "from diffusers import FluxPipeline, StableDiffusionXLPipeline, StableDiffusionPipeline"
-)
+_IMPORTS = {"probe": "import_classes"}
 _OUR_NAMES = (WORKER, OURS_IMAGE, TREE, "ours")
 
 
@@ -311,11 +305,6 @@ _TIMING: Columns[Timing] = (
     ("median s", lambda each: f"{each.median_s:.2f}"),
     ("spread", lambda each: f"{each.spread_percent:.0f} %"),
     ("GB/s", lambda each: or_dash(each.gigabytes_per_s, lambda rate: f"{rate:.2f}")),
-)
-
-_RATIO: Columns[tuple[str, Ratio]] = (
-    ("of", lambda pair: pair[0]),
-    ("median [95 % interval]", lambda pair: str(pair[1])),
 )
 
 

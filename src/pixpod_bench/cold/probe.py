@@ -79,6 +79,20 @@ def _import_and_read(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
     return run
 
 
+def _import_classes(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
+    def run() -> Outcome:
+        import torch  # noqa: F401
+        from diffusers import (  # noqa: F401
+            FluxPipeline,
+            StableDiffusionPipeline,
+            StableDiffusionXLPipeline,
+        )
+
+        return {}
+
+    return run
+
+
 def _stock_image(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
     """Do what the documentation of diffusers says, up to a first image; import nothing of ours."""
     clock = since_process_start()
@@ -134,6 +148,7 @@ PROBES: Mapping[str, Callable[[Order, ExitStack], Callable[[], Outcome]]] = {
     "read": _read,
     "load": _load,
     "import_and_read": _import_and_read,
+    "import_classes": _import_classes,
     "stock_image": _stock_image,
 }
 

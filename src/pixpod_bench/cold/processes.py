@@ -61,24 +61,6 @@ def _drop(path: Path) -> None:
         os.close(descriptor)
 
 
-def run_code(code: str, before: Before) -> Sample:
-    """Run a whole Python process with this code. Raises NotHere if that fails."""
-    before()
-    began = time.perf_counter()
-    done = subprocess.run(  # noqa: S603 (our own code, no shell)
-        [sys.executable, "-c", code],
-        env=environment(),
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S,
-    )
-    seconds = time.perf_counter() - began
-    if done.returncode != 0:
-        raise NotHere(["failed", *done.stderr.strip().splitlines()][-1])
-    return Sample(seconds=seconds)
-
-
 def run_probe(order: Mapping[str, object], before: Before) -> Sample:
     """Run a probe that prepares first; `before` is called between that and the run.
 

@@ -94,7 +94,6 @@ def _measure(
     """Return why the device was lost, if it was."""
     import torch
 
-    from pixpod_bench.gpu.measure import Pace
     from pixpod_bench.gpu.runner import DeviceLost, Runner
 
     chosen = options.slice or (TESTS, *SLICES)
@@ -105,7 +104,8 @@ def _measure(
             left_out.append(TESTS)
     runner = Runner(
         device=torch.device(options.device),
-        pace=Pace(warmups=options.warmups, repeats=options.repeats),
+        warmups=options.warmups,
+        repeats=options.repeats,
         deadline=deadline,
         journal=journal,
         state=options.state,

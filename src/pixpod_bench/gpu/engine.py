@@ -22,7 +22,6 @@ from pixpod.testing.engines import warm_engine
 from pixpod.testing.requests import PROMPT, make_request
 from pixpod_bench.figures import percentile
 from pixpod_bench.gpu.memory import (
-    allocated_bytes,
     limited_to,
     peak_bytes,
     peak_reserved_bytes,
@@ -105,8 +104,8 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
         started = time.perf_counter()
         generations = asyncio.run(_generate_all(engine, requests))
         seconds = time.perf_counter() - started
-        ours = allocated_bytes(device), reserved_bytes(device), peak_bytes(device)
-        peak_reserved = peak_reserved_bytes(device)
+        allocated, reserved = peak_bytes(device), peak_reserved_bytes(device)
+        end_reserved = reserved_bytes(device)
     del engine
     onloads = [generation.timings_ms[_ONLOAD] for generation in generations]
     warnings = dict.fromkeys(text for each in generations for text in each.warnings)
@@ -120,11 +119,10 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
         seconds=seconds,
         onload_ms=sum(onloads),
         num_onloads=sum(milliseconds > _ONLOAD_MS for milliseconds in onloads),
-        allocated_bytes=ours[2],
-        reserved_bytes=peak_reserved,
+        allocated_bytes=allocated,
+        reserved_bytes=reserved,
         driver_bytes=driver.peak_bytes,
-        end_allocated_bytes=ours[0],
-        end_reserved_bytes=ours[1],
+        end_reserved_bytes=end_reserved,
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
         stock_bytes=Stock(scenario.served, given.device).run(kinds)[1]
         if is_room_for_stock

@@ -1,7 +1,6 @@
 """One scenario to one row: generates what a subject was built for and keeps the medians."""
 
 import statistics
-from dataclasses import dataclass
 from typing import Protocol
 
 from torchao.utils import TorchAOBaseTensor
@@ -27,16 +26,10 @@ class Subject(Protocol):
     def generate(self, request: GenerationRequest) -> TimedImages: ...
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Pace:
-    """How often each scenario is generated: first without, then with the clock."""
-
-    warmups: int
-    repeats: int
-
-
-def measure_images(subject: Subject, scenario: Scenario, pace: Pace, build_ms: float) -> Row:
-    """The whole batch is one request, with seeds from 0 on."""
+def measure_images(
+    subject: Subject, scenario: Scenario, *, warmups: int, repeats: int, build_ms: float
+) -> Row:
+    """Generate the whole batch as one request, with seeds from 0 on."""
     model, variant = subject.model, scenario.variant
     request = make_request(
         model.spec,
@@ -49,11 +42,11 @@ def measure_images(subject: Subject, scenario: Scenario, pace: Pace, build_ms: f
     weights_bytes = allocated_bytes(model.device)
     graphs_before = count_graphs()
     first_ms = subject.generate(request).total_ms
-    for _ in range(pace.warmups - 1):
+    for _ in range(warmups - 1):
         subject.generate(request)
     graphs = count_graphs()
     reset_peak(model.device)
-    results = [subject.generate(request) for _ in range(pace.repeats)]
+    results = [subject.generate(request) for _ in range(repeats)]
     totals = [result.total_ms for result in results]
     denoise_ms = statistics.median(result.denoise_ms for result in results)
     step_ms = denoise_ms / scenario.num_inference_steps
@@ -72,7 +65,7 @@ def measure_images(subject: Subject, scenario: Scenario, pace: Pace, build_ms: f
         num_inference_steps=scenario.num_inference_steps,
         text_tokens=scenario.text_tokens,
         has_guidance=scenario.has_guidance,
-        repeats=pace.repeats,
+        repeats=repeats,
         float8_layers=_count_quantized_layers(model),
         build_ms=build_ms,
         first_ms=first_ms,

@@ -51,9 +51,10 @@ class MemoryRow:
     """The most memory that mixed requests took, and how long they waited for components.
 
     Bytes: `allocated` and `reserved` as torch counts, `driver` of the whole GPU as its driver
-    shows it, read every 20 ms; `end_*` after the last request; `host_peak` is the resident memory
-    of the process. `stock_bytes` is what torch allocates at most with both stock pipelines on the
-    GPU and one image of each; None where a limit leaves no room for them, and all on a CPU.
+    shows it, read every 20 ms; `end_reserved` after the last request; `host_peak` is the resident
+    memory of the process. `stock_bytes` is what torch allocates at most with both stock pipelines
+    on the GPU and one image of each; None where a limit leaves no room for them. All are None on
+    a CPU but for `host_peak`.
     """
 
     models: tuple[str, ...]
@@ -66,7 +67,6 @@ class MemoryRow:
     allocated_bytes: int | None
     reserved_bytes: int | None
     driver_bytes: int | None
-    end_allocated_bytes: int | None
     end_reserved_bytes: int | None
     host_peak_bytes: int
     stock_bytes: int | None

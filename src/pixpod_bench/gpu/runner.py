@@ -11,7 +11,7 @@ import torch
 from tqdm import tqdm
 
 from pixpod_bench.gpu.engine import Deployment, measure_load, measure_memory
-from pixpod_bench.gpu.measure import Pace, Subject, measure_images
+from pixpod_bench.gpu.measure import Subject, measure_images
 from pixpod_bench.gpu.results import Failure, Journal, Result
 from pixpod_bench.gpu.slices import (
     AnyScenario,
@@ -40,7 +40,8 @@ class Runner:
     """
 
     device: torch.device
-    pace: Pace
+    warmups: int
+    repeats: int
     deadline: Deadline
     journal: Journal
     state: Path
@@ -85,7 +86,13 @@ class Runner:
     def _run_scenario(self, scenario: AnyScenario) -> Result:
         if isinstance(scenario, Scenario):
             subject = self._subject_of(scenario.variant)
-            return measure_images(subject, scenario, self.pace, self._build_ms)
+            return measure_images(
+                subject,
+                scenario,
+                warmups=self.warmups,
+                repeats=self.repeats,
+                build_ms=self._build_ms,
+            )
         deployment = self._deploy(scenario.served)
         if isinstance(scenario, MemoryScenario):
             return measure_memory(scenario, deployment)

@@ -6,7 +6,7 @@ mixed     mixed jobs through the emulator and the real SDK, beside a plain worke
 
 With --base DIR, another checkout is measured in the same run, in alternating pairs: overhead and
 gain, as ratios of this checkout to that one with the 95 % interval of the median. Prints tables
-and one line of JSON, and writes load.json, load.txt and load.svg into --out.
+and one line of JSON, and writes load.json and load.txt into --out.
 
 Exits 1 if the interval of a ratio to the base reaches above 1.05.
 """
@@ -22,12 +22,11 @@ from typing import NoReturn, TypeVar
 from tqdm import tqdm
 
 from pixpod_bench.base_checkout import find_checkout
-from pixpod_bench.chart import OTHERS, OURS, Bar, Panel, draw_panels
 from pixpod_bench.compare import Compared, compared_table, compared_verdicts
 from pixpod_bench.figures import Verdict
 from pixpod_bench.load.gain import LEAST_GAIN, Gain, measure_gain
 from pixpod_bench.load.jobs import MODELS
-from pixpod_bench.load.mixed import PLAIN, Mixed, SideFigures, measure_mixed
+from pixpod_bench.load.mixed import Mixed, SideFigures, measure_mixed
 from pixpod_bench.load.overhead import LIMIT_MS, Overhead, measure_overhead
 from pixpod_bench.load.sides import RunningSide, running_side
 from pixpod_bench.machine import ROOT, describe_machine
@@ -149,25 +148,6 @@ class LoadBench:
             "targets": [verdict_document(verdict) for verdict in self.verdicts()],
         }
 
-    def panels(self) -> list[Panel]:
-        gains = [
-            Bar(label=each.model, value=each.ratio.median, colour=OURS)
-            for each in self.gains
-            if each.side == TREE
-        ]
-        sides = [
-            Bar(
-                label=side,
-                value=figures.images_per_s,
-                colour=OTHERS if side == PLAIN else OURS,
-            )
-            for side, figures in (self.mixed.sides if self.mixed else {}).items()
-        ]
-        return [
-            Panel(title="Batching gain", unit="images/s with batching over without", bars=gains),
-            Panel(title="Mixed jobs", unit="images/s", bars=sides),
-        ]
-
     # --- parts --------------------------------------------------------------------------------
 
     def _run_overhead(self) -> None:
@@ -208,7 +188,6 @@ def main(arguments: list[str] | None = None) -> int:
     bench = LoadBench(options)
     bench.run()
     publish(options.out, "load", bench.document(machine), bench.tables())
-    draw_panels(bench.panels(), options.out / "load.svg")
     is_worse = any(verdict.is_met is False for verdict in compared_verdicts(bench.compared()))
     return 1 if is_worse else 0
 
