@@ -8,10 +8,9 @@ import gc
 import random
 import resource
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from itertools import count, cycle, islice, product
-from pathlib import Path
 
 import torch
 
@@ -20,7 +19,6 @@ from pixpod.engine.base import Engine
 from pixpod.job import Generation, GenerationRequest
 from pixpod.testing.engines import warm_engine
 from pixpod.testing.requests import PROMPT, make_request
-from pixpod_bench.figures import percentile
 from pixpod_bench.gpu.memory import (
     limited_to,
     peak_bytes,
@@ -34,14 +32,7 @@ from pixpod_bench.gpu.results import LoadPoint, LoadRow, MemoryRow
 from pixpod_bench.gpu.slices import Kind, LoadScenario, MemoryScenario, Served
 from pixpod_bench.gpu.stock import StockRunner
 from pixpod_bench.gpu.subjects import build_model
-
-ALL_LICENCES = ",".join(
-    spec.licence for spec in load_catalog().values() if spec.licence_must_be_accepted
-)
-"""Licences of published weights; those of a benchmark are random."""
-
-SEED = 0
-"""The same arrivals and the same order of requests for every side."""
+from pixpod_bench.gpu.workload import SEED, AnsweredRequest, Deployment, arrivals, summarize
 
 MEMORY_STEPS = 2
 """Memory does not depend on the number of steps."""
@@ -54,46 +45,12 @@ _ONLOAD, _ONLOAD_MS = "swap", 1.0
 """The phase of moving components to the GPU, and from when it counts as one."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Deployment:
-    """Where an engine finds its weights, what it serves and how; `compiled_dir` need not exist."""
-
-    weights_dir: Path
-    compiled_dir: Path
-    device: torch.device
-    served: Served
-    sizes_px: Sequence[int] = ()
-    is_batching: bool = True
-    limit_gib: float | None = None
-
-    def environ(self) -> Mapping[str, str]:
-        """Return the variables of the deployment; the sizes are warmed up."""
-        sizes = ",".join(f"{size}x{size}" for size in self.sizes_px)
-        environ = {
-            "PIXPOD_WEIGHTS_DIR": str(self.weights_dir),
-            "PIXPOD_COMPILED_DIR": str(self.compiled_dir),
-            "PIXPOD_MODELS": ",".join(model for model, _ in self.served),
-            "PIXPOD_PRECISION": ",".join(
-                f"{model}={precision}" for model, precision in self.served
-            ),
-            "PIXPOD_DEVICE": self.device.type,
-            "PIXPOD_PRELOAD": "true",
-            "PIXPOD_VERIFY": "sizes",
-            "PIXPOD_WARMUP_SIZES": sizes or "none",
-            "PIXPOD_BATCHING": str(self.is_batching).lower(),
-            "PIXPOD_ACCEPT_LICENCES": ALL_LICENCES,
-        }
-        if self.limit_gib is not None:
-            environ["PIXPOD_MEMORY_LIMIT_GB"] = f"{self.limit_gib:g}"
-        return environ
-
-
 # --- memory ---------------------------------------------------------------------------------------
 
 
 def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
     """Watch memory from before the models are loaded to the last request."""
-    device = given.device
+    device = torch.device(given.device)
     deployment = replace(given, sizes_px=scenario.sizes_px[:1], limit_gib=scenario.limit_gib)
     requests = list(islice(_mixed(scenario), scenario.num_requests))
     with (
@@ -124,7 +81,7 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
         driver_bytes=driver.peak_bytes,
         end_reserved_bytes=end_reserved,
         host_peak_bytes=resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
-        stock_bytes=Stock(scenario.served, given.device).run(kinds)[1]
+        stock_bytes=Stock(scenario.served, torch.device(given.device)).run(kinds)[1]
         if is_room_for_stock
         else None,
         warnings=tuple(warnings),
@@ -152,16 +109,6 @@ async def _generate_all(engine: Engine, requests: Sequence[GenerationRequest]) -
 # --- mixed load -----------------------------------------------------------------------------------
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AnsweredRequest:
-    """One request: when it arrived and when its images were there, in seconds of one clock."""
-
-    arrived_s: float
-    done_s: float
-    device_s: float
-    num_images: int
-
-
 def measure_load(scenario: LoadScenario, given: Deployment) -> LoadRow:
     """Measure without batching first: its capacity one by one sets the rates of both."""
     requests = _shuffled(scenario)
@@ -177,37 +124,13 @@ def measure_load(scenario: LoadScenario, given: Deployment) -> LoadRow:
                 served = asyncio.run(_serve(engine, requests, load * capacity_per_s))
                 points.append(summarize(served, is_batching=is_batching, load=load))
         del engine
-    stock = Stock(scenario.served, given.device)
+    stock = Stock(scenario.served, torch.device(given.device))
     stock.run(scenario.kinds)
     return LoadRow(
         num_requests=len(requests),
         capacity_per_s=capacity_per_s,
         stock_capacity_per_s=len(scenario.kinds) / stock.run(scenario.kinds)[0],
         points=tuple(points),
-    )
-
-
-def arrivals(rate_per_s: float, num_requests: int) -> list[float]:
-    """Return seconds from the start: a Poisson process, the same each time."""
-    source, now, times = random.Random(SEED), 0.0, []  # noqa: S311 - no secret
-    for _ in range(num_requests):
-        now += source.expovariate(rate_per_s)
-        times.append(now)
-    return times
-
-
-def summarize(served: Sequence[AnsweredRequest], *, is_batching: bool, load: float) -> LoadPoint:
-    began, ended = min(each.arrived_s for each in served), max(each.done_s for each in served)
-    latencies = [each.done_s - each.arrived_s for each in served]
-    return LoadPoint(
-        is_batching=is_batching,
-        load=load,
-        requests_per_s=len(served) / (ended - began),
-        images_per_s=sum(each.num_images for each in served) / (ended - began),
-        p50_s=percentile(latencies, 50),
-        p95_s=percentile(latencies, 95),
-        p99_s=percentile(latencies, 99),
-        busy_percent=100 * sum(each.device_s for each in served) / (ended - began),
     )
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 from tqdm import tqdm
 
-from pixpod_bench.gpu.engine import Deployment, measure_load, measure_memory
+from pixpod_bench.gpu.engine import measure_load, measure_memory
 from pixpod_bench.gpu.measure import Subject, measure_images
 from pixpod_bench.gpu.results import Failure, Journal, Result
 from pixpod_bench.gpu.slices import (
@@ -22,6 +22,7 @@ from pixpod_bench.gpu.slices import (
     Variant,
 )
 from pixpod_bench.gpu.subjects import build_subject
+from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
 from pixpod_bench.random_weights import bake
 
@@ -117,7 +118,7 @@ class Runner:
         return Deployment(
             weights_dir=folder,
             compiled_dir=self.state / "compiled",
-            device=self.device,
+            device=self.device.type,
             served=served,
         )
 
