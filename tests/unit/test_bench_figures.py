@@ -122,8 +122,8 @@ class TestCompared:
             (tmp_path / name / "src" / "pixpod").mkdir(parents=True)
             source = tmp_path / name / "src" / "pixpod" / "settings.py"
             source.write_text(f'env.whole("PIXPOD_{setting}")')
-        for given in ("MAX_CONCURRENCY", "MAX_HELD_JOBS"):
-            environ = {f"PIXPOD_{given}": "9", "PIXPOD_DEVICE": "cpu"}
+        for name_given in ("MAX_CONCURRENCY", "MAX_HELD_JOBS"):
+            environ = {f"PIXPOD_{name_given}": "9", "PIXPOD_DEVICE": "cpu"}
             new, old = (environ_for(tmp_path / name, environ) for name in ("new", "old"))
             assert new == {"PIXPOD_MAX_CONCURRENCY": "9", "PIXPOD_DEVICE": "cpu"}
             assert old == {"PIXPOD_MAX_HELD_JOBS": "9", "PIXPOD_DEVICE": "cpu"}

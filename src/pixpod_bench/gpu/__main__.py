@@ -112,9 +112,9 @@ def _measure(
         left_out=left_out,
     )
     try:
-        for each in make_slices(TINY if options.tiny else FULL_SIZE):
-            if each.name in chosen:
-                runner.run(each)
+        for name, scenarios in make_slices(TINY if options.tiny else FULL_SIZE).items():
+            if name in chosen:
+                runner.run(name, scenarios)
     except DeviceLost as exc:
         return str(exc)
     return None

@@ -4,6 +4,7 @@ import gc
 import logging
 import sys
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -18,7 +19,6 @@ from pixpod_bench.gpu.slices import (
     MemoryScenario,
     Scenario,
     Served,
-    Slice,
     Variant,
 )
 from pixpod_bench.gpu.subjects import build_subject
@@ -51,19 +51,17 @@ class Runner:
     _subject: Subject | None = None
     _build_ms: float = 0.0
 
-    def run(self, chosen: Slice) -> None:
+    def run(self, name: str, scenarios: Sequence[AnyScenario]) -> None:
         """Measure the scenarios that the journal does not have. Raises DeviceLost."""
-        missing = [
-            each for each in chosen.scenarios if not self.journal.has(chosen.name, each.name)
-        ]
-        with tqdm(missing, desc=chosen.name, unit="scenario", file=sys.stderr) as bar:
+        missing = [each for each in scenarios if not self.journal.has(name, each.name)]
+        with tqdm(missing, desc=name, unit="scenario", file=sys.stderr) as bar:
             for scenario in bar:
                 bar.set_postfix_str(scenario.name)
                 if not self.deadline.allows(self._expected_s(scenario)):
-                    self.left_out.append(f"{chosen.name}: {scenario.name}")
-                elif self.journal.begin(chosen.name, scenario.name):
+                    self.left_out.append(f"{name}: {scenario.name}")
+                elif self.journal.begin(name, scenario.name):
                     result = self._measure(scenario)
-                    self.journal.add(chosen.name, scenario.name, result)
+                    self.journal.add(name, scenario.name, result)
                     if isinstance(result, Failure):
                         self._check_device(scenario, result.reason)
                         self._drop_subject()

@@ -124,12 +124,6 @@ AnyScenario = Scenario | MemoryScenario | LoadScenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Slice:
-    name: str
-    scenarios: tuple[AnyScenario, ...]
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
 class Scale:
     """Names, sizes, steps and batch sizes; the defaults are for a GPU of 80 GB.
 
@@ -183,8 +177,8 @@ LOADS = (0.8, 1.2)
 _FLOAT8, _BF16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16
 
 
-def make_slices(scale: Scale) -> tuple[Slice, ...]:
-    """Return all slices in their order."""
+def make_slices(scale: Scale) -> Mapping[str, tuple[AnyScenario, ...]]:
+    """Return the scenarios of all slices, in the order of SLICES."""
     scenarios: Mapping[str, Iterator[AnyScenario]] = {
         "flux": _flux(scale),
         "sdxl": _sdxl(scale),
@@ -192,7 +186,7 @@ def make_slices(scale: Scale) -> tuple[Slice, ...]:
         "load": _load(scale),
         "unets": _unets(scale),
     }
-    return tuple(Slice(name=name, scenarios=tuple(scenarios[name])) for name in SLICES)
+    return {name: tuple(scenarios[name]) for name in SLICES}
 
 
 def _beside_stock(model: str, ours: Precision, stock: Precision) -> Iterator[Variant]:

@@ -11,6 +11,9 @@ from pixpod_bench.gpu.slices import Mode, Side
 GPU = "H100"
 
 
+_Find = Callable[[Result], float | None]
+
+
 @dataclass(frozen=True, slots=True)
 class Target:
     """`find` returns the figure, in `unit`, or None for another result. The best one counts."""
@@ -18,7 +21,7 @@ class Target:
     name: str
     unit: str
     limit: float
-    find: Callable[[Result], float | None]
+    find: _Find
     at_least: bool = False
 
 
@@ -46,27 +49,24 @@ def _judge(target: Target, entries: Iterable[Entry]) -> Verdict:
     )
 
 
-def _seconds(
-    model: str, steps: int, *, has_guidance: bool = True
-) -> Callable[[Result], float | None]:
+def _seconds(model: str, steps: int, *, has_guidance: bool = True) -> _Find:
     """Find the time of one image at 1024 px, as it is served."""
 
     def find(row: Result) -> float | None:
-        if not isinstance(row, Row) or not _is_served(row, model, steps):
-            return None
-        is_wanted = row.batch_size == 1 and row.has_guidance == has_guidance
-        return row.total_ms / 1e3 if is_wanted else None
+        if isinstance(row, Row) and row.batch_size == 1 and _is_served(row, model, steps):
+            return row.total_ms / 1e3 if row.has_guidance == has_guidance else None
+        return None
 
     return find
 
 
-def _rate(model: str, steps: int) -> Callable[[Result], float | None]:
+def _rate(model: str, steps: int) -> _Find:
     """Find the images per second of a batch."""
 
     def find(row: Result) -> float | None:
-        if not isinstance(row, Row) or not _is_served(row, model, steps):
-            return None
-        return row.images_per_second if row.has_guidance and row.batch_size > 1 else None
+        if isinstance(row, Row) and row.batch_size > 1 and _is_served(row, model, steps):
+            return row.images_per_second if row.has_guidance else None
+        return None
 
     return find
 
@@ -81,7 +81,7 @@ def _is_served(row: Row, model: str, steps: int) -> bool:
     )
 
 
-def _gigabytes(limit_gib: float | None) -> Callable[[Result], float | None]:
+def _gigabytes(limit_gib: float | None) -> _Find:
     """Find how much of the GPU two full-size models took."""
 
     def find(row: Result) -> float | None:
