@@ -1,1 +1,1 @@
-"""Benchmarks of the engine. Never part of the image; reads no weights and no network."""
+"""Benchmarks: `gpu`, `cold`, `load` and `emulator`. Nothing but their own tests imports them."""

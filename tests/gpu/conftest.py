@@ -11,10 +11,11 @@ from pixpod.engine.device import find_device
 from pixpod.engine.loading.model_loading import LoadedModel
 from pixpod.families import Precision
 from pixpod.job import GenerationRequest
-from pixpod_bench.asking import make_request
-from pixpod_bench.random_models import build_random_model
-from pixpod_bench.subjects import OurDrawer
+from pixpod.testing.random_models import Tokenizers, build_random_model
+from pixpod.testing.requests import make_request
+from pixpod.testing.runners import LocalRunner
 from pixpod_tools.bake.architectures import ARCHITECTURES
+from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
 
 def pytest_addoption(parser):
@@ -53,8 +54,9 @@ def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
 def load_random() -> Callable[[str, Precision, torch.device], LoadedModel]:
     """An architecture with random weights."""
     catalog = load_catalog()
+    tokenizers = Tokenizers(clip=clip_tokenizer(), t5=t5_tokenizer())
     return lambda name, precision, device: build_random_model(
-        ARCHITECTURES[name], catalog[name], precision, device
+        ARCHITECTURES[name], tokenizers, catalog[name], precision, device
     )
 
 
@@ -74,6 +76,6 @@ def draw() -> Callable[[LoadedModel, GenerationRequest], list[bytes]]:
     """Pixels of each image, drawn as the device's thread of a worker does."""
 
     def draw(model: LoadedModel, request: GenerationRequest) -> list[bytes]:
-        return list(OurDrawer(model, lambda: ()).draw(request).pixels)
+        return list(LocalRunner(model).generate(request).pixels)
 
     return draw

@@ -19,7 +19,7 @@ from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.families import FAMILIES, Precision
 from pixpod.job import GenerationRequest
 from pixpod.settings import Settings
-from pixpod_bench.measure import count_graphs
+from pixpod.testing.runners import count_graphs
 
 pytestmark = pytest.mark.gpu
 

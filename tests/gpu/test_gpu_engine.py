@@ -12,7 +12,7 @@ from pixpod.bootstrap import build_engine
 from pixpod.engine.precision.quantization import quantize_float8_dynamic
 from pixpod.families import Precision
 from pixpod.settings import Settings
-from pixpod_bench.random_models import build_flux_transformer
+from pixpod.testing.random_models import build_flux_transformer
 from pixpod_tools.bake.architectures import MID_SIZE_FLUX_TRANSFORMER
 
 pytestmark = pytest.mark.gpu

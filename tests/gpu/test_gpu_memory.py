@@ -8,7 +8,7 @@ import torch
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.errors import OutOfMemory
 from pixpod.families import Precision
-from pixpod_bench.subjects import OurDrawer
+from pixpod.testing.runners import LocalRunner
 
 pytestmark = pytest.mark.gpu
 
@@ -75,12 +75,12 @@ def memory_hog(cuda):
 
 def test_batch_that_does_not_fit_is_drawn_in_parts_and_says_so(load_random, ask, memory_hog, cuda):
     model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
-    drawer = OurDrawer(model, lambda: ())
+    runner = LocalRunner(model)
     request = ask("flux-tiny", size_px=1024, seeds=range(8), steps=1)
-    expected = drawer.draw(request)
-    needed_for_eight = _peak_bytes(drawer, request, cuda)
+    expected = runner.generate(request)
+    needed_for_eight = _peak_bytes(runner, request, cuda)
     memory_hog(needed_for_eight // 4)
-    drawn = drawer.draw(request)
+    drawn = runner.generate(request)
     assert len(drawn.pixels) == len(expected.pixels) == 8
     assert expected.warnings == ()
     assert any("memory was short" in warning for warning in drawn.warnings)
@@ -102,11 +102,11 @@ def test_image_that_never_fits_is_refused_and_the_next_one_is_drawn(load_random,
     assert draw(model, ask("flux-tiny")) == before
 
 
-def _peak_bytes(drawer: OurDrawer, request, cuda: torch.device) -> int:
+def _peak_bytes(runner: LocalRunner, request, cuda: torch.device) -> int:
     """What drawing takes on top of the weights."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(cuda)
     before = torch.cuda.memory_allocated(cuda)
-    drawer.draw(request)
+    runner.generate(request)
     return torch.cuda.max_memory_allocated(cuda) - before

@@ -8,7 +8,7 @@ from support.factories import make_request
 
 from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import DeviceUnavailable
-from pixpod_bench.throughput.alone import running_engine
+from pixpod.testing.engines import running_engine
 
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
 

@@ -9,9 +9,8 @@ from dataclasses import replace
 import pytest
 from support.platform import call, submit
 
-from pixpod.pricing import WorkerLife, compare
-from pixpod_bench.held_jobs.card import CardSpec
-from pixpod_bench.held_jobs.handler import HANDLER, WorkerSpec
+from pixpod.testing.scripted_engine import ScriptedTimes
+from pixpod.testing.scripted_worker import HANDLER, ScriptedWorker
 from runpod_emulator.behaviour import LateProgress
 from runpod_emulator.testing import QUICK, running_emulator, settings_for
 
@@ -19,21 +18,26 @@ LIMIT_S = 120
 POLL_S = 0.05
 USD_PER_SECOND = 0.001
 
-QUICK_CARD = CardSpec(batch_s=0.05, row_s=0.1, max_rows=4)
-SLOW_CARD = CardSpec(batch_s=6.0, row_s=0.0, max_rows=1)
+QUICK_TIMES = ScriptedTimes(batch_s=0.05, image_s=0.1, max_batch_size=4)
+SLOW_TIMES = ScriptedTimes(batch_s=6.0, image_s=0.0, max_batch_size=1)
 NUM_TOLD = 20
 NUM_RENEWED = 16
 
 ENDPOINTS = {
-    "renewed": WorkerSpec(
-        card=CardSpec(batch_s=0.3, row_s=0.0, max_rows=1), max_held_jobs=3, renew_after_images=4
+    "renewed": ScriptedWorker(
+        times=ScriptedTimes(batch_s=0.3, image_s=0.0, max_batch_size=1),
+        max_concurrency=3,
+        refresh_after_images=4,
     ),
-    "told": WorkerSpec(
-        card=CardSpec(batch_s=3.5, row_s=0.0, max_rows=NUM_TOLD), max_held_jobs=NUM_TOLD
+    "told": ScriptedWorker(
+        times=ScriptedTimes(batch_s=3.5, image_s=0.0, max_batch_size=NUM_TOLD),
+        max_concurrency=NUM_TOLD,
     ),
-    "slow": WorkerSpec(card=SLOW_CARD, max_held_jobs=2),
-    "limited": WorkerSpec(card=SLOW_CARD, max_held_jobs=2, max_job_s=1.0),
-    "billed": WorkerSpec(card=QUICK_CARD, max_held_jobs=5, usd_per_second=USD_PER_SECOND),
+    "slow": ScriptedWorker(times=SLOW_TIMES, max_concurrency=2),
+    "limited": ScriptedWorker(times=SLOW_TIMES, max_concurrency=2, max_job_s=1.0),
+    "billed": ScriptedWorker(
+        times=QUICK_TIMES, max_concurrency=5, usd_per_gpu_second=USD_PER_SECOND
+    ),
 }
 
 
@@ -174,13 +178,12 @@ class TestBill:
         ended = [end_of(platform, "billed", job_id) for job_id in jobs["billed"]]
         costs = [status["output"]["cost"] for status in ended]
         endpoint = platform.state()["endpoints"]["billed"]
-        lives = [WorkerLife(**w["bill"]) for w in (*endpoint["workers"], *endpoint["retired"])]
-        found = compare([cost["gpu_ms"] for cost in costs], lives, USD_PER_SECOND)
-        told_usd = sum(cost["estimated_usd"] for cost in costs)
-        assert told_usd == pytest.approx(found.jobs_usd, abs=1e-6)
-        assert 0 < found.jobs_usd < found.bill_usd
-        assert found.beside_usd > 0, "jobs were paid for twice"
-        assert found.start_usd > 0
+        bills = [w["bill"] for w in (*endpoint["workers"], *endpoint["retired"])]
+        shares_s = sum(cost["gpu_ms"] for cost in costs) / 1e3
+        reported_usd = sum(cost["estimated_usd"] for cost in costs)
+        assert reported_usd == pytest.approx(shares_s * USD_PER_SECOND, abs=1e-6)
+        assert 0 < shares_s < sum(bill["run_s"] for bill in bills), "jobs were paid for twice"
+        assert sum(bill["run_s"] for bill in bills) < sum(bill["billed_s"] for bill in bills)
 
     def test_jobs_of_a_batch_share_its_time(self, platform, jobs):
         ended = [end_of(platform, "billed", job_id) for job_id in jobs["billed"]]

@@ -12,7 +12,7 @@ from pixpod.engine.compilation.cuda_graphs import Recorded
 from pixpod.engine.compilation.regions import Call
 from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import OutOfMemory
-from pixpod_bench.throughput.alone import running_engine
+from pixpod.testing.engines import running_engine
 
 BATCH = make_request(seeds=(1, 2, 3, 4))
 

@@ -20,7 +20,7 @@ from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.execution import model_runner as drawer
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.families import FAMILIES, Precision
-from pixpod_bench.throughput.alone import running_engine
+from pixpod.testing.engines import running_engine
 
 CPU = torch.device("cpu")
 

@@ -8,8 +8,8 @@ from dataclasses import asdict
 import pytest
 
 from pixpod.timeline import Span
-from pixpod_bench import boot_cli
-from pixpod_bench.boot_report import (
+from pixpod_tools.boot_report import cli
+from pixpod_tools.boot_report.report import (
     NoTimeline,
     format_boot,
     make_boot_report,
@@ -106,7 +106,7 @@ def test_first_image_can_be_left_out():
 
 def test_picture_names_phases_moments_and_speed(log, tmp_path, capsys):
     picture = tmp_path / "boot.svg"
-    assert boot_cli.main([str(log), "--out", str(picture)]) == 0
+    assert cli.main([str(log), "--out", str(picture)]) == 0
     text = picture.read_text()
     ET.fromstring(text)
     # matplotlib draws letters as outlines and keeps the words in comments
@@ -119,24 +119,24 @@ def test_picture_names_phases_moments_and_speed(log, tmp_path, capsys):
 
 def test_same_log_gives_the_same_picture(log, tmp_path):
     for name in ("a.svg", "b.svg"):
-        boot_cli.main([str(log), "--out", str(tmp_path / name)])
+        cli.main([str(log), "--out", str(tmp_path / name)])
     assert (tmp_path / "a.svg").read_bytes() == (tmp_path / "b.svg").read_bytes()
 
 
 def test_log_comes_from_standard_input_too(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO(line(BOOT)))
-    assert boot_cli.main(["-"]) == 0
+    assert cli.main(["-"]) == 0
     assert "first image" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("name", ["missing.log", "empty.log"])
 def test_log_that_tells_nothing_ends_with_one_line(name, tmp_path, capsys):
     (tmp_path / "empty.log").touch()
-    assert boot_cli.main([str(tmp_path / name)]) == 1
+    assert cli.main([str(tmp_path / name)]) == 1
     assert capsys.readouterr().err.count("\n") == 1
 
 
 def test_unknown_kind_of_picture_is_refused_before_anything_is_read(capsys):
     with pytest.raises(SystemExit):
-        boot_cli.main(["no.log", "--out", "boot.bmp"])
+        cli.main(["no.log", "--out", "boot.bmp"])
     assert ".svg, .png, .pdf" in capsys.readouterr().err

@@ -4,9 +4,9 @@ import json
 from pathlib import Path
 
 import pytest
-from support.gpu_results import LOAD, MEMORY, OVERLAP, ROW, VAE
+from support.gpu_results import LOAD, MEMORY, ROW, TESTS
 
-from pixpod_bench.results import (
+from pixpod_bench.gpu.results import (
     Entry,
     Failure,
     Journal,
@@ -16,12 +16,12 @@ from pixpod_bench.results import (
 
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "torch": "2.13.0", "driver": "580"}
 
-RESULTS: list[Result] = [ROW, VAE, OVERLAP, MEMORY, LOAD, Failure(reason="RuntimeError: broken")]
+RESULTS: list[Result] = [ROW, MEMORY, LOAD, TESTS, Failure(reason="RuntimeError: broken")]
 
 
 @pytest.fixture
 def path(tmp_path: Path) -> Path:
-    return tmp_path / "gpu-bench.jsonl"
+    return tmp_path / "gpu.jsonl"
 
 
 @pytest.mark.parametrize("result", RESULTS, ids=lambda result: type(result).__name__)
@@ -38,12 +38,12 @@ def test_results_come_back_as_they_were(path, result):
 
 def test_line_that_was_cut_off_is_no_result(path):
     journal = Journal.continued(path, MACHINE)
-    journal.add("flux", "one", VAE)
-    journal.add("flux", "two", VAE)
+    journal.add("flux", "one", MEMORY)
+    journal.add("flux", "two", MEMORY)
     path.write_text(path.read_text()[:-30])
     again = Journal.continued(path, MACHINE)
     assert [entry.scenario for entry in again.entries()] == ["one"]
-    again.add("flux", "two", VAE)
+    again.add("flux", "two", MEMORY)
     assert len(list(Journal(path).entries())) == 2
 
 
@@ -59,7 +59,7 @@ def test_scenario_that_ended_two_processes_is_not_tried_again(path):
 @pytest.mark.parametrize("fact", ["device", "torch"])
 def test_figures_of_another_machine_are_not_mixed_in(path, fact):
     Journal.continued(path, MACHINE)
-    with pytest.raises(OtherMachine, match=r"NVIDIA H100 80GB HBM3 with torch 2\.13\.0, and this"):
+    with pytest.raises(OtherMachine, match=r"got results of NVIDIA H100 80GB HBM3 with 2\.13\.0"):
         Journal.continued(path, {**MACHINE, fact: "other"})
 
 

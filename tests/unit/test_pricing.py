@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixpod.pricing import PriceList, WorkerLife, compare
+from pixpod.pricing import PriceList
 
 
 @pytest.mark.parametrize(
@@ -48,27 +48,6 @@ def test_own_price_holds_for_any_device(device_name, price):
     cost = PriceList.load(price).cost(device_name, 2_000.0)
     assert cost.estimated_usd == 2 * price
     assert cost.basis == "PIXPOD_USD_PER_GPU_SECOND"
-
-
-class TestComparison:
-    lives = (
-        WorkerLife(start_s=2.0, run_s=10.0, idle_s=5.2, billed_s=18),
-        WorkerLife(start_s=2.5, run_s=4.0, idle_s=5.0, billed_s=12),
-    )
-
-    def test_parts_add_up_to_the_bill(self):
-        found = compare([3_000.0, 5_000.0, 2_500.0], self.lives, 0.01)
-        assert found.jobs_usd == pytest.approx(0.105)
-        assert found.beside_usd == pytest.approx(0.035)
-        assert found.start_usd == pytest.approx(0.045)
-        assert found.idle_usd == pytest.approx(0.102)
-        assert found.rounding_usd == pytest.approx(0.013)
-        assert found.bill_usd == pytest.approx(0.01 * 30)
-        assert found.jobs_share == pytest.approx(0.35)
-
-    def test_bill_without_jobs_or_workers_is_possible(self):
-        assert compare([], self.lives, 0.01).jobs_usd == 0
-        assert compare([], (), 0.01).jobs_share == 0
 
 
 def test_basis_names_source_and_date():

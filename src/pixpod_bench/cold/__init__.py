@@ -1,1 +1,1 @@
-"""How long a worker takes from nothing to ready: each measured run is a process of its own."""
+"""From nothing to ready: each measured run is a process of its own. `scripts/cold_bench`."""

@@ -1,4 +1,4 @@
-"""The real worker, `python handler.py`, from its start to its first request for a job or to ready.
+"""The real worker, `python handler.py`, from its start to taking jobs, ready, or an image.
 
 The platform that it talks to is the least that the SDK works with, on this machine.
 """
@@ -11,114 +11,99 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
-from pixpod_bench.boot_report import NoTimeline, read_log
-from pixpod_bench.cold.case import CPU_CATALOG, Case, catalog_for
-from pixpod_bench.cold.processes import LIMIT_S, ROOT, environment
-from pixpod_bench.cold.runs import NotHere, Sample
+from pixpod_bench.base_checkout import environ_for
+from pixpod_bench.cold.case import Case
+from pixpod_bench.cold.processes import LIMIT_S
+from pixpod_bench.cold.runs import Before, NotHere, Sample
+from pixpod_bench.machine import ROOT, environment
+from pixpod_tools.boot_report.report import MESSAGE, NoTimeline, read_log
 
-MODEL_READY = "model ready"
-"""The worker's own word, in its log, for a model with every byte read, checked and bound."""
+TAKING_JOBS = "taking jobs"
+FIRST_IMAGE = "first image"
 
 _HOLD_S = 5.0
-"""Of a request for a job that has none; the platform holds it, too."""
+"""How long a request for a job waits; the platform holds it, too."""
 
 
-def boot_to_job_take(settings: Mapping[str, str], before: Callable[[], None]) -> Sample:
-    """Seconds from exec to the first request for a job. Raises NotHere if none comes."""
+def boot_worker(
+    environ: Mapping[str, str],
+    before: Before,
+    *,
+    root: Path = ROOT,
+    size_bytes: int | None = None,
+) -> Sample:
+    """Boot the worker of the checkout at `root` until all its models are ready.
+
+    Seconds are from exec, as is the mark TAKING_JOBS, the first request for a job. Raises NotHere
+    if the worker ends before.
+    """
     with _platform() as platform:
+        given = environ_for(root, {**environ, **platform.environment()})
         before()
         began = time.perf_counter()
-        with _handler([], {**settings, **platform.environment()}) as (process, log):
-            while not platform.taken.wait(0.2):
-                if process.poll() is not None or time.perf_counter() - began > LIMIT_S:
-                    raise NotHere(_last_error(log))
-            return Sample(seconds=platform.taken_at - began)
+        with _handler(root, [], given) as (process, log):
+            ready_at = _wait_for_timeline(process, log)
+            if not platform.taken.wait(LIMIT_S):
+                raise NotHere("the worker asked for no job")
+    marks = {TAKING_JOBS: platform.taken_at - began}
+    return Sample(seconds=ready_at - began, size_bytes=size_bytes, marks=marks)
 
 
-def boot_to_ready(case: Case, before: Callable[[], None]) -> Sample:
-    """Seconds from exec to ready, as a worker on the platform. Raises NotHere if it fails."""
-    size_bytes = sum(path.stat().st_size for path in case.paths())
-    with _platform() as platform:
-        before()
-        began = time.perf_counter()
-        with _handler([], {**worker_settings(case), **platform.environment()}) as (process, log):
-            while time.perf_counter() - began < LIMIT_S:
-                line = log.readline()
-                if MODEL_READY in line:
-                    return Sample(seconds=time.perf_counter() - began, size_bytes=size_bytes)
-                if not line and process.poll() is not None:
-                    break
-                if not line:
-                    time.sleep(0.01)
-            raise NotHere(_last_error(log))
+def boot_to_image(case: Case, request: Mapping[str, object], before: Before) -> Sample:
+    """Run a process that generates one image; the mark FIRST_IMAGE is when the pixels are there.
 
-
-def boot_to_image(case: Case, request: Mapping[str, object], before: Callable[[], None]) -> Sample:
-    """Seconds from exec to the end of a process that draws one image; `details` have the spans
-    of its boot. Raises NotHere if it fails.
+    Raises NotHere if it fails.
     """
     with tempfile.TemporaryDirectory() as images:
-        settings = {
-            **worker_settings(case),
-            "PIXPOD_PRELOAD": "true",
-            "PIXPOD_WARMUP_SIZES": "none",  # it would follow the image, and hold up the end
-            "PIXPOD_OUTPUT_DIR": images,
-        }
+        environ = {**case.environ(), "PIXPOD_OUTPUT_DIR": images}
         job = json.dumps({"input": {"model": case.model, **request}})
         before()
         began = time.perf_counter()
-        with _handler(["--test_input", job], settings) as (process, log):
+        with _handler(ROOT, ["--test_input", job], environ) as (process, log):
             status = process.wait(LIMIT_S)
             seconds = time.perf_counter() - began
             try:
                 spans = read_log(log)
             except NoTimeline as exc:
                 raise NotHere(f"status {status}: {_last_error(log)}") from exc
-    marks = {
-        "ready": next(span.ended_s for span in spans if span.phase == "ready"),
-        "first image": next(span.ended_s for span in spans if span.phase == "first_image"),
-    }
-    read_bytes = sum(span.size_bytes or 0 for span in spans)
-    details = {"spans": [asdict(span) for span in spans]}
-    return Sample(seconds=seconds, size_bytes=read_bytes, marks=marks, details=details)
+    moments = {span.phase: span.ended_s for span in spans}
+    if "first_image" not in moments:
+        raise NotHere(f"status {status}: no image")
+    marks = {"ready": moments["ready"], FIRST_IMAGE: moments["first_image"]}
+    return Sample(seconds=seconds, size_bytes=case.size_bytes(), marks=marks)
 
 
-def worker_settings(case: Case) -> dict[str, str]:
-    """The environment of a worker that serves the case's model as it is stored, and eagerly: what
-    it is compared with does neither convert nor compile.
-    """
-    settings = {
-        "PIXPOD_WEIGHTS_DIR": str(case.directory),
-        "PIXPOD_MODELS": case.model,
-        "PIXPOD_ACCEPT_LICENCES": catalog_for(case.device)[case.model].licence,
-        "PIXPOD_DEVICE": case.device,
-        "PIXPOD_COMPILE": "false",
-    }
-    if precision := case.weights().precision:
-        settings["PIXPOD_PRECISION"] = precision
-    if case.device == "cpu":
-        settings["PIXPOD_CATALOG"] = str(CPU_CATALOG)
-    return settings
+def _wait_for_timeline(process: "subprocess.Popen[bytes]", log: IO[str]) -> float:
+    """Return when the worker logged that its models are there. Raises NotHere."""
+    began = time.perf_counter()
+    while time.perf_counter() - began < LIMIT_S:
+        line = log.readline()
+        if MESSAGE in line and '"ready"' in line:
+            return time.perf_counter()
+        if MESSAGE in line or (not line and process.poll() is not None):
+            break
+        if not line:
+            time.sleep(0.005)
+    raise NotHere(_last_error(log))
 
 
 @contextmanager
 def _handler(
-    arguments: list[str], settings: Mapping[str, str]
+    root: Path, arguments: list[str], environ: Mapping[str, str]
 ) -> "Iterator[tuple[subprocess.Popen[bytes], IO[str]]]":
-    """A worker in a process group of its own, since the SDK starts processes; and its log."""
+    """Start a worker in a process group of its own, since the SDK starts processes; and its log."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         with path.open("wb") as log, path.open(encoding="utf-8", errors="replace") as reader:
             process = subprocess.Popen(  # noqa: S603 (our own arguments, no shell)
-                [sys.executable, str(ROOT / "handler.py"), *arguments],
-                env=environment(settings),
+                [sys.executable, str(root / "handler.py"), *arguments],
+                env=environment(environ, root),
                 cwd=folder,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.DEVNULL,
@@ -134,7 +119,7 @@ def _handler(
 
 
 class _Platform(ThreadingHTTPServer):
-    """Notes when the first job is asked for, and has none."""
+    """Notes when the first job is requested, and has none."""
 
     daemon_threads = True
 
@@ -144,7 +129,7 @@ class _Platform(ThreadingHTTPServer):
         self.taken_at = 0.0
 
     def environment(self) -> dict[str, str]:
-        """What the platform tells a worker. The SDK's checks of the system ask the network."""
+        """Return what the platform tells a worker. The SDK's system checks need the network."""
         root = f"http://127.0.0.1:{self.server_address[1]}/v2/bench"
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{root}/job-take/$ID",
@@ -174,7 +159,7 @@ class _Answer(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Nothing."""
+        """Write nothing."""
 
 
 @contextmanager
@@ -192,4 +177,4 @@ def _platform() -> Iterator[_Platform]:
 def _last_error(log: IO[str]) -> str:
     log.seek(0)
     lines = [line.strip() for line in log if line.strip()]
-    return lines[-1][:300] if lines else "the worker ended without a word"
+    return lines[-1][:300] if lines else "the worker ended without a message"

@@ -1,52 +1,38 @@
 """The plainest way to read files: threads, preadv, buffers that are used again, no checksum.
 
-What a loader is compared with. Standard library only, so that it can start before anything else.
+Loaders are compared with it. Standard library only, so that it can start before anything else.
 """
 
 import mmap
 import os
 import threading
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadPlan:
-    """How many threads read, and how much at once."""
-
-    threads: int
-    block_bytes: int
-
-    def __str__(self) -> str:
-        return f"{self.threads} threads, {self.block_bytes // 2**20} MiB"
-
-
-PLANS = tuple(
-    ReadPlan(threads=threads, block_bytes=mebibytes * 2**20)
-    for threads in (1, 2, 4, 8)
-    for mebibytes in (1, 8)
-)
-"""Those that are tried beforehand; the quickest is what a loader is compared with."""
+THREADS = min(8, os.cpu_count() or 1)
+BLOCK_BYTES = 2**20
+"""The quickest of eight plans on two cores (1 to 8 threads, 1 and 8 MiB)."""
 
 
 class PlainRead:
     """Reads all files once; begins when it is made."""
 
-    def __init__(self, paths: Sequence[Path], plan: ReadPlan) -> None:
-        self._blocks = _blocks(paths, plan.block_bytes)
+    def __init__(
+        self, paths: Sequence[Path], threads: int = THREADS, block_bytes: int = BLOCK_BYTES
+    ) -> None:
+        self._blocks = _blocks(paths, block_bytes)
         self._lock = threading.Lock()
         self._read_bytes = 0
         self._failure: OSError | None = None
         self._threads = [
-            threading.Thread(target=self._work, args=(plan.block_bytes,), daemon=True)
-            for _ in range(plan.threads)
+            threading.Thread(target=self._work, args=(block_bytes,), daemon=True)
+            for _ in range(threads)
         ]
         for thread in self._threads:
             thread.start()
 
     def wait(self) -> int:
-        """The bytes that were read, once all were. Raises OSError."""
+        """Return how many bytes were read, once all were. Raises OSError."""
         for thread in self._threads:
             thread.join()
         if self._failure:

@@ -1,19 +1,20 @@
-"""One measured run: a fresh process that prepares, waits to be told, runs, and prints one line.
+"""One measured run: a fresh process that prepares, waits for a line, runs, and prints one line.
 
 `python -m pixpod_bench.cold.probe ORDER`, with an order as JSON: {"probe": NAME, ...}. It prints
 `prepared`, waits for a line on standard input, and prints its seconds and bytes as JSON. Imports
-nothing heavy before it is asked for.
+nothing heavy before it is needed.
 """
 
 import json
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
 from pixpod.timeline import since_process_start
-from pixpod_bench.cold.plain_read import PlainRead, ReadPlan
+from pixpod_bench.cold.plain_read import PlainRead
 
 PREPARED = "prepared"
 
@@ -25,82 +26,75 @@ Outcome = Mapping[str, object]
 
 def main() -> int:
     order = json.loads(sys.argv[1])
-    run = PROBES[order["probe"]](order)
-    sys.stdout.write(PREPARED + "\n")
-    sys.stdout.flush()
-    sys.stdin.readline()
-    began = time.perf_counter()
-    outcome = run()
-    document = {"seconds": time.perf_counter() - began, **outcome}
-    sys.stdout.write(json.dumps(document) + "\n")
-    sys.stdout.flush()
+    with ExitStack() as stack:
+        run = PROBES[order["probe"]](order, stack)
+        sys.stdout.write(PREPARED + "\n")
+        sys.stdout.flush()
+        sys.stdin.readline()
+        began = time.perf_counter()
+        outcome = run()
+        document = {"seconds": time.perf_counter() - began, **outcome}
+        sys.stdout.write(json.dumps(document) + "\n")
+        sys.stdout.flush()
     return 0
 
 
-def _read(order: Order) -> Callable[[], Outcome]:
-    paths, plan = _what_to_read(order)
-    return lambda: {"size_bytes": PlainRead(paths, plan).wait()}
+def _read(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
+    paths = [Path(path) for path in order["paths"]]
+    return lambda: {"size_bytes": PlainRead(paths).wait()}
 
 
-def _load(order: Order) -> Callable[[], Outcome]:
-    """The loader has loaded a tiny model before: what it imports, it has imported."""
-    from pixpod.engine.device import prepare_device
-    from pixpod.engine.loading.pipelines import silence_libraries
+def _load(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
+    """Load a tiny model before: what the loader imports, it has imported then."""
+    from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_bench.cold.case import Case
     from pixpod_bench.cold.loaders import LOADERS
 
     case, load = Case.from_json(order["case"]), LOADERS[order["loader"]]
     silence_libraries()
-    prepare_device(case.device)
-    load(case.rehearsal())
+    with ExitStack() as rehearsal:
+        load(case.rehearsal(), rehearsal)
     _synchronize(case.device)
-    size_bytes = sum(path.stat().st_size for path in case.paths())
-    kept: object = None  # to give memory back is no part of loading
+    size_bytes = case.size_bytes()
+    kept: object = None  # giving memory back is no part of loading
 
     def run() -> Outcome:
         nonlocal kept
-        kept = load(case)
+        kept = load(case, stack)
         _synchronize(case.device)
         return {"size_bytes": size_bytes}
 
     return run
 
 
-def _import_and_read(order: Order) -> Callable[[], Outcome]:
-    """What no worker can do without: its libraries, and its bytes, side by side."""
-    paths, plan = _what_to_read(order)
+def _import_and_read(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
+    """Do what no worker can do without: import its libraries and read its bytes, side by side."""
+    paths = [Path(path) for path in order["paths"]]
 
     def run() -> Outcome:
-        reading = PlainRead(paths, plan)
-        import_libraries(order["pipeline"])
+        reading = PlainRead(paths)
+        _import_libraries(order["pipeline"])
         return {"size_bytes": reading.wait()}
 
     return run
 
 
-def _pinned_copy(order: Order) -> Callable[[], Outcome]:
-    """What the bus gives: one page-locked gigabyte to the card, four times."""
-    import torch
-
-    source = torch.empty(1 << 30, dtype=torch.uint8, pin_memory=True)
-    target = torch.empty_like(source, device="cuda")
-    target.copy_(source)
-    torch.cuda.synchronize()
-
+def _import_classes(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
     def run() -> Outcome:
-        for _ in range(4):
-            target.copy_(source, non_blocking=True)
-        torch.cuda.synchronize()
-        return {"size_bytes": 4 * len(source)}
+        import torch  # noqa: F401
+        from diffusers import (  # noqa: F401
+            FluxPipeline,
+            StableDiffusionPipeline,
+            StableDiffusionXLPipeline,
+        )
+
+        return {}
 
     return run
 
 
-def _stock_image(order: Order) -> Callable[[], Outcome]:
-    """A process that does what the documentation of diffusers says, up to its first image.
-
-    Nothing of ours is imported meanwhile.
-    """
+def _stock_image(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
+    """Do what the documentation of diffusers says, up to a first image; import nothing of ours."""
     clock = since_process_start()
 
     def run() -> Outcome:
@@ -121,9 +115,9 @@ def _stock_image(order: Order) -> Callable[[], Outcome]:
     return run
 
 
-def import_libraries(pipeline: str) -> None:
-    """What a worker imports that others have written, without anything of ours: the SDK too, and
-    that without the second that it spends to find the name of the processor.
+def _import_libraries(pipeline: str) -> None:
+    """Import what a worker imports of others, without the second that the SDK spends on finding
+    the name of the processor.
     """
     from types import ModuleType
 
@@ -143,10 +137,6 @@ def import_libraries(pipeline: str) -> None:
     torch.ones(1).add(1).item()
 
 
-def _what_to_read(order: Order) -> tuple[list[Path], ReadPlan]:
-    return [Path(path) for path in order["paths"]], ReadPlan(**order["plan"])
-
-
 def _synchronize(device: str) -> None:
     import torch
 
@@ -154,11 +144,11 @@ def _synchronize(device: str) -> None:
         torch.cuda.synchronize()
 
 
-PROBES: Mapping[str, Callable[[Order], Callable[[], Outcome]]] = {
+PROBES: Mapping[str, Callable[[Order, ExitStack], Callable[[], Outcome]]] = {
     "read": _read,
     "load": _load,
     "import_and_read": _import_and_read,
-    "pinned_copy": _pinned_copy,
+    "import_classes": _import_classes,
     "stock_image": _stock_image,
 }
 

@@ -7,32 +7,27 @@ import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
+
+from pixpod_bench.figures import Ratio, Verdict, ratio_of, spread_percent
 
 
 class NotHere(Exception):
-    """Something cannot be measured on this machine, and why."""
-
-
-Details = Mapping[str, Any]
-"""Any: a JSON document."""
+    """Something cannot be measured on this machine; the message says why."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One run. `marks` are moments on the way, in seconds, that become timings of their own;
-    `ended_at` is the perf_counter of who waited for it.
-    """
+    """One run. `marks` are moments on the way, in seconds, which become timings of their own."""
 
     seconds: float
     size_bytes: int | None = None
     marks: Mapping[str, float] = field(default_factory=dict)
-    details: Details = field(default_factory=dict)
-    ended_at: float | None = None
 
 
-Run = Callable[[Callable[[], None]], Sample]
-"""Runs once; calls what it is given right before the clock starts."""
+Before = Callable[[], None]
+"""Called right before the clock starts."""
+
+Run = Callable[[Before], Sample]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +39,6 @@ class Timing:
     state: str
     seconds: tuple[float, ...]
     size_bytes: int | None
-    details: Details
 
     @property
     def median_s(self) -> float:
@@ -52,21 +46,11 @@ class Timing:
 
     @property
     def spread_percent(self) -> float:
-        """(slowest - fastest) / median."""
-        return 100 * (max(self.seconds) - min(self.seconds)) / self.median_s
+        return spread_percent(self.seconds)
 
     @property
     def gigabytes_per_s(self) -> float | None:
         return self.size_bytes / self.median_s / 1e9 if self.size_bytes else None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Missing:
-    """What could not be measured here."""
-
-    case: str
-    name: str
-    reason: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,73 +60,52 @@ class Rounds:
     repetitions: int
     states: Sequence[str]
     prepare: Callable[[str], None]
-    on_run: Callable[[str, str], None]
+    on_run: Callable[[], object] = lambda: None
     may_go_on: Callable[[], bool] = lambda: True
 
 
 def measure(
     case: str, subjects: Mapping[str, Run], rounds: Rounds
-) -> tuple[list[Timing], list[Missing]]:
-    """One timing per subject and state. A subject that cannot run is left out, with its reason."""
+) -> tuple[list[Timing], dict[str, str]]:
+    """Return one timing per subject and state, and the reasons why a subject was left out.
+
+    Every second round runs the subjects in reverse order.
+    """
     samples: dict[tuple[str, str], list[Sample]] = {}
     missing: dict[str, str] = {}
-    for _ in range(rounds.repetitions):
+    for number in range(rounds.repetitions):
         for state in rounds.states:
-            for name, run in subjects.items():
+            for name in list(subjects)[:: 1 if number % 2 == 0 else -1]:
                 if name in missing:
                     continue
                 if not rounds.may_go_on():
-                    missing.setdefault(name, "out of time")
+                    missing[name] = "out of time"
                     continue
-                rounds.on_run(name, state)
+                rounds.on_run()
                 try:
-                    sample = run(partial(rounds.prepare, state))
+                    sample = subjects[name](partial(rounds.prepare, state))
                 except NotHere as exc:
                     missing[name] = str(exc)
                     continue
                 samples.setdefault((name, state), []).append(sample)
                 for mark, seconds in sample.marks.items():
-                    passed = Sample(seconds=seconds, size_bytes=sample.size_bytes)
-                    samples.setdefault((f"{name}, {mark}", state), []).append(passed)
-    timings = [_timing(case, *key, runs) for key, runs in samples.items()]
-    return timings, [
-        Missing(case=case, name=name, reason=reason) for name, reason in missing.items()
+                    samples.setdefault((f"{name}, {mark}", state), []).append(
+                        Sample(seconds=seconds)
+                    )
+    timings = [
+        Timing(
+            case=case,
+            name=name,
+            state=state,
+            seconds=tuple(run.seconds for run in runs),
+            size_bytes=runs[0].size_bytes,
+        )
+        for (name, state), runs in samples.items()
     ]
+    return timings, missing
 
 
-def _timing(case: str, name: str, state: str, runs: Sequence[Sample]) -> Timing:
-    return Timing(
-        case=case,
-        name=name,
-        state=state,
-        seconds=tuple(run.seconds for run in runs),
-        size_bytes=runs[0].size_bytes,
-        details=runs[-1].details,
-    )
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Verdict:
-    """A ratio beside what it should be; `at_least` tells which side of the target is good.
-
-    `lowest` and `highest` are over the rounds: each run against its neighbour in time.
-    """
-
-    target: str
-    case: str
-    state: str
-    ratio: float
-    lowest: float
-    highest: float
-    limit: float
-    at_least: bool
-
-    @property
-    def is_met(self) -> bool:
-        return self.ratio >= self.limit if self.at_least else self.ratio <= self.limit
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Target:
     """Seconds of `above` over seconds of `below`, by the names of two subjects."""
 
@@ -150,27 +113,28 @@ class Target:
     above: str
     below: str
     limit: float
-    at_least: bool
+    at_least: bool = False
 
-    def judge(self, timings: Iterable[Timing]) -> list[Verdict]:
-        """One verdict for each case and state in which both were measured."""
+    def ratios(self, timings: Iterable[Timing]) -> list[tuple[str, Ratio]]:
+        """Return the ratio for each case and state in which both were measured, pair by pair."""
         found = {(timing.case, timing.state, timing.name): timing for timing in timings}
-        verdicts = []
+        ratios = []
         for (case, state, name), above in found.items():
             below = found.get((case, state, self.below))
-            if name != self.above or below is None:
-                continue
-            pairs = [a / b for a, b in zip(above.seconds, below.seconds, strict=False)]
-            verdicts.append(
-                Verdict(
-                    target=self.title,
-                    case=case,
-                    state=state,
-                    ratio=above.median_s / below.median_s,
-                    lowest=min(pairs),
-                    highest=max(pairs),
-                    limit=self.limit,
-                    at_least=self.at_least,
-                )
+            if name == self.above and below is not None:
+                num_pairs = min(len(above.seconds), len(below.seconds))
+                ratio = ratio_of(above.seconds[:num_pairs], below.seconds[:num_pairs])
+                ratios.append((f"{case}, {state}", ratio))
+        return ratios
+
+    def judge(self, timings: Iterable[Timing]) -> list[Verdict]:
+        return [
+            Verdict(
+                target=self.title,
+                subject=subject,
+                value=ratio.median,
+                limit=self.limit,
+                at_least=self.at_least,
             )
-        return verdicts
+            for subject, ratio in self.ratios(timings)
+        ]

@@ -18,7 +18,7 @@ from pixpod.engine.memory.footprints import Footprints, NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.weights.manifest import read_manifest
-from pixpod_bench.picture import FORMATS, picture
+from pixpod_tools.picture import FORMATS, picture
 from pixpod_tools.plan.report import format_plan, plan_as_json
 from pixpod_tools.plan.served import find_needs, find_target
 
