@@ -1,9 +1,7 @@
 """The one place where tests and benchmarks build a request: a model's defaults with changes."""
 
-from dataclasses import replace
-
 from pixpod.catalog import ModelSpec
-from pixpod.job import GenerationRequest, Quality
+from pixpod.job import GenerationRequest
 
 PROMPT = "a red circle on a blue background"
 
@@ -23,25 +21,19 @@ def make_request(
     Without `has_guidance` the guidance scale is 0, which is how distilled UNets are called and
     halves the work; families that take their guidance as an input are unaffected.
     """
-    request = GenerationRequest(
-        model=spec.name,
-        prompt=prompt,
-        prompt_2=None,
-        negative_prompt=None,
+    changes: dict[str, float | int] = {}
+    if text_tokens:
+        changes["max_sequence_length"] = text_tokens
+    if spec.takes_guidance and not has_guidance:
+        changes["guidance_scale"] = 0.0
+    return spec.default_request(
         width=size_px,
         height=size_px,
         num_inference_steps=num_inference_steps,
-        guidance_scale=spec.defaults.guidance_scale,
-        true_cfg_scale=None,
-        max_sequence_length=text_tokens or spec.defaults.max_sequence_length,
-        scheduler=spec.defaults.scheduler,
+        prompt=prompt,
         seeds=seeds,
-        truncate_long_prompt=False,
-        deterministic=False,
-        quality=Quality.DEFAULT,
+        **changes,
     )
-    is_plain = has_guidance or not spec.takes_guidance
-    return request if is_plain else replace(request, guidance_scale=0.0)
 
 
 def pipeline_arguments(request: GenerationRequest) -> dict[str, object]:
@@ -50,12 +42,12 @@ def pipeline_arguments(request: GenerationRequest) -> dict[str, object]:
     A field that is None is left out, so that the pipeline's own default holds.
     """
     arguments: dict[str, object] = {
-        "prompt": request.prompt,
+        "prompt": request.prompts.prompt,
         "width": request.width,
         "height": request.height,
-        "num_inference_steps": request.num_inference_steps,
+        "num_inference_steps": request.sampling.num_inference_steps,
         "num_images_per_prompt": len(request.seeds),
-        "guidance_scale": request.guidance_scale,
-        "max_sequence_length": request.max_sequence_length,
+        "guidance_scale": request.sampling.guidance_scale,
+        "max_sequence_length": request.text.max_sequence_length,
     }
     return {name: value for name, value in arguments.items() if value is not None}

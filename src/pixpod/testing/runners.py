@@ -8,11 +8,10 @@ from torch._dynamo.utils import counters
 
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.prompt_cache import PromptCache
-from pixpod.engine.loading.model_loading import LoadedModel
-from pixpod.engine.memory.footprints import Footprints
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
-from pixpod.engine.scheduling.request_queue import Part
+from pixpod.engine.model import LoadedModel
+from pixpod.engine.scheduling.batching import BatchItem
 from pixpod.errors import WorkerError
 from pixpod.job import GenerationRequest
 
@@ -39,15 +38,13 @@ class LocalRunner:
     def __init__(self, model: LoadedModel, warnings: Callable[[], tuple[str, ...]] = tuple) -> None:
         self.model = model
         self._warnings = warnings
-        self._runner = ModelRunner(
-            Placement(make_plan((), None), Footprints().working_bytes), PromptCache(0)
-        )
+        self._runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0))
 
     def generate(self, request: GenerationRequest) -> TimedImages:
         """Raises WorkerError."""
         started = time.perf_counter()
-        part = Part(request=request, seeds=request.seeds)
-        (result,) = self._runner.draw(self.model, [part], lambda step: None)
+        item = BatchItem(request=request, seeds=request.seeds)
+        (result,) = self._runner.execute(self.model, [item], lambda step: None)
         total_ms = (time.perf_counter() - started) * 1e3
         if isinstance(result, WorkerError):
             raise result
@@ -56,7 +53,7 @@ class LocalRunner:
             denoise_ms=result.timings_ms["denoise"],
             decode_ms=result.timings_ms["decode"],
             total_ms=total_ms,
-            pixels=tuple(image.pixels for image in result.images),
+            pixels=tuple(image.pixels.pixels for image in result.images),
             warnings=tuple(dict.fromkeys((*result.warnings, *self._warnings()))),
         )
 

@@ -1,4 +1,4 @@
-"""ScriptedEngine: an Engine that takes as long as it is told to, and returns black images.
+"""ScriptedEngine: an Engine that takes a given time and returns black images.
 
 It shares batches and reports steps as the real engine does. Standard library only.
 """
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixpod.engine.base import StepListener
-from pixpod.job import Generation, GenerationRequest, ModelIdentity, RawImage
+from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity, RawImage
 
 log = logging.getLogger(__name__)
 
@@ -38,7 +38,7 @@ class _QueuedRequest:
 
     @property
     def steps(self) -> int:
-        return self.request.num_inference_steps
+        return self.request.sampling.num_inference_steps
 
 
 class ScriptedEngine:
@@ -107,12 +107,17 @@ def _generation(
     queued: _QueuedRequest, began_at: float, device_ms: float, batch_size: int
 ) -> Generation:
     request = queued.request
-    pixels = bytes(3 * request.width * request.height)
+    pixels = RawImage(
+        width=request.width,
+        height=request.height,
+        pixels=bytes(3 * request.width * request.height),
+    )
     return Generation(
-        images=(RawImage(width=request.width, height=request.height, pixels=pixels),),
+        images=(ImageResult(pixels=pixels, seed=request.seeds[0]),),
         model=ModelIdentity(
             name=request.model, revision="scripted", precision="none", weights="none"
         ),
         timings_ms={"queue": (began_at - queued.submitted_at) * 1e3, "denoise": device_ms},
         device_ms=device_ms / batch_size,
+        num_calls=queued.steps,
     )

@@ -51,7 +51,7 @@ def build(spec: ScriptedWorker) -> Worker:
     engine = ScriptedEngine(spec.times)
     models = load_catalog()
     return Worker(
-        offer=Capabilities(
+        capabilities=Capabilities(
             models=models,
             qualities=dict.fromkeys(models, (Quality.DEFAULT,)),
             deliveries=(Delivery.INLINE,),
@@ -59,10 +59,10 @@ def build(spec: ScriptedWorker) -> Worker:
         engine=engine,
         stores={Delivery.INLINE: InlineImageStore()},
         prices=PriceList.load(spec.usd_per_gpu_second),
-        held_jobs=Concurrency(
-            when_warm=spec.max_concurrency,
+        concurrency=Concurrency(
+            max_when_warm=spec.max_concurrency,
             is_warm=lambda: engine.is_warm,
-            num_held=runpod_sdk.num_taken_jobs,
+            num_taken=runpod_sdk.num_taken_jobs,
         ),
         renewal=Renewal(after_images=spec.refresh_after_images, gauges={}),
         send_progress=runpod_sdk.send_progress,

@@ -5,15 +5,14 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 from pixpod.catalog import Catalog, ModelSpec, load_catalog
-from pixpod.families import FAMILIES
-from pixpod.weights.layout import PIPELINE_CLASS, Weights, files_to_read
+from pixpod.weights.layout import Weights, files_to_read
 from pixpod.weights.sources import BakedSource
 from pixpod_bench.random_weights import bake
 
 CPU_CATALOG = Path(__file__).with_name("cpu_catalog.toml")
 """The full-size models are not served on a CPU; to load them there they need other entries."""
 
-TINY: Mapping[Family, str] = {FAMILIES["flux"]: "flux-tiny", FAMILIES["sdxl"]: "sdxl-tiny"}
+TINY = {"flux": "flux-tiny", "sdxl": "sdxl-tiny"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -32,7 +31,7 @@ class Case:
     def bake(cls, name: str, cache_dir: Path, device: str) -> "Case":
         """Make a case of `flux-dev`, or of `flux-dev:4` with fewer blocks, about 4 GB."""
         model, _, size = name.partition(":")
-        tiny = TINY[load_catalog()[model].family]
+        tiny = TINY[load_catalog()[model].family.name]
         bake(cache_dir / "tiny", tiny)
         folder = cache_dir / ("tiny" if model == tiny else name.replace(":", "-"))
         bake(folder, model, int(size) if size else None)
@@ -48,7 +47,7 @@ class Case:
     @property
     def pipeline(self) -> str:
         """Name of diffusers' class."""
-        return PIPELINE_CLASS[self.spec.family]
+        return self.spec.family.text_to_image
 
     def weights(self) -> Weights:
         """Raises FileNotFoundError for a directory that does not hold the model."""
@@ -65,7 +64,7 @@ class Case:
         return sum(path.stat().st_size for path in self.paths())
 
     def rehearsal(self) -> "Case":
-        return replace(self, directory=self.tiny, model=TINY[self.spec.family])
+        return replace(self, directory=self.tiny, model=TINY[self.spec.family.name])
 
     def environ(self) -> dict[str, str]:
         """Return the variables of a worker that serves the model as it is stored, and eagerly.

@@ -15,8 +15,8 @@ from itertools import count, cycle, islice, product
 import torch
 
 from pixpod.catalog import load_catalog
-from pixpod.families import Precision
 from pixpod.engine.base import Engine
+from pixpod.families import Precision
 from pixpod.job import Generation, GenerationRequest
 from pixpod.testing.engines import warm_engine
 from pixpod.testing.requests import PROMPT, make_request

@@ -6,7 +6,7 @@ from typing import Protocol
 from torchao.utils import TorchAOBaseTensor
 
 from pixpod.engine.device import name_device
-from pixpod.engine.loading.model_loading import LoadedModel
+from pixpod.engine.model import LoadedModel
 from pixpod.job import GenerationRequest
 from pixpod.testing.requests import make_request
 from pixpod.testing.runners import TimedImages, count_graphs
@@ -90,5 +90,5 @@ def measure_images(
 
 def _count_quantized_layers(model: LoadedModel) -> int:
     """Return how many layers of the denoiser really hold their weight in 8 bits."""
-    denoiser = getattr(model.pipe, model.spec.family.denoiser)
-    return sum(isinstance(weight, TorchAOBaseTensor) for weight in denoiser.parameters())
+    weights = model.denoiser.parameters()
+    return sum(isinstance(weight, TorchAOBaseTensor) for weight in weights)

@@ -10,8 +10,9 @@ import time
 from typing import Any
 
 import torch
+from diffusers import UNet2DConditionModel
 
-from pixpod.engine.loading.model_loading import LoadedModel, Pipeline
+from pixpod.engine.model import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
 from pixpod.testing.requests import pipeline_arguments
 from pixpod.testing.runners import TimedImages
@@ -24,11 +25,12 @@ class StockRunner:
     def __init__(self, model: LoadedModel) -> None:
         self.model = model
         self._text_ms = 0.0
-        self._encode = model.pipe.encode_prompt
-        model.pipe.encode_prompt = self._timed_encode
+        self._pipe = model.full_pipeline()
+        self._encode = self._pipe.encode_prompt
+        self._pipe.encode_prompt = self._timed_encode
 
     def generate(self, request: GenerationRequest) -> TimedImages:
-        pipe, device = self.model.pipe, self.model.device
+        pipe, device = self._pipe, self.model.device
         generators = [torch.Generator("cpu").manual_seed(seed) for seed in request.seeds]
         last_step_at = started = time.perf_counter()
 
@@ -62,10 +64,10 @@ class StockRunner:
 
 
 def compile_stock(model: LoadedModel) -> None:
-    pipe = model.pipe
-    if model.spec.family.denoiser == "transformer":
-        pipe.transformer.compile_repeated_blocks(fullgraph=True)
-        return
-    for module in (pipe.unet, pipe.vae):
-        module.to(memory_format=torch.channels_last)
-    pipe.unet.compile(fullgraph=True)
+    denoiser = model.denoiser
+    if isinstance(denoiser, UNet2DConditionModel):
+        for module in (denoiser, model.components[model.spec.family.vae]):
+            module.to(memory_format=torch.channels_last)
+        denoiser.compile(fullgraph=True)
+    else:
+        denoiser.compile_repeated_blocks(fullgraph=True)

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import load_catalog
-from pixpod.families import FAMILIES, Precision
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device import find_hardware
-from pixpod.engine.loading.model_loading import LoadedModel, Pipeline
+from pixpod.engine.model import LoadedModel
 from pixpod.engine.precision.attention import set_attention
-from pixpod.testing.random_models import Tokenizers, build_random_model
+from pixpod.families import Precision
+from pixpod.testing.random_models import build_random_model
 from pixpod.testing.runners import LocalRunner
 from pixpod_bench.gpu.measure import Subject
 from pixpod_bench.gpu.slices import Mode, Side, Variant
@@ -21,9 +21,10 @@ from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
 
 def build_model(name: str, precision: Precision, device: torch.device) -> LoadedModel:
-    tokenizers = Tokenizers(clip=clip_tokenizer(), t5=t5_tokenizer())
     spec = load_catalog()[name]
-    return build_random_model(ARCHITECTURES[name], tokenizers, spec, precision, device)
+    return build_random_model(
+        ARCHITECTURES[name], clip_tokenizer(), t5_tokenizer(), spec, precision, device
+    )
 
 
 def build_subject(variant: Variant, device: torch.device, compiled_dir: Path) -> Subject:
@@ -34,18 +35,18 @@ def build_subject(variant: Variant, device: torch.device, compiled_dir: Path) ->
             compile_stock(model)
         return StockRunner(model)
     warnings: tuple[str, ...] = ()
-    if model.spec.family is FAMILIES["flux"]:
-        warnings = set_attention(model.components["transformer"], find_hardware(device).attention, device)
+    if model.spec.family.sets_attention_backend:
+        warnings = set_attention(model.denoiser, find_hardware(device).attention, device)
     if variant.mode is Mode.COMPILED:
         compilation = compile_model(model, CompiledStore(compiled_dir))
         return LocalRunner(model, lambda: (*warnings, *compilation.warnings))
     if variant.mode is Mode.GRAPHS:
-        _capture_graphs(model.pipe)
+        _capture_graphs(model)
     return LocalRunner(model, lambda: warnings)
 
 
-def _capture_graphs(pipe: Pipeline) -> None:
+def _capture_graphs(model: LoadedModel) -> None:
     """Compile a UNet for each size by itself, with all its launches captured as one graph."""
-    for module in (pipe.unet, pipe.vae):
+    for module in (model.denoiser, model.components[model.spec.family.vae]):
         module.to(memory_format=torch.channels_last)
-    pipe.unet.compile(mode="reduce-overhead", fullgraph=True)
+    model.denoiser.compile(mode="reduce-overhead", fullgraph=True)

@@ -1,7 +1,6 @@
-"""The architectures that can be made up, as data: published full-size configurations and tiny ones.
+"""Architectures for random weights, as data: published full-size configurations and tiny ones.
 
-Numbers only; others build them, with random weights. Names are those of the catalog, whose entries
-give the defaults and limits of the requests.
+Names are those of the catalog, whose entries have the defaults and limits of requests.
 """
 
 from collections.abc import Mapping
@@ -14,18 +13,12 @@ Config = Mapping[str, object]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Architecture:
-    """Configurations of a pipeline's parts, as their classes take them.
-
-    `second_text_encoder` is T5 for FLUX and the larger CLIP for SDXL; SD 1.5 has none.
-    """
+    """Configurations of a pipeline's components by name, as their classes take them."""
 
     name: str
     family: FamilySpec
-    denoiser: Config
-    vae: Config
-    text_encoder: Config
+    components: Mapping[str, Config]
     scheduler: Config
-    second_text_encoder: Config | None = None
 
 
 _VAE = {
@@ -167,86 +160,100 @@ ARCHITECTURES: Mapping[str, Architecture] = {
         Architecture(
             name="flux-dev",
             family=FLUX,
-            denoiser=_FLUX_TRANSFORMER,
-            vae=_FLUX_VAE,
-            text_encoder=_CLIP_L,
-            second_text_encoder=_T5_XXL,
+            components={
+                "text_encoder": _CLIP_L,
+                "text_encoder_2": _T5_XXL,
+                "transformer": _FLUX_TRANSFORMER,
+                "vae": _FLUX_VAE,
+            },
             scheduler=_FLOW_MATCH,
         ),
         Architecture(
             name="flux-schnell",
             family=FLUX,
-            denoiser=_FLUX_TRANSFORMER | {"guidance_embeds": False},
-            vae=_FLUX_VAE,
-            text_encoder=_CLIP_L,
-            second_text_encoder=_T5_XXL,
+            components={
+                "text_encoder": _CLIP_L,
+                "text_encoder_2": _T5_XXL,
+                "transformer": _FLUX_TRANSFORMER | {"guidance_embeds": False},
+                "vae": _FLUX_VAE,
+            },
             scheduler={"shift": 1.0, "use_dynamic_shifting": False},
         ),
         Architecture(
             name="sd15",
             family=SD15,
-            denoiser=_SD15_UNET,
-            vae=_SD15_VAE,
-            text_encoder=_CLIP_L,
+            components={
+                "text_encoder": _CLIP_L,
+                "unet": _SD15_UNET,
+                "vae": _SD15_VAE,
+            },
             scheduler=_EULER,
         ),
         Architecture(
             name="sdxl",
             family=SDXL,
-            denoiser=_SDXL_UNET,
-            vae=_SDXL_VAE,
-            text_encoder=_CLIP_L,
-            second_text_encoder=_CLIP_BIG_G,
+            components={
+                "text_encoder": _CLIP_L,
+                "text_encoder_2": _CLIP_BIG_G,
+                "unet": _SDXL_UNET,
+                "vae": _SDXL_VAE,
+            },
             scheduler=_EULER,
         ),
         Architecture(
             name="flux-tiny",
             family=FLUX,
-            denoiser={
-                **_FLUX_TRANSFORMER,
-                "num_layers": 2,
-                "num_single_layers": 2,
-                "attention_head_dim": 32,
-                "num_attention_heads": 4,
-                "joint_attention_dim": 64,
-                "pooled_projection_dim": 64,
-                "axes_dims_rope": (8, 12, 12),
+            components={
+                "text_encoder": _TINY_CLIP,
+                "text_encoder_2": _TINY_T5,
+                "transformer": {
+                    **_FLUX_TRANSFORMER,
+                    "num_layers": 2,
+                    "num_single_layers": 2,
+                    "attention_head_dim": 32,
+                    "num_attention_heads": 4,
+                    "joint_attention_dim": 64,
+                    "pooled_projection_dim": 64,
+                    "axes_dims_rope": (8, 12, 12),
+                },
+                "vae": _FLUX_VAE | _TINY_VAE,
             },
-            vae=_FLUX_VAE | _TINY_VAE,
-            text_encoder=_TINY_CLIP,
-            second_text_encoder=_TINY_T5,
             scheduler=_FLOW_MATCH,
         ),
         Architecture(
             name="sdxl-tiny",
             family=SDXL,
-            denoiser={
-                **_SDXL_UNET,
-                "block_out_channels": (32, 64, 64),
-                "norm_num_groups": 16,
-                "attention_head_dim": (2, 4, 4),
-                "cross_attention_dim": 128,
-                "transformer_layers_per_block": 1,
-                "addition_time_embed_dim": 32,
-                "projection_class_embeddings_input_dim": 64 + 6 * 32,
+            components={
+                "text_encoder": _TINY_CLIP,
+                "text_encoder_2": _TINY_CLIP,
+                "unet": {
+                    **_SDXL_UNET,
+                    "block_out_channels": (32, 64, 64),
+                    "norm_num_groups": 16,
+                    "attention_head_dim": (2, 4, 4),
+                    "cross_attention_dim": 128,
+                    "transformer_layers_per_block": 1,
+                    "addition_time_embed_dim": 32,
+                    "projection_class_embeddings_input_dim": 64 + 6 * 32,
+                },
+                "vae": _SDXL_VAE | _TINY_VAE,
             },
-            vae=_SDXL_VAE | _TINY_VAE,
-            text_encoder=_TINY_CLIP,
-            second_text_encoder=_TINY_CLIP,
             scheduler=_EULER,
         ),
         Architecture(
             name="sd15-tiny",
             family=SD15,
-            denoiser={
-                **_SD15_UNET,
-                "block_out_channels": (32, 64, 64, 64),
-                "norm_num_groups": 16,
-                "attention_head_dim": 4,
-                "cross_attention_dim": 64,
+            components={
+                "text_encoder": _TINY_CLIP,
+                "unet": {
+                    **_SD15_UNET,
+                    "block_out_channels": (32, 64, 64, 64),
+                    "norm_num_groups": 16,
+                    "attention_head_dim": 4,
+                    "cross_attention_dim": 64,
+                },
+                "vae": _SD15_VAE | _TINY_VAE,
             },
-            vae=_SD15_VAE | _TINY_VAE,
-            text_encoder=_TINY_CLIP,
             scheduler=_EULER,
         ),
     )

@@ -46,7 +46,10 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
     architecture = ARCHITECTURES[name]
     if size_bytes is None:
         return architecture
-    if architecture.denoiser.get("num_single_layers") != _SINGLE_BLOCKS:
+    if (
+        architecture.components[architecture.family.denoiser].get("num_single_layers")
+        != _SINGLE_BLOCKS
+    ):
         raise InvalidSettings(f"--size-gb with {name}: accepted for full-size FLUX models only")
     return architecture
 
@@ -85,16 +88,10 @@ def write_random_model(
 
 def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, ...]:
     family = architecture.family
-    encoders = (architecture.text_encoder, architecture.second_text_encoder)
-    configs: dict[str, Config | None] = {
-        **dict(zip(family.text_encoders, encoders, strict=False)),
-        family.denoiser: architecture.denoiser,
-        family.vae: architecture.vae,
-    }
     return tuple(
         plan_component(
             each,
-            _full_config(each.class_name, configs[each.name]),
+            _full_config(each.class_name, architecture.components[each.name]),
             storage_of(family, recipe, each.name),
             family.quantization,
         )
@@ -102,9 +99,8 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
     )
 
 
-def _full_config(class_name: str, config: Config | None) -> dict[str, object]:
+def _full_config(class_name: str, config: Config) -> dict[str, object]:
     """What a folder of the library's own would say; CLIP pools at its tokenizer's end token."""
-    assert config is not None
     full = dict(config)
     if class_name.startswith("CLIP"):
         tokenizer = clip_tokenizer()
@@ -123,17 +119,18 @@ def _full_config(class_name: str, config: Config | None) -> dict[str, object]:
 
 
 def _with_blocks(architecture: Architecture, num_single: int) -> Architecture:
-    assert architecture.second_text_encoder is not None
+    transformer = {
+        "num_layers": math.ceil(num_single * _DOUBLE_PER_SINGLE),
+        "num_single_layers": num_single,
+    }
+    t5 = {"num_layers": math.ceil(num_single * _T5_PER_SINGLE)}
+    components = architecture.components
     return replace(
         architecture,
-        denoiser={
-            **architecture.denoiser,
-            "num_layers": math.ceil(num_single * _DOUBLE_PER_SINGLE),
-            "num_single_layers": num_single,
-        },
-        second_text_encoder={
-            **architecture.second_text_encoder,
-            "num_layers": math.ceil(num_single * _T5_PER_SINGLE),
+        components={
+            **components,
+            "text_encoder_2": {**components["text_encoder_2"], **t5},
+            "transformer": {**components["transformer"], **transformer},
         },
     )
 

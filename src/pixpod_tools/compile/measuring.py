@@ -17,10 +17,9 @@ from pathlib import Path
 import torch
 
 from pixpod.catalog import ModelSpec
-from pixpod.engine.model import Compilation
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
-from pixpod.engine.model import LoadedModel
+from pixpod.engine.model import Compilation, LoadedModel
 from pixpod_tools.compile.building import build_packages, tasks_left
 from pixpod_tools.compile.exporting import CannotPackage
 from pixpod_tools.compile.models import load

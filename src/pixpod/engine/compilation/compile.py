@@ -1,10 +1,11 @@
 """Compiles the regions of a loaded model: from packages, else just in time, else not at all.
 
-Families name their regions. FLUX is compiled by its blocks: as fast as compiling the whole, ready in a
-seventh of the time (9.6 instead of 67.4 s: PyTorch's developer log of 2026-05-11); per-row FP8
-must be compiled, or it is slower than bfloat16 (H100, 28 steps: 8.62 s eager, 3.44 s compiled;
-bfloat16 6.57 and 4.21 s: diffusers-torchao). UNets as a whole: they are made of many small kernels,
-and what pays is to launch them at less cost. Text encoders stay eager: T5 takes 6 ms of a second.
+Families name their regions. FLUX is compiled by its blocks: as fast as compiling the whole and
+ready in a seventh of the time (9.6 instead of 67.4 s: PyTorch's developer log of 2026-05-11).
+Per-row FP8 must be compiled, or it is slower than bfloat16 (H100, 28 steps: 8.62 s eager, 3.44 s
+compiled; bfloat16 6.57 and 4.21 s: diffusers-torchao). UNets are compiled as a whole: they are
+made of many small kernels, which pays if they are launched at less cost. Text encoders stay eager:
+T5 takes 6 ms of a second.
 """
 
 import hashlib
