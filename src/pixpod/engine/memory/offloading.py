@@ -1,10 +1,11 @@
-"""Weights of a module out of the device's memory and back; page-locked host memory keeps them.
+"""Moves the weights of a module out of the device's memory into page-locked host memory and back.
 
 Whole storages move, below the tensors: parameters, torchao's tensors inside of them, tied weights
 and views of one file stay the objects that they are.
 """
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from itertools import chain
 
 import torch
@@ -16,68 +17,98 @@ PIECE_BYTES = 64 * 1024 * 1024
 """Of page-locked memory, which torch hands out in powers of two: 9 GiB in one piece would take 16.
 """
 
+WORD_BYTES = 8
+
+
+@dataclass(slots=True, kw_only=True)
+class _HostCopy:
+    """A copy of one storage, and the checksum that the storage had when it was copied."""
+
+    storage: torch.UntypedStorage
+    pieces: tuple[torch.Tensor, ...]
+    checksum: torch.Tensor
+
+    @property
+    def size_bytes(self) -> int:
+        return sum(len(piece) for piece in self.pieces)
+
 
 class OffloadableWeights:
-    """One module's weights, frozen as they are for drawing.
+    """The weights of one module.
 
-    A copy in host memory is made once and kept, as nothing changes it: after the first time,
-    parking takes no time and bringing back one copy. Weights that were replaced are copied anew,
-    but the old ones stay on the device until then. Not for several threads at once.
+    A copy in host memory is made once and kept: after the first time, offloading copies nothing
+    and onloading copies once. Weights that changed since then are copied again: those that were
+    replaced by their storage, whose old memory stays on the device until then, and those that were
+    changed in place by a checksum. Not for several threads at once.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
         self.module = module
         self._device = device
-        self._copies: dict[int, tuple[torch.UntypedStorage, tuple[torch.Tensor, ...]]] = {}
+        self._copies: dict[int, _HostCopy] = {}
 
     @property
     def size_bytes(self) -> int:
-        """What the module takes on the device while it is there."""
+        """Bytes that the module takes on the device while it is there."""
         sizes = {key: storage.nbytes() for key, storage in self._storages().items()}
-        sizes |= {
-            key: _total_bytes(pieces) for key, (_, pieces) in self._copies.items() if key in sizes
-        }
+        sizes |= {key: copy.size_bytes for key, copy in self._copies.items() if key in sizes}
         return sum(sizes.values())
 
     @property
     def host_bytes(self) -> int:
-        """What its copy takes in host memory; 0 as long as there is none."""
-        return sum(_total_bytes(pieces) for _, pieces in self._copies.values())
+        """Bytes that the copy takes in host memory; 0 as long as there is none."""
+        return sum(copy.size_bytes for copy in self._copies.values())
 
     def copy_to_host(self) -> None:
-        """Have a copy in host memory of all that is on the device, so that parking is quick."""
+        """Have a copy in host memory of everything on the device, so that offloading is quick."""
         if self._device.type == "cpu":
             _make_resizable(self.module)
         storages = self._storages()
         self._copies = {key: copy for key, copy in self._copies.items() if key in storages}
+        self._copy_changed()
         for key, storage in storages.items():
             if key not in self._copies:
-                self._copies[key] = (storage, _copy_out(storage, self._device))
+                self._copies[key] = _HostCopy(
+                    storage=storage,
+                    pieces=_copy_out(storage, self._device),
+                    checksum=_checksum(storage),
+                )
         synchronize_stream(self._device)
 
     def offload(self) -> None:
         """Leave the device; its memory is free afterwards."""
         self.copy_to_host()
-        for storage, _ in self._copies.values():
-            storage.resize_(0)
+        for copy in self._copies.values():
+            copy.storage.resize_(0)
         if self._device.type == "cuda":
             torch.cuda.empty_cache()  # what comes next may need one large piece
 
     def onload(self) -> None:
         """Be on the device again, with the same bytes. Raises torch.OutOfMemoryError."""
-        for storage, pieces in self._copies.values():
-            if not storage.nbytes():
-                storage.resize_(_total_bytes(pieces))
-                _copy_in(pieces, storage)
+        for copy in self._copies.values():
+            if not copy.storage.nbytes():
+                copy.storage.resize_(copy.size_bytes)
+                _copy_in(copy.pieces, copy.storage)
         synchronize_stream(self._device)
 
+    def _copy_changed(self) -> None:
+        """Copy storages again that were changed in place since they were copied."""
+        there = [copy for copy in self._copies.values() if copy.storage.nbytes()]
+        if not there:
+            return
+        checksums = torch.stack([_checksum(copy.storage) for copy in there])
+        copied = torch.stack([copy.checksum for copy in there])
+        for index in (checksums != copied).nonzero().flatten().tolist():
+            _update(there[index].pieces, there[index].storage)
+            there[index].checksum = checksums[index].clone()
+
     def _storages(self) -> dict[int, torch.UntypedStorage]:
-        """All storages on the device, each once, whatever is parked."""
+        """Return all storages of the device, each once, whether they are offloaded or not."""
         found = {}
         for tensor in _plain_tensors(self.module):
             storage = tensor.untyped_storage()
             if storage.device.type == self._device.type:
-                found[storage._cdata] = storage  # a parked one has no address
+                found[storage._cdata] = storage  # an offloaded one has no address
         return found
 
 
@@ -113,13 +144,36 @@ def _make_resizable(module: nn.Module) -> None:
             tensor.set_(copies[key], tensor.storage_offset(), tensor.shape, tensor.stride())
 
 
+def _checksum(storage: torch.UntypedStorage) -> torch.Tensor:
+    """Sum the 64-bit words of a storage, on its device.
+
+    Autograd's version counters would cost nothing, but they miss `weight.data += delta`, which is
+    how PEFT merges adapters. Reading weights once on a GPU takes a few percent of the time that
+    the bus takes for them.
+    """
+    whole = _bytes_of(storage)
+    begin = len(whole) - len(whole) % WORD_BYTES
+    total = whole[:begin].view(torch.int64).sum()
+    if begin < len(whole):
+        rest = whole.new_zeros(WORD_BYTES)
+        rest[: len(whole) - begin] = whole[begin:]
+        total += rest.view(torch.int64)[0]
+    return total
+
+
 def _copy_out(storage: torch.UntypedStorage, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Pieces in host memory; the copies may still be under way at return."""
-    pieces = []
-    for source in _pieces(storage):
-        piece = torch.empty(len(source), dtype=torch.uint8, pin_memory=device.type == "cuda")
-        pieces.append(piece.copy_(source, non_blocking=True))
-    return tuple(pieces)
+    """Return pieces in host memory; the copies may still be under way at return."""
+    pieces = tuple(
+        torch.empty(len(source), dtype=torch.uint8, pin_memory=device.type == "cuda")
+        for source in _pieces(storage)
+    )
+    _update(pieces, storage)
+    return pieces
+
+
+def _update(pieces: tuple[torch.Tensor, ...], storage: torch.UntypedStorage) -> None:
+    for piece, source in zip(pieces, _pieces(storage), strict=True):
+        piece.copy_(source, non_blocking=True)
 
 
 def _copy_in(pieces: tuple[torch.Tensor, ...], storage: torch.UntypedStorage) -> None:
@@ -128,10 +182,10 @@ def _copy_in(pieces: tuple[torch.Tensor, ...], storage: torch.UntypedStorage) ->
 
 
 def _pieces(storage: torch.UntypedStorage) -> Iterator[torch.Tensor]:
-    whole = torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
+    whole = _bytes_of(storage)
     for begin in range(0, len(whole), PIECE_BYTES):
         yield whole[begin : begin + PIECE_BYTES]
 
 
-def _total_bytes(pieces: tuple[torch.Tensor, ...]) -> int:
-    return sum(len(piece) for piece in pieces)
+def _bytes_of(storage: torch.UntypedStorage) -> torch.Tensor:
+    return torch.empty(0, dtype=torch.uint8, device=storage.device).set_(storage)
