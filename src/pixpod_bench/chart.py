@@ -12,7 +12,7 @@ OURS, OTHERS, PUBLISHED = "#f0a35e", "#4f8fc0", "#9aa5b1"
 _INK, _PALE, _GREY = "#22303c", "#e4e8ec", "#5a6772"
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True)
 class Bar:
     label: str
     value: float

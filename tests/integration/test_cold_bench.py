@@ -1,114 +1,90 @@
-"""The cold-start benchmarks, rehearsed with a tiny model: the page cache is left alone."""
+"""The cold-start benchmark, rehearsed with a tiny model: the page cache is left alone."""
 
 import json
-import os
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
+from support.rehearsal import rehearse
 
-from pixpod_bench.cold.boots import boot_to_job_take
-from pixpod_bench.cold.gpu import GpuColdBench
+from pixpod_bench.cold import __main__ as command
+from pixpod_bench.cold.boots import boot_worker
 from pixpod_bench.cold.runs import NotHere
 
 ROOT = Path(__file__).parents[2]
-LOADERS = ("plain read", "ours")
 
 
 @pytest.fixture(scope="module")
-def cache_dir(tmp_path_factory):
-    return tmp_path_factory.mktemp("cold")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_core():
-    """The processes that are measured shall leave room to other tests."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("OMP_NUM_THREADS", "1")
-        yield
+def run(tmp_path_factory):
+    """Standard output of a rehearsal, and the folders with results and with weights."""
+    out, cache_dir = tmp_path_factory.mktemp("out"), tmp_path_factory.mktemp("cache")
+    options = ["--models", "flux-tiny", "--repeats", "1", "--warm-only"]
+    return rehearse("cold_bench", *options, "--cache-dir", cache_dir, "--out", out), out, cache_dir
 
 
 @pytest.fixture(scope="module")
-def loaders_run(cache_dir):
-    """Standard output of loaders alone, and the folder with the results."""
-    out = cache_dir / "out"
-    arguments = ["--only", "loaders", "--loaders", ";".join(LOADERS), "--sizes-gb", "0"]
-    arguments += ["--repetitions", "1", "--warm-only", "--assert-targets"]
-    done = subprocess.run(
-        [ROOT / "scripts" / "cold_bench", *arguments, "--cache-dir", cache_dir, "--out", out],
-        env={**os.environ, "PYTHON": sys.executable},
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    return done, out
+def document(run):
+    return json.loads(run[0].splitlines()[-1])
 
 
-@pytest.fixture(scope="module")
-def document(loaders_run):
-    return json.loads(loaders_run[0].stdout.splitlines()[-1])
+def medians(document, part, case="flux-tiny"):
+    return {each["name"]: each["median_s"] for each in document[part] if each["case"] == case}
 
 
-def test_each_loader_brings_all_bytes(document, cache_dir):
+def test_each_loader_brings_all_bytes(run, document):
     found = {timing["name"]: timing for timing in document["loaders"]}
     assert document["not_here"] == []
-    assert tuple(found) == LOADERS
-    size_bytes = sum(path.stat().st_size for path in (cache_dir / "tiny").rglob("*.safetensors"))
-    for timing in found.values():
-        assert timing["size_bytes"] == size_bytes
-        assert timing["median_s"] > 0
+    assert tuple(found) == ("plain read", "ours", "from_pretrained")
+    size_bytes = sum(path.stat().st_size for path in (run[2] / "tiny").rglob("*.safetensors"))
+    assert {timing["size_bytes"] for timing in found.values()} == {size_bytes}
 
 
-def test_last_line_is_the_file_and_the_chart_is_there(loaders_run, document):
-    _, out = loaders_run
-    assert json.loads((out / "cold-bench.json").read_text()) == document
-    assert (out / "loaders.svg").read_text().startswith("<?xml")
+def test_boots_are_timed_to_jobs_and_to_ready(document):
+    for case in ("tiny models", "flux-tiny"):
+        found = medians(document, "boots", case)
+        assert 0 < found["handler.py to ready, taking jobs"] < found["handler.py to ready"]
 
 
-def test_ratios_are_printed_beside_their_targets_and_decide_the_exit(loaders_run, document):
-    """A tiny model is read sooner than it is bound, so this target cannot be met."""
-    done, _ = loaders_run
-    (target,) = document["targets"]
-    assert target["limit"] == 0.85
-    assert not target["is_met"]
-    assert "MISSED" in done.stdout
-    assert done.returncode == 1, done.stderr
+def test_first_images_are_timed_on_both_sides(document):
+    found = medians(document, "images")
+    for side in ("handler.py", "stock diffusers"):
+        assert 0 < found[f"{side}, ready"] < found[f"{side}, first image"]
 
 
-def test_worker_asks_for_its_first_job():
-    settings = {"PIXPOD_WEIGHTS_DIR": str(ROOT / "model_cache"), "PIXPOD_DEVICE": "cpu"}
-    prepared = []
-    sample = boot_to_job_take(settings, lambda: prepared.append(1))
-    assert prepared == [1]
-    assert sample.seconds > 0
+def test_ratios_are_of_the_times_beside_them(document):
+    found = {(each["target"], each["subject"]): each["median"] for each in document["ratios"]}
+    loaders = medians(document, "loaders")
+    ratio = loaders["from_pretrained"] / loaders["ours"]
+    key = "from_pretrained / our loader", "flux-tiny, warm"
+    assert found[key] == pytest.approx(ratio, rel=0.01)
+    assert len(found) == len(document["targets"]) == 5
 
 
-def test_worker_that_ends_before_it_asks_is_said():
-    """The card that it shall use is not there."""
-    settings = {"PIXPOD_WEIGHTS_DIR": str(ROOT / "model_cache"), "PIXPOD_DEVICE": "cuda"}
-    with pytest.raises(NotHere):
-        boot_to_job_take(settings, lambda: None)
+def test_results_and_picture_are_written(run, document):
+    assert json.loads((run[1] / "cold.json").read_text()) == document
+    assert (run[1] / "cold.svg").read_text().startswith("<?xml")
 
 
-def test_first_images_are_timed_on_both_sides(cache_dir, tmp_path, capsys):
-    """The way of `scripts/gpu --only cold`, on a CPU."""
-    bench = GpuColdBench(
-        device="cpu",
-        models=("flux-tiny",),
-        repetitions=1,
-        deadline=None,
-        out=tmp_path,
-        cache_dir=cache_dir,
-        command="rehearsal",
-        machine={},
-        loaders=("plain read",),
-    )
-    assert bench.run() == 0
+def test_boots_of_another_checkout_are_compared_in_alternating_pairs(tmp_path, capsys):
+    """The other checkout is this one: its ratio is near 1, and one pair is no proof."""
+    options = ["--base", str(ROOT), "--pairs", "1", "--warm-only", "--out", str(tmp_path)]
+    assert command.main(options) == 0
     found = json.loads(capsys.readouterr().out.splitlines()[-1])
-    assert found["not_here"] == []
-    medians = {timing["name"]: timing["median_s"] for timing in found["flux-tiny first image"]}
-    for side in ("ours", "stock diffusers"):
-        assert 0 < medians[f"{side}, ready"] < medians[f"{side}, first image"]
-    assert json.loads((tmp_path / "gpu-cold.json").read_text()) == found
-    assert (tmp_path / "boot-flux-tiny-warm.svg").read_text().startswith("<?xml")
+    ratios = {each["what"]: each["ratio"] for each in found["compared"]}
+    assert list(ratios) == ["boot to ready", "boot to taking jobs"]
+    times = medians(found, "boots", "tiny models")
+    ready = ratios["boot to ready"]
+    assert ready["median"] == pytest.approx(times["this checkout"] / times["base"], rel=0.01)
+    assert (ready["pairs"], ready["high"]) == (1, None)
+
+
+def test_worker_that_ends_before_it_is_ready_is_reported():
+    """The GPU that it shall use is missing."""
+    environ = {"PIXPOD_WEIGHTS_DIR": str(ROOT / "model_cache"), "PIXPOD_DEVICE": "cuda"}
+    with pytest.raises(NotHere):
+        boot_worker(environ, lambda: None)
+
+
+def test_folder_that_is_no_checkout_is_refused(tmp_path, capsys):
+    with pytest.raises(SystemExit):
+        command.main(["--base", str(tmp_path)])
+    assert "expected a checkout with handler.py and src/pixpod" in capsys.readouterr().err

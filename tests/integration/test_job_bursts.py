@@ -4,11 +4,11 @@ The worker is the product's, its engine a clock; `pixpod_bench.held_jobs` has lo
 """
 
 import pytest
-
 from pixpod_bench.held_jobs.__main__ import WORKLOADS, main
 from pixpod_bench.held_jobs.burst import Place, run_bursts
 from pixpod_bench.held_jobs.card import CardSpec
 from pixpod_bench.held_jobs.handler import WorkerSpec
+
 from runpod_emulator.settings import Scaler
 
 NUM_JOBS = 48

@@ -1,28 +1,18 @@
-"""The cold-start benchmark's order of runs, its figures, and the plain read it compares with."""
+"""The cold-start benchmark's order of runs, its ratios, and the plain read it compares with."""
 
 import os
 
 import pytest
 
-from pixpod_bench.cold.plain_read import PlainRead, ReadPlan
-from pixpod_bench.cold.runs import Missing, NotHere, Rounds, Sample, Target, Timing, measure
+from pixpod_bench.cold.plain_read import PlainRead
+from pixpod_bench.cold.runs import NotHere, Sample, Target, Timing, measure
 
-RATIO = Target(title="b over a", above="b", below="a", limit=2.0, at_least=True)
-
-
-def rounds(calls, **changes):
-    return Rounds(
-        **{
-            "repetitions": 2,
-            "states": ("warm", "dropped"),
-            "prepare": lambda state: calls.append(f"prepare {state}"),
-            "on_run": lambda name, state: None,
-            **changes,
-        }
-    )
+STATES = ("warm", "dropped")
 
 
-def runs(calls, **seconds):
+def subjects(calls, **seconds):
+    """Runs that take these seconds, one after the other."""
+
     def make(name, each):
         left = list(each)
 
@@ -37,56 +27,44 @@ def runs(calls, **seconds):
 
 
 def timing(name, *seconds):
-    return Timing(
-        case="case", name=name, state="warm", seconds=seconds, size_bytes=10**9, details={}
-    )
+    return Timing(case="case", name=name, state="warm", seconds=seconds, size_bytes=10**9)
 
 
-def test_what_is_compared_runs_in_turns():
+def test_what_is_compared_runs_in_turns_and_none_is_always_first():
     calls: list[str] = []
-    measure("case", runs(calls, a=[1.0] * 4, b=[1.0] * 4), rounds(calls))
-    turn = [
-        "prepare warm",
-        "a",
-        "prepare warm",
-        "b",
-        "prepare dropped",
-        "a",
-        "prepare dropped",
-        "b",
-    ]
-    assert calls == turn * 2
-
-
-def test_median_and_spread_are_over_the_rounds():
-    timings, missing = measure(
-        "case", runs([], a=[3.0, 1.0, 2.0]), rounds([], repetitions=3, states=("warm",))
+    runs = subjects(calls, a=[1.0] * 4, b=[1.0] * 4)
+    measure("case", runs, 2, STATES, lambda state: calls.append(f"({state})"))
+    assert " ".join(calls) == (
+        "(warm) a (warm) b (dropped) a (dropped) b (warm) b (warm) a (dropped) b (dropped) a"
     )
-    assert missing == []
+
+
+def test_median_spread_and_rate_are_over_the_rounds():
+    runs = subjects([], a=[3.0, 1.0, 2.0])
+    timings, missing = measure("case", runs, 3, ("warm",), lambda state: None)
+    assert missing == {}
     assert timings == [timing("a", 3.0, 1.0, 2.0)]
-    assert timings[0].median_s == 2.0
-    assert timings[0].spread_percent == 100.0
-    assert timings[0].gigabytes_per_s == 0.5
+    found = timings[0].median_s, timings[0].spread_percent, timings[0].gigabytes_per_s
+    assert found == (2.0, 100.0, 0.5)
 
 
 def test_moments_on_the_way_are_timings_too():
-    def run(before):
-        return Sample(seconds=5.0, marks={"ready": 3.0})
-
-    timings, _ = measure("case", {"a": run}, rounds([], repetitions=1, states=("warm",)))
+    run = {"a": lambda before: Sample(seconds=5.0, marks={"ready": 3.0})}
+    timings, _ = measure("case", run, 1, ("warm",), lambda state: None)
     assert {each.name: each.seconds for each in timings} == {"a": (5.0,), "a, ready": (3.0,)}
 
 
-def test_what_is_not_here_is_asked_once_and_costs_the_others_nothing():
-    asked = []
+def test_what_is_not_here_is_tried_once_and_costs_the_others_nothing():
+    tried = []
 
     def absent(before):
-        asked.append(1)
+        tried.append(1)
         raise NotHere("no such library")
 
-    timings, missing = measure("case", {"absent": absent, **runs([], a=[1.0] * 4)}, rounds([]))
-    assert len(asked) == 1
-    assert missing == [Missing(case="case", name="absent", reason="no such library")]
+    runs = {"absent": absent, **subjects([], a=[1.0] * 4)}
+    timings, missing = measure("case", runs, 2, STATES, lambda state: None)
+    assert len(tried) == 1
+    assert missing == {"absent": "no such library"}
     assert [each.seconds for each in timings] == [(1.0, 1.0)] * 2
 
 
@@ -95,33 +73,27 @@ def test_no_run_begins_once_time_is_over():
     may_go_on = iter([True, True, False])
     timings, missing = measure(
         "case",
-        runs(calls, a=[1.0] * 4, b=[1.0] * 4),
-        rounds(calls, may_go_on=lambda: next(may_go_on, False)),
+        subjects(calls, a=[1.0] * 4, b=[1.0] * 4),
+        2,
+        STATES,
+        lambda state: None,
+        may_go_on=lambda: next(may_go_on, False),
     )
-    assert [call for call in calls if not call.startswith("prepare")] == ["a", "b"]
+    assert calls == ["a", "b"]
     assert len(timings) == 2
-    assert {each.reason for each in missing} == {"out of time"}
+    assert missing == {"a": "out of time", "b": "out of time"}
 
 
-def test_ratio_is_of_medians_and_its_range_of_neighbours():
+def test_ratio_is_of_neighbours_in_time_and_has_a_good_side():
     timings = [timing("a", 1.0, 2.0, 1.0), timing("b", 2.0, 6.0, 2.5)]
-    (verdict,) = RATIO.judge(timings)
-    assert (verdict.ratio, verdict.lowest, verdict.highest) == (2.5, 2.0, 3.0)
-    assert verdict.is_met
+    for at_least, limit, is_met in ((True, 2.5, True), (True, 2.6, False), (False, 2.4, False)):
+        (verdict,) = Target("b over a", "b", "a", limit, at_least).judge(timings)
+        assert (verdict.value, verdict.is_met) == (2.5, is_met)
+        assert verdict.subject == "case, warm"
 
 
-@pytest.mark.parametrize(
-    ("at_least", "seconds", "is_met"),
-    [(True, 2.0, True), (True, 1.9, False), (False, 2.0, True), (False, 2.1, False)],
-)
-def test_target_has_a_good_side(at_least, seconds, is_met):
-    target = Target(title="", above="b", below="a", limit=2.0, at_least=at_least)
-    (verdict,) = target.judge([timing("a", 1.0), timing("b", seconds)])
-    assert verdict.is_met is is_met
-
-
-def test_half_of_a_pair_is_no_verdict():
-    assert RATIO.judge([timing("b", 1.0)]) == []
+def test_half_of_a_pair_is_no_ratio():
+    assert Target("b over a", "b", "a", 1.0).judge([timing("b", 1.0)]) == []
 
 
 @pytest.mark.parametrize("threads", [1, 3])
@@ -140,14 +112,13 @@ def test_plain_read_reads_all_bytes_once(tmp_path, monkeypatch, threads, block_b
         return count
 
     monkeypatch.setattr(os, "preadv", noted)
-    plan = ReadPlan(threads=threads, block_bytes=block_bytes)
-    assert PlainRead(paths, plan).wait() == sum(sizes.values())
+    assert PlainRead(paths, threads, block_bytes).wait() == sum(sizes.values())
     assert sorted(seen) == sorted(b"".join(path.read_bytes() for path in paths))
 
 
 def test_file_that_vanishes_ends_the_read(tmp_path):
     path = tmp_path / "a"
     path.write_bytes(b"x")
-    reading = PlainRead([path, tmp_path / "missing"], ReadPlan(threads=2, block_bytes=1))
+    reading = PlainRead([path, tmp_path / "missing"], threads=2, block_bytes=1)
     with pytest.raises(FileNotFoundError):
         reading.wait()

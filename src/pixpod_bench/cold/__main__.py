@@ -38,7 +38,7 @@ from pixpod_bench.cold.processes import (
     run_probe,
     run_whole_probe,
 )
-from pixpod_bench.cold.runs import Before, Rounds, Run, Sample, Target, Timing, measure
+from pixpod_bench.cold.runs import Before, Run, Sample, Target, Timing, measure
 from pixpod_bench.compare import Compared, compared_table, compared_verdicts
 from pixpod_bench.figures import Ratio, Verdict
 from pixpod_bench.machine import ROOT, Deadline, describe_machine
@@ -176,11 +176,7 @@ class ColdBench:
                 title=f"{part.capitalize()}: {case}, page cache {state}",
                 unit="seconds, median",
                 bars=[
-                    Bar(
-                        label=each.name,
-                        value=each.median_s,
-                        colour=OURS if each.name.startswith((*_OUR_NAMES,)) else OTHERS,
-                    )
+                    Bar(each.name, each.median_s, OURS if _is_ours(each.name) else OTHERS)
                     for each in found
                     if (each.case, each.state) == (case, state)
                 ],
@@ -203,14 +199,15 @@ class ColdBench:
         can_drop = not self._options.warm_only and (can_drop_everything() or not everything)
         states = [PageCache.WARM, PageCache.DROPPED] if can_drop else [PageCache.WARM]
         with tqdm(total=repeats * len(states) * len(runs), desc=title, unit="run") as bar:
-            rounds = Rounds(
-                repetitions=repeats,
+            timings, missing = measure(
+                title,
+                runs,
+                repeats,
                 states=states,
                 prepare=lambda state: PageCache(state).prepare(paths, everything=everything),
                 on_run=bar.update,
                 may_go_on=self._deadline.allows,
             )
-            timings, missing = measure(title, runs, rounds)
         self.timings.setdefault(part, []).extend(timings)
         self.missing += [f"{title}: {name}: {reason}" for name, reason in missing.items()]
         write_json(self._options.out, "cold", self.document())
@@ -247,7 +244,10 @@ def _parser() -> argparse.ArgumentParser:
 # --- subjects -------------------------------------------------------------------------------------
 
 _IMPORTS = {"probe": "import_classes"}
-_OUR_NAMES = (WORKER, OURS_IMAGE, TREE, "ours")
+
+
+def _is_ours(name: str) -> bool:
+    return name.startswith((WORKER, OURS_IMAGE, TREE, "ours"))
 
 
 def _boot_tiny(root: Path, before: Before) -> Sample:

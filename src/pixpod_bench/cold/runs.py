@@ -53,37 +53,32 @@ class Timing:
         return self.size_bytes / self.median_s / 1e9 if self.size_bytes else None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Rounds:
-    """How often each subject is run, and in which states of the page cache."""
-
-    repetitions: int
-    states: Sequence[str]
-    prepare: Callable[[str], None]
-    on_run: Callable[[], object] = lambda: None
-    may_go_on: Callable[[], bool] = lambda: True
-
-
 def measure(
-    case: str, subjects: Mapping[str, Run], rounds: Rounds
+    case: str,
+    subjects: Mapping[str, Run],
+    repetitions: int,
+    states: Sequence[str],
+    prepare: Callable[[str], None],
+    on_run: Callable[[], object] = lambda: None,
+    may_go_on: Callable[[], bool] = lambda: True,
 ) -> tuple[list[Timing], dict[str, str]]:
     """Return one timing per subject and state, and the reasons why a subject was left out.
 
-    Every second round runs the subjects in reverse order.
+    `prepare` makes a state of the page cache. Every second round runs in reverse order.
     """
     samples: dict[tuple[str, str], list[Sample]] = {}
     missing: dict[str, str] = {}
-    for number in range(rounds.repetitions):
-        for state in rounds.states:
+    for number in range(repetitions):
+        for state in states:
             for name in list(subjects)[:: 1 if number % 2 == 0 else -1]:
                 if name in missing:
                     continue
-                if not rounds.may_go_on():
+                if not may_go_on():
                     missing[name] = "out of time"
                     continue
-                rounds.on_run()
+                on_run()
                 try:
-                    sample = subjects[name](partial(rounds.prepare, state))
+                    sample = subjects[name](partial(prepare, state))
                 except NotHere as exc:
                     missing[name] = str(exc)
                     continue

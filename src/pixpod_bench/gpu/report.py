@@ -113,14 +113,14 @@ class Report:
         same = [other for other in self._rows.values() if _work(other) == _work(row)]
         bars = [
             Bar(
-                label=f"{other.side} {other.precision} {other.mode}",
-                value=other.total_ms / 1e3,
-                colour=OURS if other.side == Side.OURS else OTHERS,
+                f"{other.side} {other.precision} {other.mode}",
+                other.total_ms / 1e3,
+                OURS if other.side == Side.OURS else OTHERS,
             )
             for other in same
         ]
         bars += [
-            Bar(label=f"published, {each.card}", value=each.seconds, colour=PUBLISHED)
+            Bar(f"published, {each.card}", each.seconds, PUBLISHED)
             for each in self._published(row)
             if not each.doubt
         ]
