@@ -41,7 +41,7 @@ def _stock(case: Case, stack: ExitStack) -> object:
     )
     pipe.to(device)
     if case.device == "cpu":
-        for component in case.spec.family.components:
+        for component in case.spec.family.component_names:
             _touch(_tensors(getattr(pipe, component)))
     return pipe
 

@@ -102,10 +102,10 @@ def target_precision(spec: ModelSpec, component: str, plan: QuantizationPlan) ->
 
 def _prepare_vae(vae: Component, job: LoadJob) -> None:
     """Have a VAE decode in float32 where its own format overflows or is slow."""
-    if needs_upcast(job.spec, vae, job.plan):
-        vae.float()
-    elif job.device.type == "cpu":
+    if job.device.type == "cpu":
         _decode_in_float32(vae)
+    elif needs_upcast(job.spec, vae, job.plan):
+        vae.float()
 
 
 def needs_upcast(spec: ModelSpec, vae: Component, plan: QuantizationPlan) -> bool:
