@@ -1,23 +1,24 @@
-"""The largest batch that fits beside what has to come to the GPU first."""
+"""The largest batch that fits beside the components that have to be onloaded first."""
 
 import pytest
 
-from pixpod.engine.component_key import own_keys
 from pixpod.catalog import load_catalog
+from pixpod.engine.component_key import own_keys
 from pixpod.engine.memory.needs import Need
-from pixpod.engine.memory.residency import Budget, make_plan
+from pixpod.engine.memory.residency import Budget, ResidencyPlan
 from pixpod.families import Precision
 from pixpod.methods import StageName, StagePlan
 
 SIZES = {"text_encoder": 10, "unet": 40, "vae": 20}
 STAGES = (
-    StagePlan(name=StageName.TEXT_ENCODE, components=("text_encoder",), fixed_bytes=0),
+    StagePlan(name=StageName.TEXT_ENCODE, components=("text_encoder",), fixed_bytes=5),
     StagePlan(name=StageName.DENOISE, components=("unet",), fixed_bytes=0, image_bytes=10),
-    StagePlan(name=StageName.DECODE, components=("vae",), fixed_bytes=0, image_bytes=5),
+    StagePlan(name=StageName.DECODE, components=("vae",), fixed_bytes=0, image_bytes=8),
 )
+MODELS = ("sd15", "sd15-tiny")
 
 
-def need(model):
+def need_of(model):
     keys = own_keys(load_catalog()[model], Precision.FLOAT16)
     return Need(
         model=model,
@@ -30,19 +31,23 @@ def need(model):
     )
 
 
-def plan_for(gpu_bytes, *models):
-    return make_plan([need(model) for model in models], Budget(gpu_bytes=gpu_bytes, overhead_bytes=0))
-
-
-def test_resident_components_leave_the_rest_to_images():
-    plan = plan_for(120, "sd15")
-    assert not plan.offloaded
-    assert plan.max_batch_size("sd15", STAGES, 8) == 5
-
-
-@pytest.mark.parametrize(("gpu_bytes", "batch_size"), [(110, 1), (120, 2), (130, 3), (180, 8)])
-def test_offloaded_denoiser_takes_its_bytes_from_the_batch(gpu_bytes, batch_size):
-    """60 bytes of either model stay, but not both of the UNets."""
-    plan = plan_for(gpu_bytes, "sd15", "sd15-tiny")
-    print(plan.summary(), plan.resident, plan.offloaded)
-    assert plan.max_batch_size("sd15", STAGES, 8) == batch_size
+@pytest.mark.parametrize(
+    ("offloaded", "batch_size"),
+    [
+        pytest.param((), 8, id="nothing: 80 bytes are left"),
+        pytest.param(("unet",), 4, id="denoiser: 40 of them are its own"),
+        pytest.param(("vae",), 7, id="vae: decoding is the limit"),
+        pytest.param(("text_encoder",), 8, id="text encoder: it is gone by then"),
+        pytest.param(("unet", "vae"), 4, id="denoiser and vae take turns"),
+    ],
+)
+def test_offloaded_components_take_their_bytes_from_the_batch(offloaded, batch_size):
+    """Of either model; the other one's do not count."""
+    needs = tuple(need_of(model) for model in MODELS)
+    sizes = {key: size for need in needs for key, size in need.sizes.items()}
+    away = {key: size for key, size in sizes.items() if key.component in offloaded}
+    resident = {key: size for key, size in sizes.items() if key not in away}
+    budget = Budget(gpu_bytes=80 + sum(resident.values()), overhead_bytes=0)
+    plan = ResidencyPlan(needs=needs, budget=budget, resident=resident, offloaded=away)
+    for model in MODELS:
+        assert plan.max_batch_size(model, STAGES, 16) == batch_size
