@@ -4,12 +4,13 @@ Runs in a process of its own, so that what else the benchmark holds is not in it
 """
 
 import multiprocessing
+import os
 from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from pixpod.logs import configure_logging
-from pixpod.serving.refresh import resident_bytes
 from pixpod_bench.throughput.alone import draw_all, running_engine
 from pixpod_bench.throughput.deployment import environ
 from pixpod_bench.throughput.figures import slope
@@ -72,5 +73,11 @@ def _sample(num_jobs: int) -> tuple[int, ...]:
     with running_engine(environ(PIXPOD_PROMPT_CACHE_MB=PROMPT_CACHE_MB)) as engine:
         for first in range(0, num_jobs, LOT):
             draw_all(engine, jobs[first : first + LOT])
-            sampled.append(resident_bytes() or 0)
+            sampled.append(_resident_bytes())
     return tuple(sampled)
+
+
+def _resident_bytes() -> int:
+    """Return what this process holds of the host's memory. Linux only."""
+    pages = Path("/proc/self/statm").read_text(encoding="ascii").split()[1]
+    return int(pages) * os.sysconf("SC_PAGE_SIZE")
