@@ -1,0 +1,92 @@
+"""The product's worker around a ScriptedEngine, run as a process of its own by the SDK.
+
+The variable `SCRIPTED_WORKER` holds the JSON of a ScriptedWorker.
+"""
+
+import json
+import logging
+import os
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from pixpod.catalog import load_catalog
+from pixpod.contract.rules import Capabilities
+from pixpod.environment import Secret
+from pixpod.job import Delivery, Quality
+from pixpod.logs import configure_logging
+from pixpod.outputs.storage import InlineImageStore
+from pixpod.pricing import PriceList
+from pixpod.serving import runpod_sdk
+from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.refresh import Renewal
+from pixpod.serving.worker import Worker, WorkerOptions
+from pixpod.settings import keep_sdk_quiet
+from pixpod.testing.scripted_engine import ScriptedEngine, ScriptedTimes
+from pixpod.timeline import BootTimeline
+
+HANDLER = Path(__file__)
+VARIABLE = "SCRIPTED_WORKER"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScriptedWorker:
+    """How long its engine takes, and the worker's settings of the same names."""
+
+    times: ScriptedTimes
+    max_concurrency: int = 1
+    refresh_after_images: int = 0
+    max_job_s: float = 600.0
+    usd_per_gpu_second: float = 0.001
+
+    def environ(self) -> dict[str, str]:
+        """Return the environment that makes `HANDLER` run this worker."""
+        return {VARIABLE: json.dumps(asdict(self))}
+
+
+def build(spec: ScriptedWorker) -> Worker:
+    engine = ScriptedEngine(spec.times)
+    models = load_catalog()
+    return Worker(
+        capabilities=Capabilities(
+            models=models,
+            qualities=dict.fromkeys(models, (Quality.DEFAULT,)),
+            deliveries=(Delivery.INLINE,),
+        ),
+        engine=engine,
+        stores={Delivery.INLINE: InlineImageStore()},
+        prices=PriceList.load(spec.usd_per_gpu_second),
+        concurrency=Concurrency(
+            max_when_warm=spec.max_concurrency,
+            is_warm=lambda: engine.is_warm,
+            num_taken=runpod_sdk.num_taken_jobs,
+        ),
+        renewal=Renewal(after_images=spec.refresh_after_images, gauges={}),
+        send_progress=runpod_sdk.send_progress,
+        options=WorkerOptions(
+            worker_id="scripted",
+            key_prefix="",
+            key_secret=Secret(""),
+            max_reply_bytes=10_000_000,
+            max_job_s=spec.max_job_s,
+        ),
+    )
+
+
+def main() -> None:
+    given = json.loads(os.environ[VARIABLE])
+    times = ScriptedTimes(**given.pop("times"))
+    keep_sdk_quiet(os.environ)
+    configure_logging("INFO")
+    logging.captureWarnings(True)
+    worker = build(ScriptedWorker(times=times, **given))
+    worker.start()
+    runpod_sdk.serve(worker, BootTimeline(time.monotonic))
+
+
+if __name__ == "__main__":
+    main()
+    runpod_sdk.leave(0)
