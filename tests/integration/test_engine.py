@@ -209,7 +209,7 @@ class TestUnavailableModels:
     def test_cuda_model_never_runs_on_a_cpu(self, tmp_path):
         weights = tmp_path / "weights"
         folder = weights / "sdxl"
-        for component in FAMILIES["sdxl"].components:
+        for component in FAMILIES["sdxl"].component_names:
             (folder / component).mkdir(parents=True)
             (folder / component / "model.safetensors").touch()
         (folder / "model_index.json").write_text('{"_class_name": "StableDiffusionXLPipeline"}')

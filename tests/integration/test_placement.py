@@ -124,7 +124,7 @@ def draw(model):
 
 def test_float8_model_draws_the_same_image_after_it_was_away(flux):
     before = draw(flux)
-    for component in flux.spec.family.components:
+    for component in flux.spec.family.component_names:
         module = getattr(flux.pipe, component)
         parked = OffloadableWeights(module, CPU)
         size_bytes = parked.size_bytes
@@ -152,7 +152,7 @@ def model_of(name, **sizes):
     """A loaded model of small layers; `sizes` are floats of each component."""
     spec = load_catalog()[name]
     modules = {}
-    for component in spec.family.components:
+    for component in spec.family.component_names:
         module = nn.Module()
         module.register_buffer("weight", torch.rand(sizes.get(component, 100)))
         modules[component] = module
@@ -202,7 +202,7 @@ def test_model_that_is_asked_for_comes_and_another_one_goes(sdxl, sd15):
     weight = sdxl.components["unet"].weight.clone()
     placement.add(sdxl)
     assert placement.using(sd15, ("unet", "vae")) > 0
-    assert [is_there(sdxl, each) for each in sdxl.spec.family.components] == [
+    assert [is_there(sdxl, each) for each in sdxl.spec.family.component_names] == [
         False,
         False,
         True,
@@ -242,7 +242,7 @@ def test_short_memory_parks_all_but_what_draws(sdxl, sd15):
     placement.add(sd15)
     placement.using(sdxl, ("unet", "vae"))
     assert placement.offload_others(sdxl)
-    assert not any(is_there(sd15, each) for each in sd15.spec.family.components)
+    assert not any(is_there(sd15, each) for each in sd15.spec.family.component_names)
     assert is_there(sdxl, "unet")
     assert is_there(sdxl, "vae")
     assert not placement.offload_others(sdxl)
@@ -346,7 +346,7 @@ def test_weights_replaced_while_kept_are_those_that_come_back(sdxl):
     ),
 )
 def test_weights_survive_any_order_of_work_and_stay_within_the_budget(card_bytes, sizes, asked):
-    names = load_catalog()["sdxl-tiny"].family.components
+    names = load_catalog()["sdxl-tiny"].family.component_names
     floats = [size * 100 for size in sizes]
     models = {
         "sdxl": model_of("sdxl-tiny", **dict(zip(names, floats[:4], strict=True))),
@@ -403,7 +403,7 @@ def test_shipped_model_draws_within_less_memory_than_it_takes(flux):
     model = load("flux-tiny", shipped("flux-tiny"), Precision.FLOAT8_DYNAMIC, CPU)
     sizes = {
         component: OffloadableWeights(getattr(model.pipe, component), CPU).size_bytes
-        for component in model.spec.family.components
+        for component in model.spec.family.component_names
     }
     placement = placement_of(sum(sizes.values()) - 1)
     placement.add(model)

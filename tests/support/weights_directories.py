@@ -9,7 +9,6 @@ import xxhash
 
 from pixpod.catalog import ModelSpec, load_catalog
 from pixpod.weights.hub_repository import in_boot_order
-from pixpod.weights.layout import PIPELINE_CLASS
 from pixpod.weights.manifest import (
     CHUNK_BYTES,
     MANIFEST,
@@ -31,13 +30,14 @@ def pinned(spec: ModelSpec) -> tuple[str, str]:
 
 def files_of(spec: ModelSpec, *, salt: str = "") -> dict[str, bytes]:
     """What a model's folder holds, in boot order. Bytes differ by model, file and salt."""
-    parts = {part: ["diffusers", "AClass"] for part in ("scheduler", *spec.family.components)}
-    index = {"_class_name": PIPELINE_CLASS[spec.family], **parts}
+    names = ("scheduler", *spec.family.component_names)
+    entries = {name: ["diffusers", "AClass"] for name in names}
+    index = {"_class_name": spec.family.text_to_image, **entries}
     files = {
         "model_index.json": json.dumps(index).encode(),
         "scheduler/scheduler_config.json": b"{}",
     }
-    for component in spec.family.components:
+    for component in spec.family.component_names:
         files[f"{component}/config.json"] = b"{}"
         text = f"{spec.name} {component} {salt} " * 50
         files[f"{component}/{WEIGHTS_NAME}"] = text.encode()
