@@ -230,7 +230,7 @@ def test_host_that_may_not_hold_offloaded_components_is_warned_of(caplog, monkey
         Sharing(),
         requested_precision=lambda name: None,
         is_compiling=False,
-        memory_limit_gib=1.523,
+        memory_limit_gib=1.52,
     )
     warned = [record for record in caplog.records if "host memory may not hold" in record.message]
     assert len(warned) == (left_bytes == 0)
