@@ -185,7 +185,12 @@ _MODEL_RULES = (
     ),
     _bad("guidance too high", ("guidance_scale", "0 to 30"), guidance_scale=30.5),
     _bad("true_cfg_scale on sdxl", ("true_cfg_scale", "use guidance_scale"), true_cfg_scale=2),
-    _bad("true_cfg_scale on sd15", ("true_cfg_scale", "only FLUX"), model="sd15", true_cfg_scale=1),
+    _bad(
+        "true_cfg_scale on sd15",
+        ("true_cfg_scale", "SD 1.5 models do not"),
+        model="sd15",
+        true_cfg_scale=1,
+    ),
     _bad(
         "true_cfg_scale below 1",
         ("true_cfg_scale", "at least 1"),
@@ -225,7 +230,9 @@ _MODEL_RULES = (
         guidance_scale=1,
     ),
     _bad(
-        "max_sequence_length on sdxl", ("max_sequence_length", "only FLUX"), max_sequence_length=77
+        "max_sequence_length on sdxl",
+        ("max_sequence_length", "SDXL models do not"),
+        max_sequence_length=77,
     ),
     _bad(
         "512 tokens on schnell",
@@ -239,7 +246,7 @@ _MODEL_RULES = (
         model="flux-dev",
         max_sequence_length=0,
     ),
-    _bad("prompt_2 on sd15", ("prompt_2", "one text encoder"), model="sd15", prompt_2="a cat"),
+    _bad("prompt_2 on sd15", ("prompt_2", "SD 1.5 models do not"), model="sd15", prompt_2="a cat"),
     _bad(
         "scheduler misspelt", ("scheduler", "'EulerDiscreteScheduler'"), scheduler="EulerDiscrete"
     ),
