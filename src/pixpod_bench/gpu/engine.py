@@ -18,7 +18,7 @@ from pixpod.catalog import Precision, load_catalog
 from pixpod.engine.base import Engine
 from pixpod.job import Generation, GenerationRequest
 from pixpod.testing.engines import warm_engine
-from pixpod.testing.requests import PROMPT, make_request
+from pixpod.testing.sample_requests import PROMPT, make_request
 from pixpod_bench.gpu.memory import (
     limited_to,
     peak_bytes,

@@ -13,8 +13,8 @@ import torch
 
 from pixpod.engine.loading.pipelines import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
-from pixpod.testing.requests import pipeline_arguments
 from pixpod.testing.runners import TimedImages
+from pixpod.testing.sample_requests import pipeline_arguments
 from pixpod_bench.gpu.memory import synchronize
 
 
