@@ -112,7 +112,8 @@ def users_of(names):
 
 
 def test_environment_is_read_in_one_place():
-    assert users_of({"os.environ", "os.getenv", "environ", "getenv"}) == ["settings"]
+    readers = users_of({"os.environ", "os.getenv", "environ", "getenv"})
+    assert [name for name in readers if not name.startswith("testing.")] == ["settings"]
 
 
 def test_standard_output_is_left_to_results():
