@@ -43,7 +43,7 @@ def build_worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
-        prices=PriceList.load(settings.usd_per_gpu_second),
+        prices=PriceList(settings.usd_per_gpu_second),
         concurrency=Concurrency(
             max_when_warm=settings.max_held_jobs or max_concurrency(models.values()),
             is_warm=lambda: engine.is_warm,

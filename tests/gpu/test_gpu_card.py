@@ -4,37 +4,37 @@ import pytest
 import torch
 from diffusers.models.attention_dispatch import attention_backend, dispatch_attention_fn
 
-from pixpod.engine.device_probe import cuda_of_torch, probe_card
+from pixpod.engine.device_probe import cuda_of_torch, probe_gpu
 from pixpod.engine.precision.attention import NATIVE, set_attention
-from pixpod.engine.precision.gpus import find_card
 from pixpod.engine.precision.quantization import computes_float8
 from pixpod.engine.streams import Pace
 from pixpod.families import Precision
+from pixpod.gpus import find_gpu_class
 
 pytestmark = pytest.mark.gpu
 
 
 def test_driver_agrees_with_torch(cuda):
-    probed = probe_card(cuda_of_torch())
+    probed = probe_gpu(cuda_of_torch())
     properties = torch.cuda.get_device_properties(cuda)
     assert probed.capability == (properties.major, properties.minor)
     assert probed.memory_bytes == pytest.approx(properties.total_memory, rel=0.02)
 
 
 def test_card_computes_float8_if_the_table_says_so(cuda):
-    card = find_card(torch.cuda.get_device_capability(cuda))
+    card = find_gpu_class(torch.cuda.get_device_capability(cuda))
     assert computes_float8(cuda) == card.has_float8(torch.__version__)
 
 
 def test_attention_of_the_table_runs_here(cuda, load_random):
-    wanted = find_card(torch.cuda.get_device_capability(cuda)).attention
+    wanted = find_gpu_class(torch.cuda.get_device_capability(cuda)).attention
     model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
     assert set_attention(model.components["transformer"], wanted, cuda) == ()
 
 
 def test_attention_of_the_table_computes_the_same(cuda):
     """As FLUX calls it at 512 px: 24 heads of 128 numbers, 1024 and 512 tokens."""
-    wanted = find_card(torch.cuda.get_device_capability(cuda)).attention
+    wanted = find_gpu_class(torch.cuda.get_device_capability(cuda)).attention
     if wanted == NATIVE:
         pytest.skip("torch's own choice is the best on this card")
     generator = torch.Generator(cuda).manual_seed(0)

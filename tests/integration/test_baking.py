@@ -22,6 +22,7 @@ from transformers import T5EncoderModel
 
 from pixpod import families
 from pixpod.catalog import load_catalog
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import quantize_float8_dynamic
 from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
 from pixpod.families import Precision
@@ -47,7 +48,7 @@ MANY_SHARDS = 300_000
 QUANTIZATION = families.FLUX.quantization
 assert QUANTIZATION is not None
 
-FLUX = ModelRecipe(model="flux-tiny", precision=FLOAT8, t5=FLOAT8)
+FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
 
 
 def bake_tiny(directory, recipe=FLUX, max_shard_bytes=ONE_SHARD, **options):
@@ -128,7 +129,7 @@ def test_stock_transformers_loads_what_quantising_t5_gives(baked, max_shard_byte
 
 
 def test_adaln_stays_in_16_bits_if_the_profile_says_so(baked):
-    recipe = replace(FLUX, adaln=BFLOAT16)
+    recipe = replace(FLUX, plan=replace(FLUX.plan, adaln=BFLOAT16))
     folder = baked(recipe) / "transformer"
     transformer = FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
     modulation = {
@@ -210,7 +211,7 @@ def test_shards_are_in_the_order_in_which_a_forward_pass_needs_them(baked):
     [("sdxl-tiny", StableDiffusionXLPipeline), ("sd15-tiny", StableDiffusionPipeline)],
 )
 def test_stock_pipeline_of_baked_files_is_that_of_the_source(baked, model, pipeline_class):
-    recipe = ModelRecipe(model=model, precision=BFLOAT16)
+    recipe = ModelRecipe(model=model, plan=QuantizationPlan(precision=BFLOAT16))
     found = pipeline_class.from_pretrained(baked(recipe, MANY_SHARDS), dtype=torch.bfloat16)
     expected = pipeline_class.from_pretrained(CACHE / "tiny" / model, dtype=torch.bfloat16)
     for name, component in expected.components.items():
@@ -227,7 +228,7 @@ def test_stock_pipeline_draws_from_baked_float8(baked):
 
 
 def test_float16_is_cast_from_what_the_source_has(baked):
-    recipe = ModelRecipe(model="sd15-tiny", precision=Precision.FLOAT16)
+    recipe = ModelRecipe(model="sd15-tiny", plan=QuantizationPlan(precision=Precision.FLOAT16))
     (header, _), *_ = headers(baked(recipe) / "unet")
     assert {field["dtype"] for name, field in header.items() if name != "__metadata__"} == {"F16"}
 
@@ -267,13 +268,13 @@ def test_model_that_is_there_already_is_left_alone(tmp_path):
     damaged.write_text("{}", encoding="utf-8")
     bake_tiny(tmp_path)
     assert damaged.read_text(encoding="utf-8") != "{}"
-    bake_tiny(tmp_path, replace(FLUX, t5=BFLOAT16))
+    bake_tiny(tmp_path, replace(FLUX, plan=replace(FLUX.plan, t5=BFLOAT16)))
     assert "T5 in bfloat16" in str(read_manifest(tmp_path)["flux-tiny"].recipe)
 
 
 def test_second_model_is_added_to_the_manifest(tmp_path):
     bake_tiny(tmp_path)
-    bake_tiny(tmp_path, ModelRecipe(model="sd15-tiny", precision=BFLOAT16))
+    bake_tiny(tmp_path, ModelRecipe(model="sd15-tiny", plan=QuantizationPlan(precision=BFLOAT16)))
     manifest = read_manifest(tmp_path)
     assert list(manifest) == ["flux-tiny", "sd15-tiny"]
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
@@ -282,21 +283,29 @@ def test_second_model_is_added_to_the_manifest(tmp_path):
 def test_tensors_that_models_have_in_common_are_there_once(tmp_path):
     """The tiny models have the same VAE. Each may go without the other."""
     sdxl, sd15 = (
-        bake_tiny(tmp_path, ModelRecipe(model=name, precision=Precision.FLOAT32))
+        bake_tiny(
+            tmp_path, ModelRecipe(model=name, plan=QuantizationPlan(precision=Precision.FLOAT32))
+        )
         for name in ("sdxl-tiny", "sd15-tiny")
     )
     assert (sdxl / VAE).samefile(sd15 / VAE)
     shutil.rmtree(sdxl)
-    bake_tiny(tmp_path, ModelRecipe(model="sdxl-tiny", precision=Precision.FLOAT32))
+    bake_tiny(
+        tmp_path, ModelRecipe(model="sdxl-tiny", plan=QuantizationPlan(precision=Precision.FLOAT32))
+    )
     assert (sdxl / VAE).samefile(sd15 / VAE)
     manifest = read_manifest(tmp_path)
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
 
 
 def test_damaged_copy_is_not_linked_to(tmp_path):
-    sdxl = bake_tiny(tmp_path, ModelRecipe(model="sdxl-tiny", precision=Precision.FLOAT32))
+    sdxl = bake_tiny(
+        tmp_path, ModelRecipe(model="sdxl-tiny", plan=QuantizationPlan(precision=Precision.FLOAT32))
+    )
     flip(sdxl / VAE)
-    sd15 = bake_tiny(tmp_path, ModelRecipe(model="sd15-tiny", precision=Precision.FLOAT32))
+    sd15 = bake_tiny(
+        tmp_path, ModelRecipe(model="sd15-tiny", plan=QuantizationPlan(precision=Precision.FLOAT32))
+    )
     assert not (sdxl / VAE).samefile(sd15 / VAE)
     manifest = {"sd15-tiny": read_manifest(tmp_path)["sd15-tiny"]}
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
@@ -340,7 +349,12 @@ def test_what_another_recipe_left_behind_is_not_used(tmp_path):
     weights.write_bytes(b"")
     directory = tmp_path / "weights"
     with pytest.raises(WeightsUnreadable):
-        bake_tiny(directory, replace(FLUX, adaln=BFLOAT16), location=str(source), revision="1")
+        bake_tiny(
+            directory,
+            replace(FLUX, plan=replace(FLUX.plan, adaln=BFLOAT16)),
+            location=str(source),
+            revision="1",
+        )
     weights.write_bytes(whole)
     folder = bake_tiny(directory, location=str(source), revision="1")
     (header, _), *_ = headers(folder / "transformer")
@@ -384,7 +398,9 @@ def test_vae_of_another_folder_is_put_in_place_of_the_models(tmp_path):
 
 @pytest.mark.parametrize("precision", [FLOAT8, BFLOAT16])
 def test_random_model_draws_finite_noise(tmp_path, precision):
-    recipe = ModelRecipe(model="flux-tiny", precision=precision, t5=precision)
+    recipe = ModelRecipe(
+        model="flux-tiny", plan=QuantizationPlan(precision=precision, t5=precision)
+    )
     bake_random(tmp_path, recipe, None, 1_000_000, byte_bar)
     manifest = read_manifest(tmp_path)
     assert manifest["flux-tiny"].revision == "random"
@@ -400,7 +416,7 @@ def test_random_model_draws_finite_noise(tmp_path, precision):
 
 def test_random_model_of_a_given_size_is_near_it():
     size_gb = 4
-    recipe = ModelRecipe(model="flux-dev", precision=FLOAT8)
+    recipe = ModelRecipe(model="flux-dev", plan=QuantizationPlan(precision=FLOAT8))
     architecture = find_architecture("flux-dev", size_gb * 10**9)
     components = plan_model(architecture, recipe, size_gb * 10**9)
     total_bytes = sum(component.size_bytes for component in components)
@@ -418,7 +434,8 @@ def test_full_sizes_are_those_of_the_real_models():
         (name, component.name): component.size_bytes / 1e9
         for name, precision in (("flux-dev", FLOAT8), ("sdxl", Precision.FLOAT16))
         for component in plan_model(
-            find_architecture(name, None), ModelRecipe(model=name, precision=precision)
+            find_architecture(name, None),
+            ModelRecipe(model=name, plan=QuantizationPlan(precision=precision)),
         )
     }
     assert sizes["flux-dev", "transformer"] == pytest.approx(11.9, abs=0.1)

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import Precision
 from pixpod_tools.bake.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
 from pixpod_tools.bake.random_cache import plan_model, write_random_model
@@ -60,7 +61,7 @@ def mid_size_source(tmp_path):
     tiny = ARCHITECTURES["flux-tiny"]
     components = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
     architecture = replace(tiny, components=components)
-    recipe = ModelRecipe(model="flux-tiny", precision=Precision.BFLOAT16)
+    recipe = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))
     components = plan_model(architecture, recipe)
     write_random_model(tmp_path / "source", architecture, components, 10**9, lambda count: None)
     sizes = [tensor.size_bytes for component in components for tensor in component.tensors]

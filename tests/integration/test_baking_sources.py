@@ -13,6 +13,7 @@ from support.hub_server import TOKEN, Repository, running_hub
 from support.ldm_layout import single_file_of
 
 from pixpod.catalog import load_catalog
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.environment import Secret
 from pixpod.errors import (
     HubUnavailable,
@@ -40,7 +41,7 @@ SDXL = replace(
     vae_repository="org/vae",
     vae_revision=VAE_REVISION,
 )
-RECIPE = ModelRecipe(model="sdxl-tiny", precision=Precision.BFLOAT16)
+RECIPE = ModelRecipe(model="sdxl-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))
 
 
 def own_vae():
@@ -158,7 +159,7 @@ def test_file_without_a_token_is_refused_without_its_content(tmp_path, content):
 # --- folders --------------------------------------------------------------------------------
 
 CATALOG = load_catalog()
-FLUX = ModelRecipe(model="flux-tiny", precision=Precision.FLOAT8_DYNAMIC)
+FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.FLOAT8_DYNAMIC))
 
 
 def bake_flux(directory, location, **options):
@@ -270,7 +271,7 @@ def test_single_file_in_its_authors_layout_gives_the_same_tensors(tmp_path):
     file = tmp_path / "sd15.safetensors"
     tensors = {name: tensor.contiguous() for name, tensor in single_file_of(source).items()}
     save_file(tensors, file)
-    recipe = ModelRecipe(model="sd15-tiny", precision=Precision.BFLOAT16)
+    recipe = ModelRecipe(model="sd15-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))
     options = SourceOptions(
         location=str(file), own_models=CACHE, config=configs_of(source, tmp_path)
     )

@@ -63,7 +63,7 @@ def loader_of(
 def float8_dir(tmp_path_factory):
     """Denoiser and T5 baked in float8."""
     directory = tmp_path_factory.mktemp("weights")
-    recipe = ModelRecipe(model=FLUX, precision=FLOAT8, t5=FLOAT8)
+    recipe = ModelRecipe(model=FLUX, plan=QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
     source = SourceOptions(location=None, own_models=SOURCE_WEIGHTS_DIR)
     bake(directory, recipe, CATALOG, source, 4_000_000_000, byte_bar)
     return directory

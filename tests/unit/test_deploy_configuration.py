@@ -141,9 +141,9 @@ def test_cached_model_is_a_thing_of_the_console():
     assert built.spec.container_disk_gb == 20
 
 
-def test_cost_of_quantising_at_boot_is_told():
+def test_cost_of_quantizing_at_boot_is_a_remark():
     keys = CACHED | {"models": ["flux-schnell"], "precision": {"flux-schnell": "float8_dynamic"}}
-    assert any("quantises" in remark for remark in build_wanted(parse(keys)).remarks)
+    assert any("quantizes" in remark for remark in build_wanted(parse(keys)).remarks)
 
 
 def test_volume_is_attached_and_its_copy_fits_on_the_disk():
@@ -152,12 +152,11 @@ def test_volume_is_attached_and_its_copy_fits_on_the_disk():
     assert spec.container_disk_gb == 50
 
 
-def test_precision_without_figures_needs_pools_and_disk_by_name():
+def test_precision_that_no_worker_takes_is_refused_even_for_named_pools():
     keys = {"models": ["sdxl"], "precision": {"sdxl": "int8_dynamic"}}
-    with pytest.raises(InvalidConfiguration, match="gpu_pools and container_disk_gb set by you"):
-        wanted(**keys)
-    spec = wanted(**keys, gpu_pools=["ADA_24"], container_disk_gb=40).spec
-    assert spec.container_disk_gb == 40
+    for pools in ({}, {"gpu_pools": ["ADA_24"]}):
+        with pytest.raises(InvalidConfiguration, match="sdxl cannot run in int8_dynamic"):
+            wanted(**keys, **pools)
 
 
 def test_idle_timeout_is_the_platforms_business_with_request_count():

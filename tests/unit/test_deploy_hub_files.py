@@ -9,8 +9,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pixpod.settings import Settings
-from pixpod_tools.deploy.configuration import Configuration
-from pixpod_tools.deploy.footprints import Footprints, Mode
+from pixpod_tools.deploy.configuration import Configuration, Mode
+from pixpod_tools.deploy.disk import disk_gb
 from pixpod_tools.deploy.pools import load_pools
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -193,7 +193,7 @@ def test_pools_are_known():
 
 
 def test_disk_holds_the_software():
-    assert HUB["config"]["containerDiskInGb"] == Footprints().disk_gb(Mode.CACHED_MODEL, 0)
+    assert HUB["config"]["containerDiskInGb"] == disk_gb(Mode.CACHED_MODEL, 0)
 
 
 def test_no_model_needs_a_token_to_build():

@@ -58,7 +58,7 @@ def test_new_endpoint_is_created_with_what_is_set():
         "image": "example.org/pixpod:1.0",
         "disk": 50,
         "gpu": {
-            "pools": ["ADA_48_PRO", "BLACKWELL_96", "ADA_80_PRO"],
+            "pools": ["ADA_24", "ADA_48_PRO", "BLACKWELL_96"],
             "count": 1,
             "minCudaVersion": "13.0",
         },
@@ -117,11 +117,11 @@ def test_created_endpoint_needs_no_change(keys):
         ({"gpu__count": 2}, {"gpu": {"count": 1}}),
         (
             {"gpu__pools": ["ADA_80_PRO"]},
-            {"gpu": {"pools": ["ADA_48_PRO", "BLACKWELL_96", "ADA_80_PRO"], "excludedTypes": []}},
+            {"gpu": {"pools": ["ADA_24", "ADA_48_PRO", "BLACKWELL_96"], "excludedTypes": []}},
         ),
         (
             {"gpu__excludedTypes": ["NVIDIA L40"]},
-            {"gpu": {"pools": ["ADA_48_PRO", "BLACKWELL_96", "ADA_80_PRO"], "excludedTypes": []}},
+            {"gpu": {"pools": ["ADA_24", "ADA_48_PRO", "BLACKWELL_96"], "excludedTypes": []}},
         ),
     ],
     ids=str,
@@ -136,7 +136,7 @@ def test_change_made_elsewhere_is_undone_by_sending_little_else(changes, body):
 @pytest.mark.parametrize(
     "changes",
     [
-        {"gpu__pools": ["ADA_80_PRO", "ADA_48_PRO", "BLACKWELL_96"]},
+        {"gpu__pools": ["ADA_24", "BLACKWELL_96", "ADA_48_PRO"]},
         {"scaling__queueDelay": 4.0000001},
         {"env__HF_TOKEN": "{{RUNPOD_SECRET_hub}}"},
         {"args": "--verbose", "ports": ["80/http"]},

@@ -8,9 +8,9 @@ import pytest
 
 from pixpod.engine.device_probe import (
     DRIVER,
-    ProbedCard,
+    ProbedGpu,
     cuda_of_torch,
-    probe_card,
+    probe_gpu,
     version_of_torch,
 )
 from pixpod.errors import DeviceUnavailable
@@ -65,7 +65,7 @@ def check(driver, built_for=13):
         assert name == DRIVER
         return driver
 
-    return probe_card(built_for, load)
+    return probe_gpu(built_for, load)
 
 
 @pytest.mark.parametrize(
@@ -112,7 +112,7 @@ def test_host_without_a_driver_is_said(tmp_path):
         return ctypes.CDLL(str(tmp_path / name))
 
     with pytest.raises(DeviceUnavailable, match=f"no CUDA driver on this host: {DRIVER} cannot"):
-        probe_card(None, load)
+        probe_gpu(None, load)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +120,7 @@ def test_host_without_a_driver_is_said(tmp_path):
 )
 def test_card_is_described_beyond_32_bits(capability, memory_bytes):
     driver = Driver(capability=capability, memory_bytes=memory_bytes)
-    assert check(driver) == ProbedCard(capability=capability, memory_bytes=memory_bytes)
+    assert check(driver) == ProbedGpu(capability=capability, memory_bytes=memory_bytes)
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ from support.broken_weights import flip
 from support.weights_directories import CATALOG, WEIGHTS_NAME, add_model
 
 from pixpod.catalog import Catalog
-from pixpod.engine.device_probe import ProbedCard
+from pixpod.engine.device_probe import ProbedGpu
 from pixpod.engine.loading.loader import ModelLoader, gc_disabled
 from pixpod.errors import (
     DeviceUnavailable,
@@ -96,8 +96,8 @@ def card(monkeypatch):
     """Stands in for the driver."""
 
     def make(capability, memory_gib):
-        probed = ProbedCard(capability=capability, memory_bytes=int(memory_gib * 2**30))
-        monkeypatch.setattr("pixpod.engine.loading.loader.probe_card", lambda built_for: probed)
+        probed = ProbedGpu(capability=capability, memory_bytes=int(memory_gib * 2**30))
+        monkeypatch.setattr("pixpod.engine.loading.loader.probe_gpu", lambda built_for: probed)
 
     return make
 

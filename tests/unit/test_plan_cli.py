@@ -1,4 +1,4 @@
-"""scripts/plan: which models fit on which card, as a table, a picture and JSON."""
+"""scripts/plan: models on a GPU, as a table, a chart and JSON."""
 
 import json
 import xml.etree.ElementTree as ET
@@ -24,28 +24,28 @@ def plan(capsys):
     return run
 
 
-def test_card_of_24_gb_takes_turns(plan):
-    status, table, found, err = plan("--models", "flux-dev=float8_dynamic,sdxl", "--card", "4090")
+def test_24_gb_offload_between_stages(plan):
+    status, table, found, err = plan("--models", "flux-dev=float8_dynamic,sdxl", "--gpu", "4090")
     assert (status, err) == (0, "")
-    assert found["card"] == "RTX 4090"
+    assert found["gpu"] == "RTX 4090"
     assert found["usable_gib"] == 23.0
-    assert found["parked_gib"] == {"flux-dev/text_encoder_2": 4.57, "sdxl/text_encoder_2": 1.29}
-    assert found["largest_batch"] == {"flux-dev in float8_dynamic": 2, "sdxl in float16": 2}
+    assert found["offloaded_gib"] == {"flux-dev/text_encoder_2": 4.57, "sdxl/text_encoder_2": 1.29}
+    assert found["max_batch_size"] == {"flux-dev in float8_dynamic": 2, "sdxl in float16": 2}
     row = next(line for line in table.splitlines() if line.startswith("flux-dev/text_encoder_2"))
     assert row.split()[1] == "4.57"
-    assert row.endswith("parked in host memory, comes in 0.25 s")
+    assert row.endswith("offloaded to host memory, onloads in 0.25 s")
 
 
 @pytest.mark.parametrize(
-    ("card", "precision", "t5_gib"),
+    ("gpu", "precision", "t5_gib"),
     [
         pytest.param("L40S", "float8_dynamic", 8.87, id="FP8"),
         pytest.param("A100", "bfloat16", 8.87, id="no FP8"),
         pytest.param("RTX 4090", "float8_dynamic", 4.57, id="small"),
     ],
 )
-def test_precision_is_what_a_worker_would_choose(plan, card, precision, t5_gib):
-    _, _, found, _ = plan("--models", "flux-dev", "--card", card)
+def test_precision_is_what_a_worker_would_choose(plan, gpu, precision, t5_gib):
+    _, _, found, _ = plan("--models", "flux-dev", "--gpu", gpu)
     there = found["resident_gib"]
     assert f"flux-dev/transformer in {precision}" in there
     assert there["flux-dev/text_encoder_2"] == t5_gib
@@ -64,31 +64,31 @@ def test_files_of_a_weights_directory_count(plan):
     assert [row.split()[0] for row in rows] == ["flux-tiny/vae"], "all have the same one"
 
 
-def test_only_a_part_of_a_card_may_be_used(plan):
-    _, _, found, _ = plan("--models", "sdxl", "--card", "H100", "--memory-gib", "12")
-    assert (found["card"], found["usable_gib"]) == ("H100", 12.0)
+def test_only_a_part_of_a_gpu_may_be_used(plan):
+    _, _, found, _ = plan("--models", "sdxl", "--gpu", "H100", "--memory-gib", "12")
+    assert (found["gpu"], found["usable_gib"]) == ("H100", 12.0)
 
 
 def test_what_does_not_fit_is_refused_with_what_would(plan):
-    status, table, found, err = plan("--models", "sdxl,flux-dev=bfloat16", "--card", "RTX 4090")
+    status, table, found, err = plan("--models", "sdxl,flux-dev=bfloat16", "--gpu", "RTX 4090")
     assert (status, table, found) == (1, "", None)
-    assert err.startswith("scripts/plan: model_unavailable: flux-dev in bfloat16 needs 25.73 GiB")
-    assert "run it in 8 bits, which takes 14.66 GiB" in err
+    assert err.startswith("scripts/plan: model_unavailable: flux-dev in bfloat16 needs 23.87 GiB")
+    assert "run it in 8 bits, which takes 12.8 GiB" in err
 
 
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        pytest.param(["--models", "flux", "--card", "H100"], "--models flux: ", id="model"),
-        pytest.param(["--models", "sdxl=fp4", "--card", "H100"], "int8_dynamic", id="precision"),
-        pytest.param(["--models", "sdxl", "--card", "H900"], "RTX 4090", id="card"),
+        pytest.param(["--models", "flux", "--gpu", "H100"], "got 'flux'", id="model"),
+        pytest.param(["--models", "sdxl=fp4", "--gpu", "H100"], "int8_dynamic", id="precision"),
+        pytest.param(["--models", "sdxl", "--gpu", "H900"], "RTX 4090", id="gpu"),
         pytest.param(
-            ["--models", "sdxl", "--card", "H100", "--weights", str(ROOT / "model_cache")],
+            ["--models", "sdxl", "--gpu", "H100", "--weights", str(ROOT / "model_cache")],
             "sdxl is not in ",
             id="not baked",
         ),
         pytest.param(
-            ["--weights", str(ROOT / "docs"), "--card", "H100"], "manifest.toml", id="no manifest"
+            ["--weights", str(ROOT / "docs"), "--gpu", "H100"], "manifest.toml", id="no manifest"
         ),
     ],
 )
@@ -102,12 +102,12 @@ def test_what_is_not_known_is_named_with_what_is(plan, arguments, words):
     "arguments",
     [
         ["--models", "sdxl"],
-        ["--card", "H100"],
+        ["--gpu", "H100"],
         ["--models", "sdxl", "--memory-gib", "0"],
         ["--models", "sdxl", "--memory-gib", "24", "--out", "plan.txt"],
         ["--models", ",", "--memory-gib", "24"],
     ],
-    ids=["no card", "no models", "no memory", "no picture", "no names"],
+    ids=["no gpu", "no models", "no memory", "no format", "no names"],
 )
 def test_wrong_arguments_are_refused_with_what_is_accepted(plan, arguments, capsys):
     with pytest.raises(SystemExit):
@@ -115,13 +115,17 @@ def test_wrong_arguments_are_refused_with_what_is_accepted(plan, arguments, caps
     assert "error: " in capsys.readouterr().err
 
 
-def test_picture_has_a_bar_for_each_stage(plan, tmp_path):
+def test_chart_has_a_bar_for_each_stage(plan, tmp_path):
     path = tmp_path / "plan.svg"
     models = ("--models", "flux-dev=float8_dynamic,sdxl")
-    plan(*models, "--card", "RTX 4090", "--out", str(path))
+    plan(*models, "--gpu", "RTX 4090", "--out", str(path))
     first = path.read_text()
     ET.fromstring(first)
-    for words in ("RTX 4090: 23.0 GiB, 2 parts parked", "flux-dev: text", "sdxl: image"):
+    for words in (
+        "RTX 4090: 23.0 GiB, 2 components offloaded",
+        "flux-dev: text_encode",
+        "sdxl: decode",
+    ):
         assert f"<!-- {words} -->" in first
-    plan(*models, "--card", "RTX 4090", "--out", str(path))
+    plan(*models, "--gpu", "RTX 4090", "--out", str(path))
     assert path.read_text() == first

@@ -7,7 +7,6 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.precision.gpus import find_card, load_cards
 from pixpod.engine.precision.precision import (
     WORKING_BYTES,
     Hardware,
@@ -17,6 +16,7 @@ from pixpod.engine.precision.precision import (
 )
 from pixpod.errors import DeviceUnavailable, InvalidInput, ModelUnavailable, WorkerError
 from pixpod.families import GIB, STORED_PRECISIONS, Precision
+from pixpod.gpus import find_gpu_class, load_gpu_classes
 from pixpod.job import Quality
 from pixpod.weights.layout import CheckpointInfo
 
@@ -31,7 +31,7 @@ CPU = Hardware()
 
 
 def hardware(capability, memory_gib=80.0, *, has_float8=None):
-    card = find_card(capability)
+    card = find_gpu_class(capability)
     works = card.has_float8("2.13.0") if has_float8 is None else has_float8
     return Hardware(gpu=card, memory_bytes=int(memory_gib * GIB), has_float8=works)
 
@@ -234,7 +234,7 @@ stored_ones = st.builds(
 )
 places = st.just(CPU) | st.builds(
     Hardware,
-    gpu=st.sampled_from(load_cards()),
+    gpu=st.sampled_from(load_gpu_classes()),
     memory_bytes=st.integers(8 * GIB, 200 * GIB),
     has_float8=st.booleans(),
 )

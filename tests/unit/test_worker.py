@@ -75,7 +75,7 @@ def build(tmp_path):
             capabilities=OFFER,
             engine=engine or FakeEngine(),
             stores=ours | (stores or {}),
-            prices=PriceList.load(0.5),
+            prices=PriceList(0.5),
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
             send_progress=send_progress,

@@ -4,10 +4,10 @@ import gc
 
 import torch
 
-from pixpod.engine.precision.gpus import find_card
 from pixpod.engine.precision.precision import Hardware, limit_bytes
 from pixpod.engine.precision.quantization import computes_float8
 from pixpod.errors import DeviceUnavailable
+from pixpod.gpus import find_gpu_class
 
 
 def find_device(asked: str) -> torch.device:
@@ -54,12 +54,12 @@ def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -
     """
     if device.type != "cuda":
         return Hardware()
-    card = find_card(torch.cuda.get_device_capability(device))
+    gpu = find_gpu_class(torch.cuda.get_device_capability(device))
     has_bytes = torch.cuda.get_device_properties(device).total_memory
     return Hardware(
-        gpu=card,
+        gpu=gpu,
         memory_bytes=limit_bytes(has_bytes, memory_limit_gib),
-        has_float8=card.has_float8(torch.__version__) and computes_float8(device),
+        has_float8=gpu.has_float8(torch.__version__) and computes_float8(device),
     )
 
 

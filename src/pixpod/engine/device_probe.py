@@ -24,14 +24,14 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class ProbedCard:
+class ProbedGpu:
     """The first card, on which torch computes unless it is told otherwise."""
 
     capability: tuple[int, int]
     memory_bytes: int
 
 
-def probe_card(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> ProbedCard:
+def probe_gpu(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> ProbedGpu:
     """Raises DeviceUnavailable unless the driver can be started, has a card, tells what it is,
     and runs what was built for CUDA's major version `built_for`; None is not checked.
 
@@ -59,7 +59,7 @@ def probe_card(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) 
     return _describe_first(driver)
 
 
-def _describe_first(driver: ctypes.CDLL) -> ProbedCard:
+def _describe_first(driver: ctypes.CDLL) -> ProbedGpu:
     card = ctypes.c_int(0)
     numbers = {which: ctypes.c_int(0) for which in (CAPABILITY_MAJOR, CAPABILITY_MINOR)}
     memory_bytes = ctypes.c_size_t(0)
@@ -70,7 +70,7 @@ def _describe_first(driver: ctypes.CDLL) -> ProbedCard:
     if status:
         raise DeviceUnavailable(f"the CUDA driver of this host gave status {status} for its card")
     major, minor = (number.value for number in numbers.values())
-    return ProbedCard(capability=(major, minor), memory_bytes=memory_bytes.value)
+    return ProbedGpu(capability=(major, minor), memory_bytes=memory_bytes.value)
 
 
 def cuda_of_torch() -> int | None:

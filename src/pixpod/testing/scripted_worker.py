@@ -58,7 +58,7 @@ def build(spec: ScriptedWorker) -> Worker:
         ),
         engine=engine,
         stores={Delivery.INLINE: InlineImageStore()},
-        prices=PriceList.load(spec.usd_per_gpu_second),
+        prices=PriceList(spec.usd_per_gpu_second),
         concurrency=Concurrency(
             max_when_warm=spec.max_concurrency,
             is_warm=lambda: engine.is_warm,

@@ -1,14 +1,12 @@
-"""How many operations a step takes, and so how fast it could be on a GPU; data in `floors.toml`.
+"""Operations of a denoising step, and the shortest time that a GPU could take for it.
 
-Standard library only.
+Standard library only. Peak figures are in `pixpod/gpus.toml`.
 """
 
-import re
-import tomllib
 from dataclasses import dataclass
-from importlib import resources
 
 from pixpod.families import Precision
+from pixpod.gpus import find_gpu
 
 _FULL_TOKENS = 4096 + 512
 _FLUX_LINEAR, _FLUX_ATTENTION = 59.512, 14.872
@@ -55,9 +53,10 @@ class Peak:
 
 def find_peak(device_name: str) -> Peak | None:
     """Return None for a GPU that the table does not have."""
-    text = resources.files("pixpod_bench.gpu").joinpath("floors.toml").read_text(encoding="utf-8")
-    peaks = (Peak(**row) for row in tomllib.loads(text)["gpus"])
-    return next((peak for peak in peaks if _is_gpu(peak.gpu, device_name)), None)
+    gpu = find_gpu(device_name)
+    if gpu is None or gpu.bfloat16_tflops is None:
+        return None
+    return Peak(gpu=gpu.name, bfloat16=gpu.bfloat16_tflops, float8=gpu.float8_tflops)
 
 
 def step_work(model: str, size_px: int, text_tokens: int | None, samples: int) -> Work | None:
@@ -70,8 +69,3 @@ def step_work(model: str, size_px: int, text_tokens: int | None, samples: int) -
         )
     of_sample = _UNET_SAMPLE.get((model, size_px))
     return Work(linear=of_sample * samples, attention=0.0) if of_sample else None
-
-
-def _is_gpu(name: str, device_name: str) -> bool:
-    """`H200` is no GH200, and `A100` no A1000."""
-    return re.search(rf"(?<![A-Za-z0-9]){re.escape(name)}(?![0-9])", device_name) is not None

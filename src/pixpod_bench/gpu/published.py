@@ -1,12 +1,12 @@
 """Figures that others have published for the same work; data in `published.toml`. No torch."""
 
-import re
 import tomllib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from pixpod.gpus import find_gpu
 from pixpod_bench.gpu.results import Row
 
 REFERENCE_GPU = "RTX 4090"
@@ -51,11 +51,10 @@ def published_of(row: Row, device_name: str) -> Sequence[Published]:
     """Return figures of the same work: those of this GPU first, then those of REFERENCE_GPU."""
     return sorted(
         (figure for figure in load_published() if figure.is_of(row)),
-        key=lambda figure: (not _is_gpu(figure.card, device_name), figure.card != REFERENCE_GPU),
+        key=lambda figure: (not _is_same(figure.card, device_name), figure.card != REFERENCE_GPU),
     )
 
 
-def _is_gpu(name: str, device_name: str) -> bool:
-    """`RTX 4090` is an NVIDIA GeForce RTX 4090, but an `A10` is no A100, and `L40` no L40S."""
-    pattern = rf"(?<![A-Za-z0-9]){re.escape(name)}(?![A-Za-z0-9])"
-    return re.search(pattern, device_name) is not None
+def _is_same(name: str, device_name: str) -> bool:
+    gpu = find_gpu(name)
+    return gpu is not None and gpu == find_gpu(device_name)

@@ -39,7 +39,7 @@ class Report:
         self._loads = self._of_kind(LoadRow)
         self._failures = [each for each in self._entries if isinstance(each.result, Failure)]
         self._tests = next(iter(self._of_kind(TestRun).values()), None)
-        self._prices = PriceList.load()
+        self._prices = PriceList()
 
     @property
     def has_failed(self) -> bool:

@@ -33,7 +33,7 @@ def bake(
     Raises a WorkerError that says what to do; what was done so far is used next time.
     """
     spec = _get_spec(recipe, catalog)
-    dtype = DTYPE[recipe.precision]
+    dtype = DTYPE[recipe.plan.precision]
     with (
         disk_faults(directory, spec.name),
         opened(spec, options, dtype, directory, bars) as origin,
@@ -67,7 +67,7 @@ def bake_random(
         name=recipe.model,
         path=recipe.model,
         revision="random",
-        precision=recipe.precision,
+        precision=recipe.plan.precision,
         recipe=f"random numbers; {recipe.describe(architecture.family)}",
         versions=library_versions(),
     )
@@ -85,7 +85,7 @@ def _get_spec(recipe: ModelRecipe, catalog: Catalog) -> ModelSpec:
     if recipe.model not in catalog:
         raise InvalidSettings(f"model {recipe.model}: accepted are {', '.join(catalog)}")
     spec = catalog[recipe.model]
-    if recipe.precision is Precision.FLOAT8_DYNAMIC and spec.family.quantization is None:
+    if recipe.plan.precision is Precision.FLOAT8_DYNAMIC and spec.family.quantization is None:
         title = spec.family.title
         raise InvalidSettings(f"model {spec.name}: {title} models have no float8_dynamic form")
     return spec
@@ -100,7 +100,7 @@ def _entry(spec: ModelSpec, recipe: ModelRecipe, origin: Origin) -> ManifestEntr
         path=spec.name,
         revision=origin.revision,
         repository=origin.repository,
-        precision=recipe.precision,
+        precision=recipe.plan.precision,
         licence=spec.licence,
         recipe=text,
         versions=library_versions(),

@@ -1,4 +1,4 @@
-"""What a bake makes of a model: precisions as data, the profiles, and their words."""
+"""Formats in which models are baked: profiles as data, and their notation on the command line."""
 
 import re
 from collections.abc import Mapping
@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import Catalog
 from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
 from pixpod.families import STORED_PRECISIONS, FamilySpec, Precision
 from pixpod_tools.bake.components import Storage
@@ -13,29 +14,28 @@ from pixpod_tools.bake.components import Storage
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
-    """One model x precision. `t5` and `adaln` matter for FLUX in float8_dynamic only.
+    """A model and the formats of its files.
 
-    `t5` in float8_dynamic saves 4.6 GB; `adaln` in bfloat16 keeps the layers that modulate each
+    T5 in float8_dynamic saves 4.6 GB; `adaln` in bfloat16 keeps the layers that modulate each
     block at 16 bits, for 3.2 GB more.
     """
 
     model: str
-    precision: Precision
-    t5: Precision = Precision.BFLOAT16
-    adaln: Precision = Precision.FLOAT8_DYNAMIC
+    plan: QuantizationPlan
 
     def describe(self, family: FamilySpec) -> str:
         """Return the formats of all components in words, for the manifest."""
-        if self.precision is not Precision.FLOAT8_DYNAMIC or family.quantization is None:
-            return f"all in {self.precision}"
+        plan = self.plan
+        if plan.precision is not Precision.FLOAT8_DYNAMIC or family.quantization is None:
+            return f"all in {plan.precision}"
         kept = sorted(family.quantization.keep_16_bit)
-        if self.adaln is not Precision.FLOAT8_DYNAMIC:
+        if plan.adaln is not Precision.FLOAT8_DYNAMIC:
             kept.append("adaln")
-        t5 = f"T5 in {self.t5}"
-        if self.t5 is Precision.FLOAT8_DYNAMIC:
+        t5 = f"T5 in {plan.t5 or Precision.BFLOAT16}"
+        if plan.t5 is Precision.FLOAT8_DYNAMIC:
             t5 += " but for its embeddings"
         return (
-            f"denoiser in {self.precision} (e4m3fn with a scale per row; activations likewise, "
+            f"denoiser in {plan.precision} (e4m3fn with a scale per row; activations likewise, "
             f"when they come) but for {', '.join(kept)}; {t5}; all else in bfloat16"
         )
 
@@ -43,35 +43,47 @@ class ModelRecipe:
 def storage_of(family: FamilySpec, recipe: ModelRecipe, component: str) -> Storage:
     """Return how a recipe stores a component of a pipeline."""
     float8 = Precision.FLOAT8_DYNAMIC
-    precisions = {family.denoiser: recipe.precision}
-    if recipe.precision is float8 and family.large_text_encoder:
-        precisions[family.large_text_encoder] = recipe.t5
+    plan = recipe.plan
+    precisions = {family.denoiser: plan.precision}
+    if plan.precision is float8 and family.large_text_encoder and plan.t5:
+        precisions[family.large_text_encoder] = plan.t5
     return Storage(
-        dtype=DTYPE[recipe.precision],
+        dtype=DTYPE[plan.precision],
         is_float8=precisions.get(component) is float8,
-        is_adaln_float8=recipe.adaln is float8,
+        is_adaln_float8=plan.adaln is float8,
     )
 
 
-def _float8(model: str, **others: Precision) -> ModelRecipe:
-    return ModelRecipe(model=model, precision=Precision.FLOAT8_DYNAMIC, **others)
+def _float8(
+    model: str,
+    *,
+    t5: Precision | None = None,
+    adaln: Precision = Precision.FLOAT8_DYNAMIC,
+) -> ModelRecipe:
+    plan = QuantizationPlan(precision=Precision.FLOAT8_DYNAMIC, t5=t5, adaln=adaln)
+    return ModelRecipe(model=model, plan=plan)
 
 
-def _float16(model: str) -> ModelRecipe:
-    return ModelRecipe(model=model, precision=Precision.FLOAT16)
-
-
-def _as_shipped(model: str) -> ModelRecipe:
-    return ModelRecipe(model=model, precision=Precision.BFLOAT16)
+def _in(model: str, precision: Precision) -> ModelRecipe:
+    return ModelRecipe(model=model, plan=QuantizationPlan(precision=precision))
 
 
 PROFILES: Mapping[str, tuple[ModelRecipe, ...]] = {
-    "tiny": (_float8("flux-tiny"), _as_shipped("sdxl-tiny"), _as_shipped("sd15-tiny")),
-    "flux-schnell+sdxl": (_float8("flux-schnell"), _float16("sdxl")),
+    "tiny": (
+        _float8("flux-tiny"),
+        _in("sdxl-tiny", Precision.BFLOAT16),
+        _in("sd15-tiny", Precision.BFLOAT16),
+    ),
+    "flux-schnell+sdxl": (_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16)),
     "flux-dev": (_float8("flux-dev"),),
     "flux-dev-24gb": (_float8("flux-dev", t5=Precision.FLOAT8_DYNAMIC),),
     "flux-dev-adaln16": (_float8("flux-dev", adaln=Precision.BFLOAT16),),
-    "all": (_float8("flux-dev"), _float8("flux-schnell"), _float16("sdxl"), _float16("sd15")),
+    "all": (
+        _float8("flux-dev"),
+        _float8("flux-schnell"),
+        _in("sdxl", Precision.FLOAT16),
+        _in("sd15", Precision.FLOAT16),
+    ),
     "slim": (),
 }
 """By name, what a weights directory holds. `slim` has no weights: they come from elsewhere."""
@@ -107,7 +119,12 @@ def parse_recipe(text: str) -> ModelRecipe:
                 f"{where}: {pair}: accepted are t5 and adaln, each in bfloat16 or float8_dynamic"
             )
         others[field] = Precision(value)
-    return ModelRecipe(model=found["model"], precision=Precision(found["precision"]), **others)
+    plan = QuantizationPlan(
+        precision=Precision(found["precision"]),
+        t5=others.get("t5"),
+        adaln=others.get("adaln", Precision.FLOAT8_DYNAMIC),
+    )
+    return ModelRecipe(model=found["model"], plan=plan)
 
 
 def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:
@@ -115,4 +132,4 @@ def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:
     if "=" in text:
         return parse_recipe(text)
     is_quantized = text in catalog and catalog[text].family.quantization is not None
-    return _float8(text) if is_quantized else _float16(text)
+    return _float8(text) if is_quantized else _in(text, Precision.FLOAT16)

@@ -16,7 +16,7 @@ from pixpod.environment import Secret
 from pixpod_tools.deploy import configuration, report
 from pixpod_tools.deploy.build import Wanted, build_wanted
 from pixpod_tools.deploy.client import API_URL, ServerlessApi
-from pixpod_tools.deploy.configuration import FlashBoot, Scaler
+from pixpod_tools.deploy.configuration import FlashBoot, Mode, Scaler
 from pixpod_tools.deploy.documents import Endpoint
 from pixpod_tools.deploy.errors import (
     CredentialsRefused,
@@ -24,7 +24,6 @@ from pixpod_tools.deploy.errors import (
     InvalidConfiguration,
     NotConfirmed,
 )
-from pixpod_tools.deploy.footprints import Mode
 from pixpod_tools.deploy.plan import Action, Plan, differences, make_plan
 
 KEY_VARIABLE = "RUNPOD_API_KEY"

@@ -1,4 +1,4 @@
-"""What the user asks for: the keys of deploy.toml, each of which is a flag too."""
+"""Configuration of an endpoint: the keys of deploy.toml, each of which is a flag too."""
 
 import re
 import tomllib
@@ -11,21 +11,28 @@ from pydantic import ConfigDict, Field, TypeAdapter, ValidationError
 
 from pixpod.families import Precision
 from pixpod_tools.deploy.errors import InvalidConfiguration
-from pixpod_tools.deploy.footprints import Mode
 
 _LOOKS_SECRET = re.compile(r"SECRET|TOKEN|PASSWORD|ACCESS_KEY|API_KEY")
 _HAS_CREDENTIALS = re.compile(r"://[^/\s]*@")
 
 
+class Mode(StrEnum):
+    """Source of the endpoint's weights."""
+
+    BAKED = "baked"
+    CACHED_MODEL = "cached-model"
+    VOLUME = "volume"
+
+
 class Scaler(StrEnum):
-    """What makes the platform add workers."""
+    """Signal on which the platform adds workers."""
 
     QUEUE_DELAY = "queue_delay"
     REQUEST_COUNT = "request_count"
 
 
 class FlashBoot(StrEnum):
-    """Whether the platform keeps the state of workers that it stops."""
+    """Keeping the state of stopped workers by the platform."""
 
     OFF = "off"
     ON = "on"

@@ -1,13 +1,13 @@
-"""GPU pools of the platform: what fits on them and what they cost; data in `pools.toml`."""
+"""GPU pools of the platform: what the worker's plan serves on them, and what they cost."""
 
 import tomllib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from pixpod.pricing import PriceList
+from pixpod.gpus import Gpu, find_gpu, price_basis
 from pixpod_tools.deploy.errors import InvalidConfiguration
-from pixpod_tools.deploy.footprints import Need
+from pixpod_tools.deploy.fit import Fit, ServedModel, fit
 
 MAX_CHOSEN = 3
 """The platform ranks up to three kinds of GPU; a fourth may cost eight times the first."""
@@ -15,55 +15,59 @@ MAX_CHOSEN = 3
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """Cards that the platform gives out as one. `usd_per_second` is its dearest card's flex price.
+    """GPUs that the platform gives out as one. `usd_per_second` is that of the dearest.
 
-    Without a price a pool is taken by name only. `price_basis` says where prices are from.
+    A pool without a price is taken by name only. `price_basis` is the source of prices.
     """
 
     id: str
-    usable_gib: float
-    has_float8: bool
-    usd_per_second: float | None
+    gpus: tuple[Gpu, ...]
     price_basis: str
 
-    def fits(self, need: Need) -> bool:
-        return need.device_gib <= self.usable_gib and (self.has_float8 or not need.float8)
+    @property
+    def usd_per_second(self) -> float | None:
+        prices = [gpu.usd_per_second for gpu in self.gpus]
+        return max(price for price in prices if price is not None) if all(prices) else None
+
+    def worst_fit(self, models: Sequence[ServedModel]) -> Fit:
+        """Return the fit on the GPU of the pool that serves the models worst."""
+        fits = [fit(models, gpu) for gpu in self.gpus]
+        return min(fits, key=lambda each: (each.plan is not None, each.is_as_baked))
 
 
 def load_pools() -> tuple[Pool, ...]:
-    prices = PriceList.load()
-    basis = prices.cost("RTX 4090", 0).basis
     text = resources.files("pixpod_tools.deploy").joinpath("pools.toml").read_text(encoding="utf-8")
     return tuple(
-        Pool(
-            id=entry["id"],
-            usable_gib=entry["usable_gib"],
-            has_float8=entry["has_float8"],
-            usd_per_second=_dearest(prices, entry["cards"]),
-            price_basis=basis,
-        )
+        Pool(id=entry["id"], gpus=tuple(map(_gpu, entry["gpus"])), price_basis=price_basis())
         for entry in tomllib.loads(text)["pools"]
     )
 
 
-def choose_pools(pools: Iterable[Pool], need: Need) -> tuple[Pool, ...]:
-    """The cheapest that fit, in order of price. Raises InvalidConfiguration if none does."""
-    fitting = _by_price(pool for pool in pools if pool.fits(need))
+def choose_pools(pools: Iterable[Pool], models: Sequence[ServedModel]) -> tuple[Pool, ...]:
+    """Return the cheapest that serve the models in the precision of their files.
+
+    In order of price. Raises InvalidConfiguration if there is none.
+    """
+    fitting = _by_price(pool for pool in pools if pool.worst_fit(models).is_as_baked)
     if not fitting:
+        largest = max((gpu for pool in pools for gpu in pool.gpus), key=lambda gpu: gpu.memory_gib)
+        reason = fit(models, largest).reason
         raise InvalidConfiguration(
             "models",
             None,
-            f"what fits on one GPU; these need {need}, more than any pool has: "
+            f"models that one GPU serves, got more than any does ({largest.name}: {reason}): "
             "serve them by several endpoints",
         )
     return fitting[:MAX_CHOSEN]
 
 
-def named_pools(pools: Sequence[Pool], ids: Sequence[str], need: Need | None) -> tuple[Pool, ...]:
-    """The pools of these ids, in the given order; `need` None takes any.
+def named_pools(
+    pools: Sequence[Pool], ids: Sequence[str], models: Sequence[ServedModel]
+) -> tuple[Pool, ...]:
+    """Return the pools of these ids, in the given order.
 
-    Raises InvalidConfiguration for an id that is unknown, given twice, or too small, and says
-    what fits.
+    Raises InvalidConfiguration for an id that is unknown or given twice, and for a pool on which
+    a worker would refuse its models, with the worker's reason.
     """
     by_id = {pool.id: pool for pool in pools}
     if len(set(ids)) != len(ids):
@@ -71,11 +75,20 @@ def named_pools(pools: Sequence[Pool], ids: Sequence[str], need: Need | None) ->
     for pool_id in ids:
         if pool_id not in by_id:
             raise InvalidConfiguration("gpu_pools", pool_id, f"any of {', '.join(by_id)}")
-        if need is not None and not by_id[pool_id].fits(need):
-            fitting = ", ".join(pool.id for pool in pools if pool.fits(need)) or "none"
-            accepted = f"a pool on which the models fit; they need {need}: {fitting}"
-            raise InvalidConfiguration("gpu_pools", pool_id, accepted)
+        _check_fit(pools, by_id[pool_id], models)
     return tuple(by_id[pool_id] for pool_id in ids)
+
+
+def _check_fit(pools: Sequence[Pool], pool: Pool, models: Sequence[ServedModel]) -> None:
+    worst = pool.worst_fit(models)
+    if worst.plan is None:
+        fitting = [each.id for each in pools if each.worst_fit(models).plan is not None]
+        accepted = ", ".join(fitting) or "none"
+        raise InvalidConfiguration(
+            "gpu_pools",
+            pool.id,
+            f"a pool that serves the models ({accepted}); on {worst.gpu.name}: {worst.reason}",
+        )
 
 
 def _by_price(pools: Iterable[Pool]) -> tuple[Pool, ...]:
@@ -83,8 +96,7 @@ def _by_price(pools: Iterable[Pool]) -> tuple[Pool, ...]:
     return tuple(pool for _, pool in sorted(priced, key=lambda pair: pair[0]))
 
 
-def _dearest(prices: PriceList, cards: Sequence[str]) -> float | None:
-    """A pool without cards, or with a card whose price is not known, has none."""
-    known = [prices.cost(card, 1_000.0).estimated_usd for card in cards]
-    found = [price for price in known if price is not None]
-    return max(found) if found and len(found) == len(known) else None
+def _gpu(name: str) -> Gpu:
+    gpu = find_gpu(name)
+    assert gpu is not None, f"{name} is in pixpod's gpus.toml"
+    return gpu

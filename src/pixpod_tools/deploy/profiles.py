@@ -1,4 +1,4 @@
-"""Which models an endpoint serves, in which precision; profiles of images in `profiles.toml`."""
+"""Models that an endpoint serves and their formats; profiles of images are in `profiles.toml`."""
 
 import tomllib
 from collections.abc import Mapping
@@ -8,17 +8,18 @@ from importlib import resources
 from pydantic import TypeAdapter
 
 from pixpod.catalog import Catalog
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import Precision
-from pixpod_tools.deploy.configuration import Configuration
+from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.errors import InvalidConfiguration
-from pixpod_tools.deploy.footprints import Mode, ServedModel
+from pixpod_tools.deploy.fit import ServedModel
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Profile:
-    """What an image holds. `cpu` is the kind of CPU worker that it runs on, if it needs no GPU.
+    """Content of an image. `cpu` is the kind of CPU worker that it runs on, if it needs no GPU.
 
-    `t5` and `adaln` are as in `ServedModel`, for all models.
+    `t5` and `adaln` are as in `QuantizationPlan`, for all models in float8.
     """
 
     models: Mapping[str, Precision]
@@ -34,51 +35,54 @@ def load_profiles() -> Mapping[str, Profile]:
     return TypeAdapter(dict[str, Profile]).validate_python(tomllib.loads(text))
 
 
-def find_profile(asked: Configuration) -> Profile | None:
+def find_profile(wanted: Configuration) -> Profile | None:
     """Raises InvalidConfiguration for an unknown name, or if a baked image's is missing."""
     profiles = load_profiles()
-    if asked.profile is None:
-        if asked.mode is Mode.BAKED:
+    if wanted.profile is None:
+        if wanted.mode is Mode.BAKED:
             raise InvalidConfiguration("profile", None, f"any of {', '.join(profiles)}")
         return None
-    if asked.profile not in profiles:
-        raise InvalidConfiguration("profile", asked.profile, f"any of {', '.join(profiles)}")
-    return profiles[asked.profile]
+    if wanted.profile not in profiles:
+        raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(profiles)}")
+    return profiles[wanted.profile]
 
 
 def served_models(
-    asked: Configuration, profile: Profile | None, catalog: Catalog
+    wanted: Configuration, profile: Profile | None, catalog: Catalog
 ) -> tuple[ServedModel, ...]:
-    """As asked for, else all of the profile. Raises InvalidConfiguration."""
+    """Return the configured models, else all of the profile. Raises InvalidConfiguration."""
     profile = profile or Profile(models={})
     held = profile.models
-    names = tuple(held) if asked.models is None else asked.models
-    if asked.mode is Mode.BAKED and not held:
+    names = tuple(held) if wanted.models is None else wanted.models
+    if wanted.mode is Mode.BAKED and not held:
         raise InvalidConfiguration(
-            "profile", asked.profile, "one with weights in mode baked; else set mode and models"
+            "profile", wanted.profile, "one with weights in mode baked; else set mode and models"
         )
-    offered = held if asked.mode is Mode.BAKED else catalog
+    offered = held if wanted.mode is Mode.BAKED else catalog
     for name in names:
         if name not in offered:
             raise InvalidConfiguration("models", name, f"any of {', '.join(offered)}")
     if not names:
         raise InvalidConfiguration("models", None, f"one or more of {', '.join(offered)}")
-    if asked.mode is Mode.CACHED_MODEL:
+    if wanted.mode is Mode.CACHED_MODEL:
         _check_cacheable(names, catalog)
-    for name in asked.precision.keys() - set(names):
+    for name in wanted.precision.keys() - set(names):
         raise InvalidConfiguration("precision", name, f"a model that is served: {', '.join(names)}")
-    _check_licences(names, catalog, asked.accept_licences)
+    _check_licences(names, catalog, wanted.accept_licences)
     return tuple(
         ServedModel(
             spec=catalog[name],
-            precision=asked.precision.get(name)
-            or held.get(name)
-            or catalog[name].precision["cuda"],
-            t5=profile.t5,
-            adaln=profile.adaln,
+            baked=_baked(profile, held.get(name) or catalog[name].precision["cuda"]),
+            requested=wanted.precision.get(name),
         )
         for name in names
     )
+
+
+def _baked(profile: Profile, precision: Precision) -> QuantizationPlan:
+    if precision is not Precision.FLOAT8_DYNAMIC:
+        return QuantizationPlan(precision=precision)
+    return QuantizationPlan(precision=precision, t5=profile.t5, adaln=profile.adaln)
 
 
 def _check_cacheable(names: tuple[str, ...], catalog: Catalog) -> None:

@@ -1,4 +1,4 @@
-"""A plan as a picture: what is on the card at each stage of each model, a bar for each."""
+"""A plan as a chart: one bar for what is on the GPU in each stage of each model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -8,15 +8,15 @@ import matplotlib as mpl
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from pixpod.engine.memory.footprints import GIB
-from pixpod.engine.memory.needs import Part
-from pixpod.engine.memory.residency import Budget, Plan
+from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.memory.residency import Budget, ResidencyPlan
+from pixpod.families import GIB
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
-"""Of models, in their order; further ones begin again."""
+"""Colours of models, in their order; further ones begin again."""
 
 _CUDA, _WORK, _INK, _PALE, _LIMIT = "#9aa5b1", "#dfe4e8", "#22303c", "#e4e8ec", "#b3372f"
-_NOTE = "hatched: else parked in host memory; pale: working memory for one image of default size"
+_NOTE = "hatched: otherwise offloaded to host memory; pale: activations for one default image"
 _BAR = 0.72
 WIDTH_INCHES = 10.0
 ROW_INCHES = 0.42
@@ -25,7 +25,7 @@ _LABEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 2.3, 0.75, 0.6
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One stretch of a bar. `is_passing`: it comes for this stage, and may go after it."""
+    """One stretch of a bar. `is_passing`: it is onloaded for this stage, and may go after it."""
 
     label: str
     size_bytes: int
@@ -33,7 +33,7 @@ class Piece:
     is_passing: bool = False
 
 
-def draw_plan(title: str, plan: Plan, path: Path) -> None:
+def save_chart(title: str, plan: ResidencyPlan, path: Path) -> None:
     """Write the chart; the file's ending is its format: svg, png or pdf."""
     bars = dict(_bars(plan))
     rows_inches = len(bars) * ROW_INCHES + 0.1
@@ -47,7 +47,7 @@ def draw_plan(title: str, plan: Plan, path: Path) -> None:
         assert plan.budget is not None
         _prepare(axes, list(bars), plan.budget)
         for row, pieces in enumerate(bars.values()):
-            _draw_bar(axes, row, pieces, plan.budget.card_bytes)
+            _add_bar(axes, row, pieces, plan.budget.gpu_bytes)
         figure.text(
             0.02, 1 - 0.3 / height, _headline(title, plan), fontsize=13, color=_INK, weight="bold"
         )
@@ -56,39 +56,42 @@ def draw_plan(title: str, plan: Plan, path: Path) -> None:
         figure.savefig(path, dpi=160, metadata=metadata)
 
 
-def _bars(plan: Plan) -> Iterator[tuple[str, list[Piece]]]:
+def _bars(plan: ResidencyPlan) -> Iterator[tuple[str, list[Piece]]]:
     for need in plan.needs:
-        for name, (stage, working_bytes) in zip(("text", "image"), need.stages(), strict=True):
-            yield f"{need.model}: {name}", list(_pieces(plan, stage, working_bytes))
+        for stage in need.stages:
+            pieces = _pieces(plan, need.components_of(stage), stage.working_bytes(1))
+            yield f"{need.model}: {stage.name}", list(pieces)
 
 
-def _pieces(plan: Plan, stage: Mapping[Part, int], working_bytes: int) -> Iterator[Piece]:
+def _pieces(
+    plan: ResidencyPlan, stage: Mapping[ComponentKey, int], working_bytes: int
+) -> Iterator[Piece]:
     assert plan.budget is not None
     yield Piece(label="CUDA", size_bytes=plan.budget.overhead_bytes, colour=_CUDA)
-    for part, size_bytes in plan.parts.items():
-        if part in plan.resident or part in stage:
+    for key, size_bytes in plan.sizes.items():
+        if key in plan.resident or key in stage:
             yield Piece(
-                label=part.component,
+                label=key.component,
                 size_bytes=size_bytes,
-                colour=_colour(plan, part),
-                is_passing=part not in plan.resident,
+                colour=_colour(plan, key),
+                is_passing=key not in plan.resident,
             )
-    yield Piece(label="work", size_bytes=working_bytes, colour=_WORK)
+    yield Piece(label="activations", size_bytes=working_bytes, colour=_WORK)
 
 
-def _colour(plan: Plan, part: Part) -> str:
-    names = list(dict.fromkeys(each.model for each in plan.parts))
-    return COLOURS[names.index(part.model) % len(COLOURS)]
+def _colour(plan: ResidencyPlan, key: ComponentKey) -> str:
+    names = list(dict.fromkeys(each.model for each in plan.sizes))
+    return COLOURS[names.index(key.model) % len(COLOURS)]
 
 
 def _prepare(axes: Axes, labels: list[str], budget: Budget) -> None:
-    limit = budget.card_bytes / GIB
+    limit = budget.gpu_bytes / GIB
     axes.set_xlim(0, limit * 1.03)
     axes.set_ylim(len(labels) - 0.4, -0.6)
     axes.set_yticks(range(len(labels)), labels, fontsize=9)
     axes.tick_params(axis="y", length=0, colors=_INK)
     axes.tick_params(axis="x", labelsize=8.5, colors="#5a6772", length=3)
-    axes.set_xlabel("GiB of the card", fontsize=9, color="#5a6772")
+    axes.set_xlabel("GiB of the GPU", fontsize=9, color="#5a6772")
     axes.grid(axis="x", color=_PALE, linewidth=0.8)
     axes.set_axisbelow(True)
     axes.axvline(limit, color=_LIMIT, linewidth=1.2, linestyle=(0, (4, 3)))
@@ -97,7 +100,7 @@ def _prepare(axes: Axes, labels: list[str], budget: Budget) -> None:
     axes.spines["bottom"].set_color("#c8cdd3")
 
 
-def _draw_bar(axes: Axes, row: int, pieces: list[Piece], card_bytes: int) -> None:
+def _add_bar(axes: Axes, row: int, pieces: list[Piece], gpu_bytes: int) -> None:
     begin = 0.0
     for piece in pieces:
         width = piece.size_bytes / GIB
@@ -112,7 +115,7 @@ def _draw_bar(axes: Axes, row: int, pieces: list[Piece], card_bytes: int) -> Non
             hatch="////" if piece.is_passing else None,
         )
         text = f"{piece.label} {width:.1f}"
-        if width * GIB > card_bytes * 0.0105 * len(text):
+        if width * GIB > gpu_bytes * 0.0105 * len(text):
             ink = _INK if piece.colour == _WORK else "white"
             words = axes.text(
                 begin + width / 2, row, text, va="center", ha="center", fontsize=7.5, color=ink
@@ -122,7 +125,8 @@ def _draw_bar(axes: Axes, row: int, pieces: list[Piece], card_bytes: int) -> Non
         begin += width
 
 
-def _headline(title: str, plan: Plan) -> str:
+def _headline(title: str, plan: ResidencyPlan) -> str:
     assert plan.budget is not None
-    away = f"{len(plan.parked)} parts parked" if plan.parked else "all resident"
-    return f"{title}: {plan.budget.card_bytes / GIB:.1f} GiB, {away}"
+    offloaded = len(plan.offloaded)
+    where = f"{offloaded} components offloaded" if offloaded else "all resident"
+    return f"{title}: {plan.budget.gpu_bytes / GIB:.1f} GiB, {where}"

@@ -1,11 +1,11 @@
-"""Which parts of which models stay on a card, which are parked, and what is left for images.
+"""Plan which components of models stay on a GPU, which are offloaded, and what is left for images.
 
-Needs no card and no weights: sizes are those of the published models, or of a weights directory.
+Needs no GPU and no weights: sizes are those of the published models, or of a weights directory.
 
-  scripts/plan --models flux-dev=float8_dynamic,sdxl --card "RTX 4090"
+  scripts/plan --models flux-dev=float8_dynamic,sdxl --gpu "RTX 4090"
   scripts/plan --weights weights --memory-gib 24 --out plan.svg
 
-Without a precision it is what a worker would choose on that card if it compiles. With both, a card
+Without a precision, the one that a compiling worker chooses on that GPU. With both options, a GPU
 of which only so much may be used (PIXPOD_MEMORY_LIMIT_GB). The last line is JSON.
 """
 
@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.memory.footprints import Footprints, NoFootprint
+from pixpod.engine.memory.footprints import NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.weights.manifest import read_manifest
@@ -24,24 +24,23 @@ from pixpod_tools.plan.served import find_needs, find_target
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 if the models do not fit, with what would."""
+    """Return 0, or 1 if the models do not fit; the message says what would."""
     parser = _parser()
     options = parser.parse_args(arguments)
-    if options.card is None and options.memory_gib is None:
-        parser.error("--card or --memory-gib is needed")
+    if options.gpu is None and options.memory_gib is None:
+        parser.error("--gpu or --memory-gib is needed")
     if options.models is None and options.weights is None:
         parser.error("--models or --weights is needed")
     try:
-        footprints = Footprints()
-        target = find_target(options.card, options.memory_gib, footprints)
+        target = find_target(options.gpu, options.memory_gib)
         entries = options.models or read_manifest(options.weights)
         catalog = load_catalog(options.catalog)
-        needs = find_needs(entries, catalog, options.weights, target, footprints)
+        needs = find_needs(entries, catalog, options.weights, target)
         plan = make_plan(needs, target.budget)
         if options.out:
-            from pixpod_tools.plan.chart import draw_plan  # matplotlib only where it is needed
+            from pixpod_tools.plan.chart import save_chart  # matplotlib only where it is needed
 
-            draw_plan(target.title, plan, options.out)
+            save_chart(target.title, plan, options.out)
     except (WorkerError, NoFootprint, OSError) as exc:
         sys.stderr.write(f"scripts/plan: {exc}\n")
         return 1
@@ -59,8 +58,10 @@ def _parser() -> argparse.ArgumentParser:
         "--models", type=_listed, metavar="NAME[=PRECISION],...", help="default: all of --weights"
     )
     parser.add_argument("--weights", type=Path, metavar="DIR", help="a weights directory")
-    parser.add_argument("--card", metavar="NAME", help='e.g. "RTX 4090"')
-    parser.add_argument("--memory-gib", type=_gib, metavar="N", help="what may be used of a card")
+    parser.add_argument("--gpu", metavar="NAME", help='e.g. "RTX 4090"')
+    parser.add_argument(
+        "--memory-gib", type=_gib, metavar="N", help="the part of a GPU that may be used"
+    )
     parser.add_argument("--catalog", type=Path, metavar="FILE", help="further models, as TOML")
     parser.add_argument(
         "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
@@ -71,7 +72,7 @@ def _parser() -> argparse.ArgumentParser:
 def _listed(text: str) -> list[str]:
     entries = [entry.strip() for entry in text.split(",") if entry.strip()]
     if not entries:
-        raise argparse.ArgumentTypeError("accepted are names of models, with commas between them")
+        raise argparse.ArgumentTypeError("expected names of models, with commas between them")
     return entries
 
 
@@ -81,7 +82,7 @@ def _gib(text: str) -> float:
     except ValueError:
         gib = 0.0
     if not 0 < gib < 10_000:
-        raise argparse.ArgumentTypeError(f"{text}: accepted are GiB above 0, such as 24")
+        raise argparse.ArgumentTypeError(f"expected GiB above 0, such as 24, got {text}")
     return gib
 
 

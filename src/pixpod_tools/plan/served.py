@@ -1,102 +1,121 @@
-"""From the names that are asked for to what those models need on a card."""
+"""What models need on a GPU that is not at hand, as a worker there would plan it."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.catalog import Catalog, ModelSpec
+from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.device_probe import version_of_torch
-from pixpod.engine.memory.footprints import GIB, Footprints, Held
+from pixpod.engine.memory.footprints import known_bytes
 from pixpod.engine.memory.needs import Need, need_of
 from pixpod.engine.memory.residency import Budget, budget_for
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.precision.gpus import Card, find_card, get_known_card
-from pixpod.engine.precision.precision import Place, Stored, choose_precision
+from pixpod.engine.precision.precision import Hardware, QuantizationPlan, choose_precision
 from pixpod.errors import InvalidSettings, ModelUnavailable
-from pixpod.families import Precision
-from pixpod.weights.layout import Weights, read_checkpoint_info
+from pixpod.families import GIB, Precision
+from pixpod.gpus import Gpu, GpuClass, find_gpu, find_gpu_class, load_gpus
+from pixpod.weights.layout import CheckpointInfo, Weights, read_checkpoint_info
 from pixpod.weights.sources import BakedSource
 
-FULL_CARD = (8, 9)
-"""Where only a memory is given: the oldest class of cards that has all that we use."""
+FULL_GPU = (8, 9)
+"""Compute capability if only a memory is given: the oldest class that has all that we use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Target:
-    """What is planned for. `memory_bytes` is what a driver shows, or what may be used."""
+    """A GPU that is planned for, or a part of one."""
 
     title: str
-    place: Place
+    hardware: Hardware
     budget: Budget
 
 
-def find_target(card_name: str | None, memory_gib: float | None, footprints: Footprints) -> Target:
-    """A card by name, a memory, or a card of which only so much may be used.
+def target_of(gpu: Gpu, limit_gib: float | None = None) -> Target:
+    """Return a GPU as a target; `limit_gib` is the part that may be used, None for all of it."""
+    memory_bytes = round(gpu.memory_gib * GIB)
+    return _target(gpu.name, find_gpu_class(gpu.capability), memory_bytes, limit_gib)
+
+
+def find_target(gpu_name: str | None, memory_gib: float | None) -> Target:
+    """Return a GPU by name, a memory, or a GPU of which only so much may be used.
 
     Raises InvalidSettings for a name that is not known.
     """
-    if card_name is None:
-        return _target("a card", find_card(FULL_CARD), None, memory_gib, footprints)
-    known = get_known_card(card_name)
-    memory_bytes = round(known.memory_gib * GIB)
-    card = find_card(known.capability)
-    return _target(known.name, card, memory_bytes, memory_gib, footprints)
+    if gpu_name is None:
+        return _target("a GPU", find_gpu_class(FULL_GPU), None, memory_gib)
+    gpu = find_gpu(gpu_name)
+    if gpu is None:
+        known = ", ".join(gpu.name for gpu in load_gpus())
+        raise InvalidSettings(f"--gpu: expected one of {known}, got {gpu_name!r}")
+    return target_of(gpu, memory_gib)
 
 
 def _target(
-    title: str,
-    card: Card,
-    memory_bytes: int | None,
-    limit_gib: float | None,
-    footprints: Footprints,
+    title: str, gpu_class: GpuClass, memory_bytes: int | None, limit_gib: float | None
 ) -> Target:
-    budget = budget_for(footprints, memory_bytes, limit_gib)
+    budget = budget_for(memory_bytes, limit_gib)
     assert budget is not None, "one of both is given"
     torch_version = version_of_torch()
-    place = Place(
-        card=card,
-        memory_bytes=budget.card_bytes if limit_gib is not None else memory_bytes,
-        has_float8=torch_version is None or card.has_float8(torch_version),
+    hardware = Hardware(
+        gpu=gpu_class,
+        memory_bytes=budget.gpu_bytes if limit_gib is not None else memory_bytes,
+        has_float8=torch_version is None or gpu_class.has_float8(torch_version),
     )
-    return Target(title=title, place=place, budget=budget)
+    return Target(title=title, hardware=hardware, budget=budget)
 
 
 def find_needs(
-    entries: Iterable[str],
-    catalog: Catalog,
-    weights_dir: Path | None,
-    target: Target,
-    footprints: Footprints,
+    entries: Iterable[str], catalog: Catalog, weights_dir: Path | None, target: Target
 ) -> tuple[Need, ...]:
-    """`entries` are names, each with `=` and a precision if the choice is not the worker's.
+    """Return the needs of models on a target.
 
-    Raises InvalidSettings, and what a worker on that card would answer.
+    `entries` are names, each with `=` and a precision if the choice is not the worker's. Raises
+    InvalidSettings, and what a worker on that GPU would answer.
     """
     needs, sharing = [], Sharing()
     for entry in entries:
         name, _, precision = entry.partition("=")
         if name not in catalog:
-            raise InvalidSettings(f"--models {entry}: accepted are {', '.join(catalog)}")
+            raise InvalidSettings(f"--models: expected any of {', '.join(catalog)}, got {entry!r}")
         if precision and precision not in list(Precision):
-            raise InvalidSettings(f"--models {entry}: accepted are {', '.join(Precision)}")
-        asked = Precision(precision) if precision else None
+            known = ", ".join(Precision)
+            raise InvalidSettings(f"--models {entry}: expected a precision of {known}")
+        requested = Precision(precision) if precision else None
         spec = catalog[name]
         weights = _find_weights(spec, weights_dir)
-        stored = read_checkpoint_info(spec, weights) if weights else _usual(spec, asked, footprints)
-        held = _choose(spec, stored, target.place, asked)
-        parts = sharing.parts_of(spec, held, weights)
-        needs.append(need_of(spec, held, footprints, weights, parts))
+        checkpoint = (
+            read_checkpoint_info(spec, weights)
+            if weights
+            else checkpoint_of(spec, QuantizationPlan(precision=requested or Precision.BFLOAT16))
+        )
+        plan = _choose(spec, checkpoint, target.hardware, requested)
+        keys: Mapping[str, ComponentKey] = sharing.keys_of(spec, plan, weights)
+        needs.append(need_of(spec, plan, weights, keys))
     return tuple(needs)
 
 
-def _choose(spec: ModelSpec, stored: Stored, place: Place, asked: Precision | None) -> Held:
-    """As a worker would; whether what is asked for fits, the plan is to say."""
-    suited = choose_precision(spec, stored, place, is_compiling=True)
-    if asked is None:
-        return QuantizationPlan(precision=suited.precision, t5=suited.t5)
-    anywhere = replace(place, memory_bytes=None)
-    choice = choose_precision(spec, stored, anywhere, asked=asked, is_compiling=True)
-    return QuantizationPlan(precision=choice.precision, t5=suited.t5)
+def checkpoint_of(spec: ModelSpec, baked: QuantizationPlan) -> CheckpointInfo:
+    """Return the format of the files that `scripts/bake` writes for a plan. Raises NoFootprint."""
+    is_float8 = baked.precision is Precision.FLOAT8_DYNAMIC
+    stored = replace(baked, precision=baked.precision if is_float8 else Precision.BFLOAT16)
+    return CheckpointInfo(
+        denoiser=Precision.FLOAT8_DYNAMIC if is_float8 else None,
+        denoiser_bytes=known_bytes(spec, stored)[spec.family.denoiser],
+        is_t5_float8=is_float8 and baked.t5 is Precision.FLOAT8_DYNAMIC,
+    )
+
+
+def _choose(
+    spec: ModelSpec, checkpoint: CheckpointInfo, hardware: Hardware, requested: Precision | None
+) -> QuantizationPlan:
+    """Choose as a worker would; the plan says whether a requested precision fits."""
+    suited = choose_precision(spec, checkpoint, hardware, is_compiling=True)
+    if requested is None:
+        return suited
+    anywhere = replace(hardware, memory_bytes=None)
+    plan = choose_precision(spec, checkpoint, anywhere, requested=requested, is_compiling=True)
+    return replace(plan, t5=suited.t5)
 
 
 def _find_weights(spec: ModelSpec, weights_dir: Path | None) -> Weights | None:
@@ -106,13 +125,3 @@ def _find_weights(spec: ModelSpec, weights_dir: Path | None) -> Weights | None:
     if weights is None:
         raise ModelUnavailable(f"{spec.name} is not in {weights_dir}")
     return weights
-
-
-def _usual(spec: ModelSpec, asked: Precision | None, footprints: Footprints) -> Stored:
-    """As `scripts/bake` would store it for this precision."""
-    is_float8 = asked is Precision.FLOAT8_DYNAMIC
-    stored = Precision.FLOAT8_DYNAMIC if is_float8 else Precision.BFLOAT16
-    sizes = footprints.known_bytes(spec, QuantizationPlan(precision=stored))
-    return Stored(
-        denoiser=stored if is_float8 else None, denoiser_bytes=sizes[spec.family.denoiser]
-    )

@@ -16,11 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, ModelSpec
-from pixpod.engine.device_probe import cuda_of_torch, probe_card, version_of_torch
-from pixpod.engine.precision.gpus import find_card
+from pixpod.engine.device_probe import cuda_of_torch, probe_gpu, version_of_torch
 from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
 from pixpod.families import Precision
+from pixpod.gpus import find_gpu_class
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline, Span
 from pixpod.weights.layout import (
@@ -188,18 +188,18 @@ class ModelLoader:
             self._found_early = self._found_early or error
 
     def _probe(self) -> Hardware | None:
-        """The card that is needed, as its driver tells it; None where none is needed."""
-        is_card_needed = any(spec.requires_cuda for spec in self._models.values())
+        """Return the GPU as its driver reports it; None if no model needs one."""
+        is_gpu_needed = any(spec.requires_cuda for spec in self._models.values())
         if self._requested_device == "cpu" or (
-            self._requested_device == "auto" and not is_card_needed
+            self._requested_device == "auto" and not is_gpu_needed
         ):
             return None
-        probed = probe_card(cuda_of_torch())
-        card, torch_version = find_card(probed.capability), version_of_torch()
+        probed = probe_gpu(cuda_of_torch())
+        gpu, torch_version = find_gpu_class(probed.capability), version_of_torch()
         return Hardware(
-            gpu=card,
+            gpu=gpu,
             memory_bytes=limit_bytes(probed.memory_bytes, self._memory_limit_gib),
-            has_float8=torch_version is None or card.has_float8(torch_version),
+            has_float8=torch_version is None or gpu.has_float8(torch_version),
         )
 
     def _begin(self, name: str, quality: Quality) -> "Future[RunnableModel]":

@@ -6,9 +6,9 @@ Values only, no tensor. The measurements behind the choices are in `gpus.toml`.
 from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec
-from pixpod.engine.precision.gpus import Card
 from pixpod.errors import DeviceUnavailable, InvalidInput, ModelUnavailable, Problem
 from pixpod.families import GIB, Precision
+from pixpod.gpus import GpuClass
 from pixpod.job import Quality
 from pixpod.weights.layout import CheckpointInfo
 
@@ -35,7 +35,7 @@ class Hardware:
     `has_float8`: FP8 products with a scale per row work there; a CPU computes them slowly.
     """
 
-    gpu: Card | None = None
+    gpu: GpuClass | None = None
     memory_bytes: int | None = None
     has_float8: bool = True
 

@@ -1,0 +1,66 @@
+"""Whether a worker's own plan serves a set of models on a GPU."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from pixpod.catalog import ModelSpec
+from pixpod.engine.memory.footprints import known_bytes
+from pixpod.engine.memory.needs import need_of
+from pixpod.engine.memory.residency import ResidencyPlan, make_plan
+from pixpod.engine.precision.precision import QuantizationPlan, choose_precision
+from pixpod.errors import WorkerError
+from pixpod.families import Precision
+from pixpod.gpus import Gpu
+from pixpod_tools.plan.served import checkpoint_of, target_of
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServedModel:
+    """A model as its files have it, and the deployment's PIXPOD_PRECISION if there is one."""
+
+    spec: ModelSpec
+    baked: QuantizationPlan
+    requested: Precision | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fit:
+    """A plan for one GPU, or the reason why there is none.
+
+    `is_as_baked`: every denoiser runs in the precision of its files.
+    """
+
+    gpu: Gpu
+    plan: ResidencyPlan | None
+    is_as_baked: bool = False
+    reason: str = ""
+
+
+def fit(models: Sequence[ServedModel], gpu: Gpu) -> Fit:
+    """Plan as a worker on this GPU would."""
+    target = target_of(gpu)
+    needs, is_as_baked = [], True
+    try:
+        for model in models:
+            plan = choose_precision(
+                model.spec,
+                checkpoint_of(model.spec, model.baked),
+                target.hardware,
+                requested=model.requested,
+                is_compiling=True,
+            )
+            is_as_baked = is_as_baked and _is_as_baked(model, plan)
+            needs.append(need_of(model.spec, plan))
+        return Fit(gpu=gpu, plan=make_plan(needs, target.budget), is_as_baked=is_as_baked)
+    except WorkerError as error:
+        return Fit(gpu=gpu, plan=None, reason=str(error))
+
+
+def files_gb(models: Sequence[ServedModel]) -> float:
+    """Return the size of all files, in 10^9 bytes."""
+    return sum(sum(known_bytes(each.spec, each.baked).values()) for each in models) / 1e9
+
+
+def _is_as_baked(model: ServedModel, plan: QuantizationPlan) -> bool:
+    is_float8 = model.baked.precision is Precision.FLOAT8_DYNAMIC
+    return not is_float8 or plan.precision is Precision.FLOAT8_DYNAMIC
