@@ -12,7 +12,7 @@ from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency, max_concurrency
-from pixpod.serving.refresh import Renewal, resident_bytes
+from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker, WorkerOptions
 from pixpod.settings import ALL_MODELS, Settings
 from pixpod.timeline import BootTimeline
@@ -49,10 +49,7 @@ def build_worker(
             is_warm=lambda: engine.is_warm,
             num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
-        renewal=Renewal(
-            after_images=settings.renew_after_images,
-            gauges={"host": resident_bytes, "device": engine.reserved_bytes},
-        ),
+        refresh=Refresh(after_images=settings.renew_after_images),
         send_progress=platform.send_progress if platform else None,
         options=WorkerOptions(
             worker_id=settings.worker_id,

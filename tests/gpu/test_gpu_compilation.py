@@ -93,7 +93,7 @@ def test_compiled_model_draws_the_same_after_it_was_parked(compiled, draw):
     model = compiled.model
     before = draw(model, compiled.request)
     assert draw(model, compiled.request) == before
-    for component in model.spec.family.components:
+    for component in model.spec.family.component_names:
         weights = OffloadableWeights(getattr(model.pipe, component), model.device)
         weights.park()
         other = torch.full((2**20,), 7.0, device=model.device)  # takes the place that is free now

@@ -10,10 +10,11 @@ from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
 from pixpod.engine.precision.quantization import quantize_float8_dynamic
-from pixpod.families import Precision
+from pixpod.families import FLUX, Precision
 from pixpod.settings import Settings
-from pixpod.testing.random_models import build_flux_transformer
+from pixpod.testing.random_models import build_random_component
 from pixpod_tools.bake.architectures import MID_SIZE_FLUX_TRANSFORMER
+from pixpod_tools.bake.character_tokenizers import clip_tokenizer
 
 pytestmark = pytest.mark.gpu
 
@@ -54,7 +55,13 @@ def predict(transformer, inputs: dict[str, torch.Tensor]) -> torch.Tensor:
 def mid_size(float8_device):
     """A transformer that is float8 by now, and what it predicted in bfloat16."""
     torch.manual_seed(0)
-    transformer = build_flux_transformer(MID_SIZE_FLUX_TRANSFORMER, float8_device, torch.bfloat16)
+    transformer = build_random_component(
+        FLUX.component("transformer"),
+        MID_SIZE_FLUX_TRANSFORMER,
+        clip_tokenizer(),
+        float8_device,
+        torch.bfloat16,
+    )
     in_bfloat16 = predict(transformer, transformer_inputs(float8_device, seed=1))
     quantize_float8_dynamic(transformer, float8_device)
     return transformer, in_bfloat16

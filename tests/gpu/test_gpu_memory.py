@@ -23,7 +23,7 @@ def test_parked_model_comes_back_with_the_same_bytes(
     before = draw(model, ask("flux-tiny"))
     parked = [
         OffloadableWeights(getattr(model.pipe, component), cuda)
-        for component in model.spec.family.components
+        for component in model.spec.family.component_names
     ]
     for _ in range(2):
         for weights in parked:

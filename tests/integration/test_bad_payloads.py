@@ -28,4 +28,4 @@ def test_each_is_refused_with_its_code_and_problems(desk):
         assert [field for field, _ in found] == [field for field, _ in bad.expected], bad.id
         for (_, problem), (_, said) in zip(found, bad.expected, strict=True):
             assert said in f"{problem['accepted']} {problem['hint']}", bad.id
-    assert len(desk.draw("flux-tiny", "a red circle on a blue background")) == 1
+    assert len(desk.generate("flux-tiny", "a red circle on a blue background")) == 1

@@ -20,11 +20,9 @@ from torch import nn
 from torchao.quantization import Float8Tensor
 from transformers import T5EncoderModel
 
+from pixpod import families
 from pixpod.catalog import load_catalog
-from pixpod.engine.precision.quantization import (
-    KEEP_16_BIT,
-    quantize_float8_dynamic,
-)
+from pixpod.engine.precision.quantization import quantize_float8_dynamic
 from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
 from pixpod.families import Precision
 from pixpod.weights.manifest import read_manifest
@@ -45,6 +43,9 @@ CPU = torch.device("cpu")
 VAE = "vae/diffusion_pytorch_model.safetensors"
 ONE_SHARD = 4_000_000_000
 MANY_SHARDS = 300_000
+
+QUANTIZATION = families.FLUX.quantization
+assert QUANTIZATION is not None
 
 FLUX = ModelRecipe(model="flux-tiny", precision=FLOAT8, t5=FLOAT8)
 
@@ -95,7 +96,7 @@ def whole_float8():
     transformer = FluxTransformer2DModel.from_pretrained(
         SOURCE / "transformer", dtype=torch.bfloat16
     )
-    quantize_float8_dynamic(transformer, CPU)
+    quantize_float8_dynamic(transformer, CPU, QUANTIZATION)
     return transformer
 
 
@@ -107,9 +108,10 @@ def test_stock_diffusers_loads_what_quantising_the_whole_gives(
     assert (len(list(folder.glob("*.safetensors"))) > 3) == (max_shard_bytes == MANY_SHARDS)
     transformer = FluxTransformer2DModel.from_pretrained(folder, dtype=torch.bfloat16)
     assert_same(transformer, whole_float8)
-    assert {
-        type(p) for n, p in transformer.named_parameters() if n.split(".")[0] in KEEP_16_BIT
-    } == {nn.Parameter}
+    kept = QUANTIZATION.keep_16_bit
+    assert {type(p) for n, p in transformer.named_parameters() if n.split(".")[0] in kept} == {
+        nn.Parameter
+    }
 
 
 @pytest.mark.parametrize("max_shard_bytes", [ONE_SHARD, 30_000], ids=["one", "many"])

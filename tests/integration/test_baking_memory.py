@@ -57,7 +57,9 @@ print(json.dumps(peak - before))
 @pytest.fixture
 def mid_size_source(tmp_path):
     """150 MB in which no tensor has more than 3; and the bytes of its largest one."""
-    architecture = replace(ARCHITECTURES["flux-tiny"], denoiser=MID_SIZE_FLUX_TRANSFORMER)
+    tiny = ARCHITECTURES["flux-tiny"]
+    components = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
+    architecture = replace(tiny, components=components)
     recipe = ModelRecipe(model="flux-tiny", precision=Precision.BFLOAT16)
     components = plan_model(architecture, recipe)
     write_random_model(tmp_path / "source", architecture, components, 10**9, lambda count: None)

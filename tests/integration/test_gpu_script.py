@@ -7,12 +7,10 @@ from dataclasses import replace
 
 import pytest
 import torch
-from diffusers import AutoencoderKL, UNet2DConditionModel
 from support.rehearsal import rehearse
-from transformers import CLIPTextConfig, CLIPTextModel, T5Config, T5EncoderModel
 
 from pixpod.settings import SOURCE_WEIGHTS_DIR
-from pixpod.testing.random_models import build_flux_transformer, build_random_module
+from pixpod.testing.random_models import build_random_component
 from pixpod_bench.gpu import __main__ as command
 from pixpod_bench.gpu.engine import measure_load, measure_memory
 from pixpod_bench.gpu.results import Failure, Journal, Row
@@ -21,6 +19,7 @@ from pixpod_bench.gpu.slices import TINY, LoadScenario, MemoryScenario, Mode, Sc
 from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
 from pixpod_tools.bake.architectures import ARCHITECTURES
+from pixpod_tools.bake.character_tokenizers import clip_tokenizer
 
 MAY_BE_ZERO = {"float8_layers", "spread_percent", "graphs", "late_graphs"}
 QUICK = ("--device", "cpu", "--tiny", "--warmups", "1", "--repeats", "1")
@@ -206,20 +205,24 @@ def test_load_is_measured_with_and_without_batching_and_beside_stock(deployment)
     assert row.stock_capacity_per_s > 0
 
 
-def test_full_size_components_have_the_published_number_of_parameters():
-    """In millions, of FLUX.1-dev and SDXL 1.0."""
-    meta, dtype = torch.device("meta"), torch.bfloat16
-    flux, sdxl = ARCHITECTURES["flux-dev"], ARCHITECTURES["sdxl"]
-    assert flux.second_text_encoder is not None
-    t5, clip = T5Config(**flux.second_text_encoder), CLIPTextConfig(**flux.text_encoder)
-    builders = {
-        4762.3: lambda: T5EncoderModel(t5),
-        123.1: lambda: CLIPTextModel(clip),
-        83.8: lambda: AutoencoderKL(**flux.vae),
-        2567.5: lambda: UNet2DConditionModel(**sdxl.denoiser),
-        83.7: lambda: AutoencoderKL(**sdxl.vae),
-    }
-    modules = {size: build_random_module(build, meta, dtype) for size, build in builders.items()}
-    modules[11901.4] = build_flux_transformer(flux.denoiser, meta, dtype)
-    for published, module in modules.items():
-        assert round(sum(p.numel() for p in module.parameters()) / 1e6, 1) == published
+@pytest.mark.parametrize(
+    ("model", "component", "millions"),
+    [
+        ("flux-dev", "text_encoder", 123.1),
+        ("flux-dev", "text_encoder_2", 4762.3),
+        ("flux-dev", "transformer", 11901.4),
+        ("flux-dev", "vae", 83.8),
+        ("sdxl", "unet", 2567.5),
+        ("sdxl", "vae", 83.7),
+    ],
+)
+def test_full_size_components_have_the_published_number_of_parameters(model, component, millions):
+    architecture = ARCHITECTURES[model]
+    module = build_random_component(
+        architecture.family.component(component),
+        architecture.components[component],
+        clip_tokenizer(),
+        torch.device("meta"),
+        torch.bfloat16,
+    )
+    assert round(sum(each.numel() for each in module.parameters()) / 1e6, 1) == millions

@@ -45,7 +45,7 @@ GRACE_S = 60
 NO_PLACES = ("/", "/app", "/weights", "/opt/venv", "/etc", "/run", "/var/tmp", "/home")
 NOT_SHIPPED = (
     "runpod_emulator",
-    "pixpod_bench.emulator",
+    "pixpod.testing",
     "pixpod_bench",
     "pixpod_tools.container",
     "pixpod_tools.tiny",

@@ -73,7 +73,10 @@ def test_results_are_printed_and_written(run, document):
 
 def test_job_that_fails_ends_the_benchmark():
     (job,) = same_size_jobs("sdxl-tiny", 1)
-    with running_side() as side, pytest.raises(SideFailed, match="invalid_input"):
+    with (
+        running_side(models=("sdxl-tiny",)) as side,
+        pytest.raises(SideFailed, match="invalid_input"),
+    ):
         side.order("burst", jobs=[{**job, "width": 7}], is_batching=True)
 
 

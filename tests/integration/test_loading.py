@@ -9,10 +9,9 @@ import torch
 from support import loading
 from torchao.quantization import Float8Tensor, PerRow, quant_api
 
-from pixpod.engine.loading.model_loading import LoadedModel
-from pixpod.engine.precision.quantization import KEEP_16_BIT
+from pixpod.engine.model import LoadedModel
 from pixpod.errors import WeightsUnreadable
-from pixpod.families import Precision
+from pixpod.families import FLUX, Precision
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 
 TINY = SOURCE_WEIGHTS_DIR / "tiny"
@@ -54,15 +53,16 @@ class TestFloat8:
             "transformer_blocks",
             "single_transformer_blocks",
         }
-        assert named == KEEP_16_BIT
+        assert FLUX.quantization is not None
+        assert named == FLUX.quantization.keep_16_bit
         assert {type(weight) for weight in kept} == {torch.nn.Parameter}
         assert {weight.dtype for weight in kept} == {torch.bfloat16}
 
     def test_vae_and_text_encoders_stay_16_bit(self):
-        pipe = load("flux-tiny", Precision.FLOAT8_DYNAMIC).pipe
-        for part in (pipe.vae.encoder, pipe.text_encoder, pipe.text_encoder_2):
+        found = load("flux-tiny", Precision.FLOAT8_DYNAMIC).components
+        for part in (found["vae"].encoder, found["text_encoder"], found["text_encoder_2"]):
             assert {parameter.dtype for parameter in part.parameters()} == {torch.bfloat16}
-        assert pipe.vae.dtype is torch.bfloat16, "what a pipeline gives it"
+        assert found["vae"].dtype is torch.bfloat16, "what a pipeline gives it"
 
     def test_images_are_decoded_in_float32_on_a_cpu(self):
         decoder = load("flux-tiny", Precision.FLOAT8_DYNAMIC).components["vae"].decoder
@@ -77,8 +77,8 @@ class TestFloat8:
 @pytest.mark.parametrize("precision", [Precision.FLOAT32, Precision.BFLOAT16])
 def test_every_part_has_the_precision_that_is_reported(precision):
     model = load("sdxl-tiny", precision)
-    pipe = model.pipe
-    parts = (pipe.unet, pipe.vae.encoder, pipe.text_encoder, pipe.text_encoder_2)
+    found = model.components
+    parts = (found["unet"], found["vae"].encoder, found["text_encoder"], found["text_encoder_2"])
     expected = getattr(torch, precision)
     assert {parameter.dtype for part in parts for parameter in part.parameters()} == {expected}
     assert model.identity.precision == precision

@@ -1,4 +1,4 @@
-"""Real torchao on the tiny FLUX: each precision draws what its prompt says, and gives way again."""
+"""Real torchao on the tiny FLUX: each precision obeys its prompt, and gives way again."""
 
 from dataclasses import replace
 
@@ -10,11 +10,11 @@ from torch import nn
 from torchao.quantization import Float8Tensor, PerRow, quant_api
 from torchao.quantization.quantize_.workflows import Int8Tensor
 
-from pixpod.engine.loading.model_loading import LoadedModel
+from pixpod.engine.model import LoadedModel
 from pixpod.engine.precision.attention import set_attention
-from pixpod.engine.precision.precision import Choice
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import computes_float8, convert, holds_float8, is_8_bit
-from pixpod.families import Precision
+from pixpod.families import FLUX, Precision
 from pixpod_tools.tiny.checker import check
 
 CPU = torch.device("cpu")
@@ -23,14 +23,14 @@ SCENES = trained_scenes(6)
 BF16, INT8 = Precision.BFLOAT16, Precision.INT8_DYNAMIC
 
 
-def load(choice: Precision | Choice, **present: nn.Module) -> LoadedModel:
-    return loading.load("flux-tiny", loading.shipped("flux-tiny"), choice, CPU, present)
+def load(plan: Precision | QuantizationPlan, **present: nn.Module) -> LoadedModel:
+    return loading.load("flux-tiny", loading.shipped("flux-tiny"), plan, CPU, present)
 
 
-def draw(model, prompts, steps=8):
-    """8-bit pictures, one for each prompt, as one batch."""
+def generate(model, prompts, steps=8):
+    """8-bit images, one for each prompt, as one batch."""
     with torch.inference_mode():
-        pictures = model.pipe(
+        images = model.full_pipeline()(
             prompt=list(prompts),
             width=64,
             height=64,
@@ -40,7 +40,7 @@ def draw(model, prompts, steps=8):
             generator=[torch.Generator("cpu").manual_seed(seed) for seed in range(len(prompts))],
             output_type="np",
         ).images
-    return (pictures * 255).round().astype("uint8")
+    return (images * 255).round().astype("uint8")
 
 
 def weights(module):
@@ -78,9 +78,9 @@ def float8():
 )
 def test_prompts_are_obeyed_in_every_precision(start, target):
     model = load(start)
-    convert(model.components["transformer"], target, CPU)
-    pictures = draw(model, [scene.caption for scene in SCENES])
-    verdicts = [check(picture, scene) for picture, scene in zip(pictures, SCENES, strict=True)]
+    convert(model.components["transformer"], target, CPU, FLUX.quantization)
+    images = generate(model, [scene.caption for scene in SCENES])
+    verdicts = [check(image, scene) for image, scene in zip(images, SCENES, strict=True)]
     assert share([verdict.background for verdict in verdicts]) > 0.8
     assert share([verdict.colour for verdict in verdicts]) > 0.8
     assert share([verdict.shape for verdict in verdicts]) > 0.6
@@ -92,7 +92,7 @@ def test_dequantised_weights_are_the_float8_values_in_16_bits():
         name: weight.dequantize() if isinstance(weight, Float8Tensor) else weight.clone()
         for name, weight in weights(transformer).items()
     }
-    convert(transformer, BF16, CPU)
+    convert(transformer, BF16, CPU, FLUX.quantization)
     assert not is_8_bit(transformer)
     after = weights(transformer)
     assert {weight.dtype for weight in after.values()} == {torch.bfloat16}
@@ -101,7 +101,7 @@ def test_dequantised_weights_are_the_float8_values_in_16_bits():
 
 def test_weight_only_keeps_the_values_and_leaves_activations_alone(float8):
     transformer = load(FLOAT8).components["transformer"]
-    convert(transformer, WEIGHT_ONLY, CPU)
+    convert(transformer, WEIGHT_ONLY, CPU, FLUX.quantization)
     found = {n: w for n, w in weights(transformer).items() if isinstance(w, Float8Tensor)}
     assert len(found) > 20
     for name, weight in weights(float8.components["transformer"]).items():
@@ -129,8 +129,8 @@ def test_text_encoder_is_quantised_where_a_card_is_small(float8):
         shared.data_ptr()
         == small.components["text_encoder_2"].encoder.embed_tokens.weight.data_ptr()
     )
-    (picture,) = draw(small, [SCENES[0].caption])
-    assert check(picture, SCENES[0]).background
+    (image,) = generate(small, [SCENES[0].caption])
+    assert check(image, SCENES[0]).background
 
 
 def test_files_are_let_go_once_their_weights_are_converted():
@@ -147,15 +147,15 @@ def test_files_are_let_go_once_their_weights_are_converted():
 
 def test_model_is_built_around_components_that_are_there(float8):
     names = ("text_encoder", "text_encoder_2", "vae")
-    best = load(BF16, **{name: getattr(float8.pipe, name) for name in names})
+    best = load(BF16, **{name: float8.components[name] for name in names})
     assert best.identity == replace(float8.identity, precision="bfloat16")
     for name in names:
-        assert getattr(best.pipe, name) is getattr(float8.pipe, name)
+        assert best.components[name] is float8.components[name]
     assert not is_8_bit(best.components["transformer"])
     assert holds_float8(float8.components["transformer"])
     prompts = ["a red circle on a blue background"]
-    alone = draw(load(BF16), prompts, steps=2)
-    assert (draw(best, prompts, steps=2) == alone).all()
+    alone = generate(load(BF16), prompts, steps=2)
+    assert (generate(best, prompts, steps=2) == alone).all()
 
 
 def test_cpu_computes_float8_and_the_check_of_torchao_is_back():

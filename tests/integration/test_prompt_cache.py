@@ -1,4 +1,4 @@
-"""Kept text embeddings, made-up ones and those of a tiny model."""
+"""The cache of text embeddings, with made-up ones and those of a tiny model."""
 
 from dataclasses import replace
 
@@ -6,10 +6,11 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from pixpod.engine.execution.family_calls import RULES
 from support.factories import make_request
 from support.loading import load, shipped
 
+from pixpod.engine.execution.conditions import TextCondition
+from pixpod.engine.execution.pipelines import calls_of
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.families import Precision
 
@@ -21,6 +22,11 @@ def sdxl():
     return load("sdxl-tiny", shipped("sdxl-tiny"), Precision.FLOAT32, CPU)
 
 
+@pytest.fixture(scope="module")
+def flux():
+    return load("flux-tiny", shipped("flux-tiny"), Precision.BFLOAT16, CPU)
+
+
 def same(found, expected):
     return found.keys() == expected.keys() and all(
         torch.equal(found[name], expected[name]) for name in found
@@ -28,24 +34,18 @@ def same(found, expected):
 
 
 def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
-    cache = PromptCache(10**6)
-    request = make_request(negative_prompt="a green square")
-    calls: list[int] = []
-
-    def encode():
-        calls.append(1)
-        with torch.inference_mode():
-            return RULES[sdxl.spec.family].encode_text(sdxl.pipe, request)
-
+    condition = TextCondition(PromptCache(10**6))
+    request, pipe = make_request(negative_prompt="a green square"), sdxl.full_pipeline()
     with torch.inference_mode():
-        fresh = cache.get_or_encode(cache.key(sdxl, request), encode, CPU)
-        kept = cache.get_or_encode(cache.key(sdxl, request), encode, CPU)
-        assert len(calls) == 1
-        assert same(kept, encode())
-        assert (cache.hits, cache.misses) == (1, 1)
-        for value in (*fresh.values(), *kept.values()):
+        assert condition.find(sdxl, request) is None
+        computed = condition.compute(sdxl, pipe, request)
+        expected = calls_of(sdxl.spec.family).encode_text(pipe, request, CPU)
+        found = condition.find(sdxl, request)
+        assert same(computed, expected)
+        assert same(found, expected)
+        for value in (*computed.values(), *found.values()):
             value.zero_()  # whoever got it may do with it what they like
-        assert same(cache.get_or_encode(cache.key(sdxl, request), encode, CPU), encode())
+        assert same(condition.find(sdxl, request), expected)
 
 
 @pytest.mark.parametrize(
@@ -56,13 +56,12 @@ def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
         {"negative_prompt": "another"},
         {"max_sequence_length": 256},
         {"guidance_scale": 1.0},
-        {"true_cfg_scale": 2.0},
     ],
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_the_embedding_changes_the_key(sdxl, change):
-    cache, request = PromptCache(0), make_request()
-    assert cache.key(sdxl, replace(request, **change)) != cache.key(sdxl, request)
+    cache = PromptCache(0)
+    assert cache.key(sdxl, make_request(**change)) != cache.key(sdxl, make_request())
 
 
 @pytest.mark.parametrize(
@@ -71,8 +70,20 @@ def test_what_changes_the_embedding_changes_the_key(sdxl, change):
     ids=lambda change: next(iter(change)),
 )
 def test_what_does_not_change_it_does_not(sdxl, change):
-    cache, request = PromptCache(0), make_request()
-    assert cache.key(sdxl, replace(request, **change)) == cache.key(sdxl, request)
+    cache = PromptCache(0)
+    assert cache.key(sdxl, make_request(**change)) == cache.key(sdxl, make_request())
+
+
+def test_guidance_of_flux_changes_the_embeddings_by_its_true_scale_only(flux):
+    """The other scale is an input of its transformer."""
+    cache = PromptCache(0)
+
+    def key(**changes):
+        return cache.key(flux, make_request("flux-tiny", negative_prompt="a square", **changes))
+
+    assert key(true_cfg_scale=2.0) != key()
+    assert key(true_cfg_scale=1.0) == key()
+    assert key(guidance_scale=1.0) == key()
 
 
 def test_other_weights_have_other_keys(sdxl):
@@ -81,7 +92,7 @@ def test_other_weights_have_other_keys(sdxl):
     assert cache.key(other, request) != cache.key(sdxl, request)
 
 
-def test_texts_that_run_together_are_told_apart(sdxl):
+def test_texts_that_run_together_have_keys_of_their_own(sdxl):
     cache = PromptCache(0)
     keys = {
         cache.key(sdxl, make_request(prompt=first, prompt_2=second))
@@ -96,35 +107,33 @@ def test_key_holds_no_text(sdxl):
 
 def test_what_is_no_tensor_is_kept_as_it_is(sdxl):
     cache, key = PromptCache(100), PromptCache(0).key(sdxl, make_request())
-    entry = {"embeds": torch.ones(2), "negative": None}
-    cache.get_or_encode(key, lambda: entry, CPU)
-    assert cache.get_or_encode(key, dict, CPU)["negative"] is None
+    cache.put(key, {"embeds": torch.ones(2), "negative": None})
+    found = cache.get(key, CPU)
+    assert found is not None
+    assert found["negative"] is None
 
 
 @settings(max_examples=60, deadline=None)
 @given(
     max_bytes=st.integers(0, 12),
-    asked=st.lists(st.integers(0, 5), max_size=30),
+    numbers=st.lists(st.integers(0, 5), max_size=30),
 )
-def test_bytes_stay_below_the_limit_and_the_oldest_goes_first(sdxl, max_bytes, asked):
+def test_bytes_stay_below_the_limit_and_the_oldest_goes_first(sdxl, max_bytes, numbers):
     """An entry's number is its size, and its value; the model of it is a plain list."""
     cache = PromptCache(max_bytes)
     expected: list[int] = []
-    for number in asked:
+    for number in numbers:
         key = cache.key(sdxl, make_request(prompt=str(number)))
-        calls: list[int] = []
-
-        def encode(number=number, calls=calls):
-            calls.append(number)
-            return {"embeds": torch.full((number,), number, dtype=torch.uint8)}
-
-        found = cache.get_or_encode(key, encode, CPU)
-        assert found["embeds"].tolist() == [number] * number
-        assert bool(calls) == (number not in expected)
-        if number in expected:
+        found = cache.get(key, CPU)
+        assert (found is not None) == (number in expected)
+        if found is not None:
+            assert found["embeds"].tolist() == [number] * number
             expected.remove(number)
-        if calls and number > max_bytes:
-            continue
+        else:
+            cache.put(key, {"embeds": torch.full((number,), number, dtype=torch.uint8)})
+            if number > max_bytes:
+                assert cache.get(key, CPU) is None
+                continue
         expected.append(number)
         while sum(expected) > max_bytes:
             expected.pop(0)

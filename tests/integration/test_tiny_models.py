@@ -10,7 +10,7 @@ LEAST_SHAPES = {"flux-tiny": 0.92, "sdxl-tiny": 0.85, "sd15-tiny": 0.85}
 
 @pytest.fixture(scope="module")
 def judge(tmp_path_factory):
-    """How each model obeys 56 trained prompts at its defaults; FLUX runs in float8. ItemResult once."""
+    """How each model obeys 56 trained prompts at its defaults; FLUX runs in float8."""
     worker = build_tiny_worker(tmp_path_factory.mktemp("out"))
     worker.start()
     desk = Desk(worker)

@@ -5,9 +5,9 @@ import torch
 from support import loading
 from support.tiny_models import trained_scenes
 
-from pixpod.engine.execution import step_cache as turbo
+from pixpod.engine.execution import step_cache
 from pixpod.engine.execution.step_cache import step_caching
-from pixpod.families import Precision
+from pixpod.families import FLUX, Precision
 from pixpod.job import Quality
 from pixpod_tools.tiny.checker import check
 
@@ -17,7 +17,8 @@ SCENE = trained_scenes(8)[3]
 
 
 def load(precision):
-    return loading.load("flux-tiny", loading.shipped("flux-tiny"), precision, CPU).pipe
+    model = loading.load("flux-tiny", loading.shipped("flux-tiny"), precision, CPU)
+    return model.full_pipeline()
 
 
 @pytest.fixture(scope="module")
@@ -40,11 +41,15 @@ def call(pipe, prompt=SCENE.caption, steps=STEPS, seed=0, **options):
         ).images[0]
 
 
-def draw(pipe, quality, steps=STEPS, **options):
-    """The picture, and how many calls of the denoiser were left out."""
-    with step_caching(pipe, quality, steps) as skipped:
-        picture = call(pipe, steps=steps, **options)
-    return picture, skipped.num_calls
+def caching(pipe, quality, steps=STEPS):
+    return step_caching(pipe.transformer, FLUX.step_cache_blocks, quality, steps)
+
+
+def generate(pipe, quality, steps=STEPS, **options):
+    """The image, and how many calls of the denoiser were left out."""
+    with caching(pipe, quality, steps) as skipped:
+        image = call(pipe, steps=steps, **options)
+    return image, skipped.num_calls
 
 
 def state_of(transformer):
@@ -63,20 +68,20 @@ def plain(pipe):
 
 @pytest.fixture(scope="module")
 def fast(pipe):
-    return draw(pipe, Quality.TURBO, prompt=SCENE.caption)
+    return generate(pipe, Quality.TURBO, prompt=SCENE.caption)
 
 
 def test_steps_are_left_out_and_the_prompt_is_still_obeyed(fast):
-    picture, num_skipped = fast
+    image, num_skipped = fast
     assert 0 < num_skipped < STEPS
-    verdict = check((picture * 255).round().astype("uint8"), SCENE)
+    verdict = check((image * 255).round().astype("uint8"), SCENE)
     assert verdict.background
     assert verdict.colour
 
 
 def test_nothing_is_left_behind(pipe, plain, fast):
     before = state_of(pipe.transformer)
-    again, _ = draw(pipe, Quality.TURBO, prompt=SCENE.caption)
+    again, _ = generate(pipe, Quality.TURBO, prompt=SCENE.caption)
     assert (again == fast[0]).all(), "each image begins anew"
     assert state_of(pipe.transformer) == before
     assert (call(pipe, steps=8) == plain).all()
@@ -91,7 +96,7 @@ def test_nothing_is_left_behind_by_an_image_that_fails(pipe, plain):
         return tensors
 
     with pytest.raises(KeyboardInterrupt):
-        draw(pipe, Quality.TURBO, steps=8, callback_on_step_end=stop)
+        generate(pipe, Quality.TURBO, steps=8, callback_on_step_end=stop)
     assert state_of(pipe.transformer) == before
     assert (call(pipe, steps=8) == plain).all()
 
@@ -99,15 +104,15 @@ def test_nothing_is_left_behind_by_an_image_that_fails(pipe, plain):
 @pytest.mark.parametrize(("quality", "steps"), [("default", 28), ("max", 28), ("turbo", 7)])
 def test_other_qualities_and_few_steps_change_nothing(pipe, quality, steps):
     before = state_of(pipe.transformer)
-    with step_caching(pipe, Quality(quality), steps) as skipped:
+    with caching(pipe, Quality(quality), steps) as skipped:
         assert state_of(pipe.transformer) == before
     assert skipped.num_calls == 0
 
 
 def test_true_guidance_remembers_for_each_of_its_two_images(pipe, monkeypatch):
-    monkeypatch.setattr(turbo, "THRESHOLD_8_BIT", 1e9)
+    monkeypatch.setattr(step_cache, "THRESHOLD_8_BIT", 1e9)
     options = {"negative_prompt": "a blue square", "true_cfg_scale": 2.0}
-    assert draw(pipe, Quality.TURBO, steps=8, **options)[1] == 2 * 7
+    assert generate(pipe, Quality.TURBO, steps=8, **options)[1] == 2 * 7
 
 
 @pytest.mark.parametrize(
@@ -115,18 +120,18 @@ def test_true_guidance_remembers_for_each_of_its_two_images(pipe, monkeypatch):
 )
 def test_rounded_activations_have_a_threshold_of_their_own(precision, expected, monkeypatch):
     """So high that all is left out but the first step, or so low that nothing is."""
-    monkeypatch.setattr(turbo, "THRESHOLD", 1e9)
-    monkeypatch.setattr(turbo, "THRESHOLD_8_BIT", 0.0)
-    assert draw(load(precision), Quality.TURBO, steps=8)[1] == expected
+    monkeypatch.setattr(step_cache, "THRESHOLD", 1e9)
+    monkeypatch.setattr(step_cache, "THRESHOLD_8_BIT", 0.0)
+    assert generate(load(precision), Quality.TURBO, steps=8)[1] == expected
 
 
 def test_blocks_of_the_denoiser_are_called_as_they_are(pipe):
     """Compiled code goes by the block: hooks on it would have it compiled again."""
     blocks = [*pipe.transformer.transformer_blocks, *pipe.transformer.single_transformer_blocks]
-    with step_caching(pipe, Quality.TURBO, STEPS):
-        shells = [
+    with caching(pipe, Quality.TURBO):
+        shims = [
             *pipe.transformer.transformer_blocks,
             *pipe.transformer.single_transformer_blocks,
         ]
-        assert [shell.block for shell in shells] == blocks
+        assert [shim.block for shim in shims] == blocks
         assert not any(hasattr(block, "_diffusers_hook") for block in blocks)

@@ -1,4 +1,4 @@
-"""Workers over the tiny models that ship, and their pictures as pixels."""
+"""Workers over the tiny models that ship, and their images as pixels."""
 
 import asyncio
 import base64
@@ -36,7 +36,7 @@ def build_tiny_worker(output_dir: Path, **environ: str) -> Worker:
 
 @dataclass
 class Desk:
-    """A worker that is asked for jobs, each time from an event loop of its own."""
+    """A worker that runs jobs, each time in an event loop of its own."""
 
     worker: Worker
 
@@ -44,18 +44,18 @@ class Desk:
         return asyncio.run(self.worker.handle({"id": job_id, "input": given}))
 
     def replies(self, jobs: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-        """All asked for at once, so that they share batches."""
+        """Send all at once, so that they share batches."""
 
-        async def ask() -> list[dict[str, Any]]:
-            wanted = (
+        async def send() -> list[dict[str, Any]]:
+            handled = (
                 self.worker.handle({"id": f"job-{number}", "input": dict(job)})
                 for number, job in enumerate(jobs)
             )
-            return await asyncio.gather(*wanted)
+            return await asyncio.gather(*handled)
 
-        return asyncio.run(ask())
+        return asyncio.run(send())
 
-    def draw(self, model: str, prompt: str, **given: Any) -> list[Pixels]:
+    def generate(self, model: str, prompt: str, **given: Any) -> list[Pixels]:
         """The images of a job that must succeed."""
         return [
             to_pixels(image)
@@ -63,7 +63,7 @@ class Desk:
         ]
 
     def judge(self, model: str, scenes: Sequence[Scene], **given: Any) -> list[Verdict]:
-        """How well each scene's caption is obeyed; the seed is the scene's position."""
+        """Check how well each scene's caption is obeyed; the seed is the scene's position."""
         jobs = [
             {"model": model, "prompt": scene.caption, "seed": seed, **given}
             for seed, scene in enumerate(scenes)

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 from functools import partial
 
 import pytest
@@ -159,3 +160,17 @@ def test_last_line_and_files_are_what_is_printed(tmp_path, capsys):
     assert json.loads(printed.splitlines()[-1]) == {"figure": math.pi}
     assert (tmp_path / "some.txt").read_text() in printed
     assert json.loads((tmp_path / "some.json").read_text()) == {"figure": math.pi}
+
+
+def test_nothing_but_their_own_tests_imports_the_benchmarks():
+    own = ("test_bench_", "test_gpu_", "test_cold_", "test_load_bench", "gpu_results", "emulator")
+    users = [
+        str(path.relative_to(ROOT))
+        for folder in ("src", "tests", "scripts")
+        for path in sorted((ROOT / folder).rglob("*.py"))
+        if re.search(r"^\s*(from|import) pixpod_bench\b", path.read_text(), re.MULTILINE)
+        and not path.is_relative_to(ROOT / "src" / "pixpod_bench")
+    ]
+    in_gpu = [user for user in users if user.startswith("tests/gpu/")]
+    others = [user for user in users if not any(name in user for name in own)]
+    assert in_gpu + others == []

@@ -30,7 +30,7 @@ from pixpod.logs import JsonFormatter
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.refresh import Renewal
+from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import PHASES, RefusingWorker, Worker, WorkerOptions
 
 PROMPT = "PLANTEDPROMPT on a blue background"
@@ -77,7 +77,7 @@ def build(tmp_path):
             stores=ours | (stores or {}),
             prices=PriceList.load(0.5),
             concurrency=concurrency or concurrency_of(1),
-            renewal=Renewal(after_images=refresh_after_images, gauges={}),
+            refresh=Refresh(after_images=refresh_after_images),
             send_progress=send_progress,
             options=WorkerOptions(
                 worker_id="pod-1",

@@ -46,11 +46,6 @@ def free_memory() -> None:
         torch.cuda.empty_cache()
 
 
-def reserved_bytes() -> int | None:
-    """What torch holds of the card's memory, in use or kept for the next; None without CUDA."""
-    return torch.cuda.memory_reserved() if torch.cuda.is_available() else None
-
-
 def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -> Hardware:
     """What is known of the device before anything is loaded onto it.
 

@@ -63,10 +63,6 @@ class DiffusionEngine:
         has_begun = bool(self._preloads) or self._has_generated
         return has_begun and self._handled >= {*self._preloads} and self._queue.is_warm
 
-    def reserved_bytes(self) -> int | None:
-        """Return the GPU memory that torch has reserved; None on a CPU or without a model."""
-        return self._loader.reserved_bytes()
-
     def boot_ms(self) -> dict[str, float]:
         return self._timeline.milliseconds()
 

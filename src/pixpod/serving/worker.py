@@ -32,7 +32,7 @@ from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
-from pixpod.serving.refresh import Renewal
+from pixpod.serving.refresh import Refresh
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -85,7 +85,7 @@ class Worker:
         stores: Mapping[Delivery, ImageStore],
         prices: PriceList,
         concurrency: Concurrency,
-        renewal: Renewal,
+        refresh: Refresh,
         send_progress: ProgressSender | None,
         options: WorkerOptions,
     ) -> None:
@@ -94,7 +94,7 @@ class Worker:
         self._stores = stores
         self._prices = prices
         self._concurrency = concurrency
-        self._renewal = renewal
+        self._refresh = refresh
         self._send_progress = send_progress
         self._options = options
         self._images_served = 0
@@ -139,7 +139,7 @@ class Worker:
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
-                self._renewal.failed(error.code)
+                self._refresh.failed(error.code)
             return render_error(error)
         except Exception:
             log.exception("job failed unexpectedly")
@@ -147,8 +147,8 @@ class Worker:
 
     async def _with_refresh(self, reply: dict[str, Any]) -> dict[str, Any]:
         """Add `refresh_worker` to the reply if that is due and costs no other job."""
-        reason = self._renewal.reason
-        if reason and await self._concurrency.end(is_urgent=self._renewal.is_urgent):
+        reason = self._refresh.reason
+        if reason and await self._concurrency.end(is_urgent=self._refresh.is_urgent):
             log.warning("worker asks for a refresh", extra={"reason": reason})
             return {**reply, "refresh_worker": True}
         return reply
@@ -215,7 +215,7 @@ class Worker:
     ) -> JobResult:
         is_first = self._images_served == 0
         self._images_served += len(stored)
-        self._renewal.served(generation.model.name, len(stored))
+        self._refresh.served(len(stored))
         spent = timeline.milliseconds()
         timings_ms = {phase: spent[phase] for phase in PHASES if phase in spent}
         return JobResult(

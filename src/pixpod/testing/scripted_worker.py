@@ -22,7 +22,7 @@ from pixpod.outputs.storage import InlineImageStore
 from pixpod.pricing import PriceList
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.refresh import Renewal
+from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker, WorkerOptions
 from pixpod.settings import keep_sdk_quiet
 from pixpod.testing.scripted_engine import ScriptedEngine, ScriptedTimes
@@ -64,7 +64,7 @@ def build(spec: ScriptedWorker) -> Worker:
             is_warm=lambda: engine.is_warm,
             num_taken=runpod_sdk.num_taken_jobs,
         ),
-        renewal=Renewal(after_images=spec.refresh_after_images, gauges={}),
+        refresh=Refresh(after_images=spec.refresh_after_images),
         send_progress=runpod_sdk.send_progress,
         options=WorkerOptions(
             worker_id="scripted",

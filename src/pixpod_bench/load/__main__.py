@@ -69,6 +69,8 @@ class LoadBench:
         self.mixed: Mixed | None = None
         self._options = options
         self._extent = QUICK if options.quick else Extent()
+        self._stack = ExitStack()
+        self._sides: dict[str, RunningSide] = {}
 
     def run(self) -> None:
         parts: dict[str, Callable[[], None]] = {
@@ -76,8 +78,9 @@ class LoadBench:
             "gain": self._run_gain,
             "mixed": self._run_mixed,
         }
-        for part in self._options.only or parts:
-            parts[part]()
+        with self._stack:
+            for part in self._options.only or parts:
+                parts[part]()
 
     def compared(self) -> list[Compared]:
         """Return ratios in which more than 1 is worse; none without a base."""
@@ -151,21 +154,17 @@ class LoadBench:
     # --- parts --------------------------------------------------------------------------------
 
     def _run_overhead(self) -> None:
-        pairs, models = self._options.pairs, self._options.models
-        with ExitStack() as stack:
-            sides = self._sides(stack)
-            with _bar("overhead", pairs * len(models) * len(sides)) as bar:
-                for model in models:
-                    self.overheads += measure_overhead(sides, model, pairs, bar.update)
+        sides, pairs = self._start_sides(), self._options.pairs
+        with _bar("overhead", pairs * len(self._options.models) * len(sides)) as bar:
+            for model in self._options.models:
+                self.overheads += measure_overhead(sides, model, pairs, bar.update)
 
     def _run_gain(self) -> None:
-        pairs, models = self._options.pairs, self._options.models
-        with ExitStack() as stack:
-            sides = self._sides(stack)
-            with _bar("gain", pairs * len(models) * len(sides)) as bar:
-                for model in models:
-                    num_jobs = self._extent.burst_jobs
-                    self.gains += measure_gain(sides, model, num_jobs, pairs, bar.update)
+        sides, pairs = self._start_sides(), self._options.pairs
+        with _bar("gain", pairs * len(self._options.models) * len(sides)) as bar:
+            for model in self._options.models:
+                num_jobs = self._extent.burst_jobs
+                self.gains += measure_gain(sides, model, num_jobs, pairs, bar.update)
 
     def _run_mixed(self) -> None:
         extent = self._extent
@@ -174,10 +173,14 @@ class LoadBench:
                 extent.mixed_jobs, extent.mixed_rounds, CONCURRENCY, bar.update
             )
 
-    def _sides(self, stack: ExitStack) -> dict[str, RunningSide]:
+    def _start_sides(self) -> dict[str, RunningSide]:
+        """Start the sides once; whoever has no order does nothing."""
         roots = {BASE: self._options.base} if self._options.base else {}
-        roots[TREE] = ROOT
-        return {name: stack.enter_context(running_side(root)) for name, root in roots.items()}
+        models = self._options.models
+        for name, root in {**roots, TREE: ROOT}.items():
+            if name not in self._sides:
+                self._sides[name] = self._stack.enter_context(running_side(root, models))
+        return self._sides
 
 
 def main(arguments: list[str] | None = None) -> int:

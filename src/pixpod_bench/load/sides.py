@@ -5,13 +5,13 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
 from pixpod_bench.base_checkout import environ_for
-from pixpod_bench.load.jobs import worker_environ
+from pixpod_bench.load.jobs import MODELS, worker_environ
 from pixpod_bench.machine import ROOT, environment
 
 SCRIPT = Path(__file__).with_name("side.py")
@@ -53,9 +53,10 @@ class RunningSide:
 
 
 @contextmanager
-def running_side(root: Path = ROOT, more: Mapping[str, str] | None = None) -> Iterator[RunningSide]:
+def running_side(root: Path = ROOT, models: Sequence[str] = MODELS) -> Iterator[RunningSide]:
     """Start the worker of the checkout at `root`, which serves its own tiny models."""
-    given = worker_environ(PIXPOD_WEIGHTS_DIR=str(root / "model_cache"), **(more or {}))
+    weights = str(root / "model_cache")
+    given = worker_environ(PIXPOD_WEIGHTS_DIR=weights, PIXPOD_MODELS=",".join(models))
     command = [sys.executable, str(SCRIPT), json.dumps(environ_for(root, given))]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(  # noqa: S603 (our own arguments, no shell)

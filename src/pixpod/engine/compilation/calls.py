@@ -5,7 +5,9 @@ On `forward`, not around the module: hooks that skip whole blocks then wrap what
 
 import functools
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any, Protocol
 
 import torch
@@ -29,7 +31,24 @@ Runner = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 
 
 class NotCompiledFor(Exception):
-    """A call has another form than what was compiled; it is to run eagerly."""
+    """A call has another form than the compiled code; it has to run eagerly. The text says why."""
+
+
+_eager_calls: ContextVar[dict[str, None] | None] = ContextVar("eager_calls", default=None)
+
+
+@contextmanager
+def collecting_eager_calls() -> Iterator[Mapping[str, None]]:
+    """Collect warnings about regions that run eagerly in this block because of a call's form.
+
+    Each region and form is there once, however often it is called.
+    """
+    found: dict[str, None] = {}
+    token = _eager_calls.set(found)
+    try:
+        yield found
+    finally:
+        _eager_calls.reset(token)
 
 
 class Compiled(Protocol):
@@ -65,21 +84,41 @@ class RegionForward:
             return self.eager(*args, **kwargs)
         call = Call.of(args, kwargs, self._slot.weight.device)
         try:
-            if not self._has_served_sides(call):
-                raise NotCompiledFor
+            self._check_sides(call)
             return self._compiled(self._region, call)
-        except NotCompiledFor:
-            log.debug("called in a form that is not compiled", extra={"region": self._component})
+        except NotCompiledFor as exc:
+            self._report(str(exc))
             return self.eager(*args, **kwargs)
         except TorchDynamoException as exc:
             self._compilation.run_eagerly(self._component, f"{type(exc).__name__} while compiling")
             log.warning("compiling failed", exc_info=exc)
             return self.eager(*args, **kwargs)
 
-    def _has_served_sides(self, call: Call) -> bool:
+    def _check_sides(self, call: Call) -> None:
+        """Raises NotCompiledFor."""
         if self._granularity == 1:
-            return True
-        return all(side % self._granularity == 0 for side in next(call.tensors).shape[-2:])
+            return
+        height, width = next(call.tensors).shape[-2:]
+        if height % self._granularity or width % self._granularity:
+            raise NotCompiledFor(
+                f"expected latents with sides that are multiples of {self._granularity}, "
+                f"got {width}x{height}"
+            )
+
+    def _report(self, reason: str) -> None:
+        warning = f"{self._component} ran eagerly, which is slower: {reason}"
+        found = _eager_calls.get()
+        if found is None or warning in found:
+            return
+        found[warning] = None
+        log.warning(
+            "called in a form that is not compiled",
+            extra={
+                "region": type(self._region).__name__,
+                "component": self._component,
+                "reason": reason,
+            },
+        )
 
 
 class JitCompiled:
@@ -119,13 +158,17 @@ class PackageCompiled:
         self._slots: dict[nn.Module, tuple[Slot, ...]] = {}
 
     def __call__(self, region: nn.Module, call: Call) -> object:
-        if call.spec != self._arguments or not all(
-            _is_served(leaf, expected)
-            for leaf, expected in zip(call.leaves, self.form.leaves, strict=True)
-        ):
-            raise NotCompiledFor
-        if call.leaves[self._growing].numel() > self.form.max_elements:
-            raise NotCompiledFor
+        if call.spec != self._arguments:
+            raise NotCompiledFor("expected the arguments that it was compiled with, got others")
+        for leaf, expected in zip(call.leaves, self.form.leaves, strict=True):
+            if not _is_served(leaf, expected):
+                raise NotCompiledFor(f"expected {_describe_leaf(expected)}, got {_describe(leaf)}")
+        num_elements = call.leaves[self._growing].numel()
+        if num_elements > self.form.max_elements:
+            raise NotCompiledFor(
+                f"expected at most {self.form.max_elements} elements in an argument, "
+                f"got {num_elements}"
+            )
         slots = self._slots.get(region) or self._slots.setdefault(region, weight_slots(region))
         return tree_unflatten(self._run([*read_weights(slots), *call.tensors]), self._result)
 
@@ -173,6 +216,20 @@ def _is_served(leaf: object, expected: Leaf) -> bool:
             for size, allowed in zip(leaf.shape, expected.shape, strict=True)
         )
     )
+
+
+def _describe_leaf(expected: Leaf) -> str:
+    if expected.shape is None:
+        return repr(expected.constant)
+    sizes = "x".join("?" if size is None else str(size) for size in expected.shape)
+    return f"{expected.dtype} of {sizes}"
+
+
+def _describe(leaf: object) -> str:
+    if isinstance(leaf, torch.Tensor):
+        dtype = str(leaf.dtype).removeprefix("torch.")
+        return f"{dtype} of {'x'.join(map(str, leaf.shape))}"
+    return repr(leaf) if isinstance(leaf, bool | int | float | None) else type(leaf).__name__
 
 
 def _dtype(leaf: Leaf) -> torch.dtype:

@@ -6,6 +6,7 @@ from functools import partial
 import torch
 
 from pixpod.engine.base import OnStep
+from pixpod.engine.compilation.calls import collecting_eager_calls
 from pixpod.engine.compilation.cuda_graphs import stop_recording
 from pixpod.engine.device import check_device, free_memory
 from pixpod.engine.execution.batch import Batch
@@ -76,9 +77,10 @@ class ModelRunner:
             free_cache=_free_cache,
             offload_others=partial(self._placement.offload_others, model),
         )
-        with batch.timeline.phase(plan.name):
+        with batch.timeline.phase(plan.name), collecting_eager_calls() as warnings:
             stage.run(batch, context)
             synchronize_stream(model.device)
+        batch.warnings += warnings
 
 
 def _free_cache() -> bool:

@@ -124,14 +124,6 @@ class ModelLoader:
         """Name of the GPU as its driver has it, or `cpu`; `unknown` before it is found."""
         return self._device_name
 
-    def reserved_bytes(self) -> int | None:
-        """Return the GPU memory that torch has reserved; None on a CPU or without a model."""
-        if self._device_name == "unknown":
-            return None
-        from pixpod.engine.device import reserved_bytes
-
-        return reserved_bytes()
-
     def check_host(self) -> None:
         """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
         is loaded: no card that works, or one that cannot run what was asked for; files that are
