@@ -12,8 +12,8 @@ from pixpod.engine.loading.model_loading import LoadedModel
 from pixpod.families import Precision
 from pixpod.job import GenerationRequest
 from pixpod.testing.random_models import Tokenizers, build_random_model
-from pixpod.testing.requests import make_request
 from pixpod.testing.runners import LocalRunner
+from pixpod.testing.sample_requests import make_request
 from pixpod_tools.bake.architectures import ARCHITECTURES
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 

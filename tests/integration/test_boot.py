@@ -3,44 +3,70 @@
 import asyncio
 import threading
 import time
+from concurrent.futures import Future
 
 import pytest
-from support.factories import make_request, make_settings
+from support.factories import CATALOG, make_request
 
-from pixpod.bootstrap import build_engine
+from pixpod.engine.engine import DiffusionEngine
+from pixpod.engine.loading.loader import ModelLoader
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
+from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.timeline import BootTimeline, since_process_start
+from pixpod.weights.prefetch import Verify
+from pixpod.weights.sources import BakedSource, WeightsLocator
 
 LONG_S = 120
+MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+SHIPPED = WeightsLocator([BakedSource(SOURCE_WEIGHTS_DIR)])
 
 
-class HeldBack:
-    """The sources of a deployment, one model of which takes as long as a test likes."""
+class SlowLocator:
+    """Finds the weights of one model as late as a test likes."""
 
-    def __init__(self, locator, model):
-        self._locator = locator
+    def __init__(self, model):
         self._model = model
         self.release = threading.Event()
         self.fault = None
 
     def find(self, spec):
-        return None if spec.name == self._model else self._locator.find(spec)
+        return None if spec.name == self._model else SHIPPED.find(spec)
 
     def bring(self, spec):
         if spec.name == self._model:
             assert self.release.wait(LONG_S)
             if self.fault:
                 raise self.fault
-        return self._locator.bring(spec)
+        return SHIPPED.bring(spec)
+
+
+def make_loader(locator, timeline, names):
+    return ModelLoader(
+        models={name: CATALOG[name] for name in names},
+        locator=locator,
+        device="cpu",
+        requested_precision=lambda name: None,
+        accepted_licences=frozenset(),
+        verify=Verify.CHUNKS,
+        timeline=timeline,
+        on_host_fault=lambda error: None,
+    )
 
 
 @pytest.fixture
 def make_engine():
     made = []
 
-    def make(**environ):
+    def make(*names, locator=SHIPPED, sizes=(), wrap=lambda loader: loader):
         timeline = BootTimeline(since_process_start())
-        engine = build_engine(make_settings(PIXPOD_DEVICE="cpu", **environ), timeline)
+        engine = DiffusionEngine(
+            models={name: CATALOG[name] for name in names},
+            loader=wrap(make_loader(locator, timeline, names)),
+            timeline=timeline,
+            preload=True,
+            warmup_sizes=sizes,
+            is_batching=True,
+        )
         made.append(engine)
         return engine, timeline
 
@@ -50,27 +76,22 @@ def make_engine():
 
 
 @pytest.fixture
-def held_back(make_engine):
+def booting(make_engine):
     """A booting engine of three models, the first of which does not get its weights yet."""
-    engine, timeline = make_engine(PIXPOD_PRELOAD="true")
-    loader = engine._loader
-    loader._locator = locator = HeldBack(loader._locator, "flux-tiny")
+    locator = SlowLocator("flux-tiny")
+    engine, timeline = make_engine(*MODELS, locator=locator)
     engine.start()
     yield engine, locator, timeline
     locator.release.set()
 
 
-FLUX = {
-    "model": "flux-tiny",
-    "scheduler": "FlowMatchEulerDiscreteScheduler",
-    "max_sequence_length": 48,
-}
+FLUX = {"model": "flux-tiny"}
 
 
-def test_job_waits_for_its_own_model_only(held_back):
-    engine, locator, timeline = held_back
+def test_job_waits_for_its_own_model_only(booting):
+    engine, locator, timeline = booting
 
-    async def draw():
+    async def both():
         waiting = asyncio.create_task(engine.generate(make_request(**FLUX)))
         other = await asyncio.wait_for(engine.generate(make_request()), LONG_S)
         assert other.images
@@ -78,14 +99,14 @@ def test_job_waits_for_its_own_model_only(held_back):
         locator.release.set()
         return await asyncio.wait_for(waiting, LONG_S)
 
-    generation = asyncio.run(draw())
+    generation = asyncio.run(both())
     moments = {span.subject: span.began_s for span in timeline.spans() if span.phase == "ready"}
     assert moments["sdxl-tiny"] < moments["flux-tiny"]
     assert generation.timings_ms["load"] > generation.timings_ms["queue"]
 
 
-def test_job_that_waits_for_its_model_can_be_cancelled(held_back):
-    engine, locator, _ = held_back
+def test_job_that_waits_for_its_model_can_be_cancelled(booting):
+    engine, locator, _ = booting
 
     async def cancel_one():
         task = asyncio.create_task(engine.generate(make_request(**FLUX)))
@@ -99,8 +120,8 @@ def test_job_that_waits_for_its_model_can_be_cancelled(held_back):
     assert asyncio.run(cancel_one()).images, "the load that it waited for went on"
 
 
-def test_deployment_fault_of_one_model_leaves_the_others_alone(held_back):
-    engine, locator, _ = held_back
+def test_deployment_fault_of_one_model_leaves_the_others_alone(booting):
+    engine, locator, _ = booting
     locator.fault = ModelUnavailable("flux-tiny is not there")
     locator.release.set()
     for _ in range(2):
@@ -109,9 +130,9 @@ def test_deployment_fault_of_one_model_leaves_the_others_alone(held_back):
     assert asyncio.run(engine.generate(make_request())).images
 
 
-def test_host_fault_is_tried_again_where_the_worker_stays(held_back):
+def test_host_fault_is_tried_again_where_the_worker_stays(booting):
     """At a desk; on the platform the process ends."""
-    engine, locator, _ = held_back
+    engine, locator, _ = booting
     locator.fault = WeightsUnreadable("a hiccup")
     locator.release.set()
     with pytest.raises(WeightsUnreadable):
@@ -131,11 +152,9 @@ def wait_until(condition):
         time.sleep(0.01)
 
 
-def test_idle_worker_draws_each_size_with_each_model_alone_and_as_a_batch(make_engine):
+def test_idle_worker_warms_up_each_size_of_each_model_alone_and_as_a_batch(make_engine):
     engine, timeline = make_engine(
-        PIXPOD_PRELOAD="true",
-        PIXPOD_MODELS="sdxl-tiny,sd15-tiny",
-        PIXPOD_WARMUP_SIZES="64x64,64x96,4096x4096",
+        "sdxl-tiny", "sd15-tiny", sizes=[(64, 64), (64, 96), (4096, 4096)]
     )
     engine.start()
     assert not engine.is_warm
@@ -144,8 +163,8 @@ def test_idle_worker_draws_each_size_with_each_model_alone_and_as_a_batch(make_e
     assert sorted(warmed(timeline)) == ["sd15-tiny"] * 4 + ["sdxl-tiny"] * 4
 
 
-def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, caplog):
-    engine, _ = make_engine(PIXPOD_PRELOAD="true", PIXPOD_MODELS="sdxl-tiny,sd15-tiny")
+def test_boot_is_logged_when_all_is_loaded_and_with_the_first_image(make_engine, caplog):
+    engine, _ = make_engine("sdxl-tiny", "sd15-tiny")
     with caplog.at_level("INFO", logger="pixpod"):
         engine.start()
         wait_until(lambda: "boot timeline" in caplog.messages)
@@ -161,30 +180,53 @@ def test_boot_is_told_when_all_is_loaded_and_with_the_first_image(make_engine, c
     assert read.keys() == {"sdxl-tiny", "sd15-tiny"}
 
 
-def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine, monkeypatch):
+class HoldFirstCall:
+    """A loader whose models wait in their first denoiser call until a test lets them go on."""
+
+    def __init__(self, loader):
+        self._loader = loader
+        self.is_there = threading.Event()
+        self.may_go_on = threading.Event()
+
+    def __getattr__(self, name):
+        return getattr(self._loader, name)
+
+    def preload(self, names):
+        return tuple(self._hooked(load) for load in self._loader.preload(names))
+
+    def _hooked(self, load):
+        """A future that is done once the hook is in place, before the engine sees the model."""
+        hooked = Future()
+
+        def add_hook(load):
+            load.result().loaded.denoiser.register_forward_pre_hook(self._wait)
+            hooked.set_result(load.result())
+
+        load.add_done_callback(add_hook)
+        return hooked
+
+    def _wait(self, module, arguments):
+        self.is_there.set()
+        assert self.may_go_on.wait(LONG_S)
+
+
+def test_warm_up_gives_way_to_a_job_and_is_made_up_for(make_engine):
     """The first warm-up is stopped in the middle, however fast the machine is."""
-    from pixpod.engine.execution.model_runner import ModelRunner
+    held = []
 
-    is_drawing, may_go_on = threading.Event(), threading.Event()
-    draw = ModelRunner.draw
+    def hold(loader):
+        held.append(HoldFirstCall(loader))
+        return held[-1]
 
-    def hold_the_first(drawer, model, parts, on_step):
-        if not is_drawing.is_set():
-            is_drawing.set()
-            assert may_go_on.wait(LONG_S)
-        return draw(drawer, model, parts, on_step)
-
-    monkeypatch.setattr(ModelRunner, "draw", hold_the_first)
-    engine, timeline = make_engine(
-        PIXPOD_PRELOAD="true", PIXPOD_MODELS="sdxl-tiny", PIXPOD_WARMUP_SIZES="64x64"
-    )
+    engine, timeline = make_engine("sdxl-tiny", sizes=[(64, 64)], wrap=hold)
+    (loader,) = held
     engine.start()
-    assert is_drawing.wait(LONG_S)
+    assert loader.is_there.wait(LONG_S)
 
     async def job():
         task = asyncio.create_task(engine.generate(make_request()))
         await asyncio.sleep(0.05)
-        may_go_on.set()
+        loader.may_go_on.set()
         return await asyncio.wait_for(task, LONG_S)
 
     generation = asyncio.run(job())

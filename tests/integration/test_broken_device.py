@@ -1,45 +1,43 @@
-"""A device that fails while it draws: one that will never compute again must cost one job only."""
-
-import asyncio
+"""A device that fails in a batch: one that will never compute again must cost one job only."""
 
 import pytest
 import torch
+from support import loading
 from support.factories import make_request
 
-from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import DeviceUnavailable
-from pixpod.testing.engines import running_engine
+from pixpod.families import Precision
+from pixpod.testing.runners import LocalRunner
 
+CPU = torch.device("cpu")
 CUDA_ERROR = "CUDA error: an illegal memory access was encountered"
-
-
-@pytest.fixture(scope="module")
-def engine():
-    with running_engine({"PIXPOD_DEVICE": "cpu"}) as running:
-        yield running
-
-
-def generate(engine):
-    return asyncio.run(engine.generate(make_request()))
+REQUEST = make_request()
 
 
 def fail(*arguments, **named):
     raise RuntimeError(CUDA_ERROR)
 
 
-def test_worker_whose_device_is_broken_is_replaced(engine, monkeypatch):
-    generate(engine)
-    monkeypatch.setattr(drawer, "_call_pipeline", fail)
+@pytest.fixture
+def runner():
+    return LocalRunner(
+        loading.load("sdxl-tiny", loading.shipped("sdxl-tiny"), Precision.FLOAT32, CPU)
+    )
+
+
+def test_worker_whose_device_is_broken_is_replaced(runner, monkeypatch):
+    runner.generate(REQUEST)
+    runner.model.denoiser.register_forward_pre_hook(fail)
     monkeypatch.setattr(torch, "ones", fail)  # what it is tried with
     with pytest.raises(DeviceUnavailable, match="cpu does not compute") as caught:
-        generate(engine)
+        runner.generate(REQUEST)
     assert caught.value.refresh_worker
 
 
-def test_worker_whose_device_still_computes_stays(engine, monkeypatch):
-    before = generate(engine).images
-    with monkeypatch.context() as patch:
-        patch.setattr(drawer, "_call_pipeline", fail)
-        with pytest.raises(RuntimeError, match=CUDA_ERROR):
-            generate(engine)
-    assert generate(engine).images == before
+def test_worker_whose_device_still_computes_stays(runner):
+    before = runner.generate(REQUEST).pixels
+    hook = runner.model.denoiser.register_forward_pre_hook(fail)
+    with pytest.raises(RuntimeError, match=CUDA_ERROR):
+        runner.generate(REQUEST)
+    hook.remove()
+    assert runner.generate(REQUEST).pixels == before

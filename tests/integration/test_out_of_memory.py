@@ -1,125 +1,145 @@
-"""A device whose memory is short: each rung of the ladder, on a pipeline that fails on order."""
-
-import asyncio
-from dataclasses import replace
+"""A device whose memory is short: each fallback, on a model whose modules fail on order."""
 
 import pytest
 import torch
+from support import loading
 from support.factories import make_request
 from support.graphs import Graphs
 
 from pixpod.engine.compilation.cuda_graphs import Recorded
 from pixpod.engine.compilation.regions import Call
-from pixpod.engine.execution import model_runner as drawer
 from pixpod.errors import OutOfMemory
-from pixpod.testing.engines import running_engine
+from pixpod.families import Precision
+from pixpod.testing.runners import LocalRunner
 
-BATCH = make_request(seeds=(1, 2, 3, 4))
+CPU = torch.device("cpu")
+BATCH = make_request(seeds=(1, 2, 3, 4), guidance_scale=1.0, num_inference_steps=1)
+"""Its denoiser is called once, with one row for each image."""
 
 
 class Shortage:
-    """Lets no batch through that has more rows than fit, until enough rungs were climbed."""
+    """A hook: fails calls of a module with more rows than fit, and some calls more."""
 
-    def __init__(self, call):
-        self._call = call
+    def __init__(self) -> None:
         self.num_failures = 0
         self.max_rows = 8
-        self.attempts = []
+        self.calls: list[int] = []
 
-    def __call__(self, batch, rows):
-        vae = batch.model.components["vae"]
-        self.attempts.append((len(rows), vae.use_slicing and vae.use_tiling))
-        if self.num_failures or len(rows) > self.max_rows:
+    def __call__(self, module, arguments):
+        num_rows = len(arguments[0])
+        self.calls.append(num_rows)
+        if self.num_failures or num_rows > self.max_rows:
             self.num_failures = max(0, self.num_failures - 1)
-            raise torch.OutOfMemoryError
-        return self._call(batch, rows)
+            raise torch.OutOfMemoryError("injected")
 
 
 @pytest.fixture(scope="module")
-def engine():
-    with running_engine({"PIXPOD_DEVICE": "cpu"}) as running:
-        yield running
+def runner():
+    return LocalRunner(
+        loading.load("sdxl-tiny", loading.shipped("sdxl-tiny"), Precision.FLOAT32, CPU)
+    )
 
 
 @pytest.fixture
-def shortage(monkeypatch):
-    made = Shortage(drawer._call_pipeline)
-    with monkeypatch.context() as patch:
-        patch.setattr(drawer, "_call_pipeline", made)
-        yield made
-
-
-def generate(engine, request=BATCH):
-    return asyncio.run(engine.generate(request))
+def shortage(runner, request):
+    """In the module that a test names, of those that run in the stages of an image."""
+    components = runner.model.components
+    module = {
+        "text": components["text_encoder"],
+        "denoise": components["unet"],
+        "decode": components["vae"].decoder,
+    }[request.param]
+    made = Shortage()
+    hook = module.register_forward_pre_hook(made)
+    yield made
+    hook.remove()
 
 
 @pytest.fixture
-def usual(engine):
-    """What is drawn while there is memory enough; and again when the shortage is over."""
-    before = generate(engine).images
+def usual(runner):
+    """What is generated while there is memory enough; and again when the shortage is over."""
+    before = runner.generate(BATCH).pixels
     yield before
-    assert generate(engine).images == before
+    assert runner.generate(BATCH).pixels == before
 
 
-def test_first_the_cache_is_freed_which_changes_nothing(engine, usual, shortage):
+@pytest.mark.parametrize("shortage", ["denoise", "decode"], indirect=True)
+def test_first_the_cache_is_freed_which_changes_nothing(usual, runner, shortage):
     shortage.num_failures = 1
-    generation = generate(engine)
-    assert generation.images == usual
-    assert generation.warnings == ()
-    assert shortage.attempts == [(4, False), (4, False)]
+    generated = runner.generate(BATCH)
+    assert generated.pixels == usual
+    assert generated.warnings == ()
+    assert shortage.calls == [4, 4]
 
 
-def test_recordings_go_with_the_cache(engine, usual, shortage):
+@pytest.mark.parametrize("shortage", ["denoise"], indirect=True)
+def test_captured_graphs_go_with_the_cache(usual, runner, shortage):
     """They keep the memory that they work in."""
     layer = torch.nn.Conv2d(1, 1, 1)
-    recorded = Recorded(lambda region, call: region(*call.tensors), Graphs())
+    captured = Recorded(lambda region, call: region(*call.tensors), Graphs())
     for _ in range(2):
-        recorded(layer, Call.of((torch.zeros(1, 1, 8, 8),), {}, torch.device("cpu")))
-    assert recorded.num_recordings == 1
+        captured(layer, Call.of((torch.zeros(1, 1, 8, 8),), {}, CPU))
+    assert captured.num_recordings == 1
     shortage.num_failures = 1
-    generate(engine)
-    assert recorded.num_recordings == 0
+    runner.generate(BATCH)
+    assert captured.num_recordings == 0
 
 
-def test_then_images_are_decoded_in_slices_and_tiles(engine, usual, shortage):
-    shortage.num_failures = 2
-    (warning,) = generate(engine).warnings
-    assert "tiles" in warning
-    assert shortage.attempts == [(4, False), (4, False), (4, True)]
-
-
-def test_then_the_batch_is_halved_until_it_fits(engine, usual, shortage):
+@pytest.mark.parametrize("shortage", ["decode"], indirect=True)
+def test_then_images_are_decoded_in_slices_and_tiles(usual, runner, shortage):
     shortage.max_rows = 1
-    generation = generate(engine)
-    assert [rows for rows, _ in shortage.attempts] == [4, 4, 4, 2, 1, 1, 2, 1, 1]
-    assert "halved" in generation.warnings[-1]
-    for image, as_ever in zip(generation.images, usual, strict=True):
-        assert levels_apart(image, as_ever) <= 1
+    generated = runner.generate(BATCH)
+    (warning,) = generated.warnings
+    assert "tiles" in warning
+    assert shortage.calls == [4, 4, 1, 1, 1, 1]
+    assert_near(generated.pixels, usual)
 
 
-def test_at_last_it_is_answered_and_the_worker_goes(engine, usual, shortage):
+@pytest.mark.parametrize("shortage", ["denoise"], indirect=True)
+def test_then_the_batch_is_halved_until_it_fits(usual, runner, shortage):
+    shortage.max_rows = 1
+    generated = runner.generate(BATCH)
+    assert shortage.calls == [4, 4, 2, 1, 1, 2, 1, 1]
+    (warning,) = generated.warnings
+    assert "halved" in warning
+    assert_near(generated.pixels, usual)
+
+
+@pytest.mark.parametrize("shortage", ["decode"], indirect=True)
+def test_batch_is_halved_when_slices_do_not_fit_either(usual, runner, shortage):
+    """As for a slice whose result stays in memory while the next one is decoded."""
+    shortage.num_failures = 3
+    generated = runner.generate(BATCH)
+    tiled, halved = generated.warnings
+    assert "tiles" in tiled
+    assert "halved" in halved
+    assert shortage.calls == [4, 4, 1, 1, 1, 1, 1]
+    assert_near(generated.pixels, usual)
+
+
+@pytest.mark.parametrize(
+    ("shortage", "subject"),
+    [("denoise", "an image of 64x64"), ("decode", "decoding an image of 64x64")],
+    indirect=["shortage"],
+)
+def test_at_last_it_is_answered_and_the_worker_goes(usual, runner, shortage, subject):
     shortage.max_rows = 0
-    with pytest.raises(OutOfMemory, match="64x64") as caught:
-        generate(engine)
+    with pytest.raises(OutOfMemory, match=f"no memory for {subject} on cpu") as caught:
+        runner.generate(BATCH)
     assert caught.value.refresh_worker
-    assert shortage.attempts[-1] == (1, True)
+    assert shortage.calls[-1] == 1
 
 
-def test_text_that_does_not_fit_is_tried_again(engine, usual, monkeypatch):
-    pipe = engine._loader.load(BATCH.model).result().pipe
-    encode, failures = pipe.encode_prompt, [torch.OutOfMemoryError()] * 2
-
-    def fail_first(**arguments):
-        if failures:
-            raise failures.pop()
-        return encode(**arguments)
-
-    monkeypatch.setattr(pipe, "encode_prompt", fail_first)
-    assert generate(engine, replace(BATCH, prompt="a text of its own")).images
-    failures += [torch.OutOfMemoryError()] * 3
-    with pytest.raises(OutOfMemory, match="text"):
-        generate(engine, replace(BATCH, prompt="and another one"))
+@pytest.mark.parametrize("shortage", ["text"], indirect=True)
+def test_text_that_does_not_fit_is_tried_again(usual, runner, shortage):
+    shortage.num_failures = 2
+    assert runner.generate(BATCH).pixels == usual
+    shortage.num_failures = 3
+    with pytest.raises(OutOfMemory, match="no memory for a text on cpu"):
+        runner.generate(BATCH)
 
 
-def levels_apart(left, right):
-    return max(abs(a - b) for a, b in zip(left.pixels, right.pixels, strict=True))
+def assert_near(found, expected):
+    """Another batch size may change an image by a level."""
+    for one, other in zip(found, expected, strict=True):
+        assert max(abs(a - b) for a, b in zip(one, other, strict=True)) <= 1

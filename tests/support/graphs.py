@@ -1,4 +1,4 @@
-"""A stand-in for CUDA graphs that has their ways: what it records is not computed yet, and each
+"""A stand-in for CUDA graphs that has their ways: what it captures is not computed yet, and each
 replay writes over the result of the one before.
 """
 
@@ -12,13 +12,13 @@ from pixpod.engine.compilation.cuda_graphs import Run
 
 
 class Graphs:
-    """Counts what it records and replays."""
+    """Counts what it captures and replays."""
 
     def __init__(self):
-        self.num_recorded = self.num_replayed = 0
+        self.num_captured = self.num_replayed = 0
 
     def record(self, run: Run) -> tuple[Any, Callable[[], None]]:
-        self.num_recorded += 1
+        self.num_captured += 1
         result = tree_map(torch.zeros_like, run())
 
         def replay() -> None:

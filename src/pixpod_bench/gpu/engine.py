@@ -19,7 +19,7 @@ from pixpod.engine.base import Engine
 from pixpod.families import Precision
 from pixpod.job import Generation, GenerationRequest
 from pixpod.testing.engines import warm_engine
-from pixpod.testing.requests import PROMPT, make_request
+from pixpod.testing.sample_requests import PROMPT, make_request
 from pixpod_bench.gpu.memory import (
     limited_to,
     peak_bytes,

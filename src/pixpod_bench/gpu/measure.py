@@ -8,8 +8,8 @@ from torchao.utils import TorchAOBaseTensor
 from pixpod.engine.device import name_device
 from pixpod.engine.model import LoadedModel
 from pixpod.job import GenerationRequest
-from pixpod.testing.requests import make_request
 from pixpod.testing.runners import TimedImages, count_graphs
+from pixpod.testing.sample_requests import make_request
 from pixpod_bench.figures import percentile, spread_percent
 from pixpod_bench.gpu.floors import find_peak, step_work
 from pixpod_bench.gpu.memory import allocated_bytes, peak_bytes, reset_peak

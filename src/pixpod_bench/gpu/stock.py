@@ -14,8 +14,8 @@ from diffusers import UNet2DConditionModel
 
 from pixpod.engine.model import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
-from pixpod.testing.requests import pipeline_arguments
 from pixpod.testing.runners import TimedImages
+from pixpod.testing.sample_requests import pipeline_arguments
 from pixpod_bench.gpu.memory import synchronize
 
 

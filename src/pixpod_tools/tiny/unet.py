@@ -67,7 +67,7 @@ class SdxlFamily:
             tokenizer=self.text.tokenizer,
             tokenizer_2=self.text.tokenizer,
             unet=unet,
-            scheduler=_scheduler(),
+            scheduler=build_scheduler(),
             add_watermarker=False,
         )
 
@@ -94,7 +94,7 @@ class Sd15Family:
             text_encoder=self.text.text_encoder,
             tokenizer=self.text.tokenizer,
             unet=UNet2DConditionModel(**_unet_shape(self.text)),
-            scheduler=_scheduler(),
+            scheduler=build_scheduler(),
             safety_checker=None,
             feature_extractor=None,
             requires_safety_checker=False,
@@ -159,11 +159,15 @@ def _unet_shape(text: TextStack) -> dict[str, Any]:
     }
 
 
-def _scheduler() -> EulerDiscreteScheduler:
-    return EulerDiscreteScheduler(
+def build_scheduler() -> EulerDiscreteScheduler:
+    """Return the scheduler whose config other schedulers are made of, too."""
+    scheduler = EulerDiscreteScheduler(
         **_BETAS,
         prediction_type="v_prediction",
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         steps_offset=1,
     )
+    # Euler does not read it; DDIM, LCM and TCD clip latents to -1 ... 1 unless they are told
+    scheduler.register_to_config(clip_sample=False)
+    return scheduler
