@@ -174,7 +174,7 @@ def compare(base: dict[str, Any] | None, current: dict[str, Any] | None) -> str:
     if base is None or current is None:
         return "only in the base" if base else "only in the current checkout"
     if "error" in base or "error" in current:
-        codes = [json.loads(side["error"])["code"] for side in (base, current)]
+        codes = [side["error"].partition(":")[0] for side in (base, current)]
         return f"error ({codes[0]})" if codes[0] == codes[1] else f"{codes[0]} -> {codes[1]}"
     if base["sha256"] == current["sha256"] and base["size"] == current["size"]:
         return "equal"

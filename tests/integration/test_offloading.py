@@ -72,12 +72,41 @@ def test_each_byte_of_a_weight_counts(num_bytes):
         assert torch.equal(module.get_buffer("weight"), expected)
 
 
-def test_small_numbers_that_trade_places_are_a_change():
-    """Two scales in one word; their bytes have the same sum as before."""
+def swap_two_words(values):
+    values[[0, 1, 2, 3]] = values[[2, 3, 0, 1]]
+
+
+def swap_two_rows(values):
+    rows = values.view(-1, 64)
+    rows[[0, 1]] = rows[[1, 0]]
+
+
+def reverse(values):
+    values.copy_(values.flip(0))
+
+
+def swap_distant_values(values):
+    values[[5, -5]] = values[[-5, 5]]
+
+
+def flip_two_signs(values):
+    """Of the upper halves of two 64-bit words: their sum modulo 2^64 is the same as before."""
+    values[1::2][:2].neg_()
+
+
+@pytest.mark.parametrize(
+    "change", [swap_two_words, swap_two_rows, reverse, swap_distant_values, flip_two_signs]
+)
+@pytest.mark.parametrize("size", [128, 2 * 4096 + 64, 5 * 8192])
+def test_change_that_keeps_the_sum_is_a_change(change, size):
     module = nn.Module()
-    module.register_buffer("scales", torch.tensor([1.0, 2.0]))
+    module.register_buffer("weight", torch.randn(size, generator=torch.Generator().manual_seed(0)))
     weights = OffloadableWeights(module, CPU)
     leave_and_return(weights)
-    module.get_buffer("scales").copy_(torch.tensor([2.0, 1.0]))
+    weight = module.get_buffer("weight")
+    before = weight.clone()
+    change(weight)
+    expected = weight.clone()
+    assert not torch.equal(before, expected)
     leave_and_return(weights)
-    assert module.get_buffer("scales").tolist() == [2.0, 1.0]
+    assert torch.equal(module.get_buffer("weight"), expected)
