@@ -14,7 +14,7 @@ Exits 1 if the interval of a ratio to the base reaches above 1.05.
 import argparse
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from dataclasses import asdict, dataclass
 from typing import NoReturn, TypeVar
@@ -38,6 +38,7 @@ from pixpod_bench.report import (
     table,
     verdict_document,
     verdict_table,
+    write_json,
 )
 
 Figures = TypeVar("Figures", Overhead, Gain)
@@ -61,13 +62,14 @@ QUICK = Extent(burst_jobs=4, mixed_jobs=6, mixed_rounds=1)
 
 
 class LoadBench:
-    """The parts, one after the other."""
+    """The parts, one after the other; the file is written after each."""
 
     def __init__(self, options: argparse.Namespace) -> None:
         self.overheads: list[Overhead] = []
         self.gains: list[Gain] = []
         self.mixed: Mixed | None = None
         self._options = options
+        self._machine = describe_machine()
         self._extent = QUICK if options.quick else Extent()
         self._stack = ExitStack()
         self._sides: dict[str, RunningSide] = {}
@@ -81,6 +83,7 @@ class LoadBench:
         with self._stack:
             for part in self._options.only or parts:
                 parts[part]()
+                write_json(self._options.out, "load", self.document())
 
     def compared(self) -> list[Compared]:
         """Return ratios in which more than 1 is worse; none without a base."""
@@ -136,11 +139,11 @@ class LoadBench:
             )
         )
 
-    def document(self, machine: Mapping[str, object]) -> dict[str, object]:
+    def document(self) -> dict[str, object]:
         return {
             "benchmark": "load",
             "command": command_line("load_bench"),
-            "machine": machine,
+            "machine": self._machine,
             "is_rehearsal": self._options.quick,
             "threads": self._options.threads,
             "pairs": self._options.pairs,
@@ -187,10 +190,9 @@ def main(arguments: list[str] | None = None) -> int:
     options = _parser().parse_args(arguments)
     # the sides and the workers inherit it; torch reads it when it is imported
     os.environ["OMP_NUM_THREADS"] = str(options.threads)
-    machine = describe_machine()
     bench = LoadBench(options)
     bench.run()
-    publish(options.out, "load", bench.document(machine), bench.tables())
+    publish(options.out, "load", bench.document(), bench.tables())
     is_worse = any(verdict.is_met is False for verdict in compared_verdicts(bench.compared()))
     return 1 if is_worse else 0
 
