@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -24,7 +23,6 @@ from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus
 from runpod_emulator.jobs.queue import JobQueue
-from runpod_emulator.jobs.sealing import Sealer
 from runpod_emulator.jobs.sqlite_store import SqliteStore
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.jobs.webhooks import WebhookSender
@@ -40,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SWEEP_LIMIT = 200
-SALT_BYTES = 16
 
 
 class Emulator:
@@ -69,7 +66,9 @@ class Emulator:
     async def start(self) -> None:
         settings = self.settings
         due_at = functools.partial(lifecycle.due_at, behaviour=settings.behaviour)
-        (settings.state_dir / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `parents=True` would ignore the mode of all but the last folder
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (settings.state_dir / "logs").mkdir(mode=0o700, exist_ok=True)
         try:
             self._store = SqliteStore(settings.database, due_at)
         except StoreUnusable as error:
@@ -128,7 +127,6 @@ class Emulator:
             limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
             faults=self.faults,
             hazards=self.hazards,
-            sealer=Sealer(settings.api_key, _salt(settings.database)),
             prices=prices,
             clock=self._clock,
             started_at=self._clock(),
@@ -232,16 +230,6 @@ class Emulator:
 
     async def _forget(self, job: Job) -> None:
         await self._store.remove(job)
-
-
-def _salt(database: Path) -> bytes:
-    """Kept beside the database, so that what was sealed opens again after a restart."""
-    path = database.with_name(database.name + ".salt")
-    if not path.exists():
-        draft = path.with_name(path.name + ".new")
-        draft.write_bytes(secrets.token_bytes(SALT_BYTES))
-        draft.replace(path)
-    return path.read_bytes()
 
 
 def _echo(worker_id: str, line: str) -> None:

@@ -28,6 +28,7 @@ class HazardKind(StrEnum):
     LATE_PROGRESS = "late-progress"
     BLOCKED_HANDLER = "blocked-handler"
     ENDLESS_STREAM = "endless-stream"
+    RETRY_WITHOUT_S3_CONFIG = "retry-without-s3config"
     CRASH_LOOP = "crash-loop"
     SLOW_START = "slow-start"
 
@@ -92,6 +93,10 @@ ADVICE = {
     HazardKind.ENDLESS_STREAM: (
         "the Python SDK's stream() never returns for a cancelled job; give it a deadline of its "
         "own or look at /status between its items"
+    ),
+    HazardKind.RETRY_WITHOUT_S3_CONFIG: (
+        "the emulator deletes a job's s3Config when the job ends, so the retried job runs without "
+        "it; to upload its result, submit the job again"
     ),
     HazardKind.CRASH_LOOP: (
         "workers end before they take a job: in production jobs then stay IN_QUEUE without any "

@@ -4,6 +4,7 @@ Routes only: they check key, size and rate, translate JSON and leave every decis
 """
 
 import functools
+import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -104,6 +105,8 @@ class ClientApi:
         retried = await endpoint.queue.retry(job.id)
         if retried is None:
             raise ApiError(400, f"status: {job.status} cannot be retried, FAILED or TIMED_OUT can")
+        if retried.is_s3_config_deleted:
+            self._report(HazardKind.RETRY_WITHOUT_S3_CONFIG, endpoint, job.id)
         return _json(wire.acknowledgement(retried))
 
     async def purge_queue(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
@@ -165,14 +168,13 @@ class ClientApi:
         policy = wire.policy_of(asked.policy, settings, behaviour)
         if queue_is_full(await self._gateway.store.num_queued(settings.id), settings, behaviour):
             raise ApiError(429, "too many jobs in the queue of this endpoint")
-        s3_config = asked.s3Config
         job = await endpoint.queue.submit(
             Submission(
                 payload=wire.to_json(asked.input),
                 policy=policy,
                 is_sync=is_sync,
                 webhook_url=asked.webhook,
-                sealed_s3_config=self._gateway.sealer.seal(s3_config) if s3_config else None,
+                s3_config=json.dumps(asked.s3Config) if asked.s3Config else None,
             )
         )
         for kind in hazards_of_input(asked.input):

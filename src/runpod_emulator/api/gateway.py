@@ -13,7 +13,6 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.faults import FaultPlan
 from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs.queue import JobQueue
-from runpod_emulator.jobs.sealing import Sealer
 from runpod_emulator.jobs.store import JobStore
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.workers.billing import Prices
@@ -42,7 +41,6 @@ class Gateway:
     limiter: RateLimiter
     faults: FaultPlan
     hazards: HazardLog
-    sealer: Sealer
     prices: Prices
     clock: Callable[[], float]
     started_at: float

@@ -53,7 +53,7 @@ def job_details(gateway: Gateway, endpoint: Endpoint, job: Job) -> dict[str, Any
         "executions": job.executions,
         "error": job.error,
         "policy": asdict(job.policy),
-        "has_s3_config": job.sealed_s3_config is not None,
+        "has_s3_config": job.s3_config is not None,
         # an address may carry a token, so only its fate is told
         "webhook": webhook and {k: v for k, v in asdict(webhook).items() if k != "url"},
         "cost_usd": job_cost_usd(job.execution_ms or 0, price),

@@ -154,14 +154,13 @@ def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
     return [to_json({**chunk, "output": piece}) for piece in pieces]
 
 
-def job_for_worker(job: Job, payload: bytes | None, s3_config: object | None) -> bytes:
-    """What job-take hands out. Without `payload` the job has no `input`, and the SDK drops it."""
+def job_for_worker(job: Job, payload: bytes | None) -> bytes:
+    """Return what job-take hands out. The SDK drops a job without `payload`: it has no `input`."""
     extras: dict[str, object] = {}
     if job.webhook is not None:
         extras["webhook"] = job.webhook.url
-    if s3_config is not None:
-        extras["s3Config"] = s3_config
-    return _object({"id": job.id, **extras}, input=payload)
+    s3_config = None if job.s3_config is None else job.s3_config.encode()
+    return _object({"id": job.id, **extras}, input=payload, s3Config=s3_config)
 
 
 def acknowledgement(job: Job) -> bytes:

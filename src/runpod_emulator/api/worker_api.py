@@ -18,7 +18,6 @@ from runpod_emulator.behaviour import EmptyInput, LateProgress
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule
 from runpod_emulator.hazards import HazardKind, hazards_of_chunk, hazards_of_result
 from runpod_emulator.jobs.queue import TakenJob
-from runpod_emulator.jobs.sealing import SealBroken
 from runpod_emulator.wake import Wake
 from runpod_emulator.workers.session import SETTLE_S, WorkerSession
 
@@ -168,9 +167,7 @@ class WorkerApi:
         taken: Sequence[TakenJob],
     ) -> web.StreamResponse:
         """Write the jobs; if the connection is gone by then, nobody has got them."""
-        rendered = [text for each in taken if (text := await self._render(endpoint, worker, each))]
-        if not rendered:
-            return _nothing()
+        rendered = [self._render(worker, each) for each in taken]
         is_batch = "/job-take-batch/" in request.path
         body = b"[" + b",".join(rendered) + b"]" if is_batch else rendered[0]
         response = web.Response(body=body, content_type="application/json")
@@ -183,21 +180,13 @@ class WorkerApi:
                 await endpoint.queue.give_back(each.job.id, worker.id, "poll was gone")
         return response if is_delivered else drop(request)
 
-    async def _render(
-        self, endpoint: Endpoint, worker: WorkerSession, taken: TakenJob
-    ) -> bytes | None:
-        """The job as the worker gets it; None if its sealed configuration cannot be opened."""
+    def _render(self, worker: WorkerSession, taken: TakenJob) -> bytes:
+        """Return the job as the worker gets it, and note that this worker has it."""
         job = taken.job
         is_dropped = taken.payload in (b"{}", b"null")
         is_lost = is_dropped and self._gateway.behaviour.empty_input is EmptyInput.LOST
-        try:
-            sealed = job.sealed_s3_config
-            s3_config = self._gateway.sealer.open(sealed) if sealed is not None else None
-        except SealBroken as error:
-            await endpoint.queue.fail(job.id, worker.id, str(error), None)
-            return None
         worker.took(job.id, self._now())
-        return wire.job_for_worker(job, None if is_lost else taken.payload, s3_config)
+        return wire.job_for_worker(job, None if is_lost else taken.payload)
 
     async def _progress(
         self, endpoint: Endpoint, worker: WorkerSession, job_id: str, posted: PostedResult

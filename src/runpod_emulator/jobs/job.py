@@ -3,7 +3,7 @@
 A job's input and output are not here: they can be large and stay in the store as JSON text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -69,8 +69,9 @@ class Job:
 
     `revision` belongs to the store, which counts it up with every change (compare and swap).
     `retries` are requeues after a lost worker; `executions` counts every take, since delivery is
-    at least once. `sealed_s3_config` is the caller's `s3Config`, encrypted. `is_hidden` marks a
-    job that is over for its caller and kept only until its webhook is settled.
+    at least once. `s3_config` is the caller's `s3Config` as JSON text; it is deleted when the job
+    ends, and `is_s3_config_deleted` remembers that. `is_hidden` marks a job that is over for its
+    caller and kept only until its webhook is settled.
     """
 
     id: str
@@ -87,7 +88,8 @@ class Job:
     executions: int = 0
     error: str | None = None
     webhook: Webhook | None = None
-    sealed_s3_config: str | None = None
+    s3_config: str | None = field(default=None, repr=False)
+    is_s3_config_deleted: bool = False
     is_hidden: bool = False
     history: tuple[Event, ...] = ()
     revision: int = 0

@@ -184,9 +184,15 @@ def _requeue(job: Job, now: float, reason: str) -> Job:
 def _finish(
     job: Job, status: JobStatus, now: float, reason: str, error: str | None, behaviour: Behaviour
 ) -> Job:
-    finished = replace(_move(job, status, now, reason), finished_at=now, error=error)
-    is_told = status is not JobStatus.CANCELLED or behaviour.webhook_on_cancel
-    if finished.webhook is not None and is_told:
+    finished = replace(
+        _move(job, status, now, reason),
+        finished_at=now,
+        error=error,
+        s3_config=None,
+        is_s3_config_deleted=job.is_s3_config_deleted or job.s3_config is not None,
+    )
+    is_reported = status is not JobStatus.CANCELLED or behaviour.webhook_on_cancel
+    if finished.webhook is not None and is_reported:
         return replace(finished, webhook=replace(finished.webhook, next_at=now))
     return finished
 

@@ -6,7 +6,7 @@ It knows no HTTP and no process: workers are ids.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from runpod_emulator.behaviour import Behaviour, Purged
@@ -27,7 +27,7 @@ class Submission:
     policy: Policy
     is_sync: bool = False
     webhook_url: str | None = None
-    sealed_s3_config: str | None = None
+    s3_config: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,7 +82,7 @@ class JobQueue:
             created_at=now,
             queued_at=now,
             webhook=Webhook(url=asked.webhook_url) if asked.webhook_url else None,
-            sealed_s3_config=asked.sealed_s3_config,
+            s3_config=asked.s3_config,
         )
         job = lifecycle.submit(job)
         await self._store.add(job, asked.payload)

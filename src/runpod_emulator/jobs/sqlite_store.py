@@ -14,7 +14,7 @@ from typing import Any
 from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
 from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts up with every change of the tables or of the fields of a `Job`."""
 
 _SCHEMA = (
@@ -177,8 +177,8 @@ class SqliteStore:
         ((version,),) = self._read("PRAGMA user_version")
         if num_objects and version != SCHEMA_VERSION:
             raise StoreUnusable(
-                f"database {self._path}: its schema version is {version}, accepted is "
-                f"{SCHEMA_VERSION}; delete the file or name another"
+                f"database {self._path}: expected schema version {SCHEMA_VERSION}, got {version}; "
+                "delete the file or name another"
             )
         return not num_objects
 

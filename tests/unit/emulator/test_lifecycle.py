@@ -182,6 +182,17 @@ def test_ended_job_says_when_and_why(event, error):
     assert (job.finished_at, job.error, job.worker_id) == (NOW, error, WORKER)
 
 
+@pytest.mark.parametrize("event", ["complete", "fail", "cancel", "time_out", "lose"])
+def test_s3_config_is_deleted_when_the_job_ends(event):
+    job = happen(event, make_job_in(RUNNING, s3_config='{"accessSecret":"x"}', retries=9))
+    assert (job.s3_config, job.is_s3_config_deleted) == (None, True)
+
+
+def test_requeued_job_keeps_its_s3_config():
+    job = happen("give_back", make_job_in(RUNNING, s3_config='{"accessSecret":"x"}'))
+    assert (job.s3_config, job.is_s3_config_deleted) == ('{"accessSecret":"x"}', False)
+
+
 def test_status_after_an_execution_timeout_is_a_switch():
     behaviour = Behaviour(execution_timeout_status="TIMED_OUT")
     assert happen("time_out", make_job_in(RUNNING), behaviour=behaviour).status is TIMED_OUT

@@ -95,7 +95,7 @@ def test_any_input_is_handed_on_as_it_was_given(value):
     asked = wire.parse_run(json.dumps({"input": value, "unknown": 1}).encode())
     text = wire.to_json(asked.input)
     assert strict(text) == value
-    assert strict(wire.job_for_worker(make_job(), text, None)) == {"id": "job-1", "input": value}
+    assert strict(wire.job_for_worker(make_job(), text)) == {"id": "job-1", "input": value}
 
 
 def test_request_may_say_null_for_what_it_leaves_out():
@@ -368,12 +368,16 @@ def test_webhook_gets_the_status_with_input_and_its_own_address():
 
 
 def test_worker_gets_id_input_and_the_extras_of_the_request():
-    job = make_job(webhook=make_webhook(), policy=make_policy(is_low_priority=True))
-    assert strict(wire.job_for_worker(job, b'{"a":1}', {"bucketName": "b"})) == {
+    job = make_job(
+        webhook=make_webhook(),
+        policy=make_policy(is_low_priority=True),
+        s3_config='{"bucketName": "b"}',
+    )
+    assert strict(wire.job_for_worker(job, b'{"a":1}')) == {
         "id": "job-1",
         "input": {"a": 1},
         "webhook": "http://127.0.0.1:9/hook",
         "s3Config": {"bucketName": "b"},
     }
-    assert strict(wire.job_for_worker(make_job(), b"{}", None)) == {"id": "job-1", "input": {}}
-    assert strict(wire.job_for_worker(make_job(), None, None)) == {"id": "job-1"}
+    assert strict(wire.job_for_worker(make_job(), b"{}")) == {"id": "job-1", "input": {}}
+    assert strict(wire.job_for_worker(make_job(), None)) == {"id": "job-1"}
