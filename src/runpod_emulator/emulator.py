@@ -60,7 +60,7 @@ class Emulator:
 
     @property
     def base_url(self) -> str:
-        """What clients set as `runpod.endpoint_url_base`."""
+        """The value that clients set as `runpod.endpoint_url_base`."""
         return f"{self.url}/v2"
 
     async def start(self) -> None:
@@ -110,12 +110,12 @@ class Emulator:
         logger.info("emulator stopped")
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
-        """What a queue tells (`QueueListener`): the worker's fleet tells the worker."""
+        """Pass a queue's request (`QueueListener`) on to the worker's fleet."""
         for endpoint in self.gateway.endpoints.values():
             endpoint.fleet.job_must_stop(worker_id, job_id)
 
     def webhook_is_due(self) -> None:
-        """What a queue tells (`QueueListener`)."""
+        """Wake the webhook sender (`QueueListener`)."""
         self._sender.notify()
 
     def _build_gateway(self) -> Gateway:
@@ -171,7 +171,7 @@ class Emulator:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _tick_on(self) -> None:
-        """Until cancelled. What goes wrong in one tick is logged and tried again in the next."""
+        """Tick until cancelled. An error in one tick is logged, and the next tick tries again."""
         while True:
             try:
                 await self._tick()
@@ -190,7 +190,7 @@ class Emulator:
             await endpoint.fleet.tick()
 
     async def _sweep_absent(self, job: Job) -> None:
-        """A job of an endpoint that this start was not told of: it waits for another start."""
+        """Sweep a job whose endpoint is not configured in this run; it stays for a later run."""
         queue = self._build_queue(job.endpoint_id)
         if job.status is JobStatus.IN_PROGRESS:
             await queue.give_back(job.id, job.worker_id or "", "its endpoint is absent")

@@ -1,4 +1,4 @@
-"""What works here and hangs, vanishes or costs money in production: found, counted, told loudly.
+"""Finds, counts and reports what works here but hangs, vanishes or costs money in production.
 
 It sees payloads but never repeats them, and it changes nothing about a job.
 """
@@ -107,7 +107,7 @@ ADVICE = {
         "RUNPOD_INIT_TIMEOUT (seconds), or load less before runpod.serverless.start"
     ),
 }
-"""For each kind: what production does and what to do, with the issue where one is known."""
+"""Advice for each kind: the effect in production, the remedy, and the issue where one is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -187,7 +187,7 @@ def hazards_of_result(
 
 
 def hazards_of_chunk(size_bytes: int, behaviour: Behaviour, *, has_nan: bool) -> list[HazardKind]:
-    """Of what a worker posted to job-stream, `size_bytes` long on the wire."""
+    """Return the hazards of a post to job-stream that was `size_bytes` long on the wire."""
     findings = {
         HazardKind.OVERSIZE_CHUNK: size_bytes > behaviour.max_chunk_bytes,
         HazardKind.NOT_A_NUMBER: has_nan,

@@ -1,4 +1,4 @@
-"""What all routes share: the endpoints, the rules and the books of one emulator."""
+"""The state that all routes of one emulator share: endpoints, rules and records."""
 
 import asyncio
 import hmac
@@ -55,10 +55,10 @@ class Gateway:
         return endpoint
 
     def clear_faults(self) -> None:
-        """No rule is left, and cards are plenty again."""
+        """Remove all rules and end a shortage of GPUs."""
         self.faults.clear()
         for endpoint in self.endpoints.values():
-            endpoint.fleet.is_short_of_cards = False
+            endpoint.fleet.is_short_of_gpus = False
 
     def check_key(self, request: web.Request) -> None:
         """`Bearer KEY` or the bare key, as the documentation uses both. Raises `ApiError` 401."""

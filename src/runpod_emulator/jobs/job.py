@@ -41,7 +41,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where a job's end is posted, and how far that has come.
+    """The address that a job's end is posted to, and the state of that delivery.
 
     `next_at` is when the next attempt is due; None before the job ends and once it is settled.
     """
@@ -96,7 +96,7 @@ class Job:
 
     @property
     def delay_ms(self) -> int:
-        """How long it waited for the execution that counts, or for its end in the queue."""
+        """Milliseconds from submission to the last execution, or to an end without one."""
         until = self.started_at or self.finished_at or self.queued_at
         return round((until - self.created_at) * 1000)
 

@@ -128,9 +128,9 @@ def test_taken_job_belongs_to_its_worker():
     job = make_job_in(RUNNING)
     assert (job.worker_id, job.started_at, job.executions) == (WORKER, STARTED_AT, 1)
     assert job.history[-1].worker_id == WORKER
-    assert lifecycle.is_held(job, WORKER)
-    assert not lifecycle.is_held(job, OTHER_WORKER)
-    assert not lifecycle.is_held(replace(job, is_hidden=True), WORKER)
+    assert lifecycle.is_assigned(job, WORKER)
+    assert not lifecycle.is_assigned(job, OTHER_WORKER)
+    assert not lifecycle.is_assigned(replace(job, is_hidden=True), WORKER)
 
 
 def test_times_are_those_of_the_execution_that_counts():
