@@ -1,4 +1,4 @@
-"""What the platform is believed to do where nobody has written it down: one switch for each.
+"""Assumptions about undocumented behaviour of the platform, each with a switch.
 
 `docs/conformance` names the source of every default and the test that holds it.
 """
@@ -9,35 +9,35 @@ from typing import Literal
 
 
 class ExpiredInQueue(StrEnum):
-    """What becomes of a job whose ttl ends before a worker took it."""
+    """The fate of a job whose ttl ends before a worker takes it."""
 
     DELETED = "deleted"
     TIMED_OUT = "TIMED_OUT"
 
 
 class Purged(StrEnum):
-    """What becomes of queued jobs on `/purge-queue`."""
+    """The fate of queued jobs on `/purge-queue`."""
 
     CANCELLED = "CANCELLED"
     DELETED = "deleted"
 
 
 class EmptyInput(StrEnum):
-    """What becomes of a job with `input: {}`: on the platform it seems never to reach a handler."""
+    """The fate of a job with `input: {}`, which on the platform seems never to reach a handler."""
 
     WARN = "warn"
     LOST = "lost"
 
 
 class LateProgress(StrEnum):
-    """What a progress update does that overtakes the result: #250 of runpod-python is `reopen`."""
+    """The effect of a progress update that overtakes the result; runpod-python #250 is `reopen`."""
 
     DROP = "drop"
     REOPEN = "reopen"
 
 
 class Unlisted(StrEnum):
-    """What becomes of a job that its worker's pings no longer list although no result came."""
+    """The fate of a job that its worker's pings no longer list although no result came."""
 
     LOST = "lost"
     HANG = "hang"
@@ -48,19 +48,19 @@ class Behaviour:
     """Inferred or uncertain behaviour of the platform. Times are seconds, sizes bytes."""
 
     poll_hold_s: float = 20.0
-    """How long job-take and job-stop are held; below 30 s for SDKs before 1.7.9."""
+    """Longest time that job-take and job-stop are held; below 30 s for SDKs before 1.7.9."""
     ping_interval_s: float = 10.0
-    """At least 1: the SDK divides milliseconds as integers and breaks on 0."""
+    """Must be at least 1: the SDK divides milliseconds as integers and breaks on 0."""
     heartbeat_timeout_s: float = 30.0
-    """Without any ping for so long a worker is lost; unlisted for so long, a job is."""
+    """A worker without a ping, or a job missing from the pings, is lost after this time."""
     max_retries: int = 1
     """Requeues after a lost worker before the job fails."""
     unlisted_job: Unlisted = Unlisted.LOST
     stop_grace_s: float = 5.0
-    """From job-stop to the kill of a worker that still lists the job."""
+    """Time from job-stop to the kill of a worker that still lists the job."""
     kill_if_not_stopped: bool = True
     terminate_grace_s: float = 30.0
-    """From SIGTERM to SIGKILL."""
+    """Time from SIGTERM to SIGKILL."""
     execution_timeout_status: Literal["FAILED", "TIMED_OUT"] = "FAILED"
     """The documentation says TIMED_OUT, users report FAILED."""
     expired_in_queue: ExpiredInQueue = ExpiredInQueue.DELETED
@@ -86,10 +86,10 @@ class Behaviour:
     queue_limit: bool = True
     """429 when more than 50 jobs and more than 500 for each maximum worker are queued."""
     ready_counts_running: bool = False
-    """Whether `ready` in `/health` counts running workers besides idle ones."""
+    """If true, `ready` in `/health` counts running workers besides idle ones."""
     workers_per_step: int = 1
-    """How many workers QUEUE_DELAY adds at once."""
+    """Number of workers that QUEUE_DELAY adds at once."""
     retry_backoff_max_s: float = 60.0
     """Longest pause between starts of a worker that keeps crashing."""
     unauthorised_delay_s: float = 1.0
-    """Before the 401 to a worker: the SDK asks again at once."""
+    """Delay before the 401 to a worker, since the SDK repeats the call at once."""

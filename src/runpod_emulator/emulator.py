@@ -4,7 +4,6 @@ import asyncio
 import functools
 import logging
 import os
-import secrets
 import shutil
 import sys
 import time
@@ -24,7 +23,6 @@ from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus
 from runpod_emulator.jobs.queue import JobQueue
-from runpod_emulator.jobs.sealing import Sealer
 from runpod_emulator.jobs.sqlite_store import SqliteStore
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.jobs.webhooks import WebhookSender
@@ -40,7 +38,6 @@ logger = logging.getLogger(__name__)
 
 TICK_S = 0.1
 SWEEP_LIMIT = 200
-SALT_BYTES = 16
 
 
 class Emulator:
@@ -63,13 +60,15 @@ class Emulator:
 
     @property
     def base_url(self) -> str:
-        """What clients set as `runpod.endpoint_url_base`."""
+        """The value that clients set as `runpod.endpoint_url_base`."""
         return f"{self.url}/v2"
 
     async def start(self) -> None:
         settings = self.settings
         due_at = functools.partial(lifecycle.due_at, behaviour=settings.behaviour)
-        (settings.state_dir / "logs").mkdir(mode=0o700, parents=True, exist_ok=True)
+        # `parents=True` would ignore the mode of all but the last folder
+        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        (settings.state_dir / "logs").mkdir(mode=0o700, exist_ok=True)
         try:
             self._store = SqliteStore(settings.database, due_at)
         except StoreUnusable as error:
@@ -111,12 +110,12 @@ class Emulator:
         logger.info("emulator stopped")
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
-        """What a queue tells (`QueueListener`): the worker's fleet tells the worker."""
+        """Pass a queue's request (`QueueListener`) on to the worker's fleet."""
         for endpoint in self.gateway.endpoints.values():
             endpoint.fleet.job_must_stop(worker_id, job_id)
 
     def webhook_is_due(self) -> None:
-        """What a queue tells (`QueueListener`)."""
+        """Wake the webhook sender (`QueueListener`)."""
         self._sender.notify()
 
     def _build_gateway(self) -> Gateway:
@@ -128,7 +127,6 @@ class Emulator:
             limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
             faults=self.faults,
             hazards=self.hazards,
-            sealer=Sealer(settings.api_key, _salt(settings.database)),
             prices=prices,
             clock=self._clock,
             started_at=self._clock(),
@@ -173,7 +171,7 @@ class Emulator:
         self.url = f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
     async def _tick_on(self) -> None:
-        """Until cancelled. What goes wrong in one tick is logged and tried again in the next."""
+        """Tick until cancelled. An error in one tick is logged, and the next tick tries again."""
         while True:
             try:
                 await self._tick()
@@ -192,7 +190,7 @@ class Emulator:
             await endpoint.fleet.tick()
 
     async def _sweep_absent(self, job: Job) -> None:
-        """A job of an endpoint that this start was not told of: it waits for another start."""
+        """Sweep a job whose endpoint is not configured in this run; it stays for a later run."""
         queue = self._build_queue(job.endpoint_id)
         if job.status is JobStatus.IN_PROGRESS:
             await queue.give_back(job.id, job.worker_id or "", "its endpoint is absent")
@@ -232,16 +230,6 @@ class Emulator:
 
     async def _forget(self, job: Job) -> None:
         await self._store.remove(job)
-
-
-def _salt(database: Path) -> bytes:
-    """Kept beside the database, so that what was sealed opens again after a restart."""
-    path = database.with_name(database.name + ".salt")
-    if not path.exists():
-        draft = path.with_name(path.name + ".new")
-        draft.write_bytes(secrets.token_bytes(SALT_BYTES))
-        draft.replace(path)
-    return path.read_bytes()
 
 
 def _echo(worker_id: str, line: str) -> None:

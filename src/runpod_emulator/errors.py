@@ -1,4 +1,4 @@
-"""What stops the emulator from starting, worded for the person who starts it.
+"""Errors that stop the emulator from starting, worded for the person who starts it.
 
 EmulatorError
 ├── InvalidConfiguration     one setting that cannot be used
@@ -15,10 +15,10 @@ class EmulatorError(Exception):
 class InvalidConfiguration(EmulatorError):
     """A setting that cannot be used. `value` is shown: leave it None for a secret or nothing."""
 
-    def __init__(self, field: str, value: object, accepted: str, hint: str | None = None) -> None:
-        given = "" if value is None else f" = {value!r}"
+    def __init__(self, field: str, value: object, expected: str, hint: str | None = None) -> None:
+        got = "" if value is None else f", got {value!r}"
         tail = "" if hint is None else f" ({hint})"
-        super().__init__(f"{field}{given}: accepted is {accepted}{tail}")
+        super().__init__(f"{field}: expected {expected}{got}{tail}")
         self.field = field
 
 

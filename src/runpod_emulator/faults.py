@@ -1,6 +1,6 @@
-"""Faults on demand: rules that say where, what and how often, and a plan that draws from them.
+"""Faults on demand: rules that say where, what and how often, and a plan that selects from them.
 
-Each rule draws from its own seeded source, so that a failing run can be repeated and a further
+Each rule has its own seeded source of chance, so that a failing run can be repeated and a further
 rule changes nothing for the others. Nothing is carried out here.
 """
 
@@ -14,7 +14,7 @@ _Member = TypeVar("_Member", bound=StrEnum)
 
 
 class FaultPoint(StrEnum):
-    """Where a fault can strike: a route of the worker or client API, or a stage of a worker.
+    """A place for a fault: a route of the worker or client API, or a stage of a worker.
 
     `job-taken` is after the job was handed out, `job-result` when its result has arrived and is
     not yet recorded.
@@ -41,10 +41,10 @@ class FaultPoint(StrEnum):
 
 
 class FaultAction(StrEnum):
-    """What happens; `VALUES` says what each one's `value` is.
+    """A kind of fault; `VALUES` says what each one's `value` means.
 
     `drop` closes the connection before anything is done, `drop-reply` does the work and answers
-    nothing. `spot` is SIGTERM, then SIGKILL. Actions drawn together are carried out one after
+    nothing. `spot` is SIGTERM, then SIGKILL. Actions that hit together are carried out one after
     another: at a worker's stage, a `delay` before a `kill` puts the kill into the middle of a job.
     """
 
@@ -61,7 +61,7 @@ class FaultAction(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NumberRange:
-    """What a number in a rule may be."""
+    """The range allowed for a number in a rule."""
 
     meaning: str
     least: float
@@ -108,7 +108,7 @@ ACTIONS: Mapping[FaultPoint, frozenset[FaultAction]] = {
     FaultPoint.JOB_TAKEN: _ON_WORKERS,
     FaultPoint.JOB_RESULT: _ON_WORKERS,
 }
-"""Which actions fit which points."""
+"""The actions that each point allows."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -140,10 +140,10 @@ class FaultTally:
 
 
 class InvalidFault(ValueError):
-    """A rule that cannot be; the message names the field, its value, and what is accepted."""
+    """A rule that cannot be used; the message names the field and its value."""
 
-    def __init__(self, name: str, value: object, accepted: str) -> None:
-        super().__init__(f"{name}: {value!r}; accepted: {accepted}")
+    def __init__(self, name: str, value: object, expected: str) -> None:
+        super().__init__(f"{name}: expected {expected}, got {repr(value)[:80]}")
 
 
 def parse_rule(raw: object) -> FaultRule:
@@ -223,13 +223,13 @@ class FaultPlan:
         self._armed[rule.id] = _Armed(rule, chance)
 
     def remove(self, rule_id: str) -> bool:
-        """Whether there was such a rule."""
+        """Remove a rule. Return False if there is none with this id."""
         return self._armed.pop(rule_id, None) is not None
 
     def clear(self) -> None:
         self._armed.clear()
 
-    def draw(
+    def select(
         self,
         at: FaultPoint,
         *,
@@ -251,13 +251,13 @@ def _fits(rule: FaultRule, place: Mapping[str, str | None]) -> bool:
 
 
 def _member(
-    raw: Mapping[object, object], name: str, accepted: Iterable[_Member], where: str = ""
+    raw: Mapping[object, object], name: str, members: Iterable[_Member], where: str = ""
 ) -> _Member:
     value = raw.get(name)
-    for member in accepted:
+    for member in members:
         if member == value:
             return member
-    raise InvalidFault(name, value, ", ".join(sorted(accepted)) + where)
+    raise InvalidFault(name, value, ", ".join(sorted(members)) + where)
 
 
 def _text(raw: Mapping[object, object], name: str) -> str | None:
@@ -277,13 +277,13 @@ def _value(raw: Mapping[object, object], action: FaultAction) -> float | None:
 
 
 def _number(
-    raw: Mapping[object, object], name: str, default: float, accepted: NumberRange
+    raw: Mapping[object, object], name: str, default: float, expected: NumberRange
 ) -> float:
     value = raw.get(name)
-    return default if value is None else _checked(name, value, accepted)
+    return default if value is None else _checked(name, value, expected)
 
 
-def _checked(name: str, value: object, accepted: NumberRange) -> float:
-    if isinstance(value, int | float) and not isinstance(value, bool) and accepted.accepts(value):
+def _checked(name: str, value: object, expected: NumberRange) -> float:
+    if isinstance(value, int | float) and not isinstance(value, bool) and expected.accepts(value):
         return value
-    raise InvalidFault(name, value, str(accepted))
+    raise InvalidFault(name, value, str(expected))

@@ -1,4 +1,4 @@
-"""What works here and hangs, vanishes or costs money in production: found, counted, told loudly.
+"""Finds, counts and reports what works here but hangs, vanishes or costs money in production.
 
 It sees payloads but never repeats them, and it changes nothing about a job.
 """
@@ -28,6 +28,7 @@ class HazardKind(StrEnum):
     LATE_PROGRESS = "late-progress"
     BLOCKED_HANDLER = "blocked-handler"
     ENDLESS_STREAM = "endless-stream"
+    RETRY_WITHOUT_S3_CONFIG = "retry-without-s3config"
     CRASH_LOOP = "crash-loop"
     SLOW_START = "slow-start"
 
@@ -93,6 +94,10 @@ ADVICE = {
         "the Python SDK's stream() never returns for a cancelled job; give it a deadline of its "
         "own or look at /status between its items"
     ),
+    HazardKind.RETRY_WITHOUT_S3_CONFIG: (
+        "the emulator deletes a job's s3Config when the job ends, so the retried job runs without "
+        "it; to upload its result, submit the job again"
+    ),
     HazardKind.CRASH_LOOP: (
         "workers end before they take a job: in production jobs then stay IN_QUEUE without any "
         "error while each start may be paid for (worker-vllm #29); read the worker's log"
@@ -102,7 +107,7 @@ ADVICE = {
         "RUNPOD_INIT_TIMEOUT (seconds), or load less before runpod.serverless.start"
     ),
 }
-"""For each kind: what production does and what to do, with the issue where one is known."""
+"""Advice for each kind: the effect in production, the remedy, and the issue where one is known."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -182,7 +187,7 @@ def hazards_of_result(
 
 
 def hazards_of_chunk(size_bytes: int, behaviour: Behaviour, *, has_nan: bool) -> list[HazardKind]:
-    """Of what a worker posted to job-stream, `size_bytes` long on the wire."""
+    """Return the hazards of a post to job-stream that was `size_bytes` long on the wire."""
     findings = {
         HazardKind.OVERSIZE_CHUNK: size_bytes > behaviour.max_chunk_bytes,
         HazardKind.NOT_A_NUMBER: has_nan,

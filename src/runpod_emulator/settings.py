@@ -1,4 +1,4 @@
-"""What a user of the emulator chooses: endpoints, address, key, and where state is kept."""
+"""The choices of the emulator's user: endpoints, address, key, and where state is kept."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -21,7 +21,7 @@ class EndpointSettings:
 
     `command` starts a worker, e.g. `("python", "/app/handler.py")`. `scaler_value` is seconds for
     QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers the
-    emulated data centre has cards for: those wanted beyond it are throttled.
+    emulated data centre has GPUs for; further workers are throttled.
     """
 
     id: str
@@ -41,7 +41,7 @@ class EndpointSettings:
 
     @property
     def start_limit_s(self) -> float:
-        """Until a worker that has not asked for work is unhealthy; RunPod's variable wins."""
+        """Seconds until a worker that has not polled is unhealthy; RunPod's variable wins."""
         given = self.env.get("RUNPOD_INIT_TIMEOUT", "")
         return float(given) if given.isdecimal() else self.init_timeout_s
 

@@ -47,11 +47,11 @@ class RunningEmulator:
         return self._emulator.gateway
 
     def state(self) -> dict[str, Any]:
-        """As `/emulator/state`."""
+        """Return the same as `/emulator/state`."""
         return self._run(snapshot(self.gateway))
 
     def job(self, job_id: str) -> dict[str, Any]:
-        """As `/emulator/jobs/ID`: status, history, cost. Raises KeyError."""
+        """Return the same as `/emulator/jobs/ID`: status, history, cost. Raises KeyError."""
 
         async def details() -> dict[str, Any]:
             job = await self.gateway.store.get(job_id)

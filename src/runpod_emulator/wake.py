@@ -5,7 +5,7 @@ from contextlib import suppress
 
 
 class Wake:
-    """Unlike an `asyncio.Event` it needs no reset: each `notify` wakes those who wait then."""
+    """A repeatable event: each `notify` wakes everybody who waits then, without a reset."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()
@@ -14,13 +14,16 @@ class Wake:
         self._event.set()
         self._event = asyncio.Event()
 
-    def ticket(self) -> asyncio.Event:
-        """To be drawn before one looks: `wait` with it also finds what came while one looked."""
+    def next_event(self) -> asyncio.Event:
+        """Return the event of the next `notify`. Get it before a check, and pass it to `wait`.
+
+        Then a `notify` during the check ends the wait at once.
+        """
         return self._event
 
-    async def wait(self, timeout_s: float, ticket: asyncio.Event | None = None) -> None:
-        """Return at the first `notify` since the ticket, or from now on, or after `timeout_s`."""
-        event = ticket or self._event
+    async def wait(self, timeout_s: float, since: asyncio.Event | None = None) -> None:
+        """Return at the first `notify` (since `since`, if given), or after `timeout_s`."""
+        event = since or self._event
         with suppress(TimeoutError):
             async with asyncio.timeout(timeout_s):
                 await event.wait()

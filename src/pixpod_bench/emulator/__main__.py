@@ -24,7 +24,7 @@ from pixpod_bench.emulator.verdict import ChaosSettings
 
 def main(arguments: Sequence[str] | None = None) -> int:
     given = _parser().parse_args(arguments)
-    # kills and crashes are what is asked for
+    # kills and crashes are intended
     logging.basicConfig(level=logging.ERROR)
     work: Callable[[argparse.Namespace], int] = given.work
     return work(given)

@@ -31,13 +31,13 @@ ENDPOINT_ID = "chaos"
 API_KEY = "for this machine only"
 
 LOOK_S = 0.01
-"""How often it is looked for a worker to kill: an instant handler does not hold its jobs long."""
+"""The pause between two looks for a worker to kill; an instant handler ends its jobs quickly."""
 
 
 async def run_chaos(
     settings: ChaosSettings, state_dir: Path, on_progress: Callable[[int], object]
 ) -> ChaosResult:
-    """`on_progress` is told how many jobs have ended. Raises TimeoutError after `limit_s`."""
+    """`on_progress` gets the number of ended jobs. Raises TimeoutError after `limit_s`."""
     started_at = time.monotonic()
     async with (
         asyncio.timeout(settings.limit_s),
@@ -145,7 +145,7 @@ async def _submit(num_jobs: int, emulator: Emulator, receiver: _Receiver) -> lis
 async def _kill_until_done(
     settings: ChaosSettings, emulator: Emulator, on_progress: Callable[[int], object]
 ) -> list[str]:
-    """The ids of the workers that were killed, each with SIGKILL while it held jobs."""
+    """The ids of the workers that were killed, each with SIGKILL while it had jobs."""
     chance = random.Random(settings.seed)  # noqa: S311 (for repeatable runs, not for secrets)
     endpoint = emulator.gateway.endpoints[ENDPOINT_ID]
     killed: list[str] = []
@@ -161,7 +161,7 @@ async def _kill_until_done(
 
 
 def _kill_one(endpoint: Endpoint, chance: random.Random, killed: Sequence[str]) -> list[str]:
-    """Whom it hit, or nobody while no worker holds a job. The emulator is not told."""
+    """Kill a worker that has a job, behind the emulator's back. Return its id, if there is one."""
     busy = {
         worker.id: worker.process.pid
         for worker in endpoint.fleet.workers.values()

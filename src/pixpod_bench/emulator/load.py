@@ -1,4 +1,4 @@
-"""Clients of the API: those that wait for their jobs, and those that ask as fast as they can."""
+"""Clients of the API: some wait for their jobs, others poll as fast as they can."""
 
 import asyncio
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 import aiohttp
 
 POLL_S = 1.0
-"""As often as the SDK's own client looks for its job."""
+"""The polling interval of the SDK's own client."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -48,7 +48,7 @@ class Client:
         self.status_latencies_s.clear()
 
     async def ready_workers(self) -> int:
-        """Workers that have asked for jobs."""
+        """Return the workers that have polled for jobs."""
         workers = (await self._health())["workers"]
         return workers["idle"] + workers["running"]
 
@@ -78,7 +78,7 @@ async def client_of(url: str, endpoint_id: str, api_key: str) -> AsyncIterator[C
 
 @asynccontextmanager
 async def running(clients: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Until the end; what went wrong in one of them is raised."""
+    """Run all clients to the end; an error in one of them is raised."""
     tasks = [asyncio.create_task(client) for client in clients]
     try:
         yield
@@ -105,7 +105,7 @@ async def submit_and_look(
 ) -> None:
     """A `/run` and one `/status` of it in each interval, or as fast as can be. Until cancelled.
 
-    One that has fallen behind asks at once and does not catch up.
+    One that has fallen behind polls at once and does not catch up.
     """
     await asyncio.sleep(first_after_s)
     while True:

@@ -34,14 +34,14 @@ _TICKS_PER_S = os.sysconf("SC_CLK_TCK")
 
 
 class Server:
-    """A process that has told where it listens."""
+    """A process that has printed its address."""
 
     def __init__(self, process: Process, url: str) -> None:
         self.url = url
         self._process = process
 
     def cpu_s(self) -> float:
-        """Of this process alone, its children left out."""
+        """Return the CPU time of this process alone, without its children."""
         stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
         user, system = stat.rpartition(")")[2].split()[11:13]
         return (int(user) + int(system)) / _TICKS_PER_S
@@ -86,7 +86,7 @@ async def running_emulator(
 async def running_stub_platform(
     num_workers: int, concurrency: int, directory: Path
 ) -> AsyncIterator[Server]:
-    """With real SDK workers as the emulator would start them."""
+    """Start real SDK workers as the emulator would start them."""
     endpoint = EndpointSettings(
         id=ENDPOINT_ID,
         command=(sys.executable, "-u", str(HANDLER)),
@@ -112,7 +112,7 @@ async def running_stub_platform(
 async def _running_server(
     arguments: Sequence[str], environ: Mapping[str, str]
 ) -> AsyncIterator[Server]:
-    """Asked to end, it may see its workers off. Raises `ServerNotStarted`."""
+    """End the server with SIGTERM at the end of the context. Raises `ServerNotStarted`."""
     path = os.pathsep.join(filter(None, sys.path))
     environ = {**os.environ, "PYTHONPATH": path, **environ}
     with tempfile.TemporaryFile() as log:
@@ -134,7 +134,7 @@ async def _running_server(
 
 
 class ServerNotStarted(Exception):
-    """It did not say where it listens; the message is its log."""
+    """A process that did not say where it listens; the message is its log."""
 
 
 @asynccontextmanager
@@ -144,7 +144,7 @@ async def _running(
     stdout: int = DEVNULL,
     stderr: int | IO[bytes] = DEVNULL,
 ) -> AsyncIterator[Process]:
-    """Until the end; then it is killed, with what it has started."""
+    """Run a process until the end of the context; then kill it with everything it has started."""
     process = await asyncio.create_subprocess_exec(
         *command,
         env=environ,

@@ -17,7 +17,7 @@ LOOK_AROUND_S = 1.0
 
 
 def describe_run() -> dict[str, object]:
-    """To be called first: how busy others keep the machine is part of it."""
+    """Describe the machine, including its load; call this before a measurement starts."""
     busy_s, started_at = machine_busy_s(), perf_counter()
     sleep(LOOK_AROUND_S)
     load = (machine_busy_s() - busy_s) / (perf_counter() - started_at) / NUM_CORES
@@ -36,7 +36,7 @@ def document(benchmark: str, run: Mapping[str, object], results: Mapping[str, ob
 
 
 def chaos_summary(result: ChaosResult) -> str:
-    """Figures, then each job that has something to tell, with its history, then the verdict."""
+    """Render figures, then each conspicuous job with its history, then the verdict."""
     figures = result.document()
     broken = figures.pop("broken_promises")
     lines = [f"{name.replace('_', ' '):<20}  {value}" for name, value in figures.items()]
@@ -106,7 +106,7 @@ def cells_document(cells: Sequence[Cell]) -> list[dict[str, object]]:
 
 
 def _table(titles: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """As Markdown shows it, right-aligned."""
+    """Format a right-aligned Markdown table row."""
     widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
     lines = [titles, ["-" * (width - 1) + ":" for width in widths], *rows]
     return "".join(

@@ -1,7 +1,7 @@
 """The least that the SDK's worker works with: always a job ready, every result accepted at once.
 
 It has no queue, no database and no states, so workers are never faster than against it. Prints
-its address once it listens. `/health` tells how many workers have polled and results have come.
+its address once it listens. `/health` counts the workers that have polled and the results.
 """
 
 import asyncio
@@ -11,7 +11,7 @@ import sys
 from aiohttp import web
 
 HOLD_S = 20.0
-"""Of the stop channel: a poll that is answered at once makes the SDK ask in a tight loop."""
+"""Hold of the stop channel: a poll that is answered at once makes the SDK poll in a tight loop."""
 
 
 class StubPlatform:
@@ -61,7 +61,7 @@ class StubPlatform:
 
 
 async def serve() -> None:
-    """Until the process is ended."""
+    """Run until the process is ended."""
     runner = web.AppRunner(StubPlatform().app(), access_log=None)
     await runner.setup()
     await web.TCPSite(runner, "127.0.0.1", 0).start()

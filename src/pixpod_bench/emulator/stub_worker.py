@@ -11,7 +11,7 @@ PING_S = 5.0
 
 
 async def work() -> None:
-    """Until the process is ended."""
+    """Run until the process is ended."""
     worker_id = os.environ["RUNPOD_POD_ID"]
     take = os.environ["RUNPOD_WEBHOOK_GET_JOB"].replace("$ID", worker_id)
     take_batch = take.replace("/job-take/", "/job-take-batch/") + f"&batch_size={BATCH_SIZE}"

@@ -28,7 +28,7 @@ from pixpod_bench.emulator.processes import (
 
 LOOK_S = 0.02
 JOBS_PER_SLOT = 3
-"""That clients keep under way: one runs, one waits, and a client sees its end up to 1 s late."""
+"""Jobs under way per client: one runs, one waits, and a client sees its end up to 1 s late."""
 
 JUDGED_CELL = (4, 32)
 LEAST_RATIO = 0.7
@@ -67,7 +67,7 @@ class Cell:
 
     @property
     def is_too_slow(self) -> bool:
-        """False for smaller cells: they are bound by the SDK's own sleeps and prove nothing."""
+        """Return False for small cells, whose speed the SDK's own sleeps limit."""
         is_judged = (self.num_workers, self.concurrency) == JUDGED_CELL
         return is_judged and self.ratio < LEAST_RATIO
 
@@ -159,7 +159,7 @@ async def _measure_load(server: Server, client: Client, seconds: float, interval
 async def _measure(
     server: Server, count: Callable[[], Awaitable[int]], num_warm_up: int, num_jobs: int
 ) -> Rate:
-    """From when `num_warm_up` jobs have ended until `num_jobs` more have."""
+    """The time from the end of `num_warm_up` jobs to the end of `num_jobs` more."""
     first = await _until(count, await count() + num_warm_up)
     clock = _Clock(server)
     last = await _until(count, first + num_jobs)
@@ -195,7 +195,7 @@ class _Clock:
 
 
 class _OthersLoad:
-    """Of all cores, since it was made; to be asked when our own processes have ended."""
+    """Return the share of all cores since the start; call it when our own processes have ended."""
 
     def __init__(self) -> None:
         self._started = (perf_counter(), own_busy_s(), machine_busy_s())

@@ -1,4 +1,4 @@
-"""What a run of chaos must end with, and whether it did: it reads jobs and runs nothing."""
+"""Judges the outcome of a chaos run from its jobs; it runs nothing."""
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -8,7 +8,7 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.jobs.job import Event, Job, JobStatus
 
 PLATFORMS_RETRIES = Behaviour().max_retries
-"""With so few a job may end FAILED, if its history explains it."""
+"""With this many retries or fewer a job may end FAILED, if its history explains it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,7 +67,7 @@ class ChaosResult:
         return sum(self.deliveries.values()) - self.num_delivered
 
     def document(self) -> dict[str, object]:
-        """All figures, for JSON."""
+        """Return all figures, for JSON."""
         retries = Counter(job.retries for job in self.jobs)
         requeues = Counter(
             event.reason
@@ -91,7 +91,7 @@ class ChaosResult:
         }
 
     def broken_promises(self) -> list[str]:
-        """What the emulator owes and did not keep; empty when all is well."""
+        """Return the broken guarantees; empty if there are none."""
         may_fail = self.settings.max_retries <= PLATFORMS_RETRIES
         num_gone = self.settings.num_jobs - len(self.jobs)
         broken = [f"{num_gone} jobs are gone"] if num_gone else []
@@ -111,7 +111,7 @@ class ChaosResult:
 
 
 def is_explained(job: Job, max_retries: int, killed: Sequence[str]) -> bool:
-    """Whether its history tells why a job ended as it did.
+    """Return whether a job's history explains its end.
 
     Each execution but the last was lost with a worker that was killed, or by a worker that no
     longer lists the job, or never began since the poll was gone; a job has FAILED only when it was

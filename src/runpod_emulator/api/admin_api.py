@@ -1,4 +1,4 @@
-"""Everything under `/emulator`, which the platform does not have: state, jobs, faults, workers."""
+"""The routes under `/emulator`, which the platform does not have: state, jobs, faults, workers."""
 
 import json
 
@@ -18,7 +18,7 @@ ACTIONS = "kill, freeze, thaw, spot, drain"
 
 
 class AdminApi:
-    """All of it needs the API key."""
+    """Routes that need the API key."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -45,7 +45,7 @@ class AdminApi:
         return web.Response(body=page, content_type="text/plain", charset="utf-8")
 
     async def job(self, request: web.Request) -> web.StreamResponse:
-        """Its history and its cost, also while it is hidden from its caller."""
+        """Return a job's history and cost, even while the job is hidden from its caller."""
         job = await self._gateway.store.get(request.match_info["job"])
         endpoint = self._gateway.endpoints.get(job.endpoint_id) if job is not None else None
         if job is None or endpoint is None:
@@ -63,7 +63,7 @@ class AdminApi:
         except InvalidFault as error:
             raise ApiError(400, str(error)) from error
         except (ValueError, RecursionError) as error:
-            raise ApiError(400, "fault: accepted is a JSON object") from error
+            raise ApiError(400, "fault: expected a JSON object") from error
         return web.json_response({"id": rule.id}, status=201)
 
     async def clear_faults(self, request: web.Request) -> web.StreamResponse:
@@ -99,17 +99,17 @@ class AdminApi:
             )
             endpoint.fleet.apply(rule, worker)
         elif action != "thaw":
-            raise ApiError(404, f"action: {action}; accepted are {ACTIONS}")
+            raise ApiError(404, f"action: expected one of {ACTIONS}, got {action}")
         return web.json_response({"id": worker.id, "state": worker.state})
 
     async def supply(self, request: web.Request) -> web.StreamResponse:
-        """throttle: no card for further workers; unthrottle: cards are plenty again."""
+        """Handle `throttle` (no GPU for further workers) and `unthrottle`."""
         endpoint = self._gateway.endpoint_of(request)
         supply = request.match_info["supply"]
         if supply not in ("throttle", "unthrottle"):
-            raise ApiError(404, f"action: {supply} is not accepted; throttle, unthrottle")
-        endpoint.fleet.is_short_of_cards = supply == "throttle"
-        return web.json_response({"is_short_of_cards": endpoint.fleet.is_short_of_cards})
+            raise ApiError(404, f"action: expected throttle or unthrottle, got {supply}")
+        endpoint.fleet.is_short_of_gpus = supply == "throttle"
+        return web.json_response({"is_short_of_gpus": endpoint.fleet.is_short_of_gpus})
 
     def _worker(self, request: web.Request) -> tuple[Endpoint, WorkerSession]:
         worker_id = request.match_info["worker"]
@@ -131,5 +131,7 @@ def _seconds(request: web.Request, name: str, default: float) -> float:
     try:
         given = float(request.query.get(name, default))
     except ValueError as error:
-        raise ApiError(400, f"{name}: seconds are accepted") from error
+        raise ApiError(
+            400, f"{name}: expected seconds, got {request.query[name][:40]!r}"
+        ) from error
     return max(0.0, given)

@@ -2,7 +2,7 @@
 
 
 class ApiError(Exception):
-    """`message` names the field, its value and what is accepted; it never quotes a payload."""
+    """`message` names the field, the value and what is expected; it never quotes a payload."""
 
     def __init__(self, status: int, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)

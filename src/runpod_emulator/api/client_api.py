@@ -4,6 +4,7 @@ Routes only: they check key, size and rate, translate JSON and leave every decis
 """
 
 import functools
+import json
 from collections.abc import Awaitable, Callable, Mapping
 
 from aiohttp import web
@@ -21,7 +22,7 @@ from runpod_emulator.workers.state import WorkerState
 
 RUNSYNC_WAIT_MS = (1_000, 90_000, 300_000)
 STATUS_SYNC_WAIT_MS = (1_000, 90_000, 90_000)
-"""Least, default and most that `?wait=` may be; what lies outside is brought to the nearest."""
+"""Least, default and most that `?wait=` may be; values outside are clamped."""
 
 NUM_REQUESTS_LISTED = 100
 
@@ -79,7 +80,7 @@ class ClientApi:
         return await self._status(endpoint, await endpoint.queue.wait_final(job_id, wait_s))
 
     async def stream(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        """What was streamed since the last call; with `?wait=` at least one item or the end."""
+        """Return the items since the last call, after waiting for an item or the end of the job."""
         wait_s = _wait_s(request, STATUS_SYNC_WAIT_MS) if "wait" in request.query else 0.0
         deadline = self._gateway.clock() + wait_s
         while True:
@@ -103,7 +104,9 @@ class ClientApi:
         job = self._found(await endpoint.queue.get(request.match_info["job"]))
         retried = await endpoint.queue.retry(job.id)
         if retried is None:
-            raise ApiError(400, f"status: {job.status} cannot be retried, FAILED or TIMED_OUT can")
+            raise ApiError(400, f"status: expected FAILED or TIMED_OUT, got {job.status}")
+        if retried.is_s3_config_deleted:
+            self._report(HazardKind.RETRY_WITHOUT_S3_CONFIG, endpoint, job.id)
         return _json(wire.acknowledgement(retried))
 
     async def purge_queue(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
@@ -129,7 +132,7 @@ class ClientApi:
         return _json(b'{"requests":[' + listed + b"]}")
 
     async def metrics(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        """As RunPod's Flash reads it."""
+        """Return the ready workers in the form that RunPod's Flash reads."""
         is_ready = (WorkerState.IDLE, WorkerState.RUNNING)
         ready = [each.id for each in endpoint.fleet.workers.values() if each.state in is_ready]
         workers = self._worker_counts(endpoint)
@@ -161,21 +164,20 @@ class ClientApi:
         behaviour, settings = self._gateway.behaviour, endpoint.settings
         most = behaviour.max_runsync_bytes if is_sync else behaviour.max_run_bytes
         raw = await self._body(request, most)
-        asked = wire.parse_run(raw)
-        policy = wire.policy_of(asked.policy, settings, behaviour)
+        requested = wire.parse_run(raw)
+        policy = wire.policy_of(requested.policy, settings, behaviour)
         if queue_is_full(await self._gateway.store.num_queued(settings.id), settings, behaviour):
             raise ApiError(429, "too many jobs in the queue of this endpoint")
-        s3_config = asked.s3Config
         job = await endpoint.queue.submit(
             Submission(
-                payload=wire.to_json(asked.input),
+                payload=wire.to_json(requested.input),
                 policy=policy,
                 is_sync=is_sync,
-                webhook_url=asked.webhook,
-                sealed_s3_config=self._gateway.sealer.seal(s3_config) if s3_config else None,
+                webhook_url=requested.webhook,
+                s3_config=json.dumps(requested.s3Config) if requested.s3Config else None,
             )
         )
-        for kind in hazards_of_input(asked.input):
+        for kind in hazards_of_input(requested.input):
             self._report(kind, endpoint, job.id)
         return job
 
@@ -186,7 +188,7 @@ class ClientApi:
         if max(declared, len(raw)) > most:
             raise ApiError(
                 self._gateway.behaviour.oversize_status,
-                f"body: {max(declared, len(raw))} bytes are too many, accepted are {most}",
+                f"body: expected at most {most} bytes, got {max(declared, len(raw))}",
             )
         return raw
 
@@ -231,5 +233,5 @@ def _milliseconds(request: web.Request, name: str, default: int) -> int:
     """Raises `ApiError` 400 for what is no whole number."""
     given = request.query.get(name, str(default))
     if not given.isdecimal() or len(given) > 15:
-        raise ApiError(400, f"{name}: {given[:40]!r} is not accepted, milliseconds are")
+        raise ApiError(400, f"{name}: expected milliseconds, got {given[:40]!r}")
     return int(given)

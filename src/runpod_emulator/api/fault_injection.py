@@ -10,7 +10,7 @@ from runpod_emulator.faults import FaultAction, FaultPlan, FaultPoint, FaultRule
 Answer = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 SLICE_S = 0.05
-"""How often a slow answer sends a piece."""
+"""The time between two pieces of a slow answer."""
 
 
 async def answer_with_faults(
@@ -20,7 +20,7 @@ async def answer_with_faults(
     if not plan.rules:
         return await answer(request)
     found = request.match_info
-    rules = plan.draw(
+    rules = plan.select(
         point,
         endpoint_id=found.get("endpoint", ""),
         worker_id=found.get("worker"),

@@ -1,4 +1,4 @@
-"""What all routes share: the endpoints, the rules and the books of one emulator."""
+"""The state that all routes of one emulator share: endpoints, rules and records."""
 
 import asyncio
 import hmac
@@ -13,7 +13,6 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.faults import FaultPlan
 from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs.queue import JobQueue
-from runpod_emulator.jobs.sealing import Sealer
 from runpod_emulator.jobs.store import JobStore
 from runpod_emulator.settings import EndpointSettings
 from runpod_emulator.workers.billing import Prices
@@ -42,7 +41,6 @@ class Gateway:
     limiter: RateLimiter
     faults: FaultPlan
     hazards: HazardLog
-    sealer: Sealer
     prices: Prices
     clock: Callable[[], float]
     started_at: float
@@ -57,10 +55,10 @@ class Gateway:
         return endpoint
 
     def clear_faults(self) -> None:
-        """No rule is left, and cards are plenty again."""
+        """Remove all rules and end a shortage of GPUs."""
         self.faults.clear()
         for endpoint in self.endpoints.values():
-            endpoint.fleet.is_short_of_cards = False
+            endpoint.fleet.is_short_of_gpus = False
 
     def check_key(self, request: web.Request) -> None:
         """`Bearer KEY` or the bare key, as the documentation uses both. Raises `ApiError` 401."""

@@ -1,4 +1,4 @@
-"""How much of an operation the platform accepts: requests in a time, requests at once, jobs queued.
+"""The platform's limits: requests in a time, requests at once, and jobs queued.
 
 It knows no HTTP; whoever answers requests turns `RateLimited` into a 429.
 """
@@ -15,14 +15,14 @@ from runpod_emulator.settings import EndpointSettings
 
 WINDOW_S = 10.0
 BUSY_RETRY_S = 1.0
-"""When a place among concurrent requests becomes free is unknown; this is a guess."""
+"""A guess: when a concurrent request will end is unknown."""
 
 QUEUE_FREE_JOBS = 50
 QUEUE_JOBS_PER_WORKER = 500
 
 
 class Operation(StrEnum):
-    """What a client asks of an endpoint, named as in the path."""
+    """A client operation of an endpoint, named as in the path."""
 
     RUN = "run"
     RUNSYNC = "runsync"
@@ -38,7 +38,7 @@ class Operation(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limit:
-    """What one endpoint accepts of one operation; `concurrent` None is no limit."""
+    """The limits of one operation at one endpoint; `concurrent` None is no limit."""
 
     per_10_s: int
     concurrent: int | None = None
@@ -72,8 +72,10 @@ class RateLimited(Exception):
 
 @dataclass(slots=True)
 class _Usage:
-    """Of one endpoint and operation: when each counted request leaves the window, and how many
-    are being answered."""
+    """The usage of one operation at one endpoint.
+
+    `leave_at` is when each counted request leaves the window, `running` how many are answered now.
+    """
 
     leave_at: deque[float] = field(default_factory=deque)
     running: int = 0
@@ -83,7 +85,7 @@ class RateLimiter:
     """Counts requests in an exact sliding window, for each endpoint and operation alone.
 
     `clock` never goes back, like `time.monotonic`. Refused requests are not counted. Usage is
-    kept for every endpoint that is asked for: admit requests for known endpoints only.
+    kept for every endpoint seen: admit requests for known endpoints only.
     """
 
     def __init__(self, clock: Callable[[], float], *, is_on: bool = True) -> None:
@@ -93,7 +95,7 @@ class RateLimiter:
 
     @contextmanager
     def admit(self, endpoint_id: str, operation: Operation) -> Iterator[None]:
-        """Around the answer to one request. Raises `RateLimited` on entering."""
+        """Count one request while it is answered. Raises `RateLimited` on entering."""
         limit = LIMITS.get(operation) if self._is_on else None
         if limit is None:
             yield
@@ -110,8 +112,8 @@ class RateLimiter:
         while usage.leave_at and usage.leave_at[0] <= now:
             usage.leave_at.popleft()
         if len(usage.leave_at) >= limit.per_10_s:
-            accepted = f"{limit.per_10_s} requests in {WINDOW_S:.0f} s"
-            raise RateLimited(operation, accepted, usage.leave_at[0] - now)
+            allowed = f"{limit.per_10_s} requests in {WINDOW_S:.0f} s"
+            raise RateLimited(operation, allowed, usage.leave_at[0] - now)
         if limit.concurrent is not None and usage.running >= limit.concurrent:
             raise RateLimited(operation, f"{limit.concurrent} requests at once", BUSY_RETRY_S)
         usage.leave_at.append(now + WINDOW_S)
@@ -119,6 +121,6 @@ class RateLimiter:
 
 
 def queue_is_full(queued: int, settings: EndpointSettings, behaviour: Behaviour) -> bool:
-    """Whether a new job is refused with 429: older documentation, hence a switch."""
-    accepted = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * settings.workers_max)
-    return behaviour.queue_limit and queued > accepted
+    """Return whether a new job is refused with 429. Only older documentation has this limit."""
+    most = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * settings.workers_max)
+    return behaviour.queue_limit and queued > most

@@ -99,7 +99,7 @@ def _operation(
         "parameters": parameters,
         "responses": {
             "200": {"description": "done", "content": {JSON: {"schema": schema or {}}}},
-            "400": {"description": "a field that is not accepted; the error names it"},
+            "400": {"description": "a field that is not valid; the error names it"},
             "401": {"description": "no key, or a wrong one"},
             "404": {"description": "no such endpoint or job"},
             "429": {"description": "more requests than the platform accepts"},

@@ -1,7 +1,7 @@
 """The HTTP server: routes put together, and what holds for all of them.
 
-Closed by default: every route but the API's description asks for a key, and a request that names
-another host than this one is refused, so that no web page can reach it by a name of its own.
+Closed by default: every route but the API's description needs a key, and a request that names
+another host is refused, so that no web page can reach it by a name of its own.
 """
 
 import logging
@@ -21,11 +21,11 @@ from runpod_emulator.jobs.store import StoreUnusable
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 256_000_000
-"""What is read at all; the platform's own limits are lower and answered more kindly."""
+"""The most that is read; the platform's own limits are lower and have better messages."""
 
 
 USUAL_NAMES = ("127.0.0.1", "localhost")
-"""What most requests say; the rest is looked at more closely."""
+"""The usual host names, checked first because that is cheap."""
 
 
 def make_app(gateway: Gateway, host: str) -> web.Application:
@@ -42,7 +42,7 @@ def make_app(gateway: Gateway, host: str) -> web.Application:
 
 
 def is_loopback(host: str) -> bool:
-    """Whether only this machine can reach it."""
+    """Return whether only this machine can reach this address."""
     try:
         return ip_address(host.strip("[]")).is_loopback
     except ValueError:
@@ -76,7 +76,9 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 async def _only_this_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     name = request.host.rpartition(":")[0] if request.host[-1:] != "]" else request.host
     if name not in USUAL_NAMES and not is_loopback(name or request.host):
-        raise ApiError(403, "host: accepted are 127.0.0.1, [::1] and localhost")
+        raise ApiError(
+            403, f"host: expected 127.0.0.1, [::1] or localhost, got {request.host[:80]!r}"
+        )
     return await handler(request)
 
 

@@ -53,8 +53,8 @@ def job_details(gateway: Gateway, endpoint: Endpoint, job: Job) -> dict[str, Any
         "executions": job.executions,
         "error": job.error,
         "policy": asdict(job.policy),
-        "has_s3_config": job.sealed_s3_config is not None,
-        # an address may carry a token, so only its fate is told
+        "has_s3_config": job.s3_config is not None,
+        # an address may carry a token, so only the delivery is shown
         "webhook": webhook and {k: v for k, v in asdict(webhook).items() if k != "url"},
         "cost_usd": job_cost_usd(job.execution_ms or 0, price),
         "history": [asdict(event) for event in job.history],
@@ -75,7 +75,7 @@ async def _endpoint(gateway: Gateway, endpoint: Endpoint, now: float) -> dict[st
         "jobs": await gateway.store.counts(settings.id),
         "tally": asdict(await gateway.store.tally(settings.id)),
         "backlog": asdict(await gateway.store.backlog(settings.id)),
-        "is_short_of_cards": fleet.is_short_of_cards,
+        "is_short_of_gpus": fleet.is_short_of_gpus,
         "failures_in_a_row": fleet.num_failures,
         "billed_s": fleet.billed_s(now),
         "cost_usd": fleet.cost_usd(now),

@@ -47,7 +47,7 @@ class RunRequest(BaseModel):
 
 
 class ResultKind(StrEnum):
-    """What a post to job-done says."""
+    """The meaning of a post to job-done."""
 
     PROGRESS = "progress"
     COMPLETED = "completed"
@@ -90,17 +90,17 @@ def parse_run(raw: bytes) -> RunRequest:
         )
         raise ApiError(400, problems) from error
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, "body: accepted is a JSON object with the key input") from error
+        raise ApiError(400, "body: expected a JSON object with the key input") from error
 
 
 def policy_of(
-    asked: PolicyFields | None, endpoint: EndpointSettings, behaviour: Behaviour
+    requested: PolicyFields | None, endpoint: EndpointSettings, behaviour: Behaviour
 ) -> Policy:
     """Raises `ApiError` 400 for a time outside the platform's limits."""
-    asked = asked or PolicyFields()
+    requested = requested or PolicyFields()
     limits = (
-        ("executionTimeout", asked.executionTimeout, behaviour.min_execution_timeout_s),
-        ("ttl", asked.ttl, behaviour.min_ttl_s),
+        ("executionTimeout", requested.executionTimeout, behaviour.min_execution_timeout_s),
+        ("ttl", requested.ttl, behaviour.min_ttl_s),
     )
     longest_s = behaviour.max_policy_s
     for name, given_ms, least_s in limits:
@@ -108,12 +108,12 @@ def policy_of(
             continue
         is_too_long = behaviour.enforce_max_policy and given_ms > longest_s * 1000
         if given_ms < least_s * 1000 or is_too_long:
-            accepted = f"{least_s * 1000:.0f} to {longest_s * 1000:.0f} ms"
-            raise ApiError(400, f"policy.{name}: {given_ms} is not accepted, {accepted} is")
+            expected = f"{least_s * 1000:.0f} to {longest_s * 1000:.0f} ms"
+            raise ApiError(400, f"policy.{name}: expected {expected}, got {given_ms}")
     return Policy(
-        execution_timeout_s=_seconds(asked.executionTimeout, endpoint.execution_timeout_s),
-        ttl_s=_seconds(asked.ttl, endpoint.ttl_s),
-        is_low_priority=asked.lowPriority,
+        execution_timeout_s=_seconds(requested.executionTimeout, endpoint.execution_timeout_s),
+        ttl_s=_seconds(requested.ttl, endpoint.ttl_s),
+        is_low_priority=requested.lowPriority,
     )
 
 
@@ -154,23 +154,22 @@ def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
     return [to_json({**chunk, "output": piece}) for piece in pieces]
 
 
-def job_for_worker(job: Job, payload: bytes | None, s3_config: object | None) -> bytes:
-    """What job-take hands out. Without `payload` the job has no `input`, and the SDK drops it."""
+def job_for_worker(job: Job, payload: bytes | None) -> bytes:
+    """Return what job-take hands out. The SDK drops a job without `payload`: it has no `input`."""
     extras: dict[str, object] = {}
     if job.webhook is not None:
         extras["webhook"] = job.webhook.url
-    if s3_config is not None:
-        extras["s3Config"] = s3_config
-    return _object({"id": job.id, **extras}, input=payload)
+    s3_config = None if job.s3_config is None else job.s3_config.encode()
+    return _object({"id": job.id, **extras}, input=payload, s3Config=s3_config)
 
 
 def acknowledgement(job: Job) -> bytes:
-    """What `/run`, `/cancel` and `/retry` answer."""
+    """Return the answer of `/run`, `/cancel` and `/retry`."""
     return to_json({"id": job.id, "status": job.status})
 
 
 def status_object(job: Job, output: bytes | None) -> bytes:
-    """What `/status`, `/status-sync` and `/runsync` answer."""
+    """Return the answer of `/status`, `/status-sync` and `/runsync`."""
     return _object(_status_fields(job), output=output)
 
 
@@ -224,9 +223,9 @@ def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
     try:
         body = json.loads(raw, parse_constant=replaced.append, parse_float=number)
     except (ValueError, RecursionError) as error:
-        raise ApiError(400, f"{route}: accepted is a JSON object") from error
+        raise ApiError(400, f"{route}: expected a JSON object") from error
     if not isinstance(body, dict):
-        raise ApiError(400, f"{route}: {type(body).__name__} is no JSON object")
+        raise ApiError(400, f"{route}: expected a JSON object, got {type(body).__name__}")
     return body, bool(replaced)
 
 

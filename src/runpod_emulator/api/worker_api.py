@@ -1,6 +1,6 @@
 """The worker protocol of the `runpod` SDK: job-take, job-stop, job-done, job-stream, ping.
 
-Routes only: they check who asks, translate JSON and leave every decision to queue and fleet.
+Routes only: they authenticate, translate JSON and leave every decision to queue and fleet.
 """
 
 import asyncio
@@ -18,12 +18,11 @@ from runpod_emulator.behaviour import EmptyInput, LateProgress
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule
 from runpod_emulator.hazards import HazardKind, hazards_of_chunk, hazards_of_result
 from runpod_emulator.jobs.queue import TakenJob
-from runpod_emulator.jobs.sealing import SealBroken
 from runpod_emulator.wake import Wake
 from runpod_emulator.workers.session import SETTLE_S, WorkerSession
 
 DRAINING_HOLD_S = 0.5
-"""Until SIGTERM has reached it, a draining worker asks again at once."""
+"""A draining worker repeats its call at once until SIGTERM has reached it."""
 
 
 class WorkerApi:
@@ -58,10 +57,10 @@ class WorkerApi:
         deadline = self._now() + self._gateway.behaviour.poll_hold_s
         work = endpoint.queue.work
         while worker.state.can_take and _is_open(request):
-            ticket = work.ticket()
+            next_work = work.next_event()
             if taken := await endpoint.queue.take(worker.id, limit):
                 return await self._hand_out(request, endpoint, worker, taken)
-            if not await self._held(work, deadline, ticket):
+            if not await self._held(work, deadline, next_work):
                 return _nothing()
         await asyncio.sleep(DRAINING_HOLD_S)
         return _nothing()
@@ -91,7 +90,7 @@ class WorkerApi:
             return drop(request)
         is_too_large = len(raw) > self._gateway.behaviour.max_result_bytes
         job = await self._finish(endpoint, worker, job_id, posted, is_too_large=is_too_large)
-        worker.let_go(job_id, self._now())
+        worker.release(job_id, self._now())
         self._report_result(endpoint, worker, job_id, posted, len(raw), is_late=job is None)
         if posted.must_replace_worker:
             endpoint.fleet.drain(worker, "refresh_worker")
@@ -150,14 +149,14 @@ class WorkerApi:
     def _note_poll(self, endpoint: Endpoint, worker: WorkerSession, request: web.Request) -> None:
         has_jobs = request.query.get("job_in_progress") == "1"
         for job_id in worker.polled(has_jobs=has_jobs, now=self._now()):
-            if worker.jobs[job_id].stop_asked_at is None:
+            if worker.jobs[job_id].stop_requested_at is None:
                 self._report(HazardKind.LOST_RESULT, endpoint, worker, job_id)
 
-    async def _held(self, wake: Wake, deadline: float, ticket: asyncio.Event | None = None) -> bool:
+    async def _held(self, wake: Wake, deadline: float, since: asyncio.Event | None = None) -> bool:
         """Wait for `wake`; False once the hold is over."""
         left_s = deadline - self._now()
         if left_s > 0:
-            await wake.wait(left_s, ticket)
+            await wake.wait(left_s, since)
         return left_s > 0
 
     async def _hand_out(
@@ -168,36 +167,26 @@ class WorkerApi:
         taken: Sequence[TakenJob],
     ) -> web.StreamResponse:
         """Write the jobs; if the connection is gone by then, nobody has got them."""
-        rendered = [text for each in taken if (text := await self._render(endpoint, worker, each))]
-        if not rendered:
-            return _nothing()
+        rendered = [self._render(worker, each) for each in taken]
         is_batch = "/job-take-batch/" in request.path
         body = b"[" + b",".join(rendered) + b"]" if is_batch else rendered[0]
         response = web.Response(body=body, content_type="application/json")
-        # a worker that was told to end meanwhile would accept the jobs and drop them
+        # a worker that has got SIGTERM meanwhile would accept the jobs and drop them
         is_delivered = worker.state.can_take and await _is_written(request, response)
         for each in taken:
             if is_delivered:
                 self._strike_later(endpoint, worker, each.job.id)
-            elif worker.let_go(each.job.id, self._now()):
+            elif worker.release(each.job.id, self._now()):
                 await endpoint.queue.give_back(each.job.id, worker.id, "poll was gone")
         return response if is_delivered else drop(request)
 
-    async def _render(
-        self, endpoint: Endpoint, worker: WorkerSession, taken: TakenJob
-    ) -> bytes | None:
-        """The job as the worker gets it; None if its sealed configuration cannot be opened."""
+    def _render(self, worker: WorkerSession, taken: TakenJob) -> bytes:
+        """Return the job as the worker gets it, and note that this worker has it."""
         job = taken.job
         is_dropped = taken.payload in (b"{}", b"null")
         is_lost = is_dropped and self._gateway.behaviour.empty_input is EmptyInput.LOST
-        try:
-            sealed = job.sealed_s3_config
-            s3_config = self._gateway.sealer.open(sealed) if sealed is not None else None
-        except SealBroken as error:
-            await endpoint.queue.fail(job.id, worker.id, str(error), None)
-            return None
         worker.took(job.id, self._now())
-        return wire.job_for_worker(job, None if is_lost else taken.payload, s3_config)
+        return wire.job_for_worker(job, None if is_lost else taken.payload)
 
     async def _progress(
         self, endpoint: Endpoint, worker: WorkerSession, job_id: str, posted: PostedResult
@@ -218,7 +207,7 @@ class WorkerApi:
         *,
         is_too_large: bool,
     ) -> object | None:
-        """None for a result that came too late and changed nothing."""
+        """Record the result. Return None if it came too late and changed nothing."""
         if posted.error is not None and not is_too_large:
             return await endpoint.queue.fail(job_id, worker.id, posted.error, posted.output)
         # refused for its size, a job ends COMPLETED without output (#309)
@@ -248,15 +237,15 @@ class WorkerApi:
             kind, endpoint_id=endpoint.settings.id, worker_id=worker.id, job_id=job_id
         )
 
-    def _draw(
+    def _faults_at(
         self, point: FaultPoint, endpoint: Endpoint, worker: WorkerSession, job_id: str
     ) -> tuple[FaultRule, ...]:
-        return self._gateway.faults.draw(
+        return self._gateway.faults.select(
             point, endpoint_id=endpoint.settings.id, worker_id=worker.id, job_id=job_id
         )
 
     def _strike_later(self, endpoint: Endpoint, worker: WorkerSession, job_id: str) -> None:
-        rules = self._draw(FaultPoint.JOB_TAKEN, endpoint, worker, job_id)
+        rules = self._faults_at(FaultPoint.JOB_TAKEN, endpoint, worker, job_id)
         if rules:
             strike = asyncio.create_task(_strike(rules, endpoint, worker))
             self._strikes.add(strike)
@@ -264,7 +253,7 @@ class WorkerApi:
 
     async def _strike_result(self, endpoint: Endpoint, worker: WorkerSession, job_id: str) -> bool:
         """Strike the worker as its result arrives; True if that result is lost with it."""
-        rules = self._draw(FaultPoint.JOB_RESULT, endpoint, worker, job_id)
+        rules = self._faults_at(FaultPoint.JOB_RESULT, endpoint, worker, job_id)
         await _strike(rules, endpoint, worker)
         return any(rule.action is FaultAction.KILL for rule in rules)
 
@@ -278,7 +267,7 @@ async def _strike(rules: Sequence[FaultRule], endpoint: Endpoint, worker: Worker
 
 
 def _batch_size(request: web.Request) -> int:
-    """At least one: the SDK asks in a tight loop when it is answered with an error."""
+    """Return at least 1 for any text, since the SDK repeats a failed call in a tight loop."""
     try:
         return max(1, int(float(request.query.get("batch_size", "1"))))
     except (ValueError, OverflowError):

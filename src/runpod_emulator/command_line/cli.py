@@ -77,7 +77,7 @@ def prepare_serve(
 
 
 async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule]) -> int:
-    """Until it is cancelled."""
+    """Run an emulator until cancelled."""
     prepare_state_dir(settings.state_dir)
     if source is KeySource.KEPT:
         settings = replace(settings, api_key=kept_key(settings.state_dir))
@@ -109,7 +109,7 @@ def prepare_test(given: argparse.Namespace, environ: Mapping[str, str]) -> Corou
 
 
 async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bool) -> int:
-    """On an emulator of their own, of which nothing is left."""
+    """Run the tests on an emulator of their own, and delete its state afterwards."""
     with tempfile.TemporaryDirectory(prefix="runpod-emulator-") as state_dir:
         settings = EmulatorSettings(
             endpoints=(endpoint,),
@@ -135,7 +135,7 @@ ACTIONS = {"serve": prepare_serve, "test": prepare_test}
 
 
 def _endpoint_under_test(given: argparse.Namespace, file: HubTests) -> EndpointSettings:
-    """One worker, on the machine and with the environment that the file asks for."""
+    """Return the endpoint with one worker, and the machine and environment of the file."""
     if "command" not in given and "handler" not in given:
         given.handler = DEFAULT_HANDLER
     given.env = [*file.env.items(), *getattr(given, "env", ())]
@@ -162,8 +162,8 @@ def _check_host(host: str, source: KeySource) -> None:
     if is_loopback(host):
         return
     if source is KeySource.KEPT:
-        accepted = f"127.0.0.1, or any other with a key of yours (--api-key, {KEY_VARIABLE})"
-        raise InvalidConfiguration("host", host, accepted)
+        expected = f"127.0.0.1, or any other with a key of yours (--api-key, {KEY_VARIABLE})"
+        raise InvalidConfiguration("host", host, expected)
     logger.warning("other machines can reach the emulator, unencrypted", extra={"host": host})
 
 

@@ -32,7 +32,7 @@ from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
 DEFAULT_STATE_DIR = Path(".runpod_emulator")
 DEFAULT_PORT = 8008
-"""Not 8000, which the SDK's own test server takes."""
+"""Different from 8000, the port of the SDK's own test server."""
 
 ENDPOINT_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,62}")
 
@@ -55,12 +55,12 @@ LIMITS: Mapping[str, Mapping[str, float]] = {
     "gpu_count": AT_LEAST_1,
     "port": {"ge": 0, "le": 65535},
 }
-"""Of numbers in settings and behaviour; those not listed are 0 at least."""
+"""Limits of numbers in settings and behaviour; the ones not listed are at least 0."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """What a file or the flags say. What they leave out is absent and keeps its default."""
+    """The settings given in a file or by flags; absent ones keep their defaults."""
 
     emulator: Mapping[str, Any]  # values of EmulatorSettings by name, checked
     behaviour: Mapping[str, Any]  # likewise of Behaviour
@@ -115,7 +115,7 @@ def parse_configuration(document: Mapping[str, object], base: Path) -> Configura
 
 
 def command_of(handler: Path) -> tuple[str, ...]:
-    """How a handler is started: unbuffered, by the Python that runs the emulator."""
+    """Return the command that starts a handler, by the Python that runs the emulator."""
     return (sys.executable, "-u", str(handler))
 
 
@@ -126,7 +126,7 @@ def _absolute(path: Path, info: ValidationInfo) -> Path:
 def _existing_handler(path: Path, info: ValidationInfo) -> Path:
     absolute = _absolute(path, info)
     if absolute.suffix != ".py" or not absolute.is_file():
-        raise ValueError("a Python file that exists; anything else is started by a command")
+        raise ValueError("a Python file that exists; start anything else by a command")
     return absolute
 
 
@@ -134,7 +134,7 @@ def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]
     """Files that it names get absolute paths: each worker has a working directory of its own."""
     absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
     if shutil.which(absolute[0]) is None:
-        raise ValueError(f"a list that starts with a program: {command[0]!r} is none")
+        raise ValueError(f"a list that starts with a program, which {command[0]!r} is not")
     return absolute
 
 
@@ -151,7 +151,7 @@ def _base(info: ValidationInfo) -> Path:
 
 def _id(key: str) -> str:
     if not ENDPOINT_ID.fullmatch(key):
-        raise ValueError("an id of up to 63 letters, digits, - and _, as it is part of URLs")
+        raise ValueError("an id of at most 63 letters, digits, - and _, since it is part of URLs")
     return key
 
 
@@ -170,7 +170,7 @@ class EmulatorBase(BaseModel):
 
 
 class EndpointBase(BaseModel):
-    """What may stand in place of `command`, and how an endpoint's values fit together."""
+    """An endpoint's `handler` or `command`, and the checks across its fields."""
 
     model_config = STRICT
 
@@ -184,7 +184,7 @@ class EndpointBase(BaseModel):
         endpoint = _endpoint("", self)
         least, most = endpoint.workers_min, endpoint.workers_max
         if least > most:
-            raise ValueError(f"workers_min of at most workers_max, not {least} and {most}")
+            raise ValueError(f"workers_min of at most workers_max, which are {least} and {most}")
         return self
 
 

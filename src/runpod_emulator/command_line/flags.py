@@ -40,7 +40,7 @@ _ENDPOINT_KEYS = (
     "capacity",
     "env",
 )
-"""Where the flags go: their names are those of the file."""
+"""The flags of an endpoint, named as in the configuration file."""
 
 _INSTEAD_OF_HANDLER = "or a command after a double dash, or --config with a file"
 _EPILOG = """\
@@ -50,7 +50,7 @@ In place of --handler, a command may follow after a double dash:
 
 
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
-    """What was given, nothing else: a flag that was left out is no attribute.
+    """Parse the arguments. A flag that was left out is no attribute of the result.
 
     Ends the process as argparse does, with status 2 for a flag that cannot be.
     """
@@ -118,7 +118,7 @@ def literal(text: str) -> object:
 def pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{name!r}: accepted is NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"expected NAME=VALUE, got {text!r}")
     return name, value
 
 
@@ -177,8 +177,8 @@ def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
         metavar="S",
         help="default 600",
     )
-    add("--gpu", metavar="NAME", help="for the price, and told to the worker")
-    add("--capacity", type=int, metavar="N", help="cards there are: further workers are throttled")
+    add("--gpu", metavar="NAME", help="sets the price; workers see it in RUNPOD_GPU_TYPE_ID")
+    add("--capacity", type=int, metavar="N", help="GPUs available; further workers are throttled")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="for workers; repeat")
 
 

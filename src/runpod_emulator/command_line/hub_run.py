@@ -1,4 +1,4 @@
-"""Runs the tests of a tests.json against one endpoint by its client API, and tells how they go."""
+"""Runs Hub tests against one endpoint by its client API, and shows their progress."""
 
 import asyncio
 import time
@@ -14,7 +14,7 @@ from runpod_emulator.settings import EndpointSettings
 
 POLL_INTERVAL_S = 0.5
 MAX_START_FAILURES = 2
-"""After so many workers in a row that ended before they took a job, a test is given up."""
+"""A test fails after this many workers in a row that ended before they took a job."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -26,13 +26,13 @@ class Target:
     api_key: str = field(repr=False)
 
     def limit_s(self, test: HubTest) -> float:
-        """From submission to result: a worker's start, and the longest execution."""
+        """Return the time limit of a test: a worker's start plus the longest execution."""
         execution_s = test.timeout_s or self.endpoint.execution_timeout_s
         return self.endpoint.init_timeout_s + execution_s
 
 
 class Progress:
-    """What is going on: on a terminal one line that is written over, else a line for each news."""
+    """Shows progress: one line that is overwritten on a terminal, else a line for each change."""
 
     def __init__(self, stream: TextIO, clock: Callable[[], float] = time.monotonic) -> None:
         self._stream = stream
@@ -130,7 +130,7 @@ class _Trial:
             return answer
 
     async def _start_failure(self) -> str | None:
-        """What the last worker said, if one after another ends before it takes a job."""
+        """Return what the last worker printed if workers keep ending before they take a job."""
         async with self._session.get(f"{self._target.url}/emulator/state") as response:
             state = await response.json()
         endpoint = state["endpoints"][self._target.endpoint.id]

@@ -90,7 +90,7 @@ def read_hub_tests(path: Path) -> HubTests:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubResult:
-    """How one test went. `status` is None if the endpoint answered no job."""
+    """The result of one test. `status` is None if the endpoint accepted no job."""
 
     name: str
     http_status: int | None
@@ -112,13 +112,13 @@ class HubResult:
 def readable_error(error: str) -> str:
     """The SDK puts a handler's exception into JSON; its type and message come first here."""
     try:
-        told = json.loads(error)
+        parsed = json.loads(error)
     except ValueError:
         return error
-    if not isinstance(told, dict) or "error_message" not in told:
+    if not isinstance(parsed, dict) or "error_message" not in parsed:
         return error
-    kind = str(told.get("error_type", "error")).removeprefix("<class '").removesuffix("'>")
-    return f"{kind}: {told['error_message']}\n{told.get('error_traceback', '')}"
+    kind = str(parsed.get("error_type", "error")).removeprefix("<class '").removesuffix("'>")
+    return f"{kind}: {parsed['error_message']}\n{parsed.get('error_traceback', '')}"
 
 
 def report_of(results: Sequence[HubResult]) -> str:

@@ -1,4 +1,4 @@
-"""What pydantic finds wrong with a document, in the emulator's words: all problems at once.
+"""Turns pydantic's findings about a document into the emulator's messages, all at once.
 
 Values of `env` are never shown: they may be secrets.
 """
@@ -14,7 +14,7 @@ from runpod_emulator.errors import ConfigurationProblems, InvalidConfiguration
 
 Document = TypeVar("Document", bound=BaseModel)
 
-_ACCEPTED = {
+_EXPECTED = {
     "string_type": "text",
     "string_too_short": "text that is not empty",
     "int_type": "a whole number",
@@ -63,8 +63,8 @@ def _problem(model: type[BaseModel], error: Mapping[str, Any]) -> InvalidConfigu
         return unknown_name(field, str(loc[-1]), _fields_at(model, loc[:-1]))
     if kind == "missing":
         return InvalidConfiguration(field, None, "a value: it is required")
-    accepted = _ACCEPTED[kind].format(**ctx) if kind in _ACCEPTED else error["msg"]
-    return InvalidConfiguration(field, _shown(loc, error["input"]), accepted)
+    expected = _EXPECTED[kind].format(**ctx) if kind in _EXPECTED else error["msg"]
+    return InvalidConfiguration(field, _shown(loc, error["input"]), expected)
 
 
 def _path(loc: Sequence[str | int]) -> str:

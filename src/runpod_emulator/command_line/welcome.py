@@ -1,4 +1,4 @@
-"""What `serve` prints once it listens: the address, and lines to submit a first job with.
+"""The text that `serve` prints once it listens: the address, and how to submit a first job.
 
 The key itself is never in it.
 """
@@ -15,7 +15,7 @@ KEY_VARIABLE = "RUNPOD_EMULATOR_API_KEY"
 
 
 class KeySource(Enum):
-    """Where the API key comes from; the value is how the text puts it."""
+    """The source of the API key; the value is its description in the text."""
 
     FLAG = f"the one given by --api-key; the lines below take it from {KEY_VARIABLE}"
     ENVIRONMENT = f"from {KEY_VARIABLE}"
@@ -49,7 +49,7 @@ curl:
 
 
 def _key_expressions(key_file: Path, source: KeySource) -> tuple[str, str]:
-    """How Python and a shell get at the key."""
+    """Return the expressions that give the key in Python and in a shell."""
     if source is KeySource.KEPT:
         path = str(key_file)
         return f"open({json.dumps(path)}).read()", f"$(cat {shlex.quote(path)})"

@@ -1,1 +1,1 @@
-"""Jobs: what they are, their life cycle, where they are kept, and who is told of their end."""
+"""Jobs: their values, life cycle, storage and webhooks."""

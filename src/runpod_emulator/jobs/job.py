@@ -3,7 +3,7 @@
 A job's input and output are not here: they can be large and stay in the store as JSON text.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -41,7 +41,7 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """Where a job's end is posted, and how far that has come.
+    """The address that a job's end is posted to, and the state of that delivery.
 
     `next_at` is when the next attempt is due; None before the job ends and once it is settled.
     """
@@ -69,8 +69,9 @@ class Job:
 
     `revision` belongs to the store, which counts it up with every change (compare and swap).
     `retries` are requeues after a lost worker; `executions` counts every take, since delivery is
-    at least once. `sealed_s3_config` is the caller's `s3Config`, encrypted. `is_hidden` marks a
-    job that is over for its caller and kept only until its webhook is settled.
+    at least once. `s3_config` is the caller's `s3Config` as JSON text; it is deleted when the job
+    ends, and `is_s3_config_deleted` remembers that. `is_hidden` marks a job that is over for its
+    caller and kept only until its webhook is settled.
     """
 
     id: str
@@ -87,14 +88,15 @@ class Job:
     executions: int = 0
     error: str | None = None
     webhook: Webhook | None = None
-    sealed_s3_config: str | None = None
+    s3_config: str | None = field(default=None, repr=False)
+    is_s3_config_deleted: bool = False
     is_hidden: bool = False
     history: tuple[Event, ...] = ()
     revision: int = 0
 
     @property
     def delay_ms(self) -> int:
-        """How long it waited for the execution that counts, or for its end in the queue."""
+        """Milliseconds from submission to the last execution, or to an end without one."""
         until = self.started_at or self.finished_at or self.queued_at
         return round((until - self.created_at) * 1000)
 

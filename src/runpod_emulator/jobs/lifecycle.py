@@ -29,7 +29,7 @@ EXECUTION_TIMEOUT = "executionTimeout exceeded"
 
 
 class Due(Enum):
-    """What the passing of time asks for."""
+    """A change that the passing of time requires."""
 
     TIME_OUT = auto()
     EXPIRE = auto()
@@ -49,14 +49,14 @@ def take(job: Job, worker_id: str, now: float) -> Job | None:
 
 def give_back(job: Job, worker_id: str, now: float, reason: str) -> Job | None:
     """Requeue without counting a retry: the platform's fault, not the worker's."""
-    if not is_held(job, worker_id):
+    if not is_assigned(job, worker_id):
         return None
     return _requeue(job, now, reason)
 
 
 def lose(job: Job, worker_id: str, now: float, reason: str, behaviour: Behaviour) -> Job | None:
     """Requeue after a lost worker, or give the job up once its retries are spent."""
-    if not is_held(job, worker_id):
+    if not is_assigned(job, worker_id):
         return None
     if job.retries < behaviour.max_retries:
         return _requeue(replace(job, retries=job.retries + 1), now, reason)
@@ -65,13 +65,13 @@ def lose(job: Job, worker_id: str, now: float, reason: str, behaviour: Behaviour
 
 
 def complete(job: Job, worker_id: str, now: float, behaviour: Behaviour) -> Job | None:
-    if not is_held(job, worker_id):
+    if not is_assigned(job, worker_id):
         return None
     return _finish(job, JobStatus.COMPLETED, now, "result", None, behaviour)
 
 
 def fail(job: Job, worker_id: str, now: float, error: str, behaviour: Behaviour) -> Job | None:
-    if not is_held(job, worker_id):
+    if not is_assigned(job, worker_id):
         return None
     return _finish(job, JobStatus.FAILED, now, "handler's error", error, behaviour)
 
@@ -107,7 +107,7 @@ def reopen(job: Job, worker_id: str, now: float) -> Job | None:
 
 
 def due_at(job: Job, behaviour: Behaviour) -> float | None:
-    """When time itself changes this job; None for one that waits for its webhook only."""
+    """Return when time itself changes this job; None if it only waits for its webhook."""
     if job.is_hidden:
         return None
     expires_at = job.created_at + job.policy.ttl_s
@@ -136,9 +136,9 @@ def time_out(job: Job, now: float, behaviour: Behaviour) -> Job | None:
 
 
 def expire(job: Job, now: float, behaviour: Behaviour) -> Job | None:
-    """Its ttl or its retention is over: hidden until its webhook is settled, if it has one.
+    """Hide a job whose ttl or retention is over until its webhook is settled, if it has one.
 
-    None when nothing is left to do for it, so that the store may remove it.
+    Return None when nothing is left to do for the job, so that the store may remove it.
     """
     is_kept = behaviour.expired_in_queue is ExpiredInQueue.TIMED_OUT
     if job.status is JobStatus.IN_QUEUE and is_kept:
@@ -151,8 +151,8 @@ def expire(job: Job, now: float, behaviour: Behaviour) -> Job | None:
     return None
 
 
-def is_held(job: Job, worker_id: str) -> bool:
-    """Whether a result from this worker counts."""
+def is_assigned(job: Job, worker_id: str) -> bool:
+    """Return whether a result from this worker counts."""
     return job.status is JobStatus.IN_PROGRESS and job.worker_id == worker_id and not job.is_hidden
 
 
@@ -184,9 +184,15 @@ def _requeue(job: Job, now: float, reason: str) -> Job:
 def _finish(
     job: Job, status: JobStatus, now: float, reason: str, error: str | None, behaviour: Behaviour
 ) -> Job:
-    finished = replace(_move(job, status, now, reason), finished_at=now, error=error)
-    is_told = status is not JobStatus.CANCELLED or behaviour.webhook_on_cancel
-    if finished.webhook is not None and is_told:
+    finished = replace(
+        _move(job, status, now, reason),
+        finished_at=now,
+        error=error,
+        s3_config=None,
+        is_s3_config_deleted=job.is_s3_config_deleted or job.s3_config is not None,
+    )
+    is_reported = status is not JobStatus.CANCELLED or behaviour.webhook_on_cancel
+    if finished.webhook is not None and is_reported:
         return replace(finished, webhook=replace(finished.webhook, next_at=now))
     return finished
 

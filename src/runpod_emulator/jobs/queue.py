@@ -1,4 +1,4 @@
-"""One endpoint's jobs: applies the life cycle to what the store keeps and tells those who wait.
+"""One endpoint's jobs: applies the life cycle to stored jobs and wakes those who wait.
 
 It knows no HTTP and no process: workers are ids.
 """
@@ -6,7 +6,7 @@ It knows no HTTP and no process: workers are ids.
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Protocol
 
 from runpod_emulator.behaviour import Behaviour, Purged
@@ -21,13 +21,13 @@ PURGE_STEP = 500
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Submission:
-    """What a caller asked for; `payload` is the JSON text of `input`."""
+    """A caller's request; `payload` is the JSON text of `input`."""
 
     payload: bytes
     policy: Policy
     is_sync: bool = False
     webhook_url: str | None = None
-    sealed_s3_config: str | None = None
+    s3_config: str | None = field(default=None, repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,7 +39,7 @@ class TakenJob:
 
 
 class QueueListener(Protocol):
-    """Whom a queue tells what others must act on."""
+    """Receives the events of a queue that others must act on."""
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
         """The platform has ended a job that this worker still runs."""
@@ -48,7 +48,7 @@ class QueueListener(Protocol):
 
 
 class JobQueue:
-    """All that can happen to one endpoint's jobs.
+    """The operations on one endpoint's jobs.
 
     Methods return the changed job, or None if the event came too late, the job is unknown, or
     belongs to another endpoint; then nothing has changed. `work` wakes whenever a job is queued.
@@ -72,20 +72,20 @@ class JobQueue:
         self._ended: defaultdict[str, Wake] = defaultdict(Wake)
         self._num_waiting: defaultdict[str, int] = defaultdict(int)
 
-    async def submit(self, asked: Submission) -> Job:
+    async def submit(self, submission: Submission) -> Job:
         now = self._clock()
         job = Job(
-            id=new_job_id(is_sync=asked.is_sync),
+            id=new_job_id(is_sync=submission.is_sync),
             endpoint_id=self.endpoint_id,
-            is_sync=asked.is_sync,
-            policy=asked.policy,
+            is_sync=submission.is_sync,
+            policy=submission.policy,
             created_at=now,
             queued_at=now,
-            webhook=Webhook(url=asked.webhook_url) if asked.webhook_url else None,
-            sealed_s3_config=asked.sealed_s3_config,
+            webhook=Webhook(url=submission.webhook_url) if submission.webhook_url else None,
+            s3_config=submission.s3_config,
         )
         job = lifecycle.submit(job)
-        await self._store.add(job, asked.payload)
+        await self._store.add(job, submission.payload)
         self.work.notify()
         return job
 
@@ -148,7 +148,7 @@ class JobQueue:
     async def progress(self, job_id: str, worker_id: str, output: bytes) -> Job | None:
         return await self._change(
             job_id,
-            lambda job: job if lifecycle.is_held(job, worker_id) else None,
+            lambda job: job if lifecycle.is_assigned(job, worker_id) else None,
             output=output,
         )
 
@@ -161,7 +161,7 @@ class JobQueue:
     async def add_chunk(self, job_id: str, worker_id: str, chunk: bytes) -> bool:
         """Keep a streamed item if its job is this worker's. `chunk` is the posted JSON text."""
         job = await self._store.get(job_id)
-        if job is None or not lifecycle.is_held(job, worker_id):
+        if job is None or not lifecycle.is_assigned(job, worker_id):
             return False
         await self._store.add_chunk(job_id, chunk)
         self._wake(job_id)
@@ -182,7 +182,7 @@ class JobQueue:
         return changed
 
     async def set_ttl(self, job_id: str, ttl_s: float) -> Job | None:
-        """From submission, as `policy.ttl`."""
+        """Set the time to live, counted from submission like `policy.ttl`."""
         return await self._change(
             job_id, lambda job: replace(job, policy=replace(job.policy, ttl_s=ttl_s))
         )
@@ -203,7 +203,7 @@ class JobQueue:
         return len(running)
 
     async def sweep(self, job: Job) -> None:
-        """Do what its time asks for (`lifecycle.what_is_due`) to a job as it was read.
+        """Apply what is due (`lifecycle.what_is_due`) to a job as it was read.
 
         One that has changed since is left to the next sweep.
         """
@@ -215,7 +215,7 @@ class JobQueue:
             await self._expire(job, now)
 
     async def wait(self, job_id: str, timeout_s: float) -> None:
-        """Until the job ends, streams an item, or `timeout_s` have passed."""
+        """Wait until the job ends, streams an item, or `timeout_s` have passed."""
         with self._waiting(job_id) as ended:
             await ended.wait(timeout_s)
 
@@ -224,12 +224,12 @@ class JobQueue:
         deadline = self._clock() + timeout_s
         with self._waiting(job_id) as changed:
             while True:
-                ticket = changed.ticket()
+                next_change = changed.next_event()
                 job = await self.get(job_id)
                 left_s = deadline - self._clock()
                 if job is None or job.status.is_final or left_s <= 0 or self._is_closing:
                     return job
-                await changed.wait(left_s, ticket)
+                await changed.wait(left_s, next_change)
 
     def release(self) -> None:
         """Let nobody wait any longer: what has not ended by now does not end here."""
@@ -280,7 +280,7 @@ class JobQueue:
         return is_removed
 
     def _stopped(self, job: Job | None) -> Job | None:
-        """Have the worker told of a job that the platform has ended."""
+        """Send a job-stop for a job that the platform has ended."""
         if job is not None and job.worker_id is not None:
             self._listener.job_must_stop(job.worker_id, job.id)
         return job
@@ -325,7 +325,7 @@ class JobQueue:
 
     @contextmanager
     def _waiting(self, job_id: str) -> Iterator[Wake]:
-        """Somebody waits for this job; who waits last tidies up."""
+        """Count a waiter for this job; the last one to leave removes the bookkeeping."""
         self._num_waiting[job_id] += 1
         try:
             yield self._ended[job_id]

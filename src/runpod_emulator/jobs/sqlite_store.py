@@ -14,7 +14,7 @@ from typing import Any
 from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
 from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
 
-SCHEMA_VERSION = 1
+SCHEMA_VERSION = 2
 """Counts up with every change of the tables or of the fields of a `Job`."""
 
 _SCHEMA = (
@@ -151,7 +151,7 @@ class SqliteStore:
 
     The methods run on the event loop and await nothing: a write of a small job takes about 0.1
     ms. Hidden jobs are found by `get` and for their webhooks only. `due_at` says when time changes
-    a job; it is asked again for every job when the store opens, since its rules may have changed.
+    a job; it is computed again for every job when the store opens: its rules may have changed.
     """
 
     def __init__(self, path: Path, due_at: Callable[[Job], float | None]) -> None:
@@ -177,8 +177,8 @@ class SqliteStore:
         ((version,),) = self._read("PRAGMA user_version")
         if num_objects and version != SCHEMA_VERSION:
             raise StoreUnusable(
-                f"database {self._path}: its schema version is {version}, accepted is "
-                f"{SCHEMA_VERSION}; delete the file or name another"
+                f"database {self._path}: expected schema version {SCHEMA_VERSION}, got {version}; "
+                "delete the file or name another"
             )
         return not num_objects
 
@@ -341,7 +341,7 @@ def _locked(path: Path) -> Iterator[None]:
 
 @contextmanager
 def _connected(path: Path) -> Iterator[sqlite3.Connection]:
-    """In autocommit: its transactions are those that are written out."""
+    """Connect in autocommit mode, so that transactions are the ones written out in this module."""
     with _unusable(path):
         # SQLite gives its -wal and -shm files the permissions of the database
         path.touch(mode=0o600)
@@ -359,7 +359,7 @@ def _unusable(path: Path) -> Iterator[None]:
 
 
 def _encode(job: Job) -> str:
-    """All of it but the revision, which is a column."""
+    """Return the job as JSON, except its revision, which is a column."""
     fields = _fields(job)
     del fields["revision"]
     return json.dumps(fields, default=_fields, separators=(",", ":"))

@@ -1,4 +1,4 @@
-"""Where jobs are kept: the seam behind which SQLite, or later a cluster's queue, may stand.
+"""The interface of a job store, implemented on SQLite and later perhaps on a cluster's queue.
 
 A store keeps records and their payloads and orders them. It decides nothing: life cycle, retries
 and scaling are elsewhere. Every change is a compare and swap on a job's `revision`, so that a
@@ -17,12 +17,12 @@ class Unchanged:
 
 
 UNCHANGED: Final = Unchanged()
-"""For `JobStore.replace`: leave the stored output as it is."""
+"""Tells `JobStore.replace` to leave the stored output as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Backlog:
-    """What scaling looks at: jobs that wait, low priority left out.
+    """The waiting jobs that scaling counts: low priority is left out.
 
     `oldest_queued_at` is None when `waiting` is 0.
     """
@@ -33,7 +33,7 @@ class Backlog:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Tally:
-    """What an endpoint has seen since its database was made, removed jobs included."""
+    """An endpoint's counts since its database was created, removed jobs included."""
 
     completed: int = 0
     failed: int = 0

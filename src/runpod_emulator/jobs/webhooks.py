@@ -22,14 +22,14 @@ logger = logging.getLogger(__name__)
 
 MAX_SENDS = 100
 MAX_SENDS_PER_RECEIVER = 20
-"""So few that a receiver which does not answer leaves room for the others."""
+"""Low enough that a receiver which does not answer leaves room for the others."""
 
 _LOOK_AHEAD = 2 * MAX_SENDS
 _PAUSE_S = 10.0
-"""After what should not happen, such as a full disk: without it every moment is another attempt."""
+"""Pause after an unexpected error such as a full disk, instead of a tight loop."""
 
 _GATHER_S = 0.02
-"""What happens within it is seen in one look at the store, which costs some ms when much waits."""
+"""Webhooks due within this time share one query, which takes some ms when many jobs wait."""
 
 _DELIVERED = 200
 
@@ -56,14 +56,14 @@ class WebhookSender:
         self._forget = forget
         self._wake = asyncio.Event()
         self._receivers: dict[str, str | None] = {}
-        """By id, of the jobs that are being sent."""
+        """Receivers of the webhooks being sent, by job id."""
 
     def notify(self) -> None:
         """A job with a webhook has ended: look at once."""
         self._wake.set()
 
     async def run(self) -> None:
-        """Until cancelled, which cuts attempts off: the next run makes them again."""
+        """Send until cancelled. Cancelling cuts attempts off; the next run makes them again."""
         async with self._session() as session, asyncio.TaskGroup() as sends:
             while True:
                 self._wake.clear()
@@ -123,7 +123,7 @@ class WebhookSender:
     async def _attempt(
         self, session: aiohttp.ClientSession, job: Job, webhook: Webhook
     ) -> str | None:
-        """Why the receiver cannot be said to have it; None when it has."""
+        """Make one attempt. Return why it failed, or None if the receiver confirmed it."""
         body = await self._body(job)
         failure = await _post(session, webhook.url, body)
         outcome = {"attempt": webhook.attempts + 1, "status": failure or f"HTTP {_DELIVERED}"}
@@ -132,7 +132,7 @@ class WebhookSender:
         return failure
 
     async def _record(self, sent: Job, failure: str | None) -> None:
-        """Unless the job has ended anew meanwhile: then this attempt told of an older end."""
+        """Record the outcome, unless the job has ended again since the attempt."""
         while (job := await self._store.get(sent.id)) and job.webhook == sent.webhook:
             recorded = self._recorded(job, failure)
             if recorded is None:
@@ -152,7 +152,7 @@ class WebhookSender:
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> str | None:
-    """Why this is no delivery, without the URL, which may hold a secret; None for a delivery."""
+    """Post, and return why it failed, or None. The reason omits the URL: it may hold a secret."""
     if _receiver(url) is None:
         return "not an http or https URL"
     headers = {"Content-Type": "application/json"}

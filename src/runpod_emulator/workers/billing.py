@@ -1,4 +1,4 @@
-"""What workers and jobs cost: a worker's metered life, and prices by GPU from `prices.toml`.
+"""Costs of workers and jobs, from a worker's metered life and the GPU prices in `prices.toml`.
 
 It knows no clock and no process. An unknown GPU is no error: its price, and every cost, is None.
 """
@@ -27,7 +27,7 @@ class Prices:
     def usd_per_second(
         self, gpu: str, *, gpu_count: int = 1, is_active: bool = False
     ) -> float | None:
-        """Of a whole worker; None for an unknown GPU.
+        """Return the price of a whole worker; None for an unknown GPU.
 
         `is_active` is for the workers that `workers_min` keeps: they cost the active rate, or
         the flex rate if there is no other.
@@ -58,7 +58,7 @@ class Bill:
     """A worker's life so far, to the microsecond, and the whole seconds that it costs.
 
     The platform bills from start to full stop, rounded up: `billed_s` is rounded once, over the
-    whole life. `start_s` ends when the worker first asks for jobs.
+    whole life. `start_s` ends when the worker first polls for jobs.
     """
 
     start_s: float
@@ -87,20 +87,20 @@ class Meter:
         self._since_us = None if started_at is None else _to_us(started_at)
 
     def ready(self, now: float) -> None:
-        """It asks for jobs; means nothing once it has done so before."""
+        """The worker polls for jobs; only the first call has an effect."""
         if self._part is _Part.START:
             self._enter(_Part.IDLE, now)
 
     def busy(self, now: float) -> None:
-        """It has at least one job."""
+        """The worker has at least one job."""
         self._enter(_Part.RUN, now)
 
     def idle(self, now: float) -> None:
-        """It has no job left."""
+        """The worker has no job left."""
         self._enter(_Part.IDLE, now)
 
     def stopped(self, now: float) -> None:
-        """Its process has ended."""
+        """The worker's process has ended."""
         self._enter(self._part, now)
         self._since_us = None
 
@@ -127,7 +127,7 @@ class Meter:
 
 
 def cost_usd(billed_s: int, usd_per_second: float | None) -> float | None:
-    """What a worker has cost; None without a price."""
+    """Return the cost of a worker; None without a price."""
     return None if usd_per_second is None else round(billed_s * usd_per_second, 8)
 
 

@@ -14,10 +14,10 @@ from runpod_emulator.errors import EmulatorError
 from runpod_emulator.settings import EndpointSettings
 
 PLATFORM_PREFIX = "RUNPOD_"
-"""Of variables that are never inherited, the emulator's own included."""
+"""Prefix of the variables that workers never inherit, the emulator's own included."""
 
 TAKEN_FROM_HOME = {"XDG_CACHE_HOME": ".cache", "PYTHONUSERBASE": ".local"}
-"""What a new HOME must not hide: downloaded models (Hugging Face, torch) and user packages.
+"""Folders that a new HOME must not hide: downloaded models (Hugging Face, torch), user packages.
 
 A container has neither; here they spare a download and a second installation.
 """
@@ -57,7 +57,7 @@ def worker_environ(
 def _protocol(
     endpoint: EndpointSettings, behaviour: Behaviour, base_url: str, worker_id: str, token: str
 ) -> dict[str, str]:
-    """What the SDK needs to find the platform; it fills in `$ID` and `$RUNPOD_POD_ID` itself."""
+    """Return what the SDK needs to find the platform; it fills in `$ID` and the like itself."""
     root = f"{base_url.rstrip('/')}/v2/{quote(endpoint.id, safe='')}"
     # the SDK appends `&...` blindly: each URL needs a parameter
     query = f"?gpu={quote_plus(endpoint.gpu)}"
@@ -76,7 +76,7 @@ def _protocol(
 
 def _defaults(endpoint: EndpointSettings, worker_id: str) -> dict[str, str]:
     return {
-        # they look for 8.8.8.8 and for the card that `gpu` names
+        # they look for 8.8.8.8 and for the GPU that `gpu` names
         "RUNPOD_SKIP_AUTO_SYSTEM_CHECKS": "true",
         "RUNPOD_SKIP_GPU_CHECK": "true",
         # or `rp_download` refuses files that are served on this machine
@@ -107,13 +107,13 @@ def _refuse_protected(endpoint: EndpointSettings, protocol: Mapping[str, str]) -
     names = ", ".join(sorted(protocol.keys() & endpoint.env.keys()))
     if names:
         raise ProtectedVariable(
-            f"env of endpoint {endpoint.id!r}: {names}: set by the emulator itself; "
-            "accepted is any other variable"
+            f"env of endpoint {endpoint.id!r}: expected none of the variables that the "
+            f"emulator itself sets, got {names}"
         )
 
 
 def _refuse_key_of_home(endpoint: EndpointSettings) -> None:
-    """As the SDK reads it: a profile `default`, in TOML that parses."""
+    """Refuse a HOME whose SDK configuration has a key (profile `default`)."""
     home = endpoint.env.get("HOME")
     if not home:
         return
@@ -125,5 +125,5 @@ def _refuse_key_of_home(endpoint: EndpointSettings) -> None:
     if "default" in profiles:
         raise ProtectedVariable(
             f"env of endpoint {endpoint.id!r}: HOME = {home!r}: the SDK would use the API key "
-            f"of {config} instead of the worker's; accepted is a folder without that file"
+            f"of {config} instead of the worker's; expected a folder without that file"
         )

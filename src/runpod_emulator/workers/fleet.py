@@ -32,7 +32,7 @@ CLOSE_POLL_S = 0.05
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FleetTools:
-    """What a fleet shares with the rest of the emulator.
+    """The parts that a fleet shares with the rest of the emulator.
 
     `launch` starts a worker's process and raises `EmulatorError`; `clear` removes its directory.
     """
@@ -50,7 +50,7 @@ class FleetTools:
 class Fleet:
     """The workers of one endpoint. `workers` are those that have a place, `retired` the last ended.
 
-    `is_short_of_cards` makes every further worker THROTTLED until it is cleared.
+    `is_short_of_gpus` makes every further worker THROTTLED until it is cleared.
     """
 
     def __init__(self, endpoint: EndpointSettings, queue: JobQueue, tools: FleetTools) -> None:
@@ -58,7 +58,7 @@ class Fleet:
         self.workers: dict[str, WorkerSession] = {}
         self.retired: deque[WorkerSession] = deque(maxlen=NUM_RETIRED_KEPT)
         self.num_failures = 0
-        self.is_short_of_cards = False
+        self.is_short_of_gpus = False
         self._ended_billed_s = 0
         self._ended_usd: float | None = 0.0
         self._queue = queue
@@ -80,7 +80,7 @@ class Fleet:
         )
 
     def cost_usd(self, now: float) -> float | None:
-        """Of the same; None for a GPU without a published price."""
+        """Return the cost of the same workers; None for a GPU without a published price."""
         costs = [self._ended_usd, *(each.cost_usd(now) for each in self.workers.values())]
         known = [cost for cost in costs if cost is not None]
         return round(sum(known), 8) if len(known) == len(costs) else None
@@ -88,10 +88,10 @@ class Fleet:
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
         worker = self.workers.get(worker_id)
         if worker is not None:
-            worker.ask_stop(job_id, self._tools.clock())
+            worker.request_stop(job_id, self._tools.clock())
 
     def drain(self, worker: WorkerSession, reason: str, *, grace_s: float | None = None) -> None:
-        """SIGTERM first, then the release of its polls: it must not ask again in between."""
+        """Send SIGTERM, then release the polls: the worker must not poll again in between."""
         if worker.process is None:
             self._retire(worker, reason)
             return
@@ -104,12 +104,12 @@ class Fleet:
         self._queue.work.notify()
 
     def kill(self, worker: WorkerSession, reason: str, *, is_blamed: bool = False) -> None:
-        """SIGKILL; what it held is requeued when its process is seen to be gone.
+        """Send SIGKILL; its jobs are requeued when its process is seen to be gone.
 
         A worker that is to blame counts as crashed unless it has finished a job before.
         """
         worker.reason = reason
-        worker.is_asked_to_end |= not is_blamed
+        worker.is_end_requested |= not is_blamed
         worker.is_killed = True
         if worker.state is not WorkerState.DRAINING:
             worker.state = WorkerState.UNHEALTHY
@@ -118,14 +118,14 @@ class Fleet:
             worker.process.kill()
 
     def unfit(self, worker: WorkerSession, reason: str) -> None:
-        """Its own fitness check has failed; the SDK ends it by itself."""
+        """Mark a worker whose own fitness check has failed; the SDK ends it by itself."""
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason
 
     def apply(self, rule: FaultRule, worker: WorkerSession | None) -> None:
-        """Carry out a fault that strikes a worker, or the endpoint's supply of cards."""
+        """Carry out a fault that strikes a worker, or the endpoint's supply of GPUs."""
         if rule.action is FaultAction.THROTTLE:
-            self.is_short_of_cards = True
+            self.is_short_of_gpus = True
         elif worker is None or worker.process is None:
             return
         elif rule.action is FaultAction.KILL:
@@ -136,7 +136,7 @@ class Fleet:
             self.drain(worker, "fault: spot interruption", grace_s=rule.value or 0)
 
     async def tick(self) -> None:
-        """Do what is due now; to be called a few times a second."""
+        """Apply what is due now. Call it a few times a second."""
         for worker in list(self.workers.values()):
             for verdict in self._verdicts(worker):
                 await self._carry_out(worker, verdict)
@@ -164,15 +164,15 @@ class Fleet:
             case LoseJob(job_id=job_id, reason=reason):
                 await self._lose(worker, job_id, reason)
             case ForgetJob(job_id=job_id):
-                worker.let_go(job_id, self._tools.clock())
+                worker.release(job_id, self._tools.clock())
 
     async def _lose(self, worker: WorkerSession, job_id: str, reason: str) -> None:
-        held = worker.jobs.get(job_id)
-        if held is None:
+        assigned = worker.jobs.get(job_id)
+        if assigned is None:
             return  # its result has come since
-        if not held.is_let_go:
+        if not assigned.is_dropped:
             self._report(HazardKind.LOST_RESULT, worker, job_id=job_id)
-        worker.let_go(job_id, self._tools.clock())
+        worker.release(job_id, self._tools.clock())
         await self._queue.lose(job_id, worker.id, reason)
 
     async def _scale(self) -> None:
@@ -205,13 +205,13 @@ class Fleet:
 
     async def _start_waiting(self) -> None:
         for worker in list(self.workers.values()):
-            if worker.state is WorkerState.THROTTLED and self._has_card():
+            if worker.state is WorkerState.THROTTLED and self._has_gpu():
                 await self._start(worker)
 
-    def _has_card(self) -> bool:
+    def _has_gpu(self) -> bool:
         num_running = sum(each.process is not None for each in self.workers.values())
         capacity = self.endpoint.capacity
-        return not self.is_short_of_cards and (capacity is None or num_running < capacity)
+        return not self.is_short_of_gpus and (capacity is None or num_running < capacity)
 
     async def _start(self, worker: WorkerSession) -> None:
         try:
@@ -228,20 +228,20 @@ class Fleet:
         watcher = asyncio.create_task(self._watch(worker, process))
         self._watchers.add(watcher)
         watcher.add_done_callback(self._watchers.discard)
-        for rule in self._draw(FaultPoint.WORKER_START, worker):
+        for rule in self._faults_at(FaultPoint.WORKER_START, worker):
             self.apply(rule, worker)
 
     async def _watch(self, worker: WorkerSession, process: WorkerProcess) -> None:
-        """Until the process is gone; pings may go on after that and prove nothing."""
+        """Wait until the process is gone. Pings may go on after that and prove nothing."""
         code = await process.wait()
         ending = f"exited with {code}" if code >= 0 else f"ended by signal {-code}"
         reason = f"{worker.reason}: {ending}" if worker.reason else ending
         worker.ended(self._tools.clock())
         self._tools.clear(worker)
         for job_id in list(worker.jobs):
-            worker.let_go(job_id, self._tools.clock())
+            worker.release(job_id, self._tools.clock())
             await self._requeue(job_id, worker, reason)
-        if worker.is_asked_to_end or worker.num_results:
+        if worker.is_end_requested or worker.num_results:
             self._retire(worker, reason)
         else:
             tail = "\n".join(process.log_tail(LOG_TAIL_LINES))
@@ -281,8 +281,8 @@ class Fleet:
             if worker.process is None and worker.retry_at is not None and now >= worker.retry_at:
                 self._retire(worker, worker.reason or "crashed")
 
-    def _draw(self, point: FaultPoint, worker: WorkerSession) -> tuple[FaultRule, ...]:
-        return self._tools.faults.draw(
+    def _faults_at(self, point: FaultPoint, worker: WorkerSession) -> tuple[FaultRule, ...]:
+        return self._tools.faults.select(
             point, endpoint_id=self.endpoint.id, worker_id=worker.id, job_id=None
         )
 

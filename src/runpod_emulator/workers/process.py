@@ -22,10 +22,10 @@ logger = logging.getLogger(__name__)
 MAX_LOG_BYTES = 10_000_000
 """A fuller log becomes `NAME.1`, in place of an older one."""
 MAX_LINE_BYTES = 16_384
-"""Longer lines reach `echo` and the tail in pieces."""
+"""Lines longer than this reach `echo` and the tail in pieces."""
 TAIL_LINES = 200
 DRAIN_S = 0.5
-"""How long output is still read when a process that left the group holds the pipe open."""
+"""Time to go on reading output when a process that left the group holds the pipe open."""
 
 
 class WorkerNotStarted(EmulatorError):
@@ -100,14 +100,14 @@ class WorkerProcess:
         return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
-        """To the main process only: pings go on while it drains."""
+        """Send SIGTERM to the main process only, so that pings go on while the worker drains."""
         self._send(os.kill, signal.SIGTERM)
 
     def kill(self) -> None:
         self._send(os.killpg, signal.SIGKILL)
 
     def freeze(self, *, whole_group: bool = True) -> None:
-        """Without `whole_group` the ping process lives on: a worker that hangs but pings."""
+        """Stop the process. Without `whole_group` its ping process goes on."""
         self._send(os.killpg if whole_group else os.kill, signal.SIGSTOP)
 
     def thaw(self) -> None:
@@ -140,7 +140,7 @@ class WorkerProcess:
 
 
 class _Output(asyncio.Protocol):
-    """What a worker prints: as it comes into the log, by lines to `echo` and into the tail."""
+    """Copies a worker's output to the log, and line by line to `echo` and the tail."""
 
     def __init__(self, log: Path, echo: Callable[[str], None] | None) -> None:
         self.tail: deque[str] = deque(maxlen=TAIL_LINES)

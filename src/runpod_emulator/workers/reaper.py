@@ -18,7 +18,7 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _LINE = re.compile(rb"([+-])([0-9]+)\n")
-"""With its end, so that half a number is no number."""
+"""A line with its end, so that half a number is never read as one."""
 
 
 class Reaper:
@@ -42,14 +42,14 @@ class Reaper:
     def add(self, pgid: int) -> None:
         """Kill this group when the emulator ends. Refuses the emulator's own group."""
         if pgid <= 1 or pgid == os.getpgrp():
-            raise ValueError(f"pgid = {pgid}: accepted is the process group of a worker")
+            raise ValueError(f"pgid: expected the process group of a worker, got {pgid}")
         process, _ = self._started()
         if process.returncode is not None:
             logger.warning("reaper has ended: workers may outlive the emulator")
-        self._tell(f"+{pgid}\n")
+        self._write(f"+{pgid}\n")
 
     def remove(self, pgid: int) -> None:
-        self._tell(f"-{pgid}\n")
+        self._write(f"-{pgid}\n")
 
     async def stop(self) -> None:
         """Kills what is still registered."""
@@ -57,7 +57,7 @@ class Reaper:
         pipe.close()
         await process.wait()
 
-    def _tell(self, line: str) -> None:
+    def _write(self, line: str) -> None:
         process, pipe = self._started()
         if process.returncode is None:
             pipe.write(line.encode())

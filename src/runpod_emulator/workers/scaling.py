@@ -1,4 +1,4 @@
-"""How many workers an endpoint should have: start or stop which, and when to try again.
+"""Decides how many workers an endpoint should have, which to stop, and when to try again.
 
 A pure function of the endpoint's settings, what it looks like, and the time; it knows no process
 and no job, and THROTTLED workers are somebody else's shortage.
@@ -42,7 +42,7 @@ class EndpointView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """How many workers to start, and the ids of those to stop; never both at once."""
+    """The number of workers to start, or the ids of those to stop; never both at once."""
 
     start: int = 0
     stop: tuple[str, ...] = ()
@@ -50,7 +50,7 @@ class Decision:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Demand:
-    """What a scaler wants before the endpoint's bounds apply.
+    """The demand that a scaler sees before the endpoint's bounds apply.
 
     `grow_to` is how many workers there should be by now, `keep` how many are still of use.
     """

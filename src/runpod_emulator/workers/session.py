@@ -1,4 +1,4 @@
-"""What the platform knows of one worker: its polls, pings and jobs, as facts with times.
+"""The platform's knowledge of one worker: its polls, pings and jobs, as facts with times.
 
 It holds no socket and no clock; what to do about the facts is in `watchdog`.
 """
@@ -14,21 +14,21 @@ from runpod_emulator.workers.process import WorkerProcess
 from runpod_emulator.workers.state import WorkerState
 
 SETTLE_S = 0.5
-"""Until a job that was handed out has left the SDK's own queue, where no job-stop reaches it."""
+"""Time until a job has left the SDK's own queue, where no job-stop reaches it."""
 
 
 @dataclass(slots=True, kw_only=True)
-class HeldJob:
+class AssignedJob:
     """A job that was handed to this worker.
 
-    `unlisted_since` starts when the worker is seen without it, `is_let_go` says that the worker
-    has told so itself.
+    `unlisted_since` starts when the worker is seen without it, `is_dropped` says that the worker
+    has said so itself.
     """
 
     taken_at: float
     unlisted_since: float | None = None
-    stop_asked_at: float | None = None
-    is_let_go: bool = False
+    stop_requested_at: float | None = None
+    is_dropped: bool = False
 
 
 class WorkerSession:
@@ -56,22 +56,22 @@ class WorkerSession:
         self.last_ping_at: float | None = None
         self.kill_at: float | None = None
         self.retry_at: float | None = None
-        self.jobs: dict[str, HeldJob] = {}
+        self.jobs: dict[str, AssignedJob] = {}
         self.stops: list[str] = []
         self.num_results = 0
-        self.is_asked_to_end = False
+        self.is_end_requested = False
         self.is_killed = False
         self.wake = Wake()
 
     def started(self, process: WorkerProcess, now: float) -> None:
-        """Its process runs; it is billed from now on."""
+        """The worker's process has started; the worker is billed from now on."""
         self.process = process
         self.meter = Meter(now)
         self.started_at = now
         self.state = WorkerState.INITIALIZING
 
     def polled(self, *, has_jobs: bool, now: float) -> list[str]:
-        """It asked for work. Returns held jobs that it has let go of without a result.
+        """Note a poll. Return the assigned jobs that the worker has dropped without a result.
 
         `has_jobs` is its own `job_in_progress`: it lists a job from receipt until its result was
         acknowledged, so 0 means that it holds none of those handed out before.
@@ -79,45 +79,45 @@ class WorkerSession:
         self._is_ready(now)
         if has_jobs:
             return []
-        news = [job_id for job_id, held in self.jobs.items() if not held.is_let_go]
+        news = [job_id for job_id, assigned in self.jobs.items() if not assigned.is_dropped]
         for job_id in news:
-            self.jobs[job_id].is_let_go = True
+            self.jobs[job_id].is_dropped = True
             self._unlisted(job_id, now)
         return news
 
     def pinged(self, listed: Collection[str], now: float) -> None:
         self.last_ping_at = now
-        for job_id, held in self.jobs.items():
+        for job_id, assigned in self.jobs.items():
             if job_id in listed:
-                held.unlisted_since = None
+                assigned.unlisted_since = None
             else:
                 self._unlisted(job_id, now)
 
     def took(self, job_id: str, now: float) -> None:
-        self.jobs[job_id] = HeldJob(taken_at=now)
+        self.jobs[job_id] = AssignedJob(taken_at=now)
         self._set_busy(now)
 
-    def let_go(self, job_id: str, now: float) -> bool:
-        """It is done with a job. False if it did not hold it."""
+    def release(self, job_id: str, now: float) -> bool:
+        """Remove a job from the worker. Return False if it did not have it."""
         if self.jobs.pop(job_id, None) is None:
             return False
-        # told later, it would end the next execution of the same job
+        # sent later, it would end the next execution of the same job
         self.stops = [each for each in self.stops if each != job_id]
         if not self.jobs:
             self._set_idle(now)
         return True
 
-    def ask_stop(self, job_id: str, now: float) -> None:
-        """Tell it by the stop channel to end a job that it holds."""
-        held = self.jobs.get(job_id)
-        if held is None or held.stop_asked_at is not None:
+    def request_stop(self, job_id: str, now: float) -> None:
+        """Send a job-stop for a job that the worker has."""
+        assigned = self.jobs.get(job_id)
+        if assigned is None or assigned.stop_requested_at is not None:
             return
-        held.stop_asked_at = now
+        assigned.stop_requested_at = now
         self.stops.append(job_id)
         self.wake.notify()
 
     def pop_stops(self, now: float) -> list[str]:
-        """Each once. Held back for a moment after the take: the SDK loses what comes earlier."""
+        """Return each job to stop once, not too soon: the SDK loses an early job-stop."""
         ripe = [job_id for job_id in self.stops if self._can_stop(job_id, now)]
         self.stops = [job_id for job_id in self.stops if job_id not in ripe]
         return ripe
@@ -125,24 +125,24 @@ class WorkerSession:
     def drain(self, reason: str, kill_at: float) -> None:
         """No further job for it; its polls are to be answered so that it can end."""
         self.state = WorkerState.DRAINING
-        self.is_asked_to_end = True
+        self.is_end_requested = True
         self.reason = reason
         self.kill_at = kill_at
         self.wake.notify()
 
     def cost_usd(self, now: float) -> float | None:
-        """So far; None for a GPU without a published price."""
+        """Return the cost so far; None for a GPU without a published price."""
         return cost_usd(self.meter.bill(now).billed_s, self.usd_per_second)
 
     def ended(self, now: float) -> None:
-        """Its process is gone; the bill is closed."""
+        """The worker's process is gone; the bill is closed."""
         self.meter.stopped(now)
         self.process = None
         self.idle_since = None
 
     def _can_stop(self, job_id: str, now: float) -> bool:
-        held = self.jobs.get(job_id)
-        return held is None or now >= held.taken_at + SETTLE_S
+        assigned = self.jobs.get(job_id)
+        return assigned is None or now >= assigned.taken_at + SETTLE_S
 
     def _is_ready(self, now: float) -> None:
         if self.state is WorkerState.INITIALIZING:
@@ -163,6 +163,6 @@ class WorkerSession:
             self.state = WorkerState.IDLE
 
     def _unlisted(self, job_id: str, now: float) -> None:
-        held = self.jobs[job_id]
-        if held.unlisted_since is None:
-            held.unlisted_since = now
+        assigned = self.jobs[job_id]
+        if assigned.unlisted_since is None:
+            assigned.unlisted_since = now

@@ -4,7 +4,7 @@ from enum import StrEnum
 
 
 class WorkerState(StrEnum):
-    """THROTTLED has no process: it waits for a card. DRAINING takes no job and is about to end."""
+    """THROTTLED has no process: it waits for a GPU. DRAINING takes no job and is about to end."""
 
     INITIALIZING = "INITIALIZING"
     IDLE = "IDLE"
@@ -16,10 +16,10 @@ class WorkerState(StrEnum):
 
     @property
     def can_take(self) -> bool:
-        """Whether a job may be handed to it."""
+        """Return whether a job may be handed to the worker."""
         return self in (WorkerState.INITIALIZING, WorkerState.IDLE, WorkerState.RUNNING)
 
     @property
     def is_wanted(self) -> bool:
-        """Whether scaling counts it as one of the endpoint's workers."""
+        """Return whether scaling counts the worker as one of the endpoint's."""
         return self not in (WorkerState.DRAINING, WorkerState.STOPPED)

@@ -1,4 +1,4 @@
-"""What is to be done about a worker, given what is known of it and the time.
+"""Decides what to do about a worker, from its facts and the time.
 
 Policy only: it sees facts and a time, and acts on nothing.
 """
@@ -9,13 +9,13 @@ from dataclasses import dataclass
 from runpod_emulator.behaviour import Behaviour, Unlisted
 from runpod_emulator.hazards import HazardKind
 from runpod_emulator.settings import EndpointSettings
-from runpod_emulator.workers.session import HeldJob, WorkerSession
+from runpod_emulator.workers.session import AssignedJob, WorkerSession
 from runpod_emulator.workers.state import WorkerState
 
 
 @dataclass(frozen=True, slots=True)
 class Kill:
-    """End the worker by force; `hazard` is what its owner should be told, about `job_id` if any.
+    """End the worker by force; `hazard` is the diagnostic for its owner, about `job_id` if any.
 
     `is_blamed` if it counts as a crash.
     """
@@ -47,17 +47,17 @@ Verdict = Kill | LoseJob | ForgetJob
 def verdicts(
     worker: WorkerSession, endpoint: EndpointSettings, behaviour: Behaviour, now: float
 ) -> Iterator[Verdict]:
-    """Everything due for this worker; a kill comes alone."""
+    """Yield the actions due for this worker; a kill comes alone."""
     kill = _must_kill(worker, endpoint, behaviour, now)
     if kill is not None:
         yield kill
         return
-    for job_id, held in worker.jobs.items():
-        if held.unlisted_since is None:
+    for job_id, assigned in worker.jobs.items():
+        if assigned.unlisted_since is None:
             continue
-        unlisted_s = now - held.unlisted_since
-        if held.stop_asked_at is not None:
-            if _has_stopped(worker, held):
+        unlisted_s = now - assigned.unlisted_since
+        if assigned.stop_requested_at is not None:
+            if _has_stopped(worker, assigned):
                 yield ForgetJob(job_id)
         elif (
             unlisted_s >= behaviour.heartbeat_timeout_s and behaviour.unlisted_job is Unlisted.LOST
@@ -84,8 +84,8 @@ def _must_kill(
     if silent_s >= behaviour.heartbeat_timeout_s:
         return Kill(f"no ping for {silent_s:.0f} s")
     if behaviour.kill_if_not_stopped:
-        for job_id, held in worker.jobs.items():
-            if _ignores_stop(worker, held, behaviour):
+        for job_id, assigned in worker.jobs.items():
+            if _ignores_stop(worker, assigned, behaviour):
                 return Kill(
                     f"job {job_id} did not react to job-stop",
                     hazard=HazardKind.BLOCKED_HANDLER,
@@ -95,16 +95,16 @@ def _must_kill(
     return None
 
 
-def _has_stopped(worker: WorkerSession, held: HeldJob) -> bool:
-    """Whether more says so than one ping before job-stop, which may have been before the take."""
-    if held.stop_asked_at is None or held.unlisted_since is None:
+def _has_stopped(worker: WorkerSession, assigned: AssignedJob) -> bool:
+    """Return whether the stop is confirmed by more than one ping that may precede the take."""
+    if assigned.stop_requested_at is None or assigned.unlisted_since is None:
         return False
-    news_after = min(held.stop_asked_at, held.unlisted_since)
-    return held.is_let_go or (worker.last_ping_at or 0) > news_after
+    news_after = min(assigned.stop_requested_at, assigned.unlisted_since)
+    return assigned.is_dropped or (worker.last_ping_at or 0) > news_after
 
 
-def _ignores_stop(worker: WorkerSession, held: HeldJob, behaviour: Behaviour) -> bool:
-    """Whether a ping after the grace still lists a job that was to be stopped."""
-    if held.stop_asked_at is None or held.unlisted_since is not None:
+def _ignores_stop(worker: WorkerSession, assigned: AssignedJob, behaviour: Behaviour) -> bool:
+    """Return whether a ping after the grace period still lists a job that was to be stopped."""
+    if assigned.stop_requested_at is None or assigned.unlisted_since is not None:
         return False
-    return (worker.last_ping_at or 0) > held.stop_asked_at + behaviour.stop_grace_s
+    return (worker.last_ping_at or 0) > assigned.stop_requested_at + behaviour.stop_grace_s

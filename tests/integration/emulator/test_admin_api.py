@@ -378,7 +378,7 @@ def test_throttle_leaves_no_card_for_the_next_worker(admin, client, worker):
     admin.add_fault(at="worker-start", action="throttle", count=1)
     admin.request("POST", f"/workers/{worker.id}/kill")
     first = next_worker(admin, worker)
-    assert admin.state()["is_short_of_cards"]
+    assert admin.state()["is_short_of_gpus"]
     admin.request("POST", f"/workers/{first['id']}/kill")
     until(lambda: [each["state"] for each in admin.state()["workers"]] == ["THROTTLED"])
     assert client.get("/health").json()["workers"]["throttled"] == 1
@@ -388,11 +388,11 @@ def test_throttle_leaves_no_card_for_the_next_worker(admin, client, worker):
 
 def test_cards_are_short_by_hand_too(admin, worker):
     answer = admin.request("POST", "/endpoints/test/throttle")
-    assert answer.json() == {"is_short_of_cards": True}
+    assert answer.json() == {"is_short_of_gpus": True}
     admin.request("POST", f"/workers/{worker.id}/kill")
     until(lambda: [each["state"] for each in admin.state()["workers"]] == ["THROTTLED"])
     answer = admin.request("POST", "/endpoints/test/unthrottle")
-    assert answer.json() == {"is_short_of_cards": False}
+    assert answer.json() == {"is_short_of_gpus": False}
     until(lambda: admin.state()["workers"][0]["pid"])
 
 

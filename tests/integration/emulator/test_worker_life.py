@@ -197,10 +197,10 @@ class TestDraining:
 
     def test_idle_worker_ends_at_once_although_its_polls_are_held(self, life):
         idle = endpoint_of(life.state())["workers"][0]
-        asked_at = time.monotonic()
+        started_at = time.monotonic()
         strike(life, idle, "drain")
         assert ending_of(life, idle["id"]) == "drained by hand: exited with 0"
-        assert time.monotonic() - asked_at < LIFE.poll_hold_s / 2
+        assert time.monotonic() - started_at < LIFE.poll_hold_s / 2
 
     def test_spot_interruption_ends_a_worker_in_the_middle_of_a_job(self, life, gate):
         life.add_fault(at="job-taken", action="spot", value=0.5, count=1)

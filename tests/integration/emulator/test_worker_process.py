@@ -143,7 +143,7 @@ def holder(lock):
             process.kill()
 
 
-def is_held(lock):
+def is_assigned(lock):
     """Whether a process that holds this lock lives."""
     if not lock.exists() or lock.stat().st_size == 0:
         return False
@@ -163,11 +163,11 @@ async def until(condition, what):
 
 
 async def until_held(*locks):
-    await until(lambda: all(map(is_held, locks)), "processes run")
+    await until(lambda: all(map(is_assigned, locks)), "processes run")
 
 
 async def until_free(*locks):
-    await until(lambda: not any(map(is_held, locks)), "processes are gone")
+    await until(lambda: not any(map(is_assigned, locks)), "processes are gone")
 
 
 async def until_still(file):
@@ -303,7 +303,7 @@ async def test_end_is_told_although_somebody_else_holds_the_pipe(tmp_path):
     async with running(LEAVE_CHILD % True, child, tmp_path=tmp_path) as worker:
         assert await worker.wait() == 7
         (line,) = worker.log_tail()
-        assert is_held(child)  # it left the group
+        assert is_assigned(child)  # it left the group
         os.kill(int(line.removeprefix("child ")), signal.SIGKILL)
         await until_free(child)
 
@@ -442,7 +442,7 @@ async def test_stopped_reaper_kills_what_is_registered_and_nothing_else(tmp_path
             reaper.remove(second.pid)
         await until_free(listed)
         assert first.wait() == -signal.SIGKILL
-        assert is_held(delisted)
+        assert is_assigned(delisted)
 
 
 @on_a_loop
@@ -496,7 +496,7 @@ def test_reaper_ignores_what_is_no_group_of_a_worker(tmp_path):
         unfinished = b"+%d" % bystander.pid
         reaper.communicate(b"".join(lines) + unfinished, timeout=DEADLINE_S)
         assert reaper.returncode == 0
-        assert is_held(lock)
+        assert is_assigned(lock)
 
 
 @contextmanager

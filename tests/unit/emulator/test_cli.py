@@ -121,14 +121,14 @@ def test_handler_and_command_exclude_each_other(folder):
 
 def test_something_must_be_run(folder):
     assert refusal() == refusal("serve") == refusal("--port", "0")
-    assert refusal().startswith("--handler: accepted is a Python file, or a command")
+    assert refusal().startswith("--handler: expected a Python file, or a command")
 
 
 def test_misspelt_behaviour_gets_the_right_name(folder):
     told = refusal("--handler", "handler.py", "--behaviour", "max_retry=2", "--port", "-1")
     assert told.splitlines() == [
-        "emulator.port = -1: accepted is at least 0",
-        "behaviour.max_retry: accepted is max_retries (there is no 'max_retry')",
+        "emulator.port: expected at least 0, got -1",
+        "behaviour.max_retry: expected max_retries (there is no 'max_retry')",
     ]
 
 
@@ -149,7 +149,7 @@ def test_flags_override_a_file_but_for_its_endpoints(folder):
 
 def test_file_without_endpoints_is_refused(folder):
     Path("e.toml").touch()
-    assert refusal("--config", "e.toml").startswith("endpoints: accepted is at least one")
+    assert refusal("--config", "e.toml").startswith("endpoints: expected at least one")
 
 
 def test_faults_are_parsed_before_anything_starts(folder):
@@ -217,11 +217,11 @@ def test_flag_that_cannot_be_ends_with_status_2(folder, arguments, capsys):
 @pytest.mark.parametrize(
     ("arguments", "told"),
     [
-        (("--handler", "none.py"), "endpoints.my-demo.handler = 'none.py'"),
-        (("--handler", "handler.py", "--host", "0.0.0.0"), "host = '0.0.0.0'"),
-        (("--handler", "handler.py", "--host", "example.org"), "host = 'example.org'"),
-        (("--handler", "handler.py", "--api-key", "a b"), "--api-key: accepted is"),
-        (("--handler", "handler.py", "--api-key", ""), "--api-key: accepted is"),
+        (("--handler", "none.py"), "endpoints.my-demo.handler: expected a Python file that exists"),
+        (("--handler", "handler.py", "--host", "0.0.0.0"), "host: expected 127.0.0.1"),
+        (("--handler", "handler.py", "--host", "example.org"), "got 'example.org'"),
+        (("--handler", "handler.py", "--api-key", "a b"), "--api-key: expected"),
+        (("--handler", "handler.py", "--api-key", ""), "--api-key: expected"),
         (("--handler", "handler.py", "--env", "RUNPOD_POD_ID=x"), "RUNPOD_POD_ID"),
         (("--config", "none.toml"), "none.toml"),
         (("test",), ".runpod/tests.json"),
@@ -241,7 +241,7 @@ def test_key_of_the_environment_is_checked_and_not_shown(folder, monkeypatch, ca
     (folder / ".runpod_emulator").touch()
     assert main(["--handler", "handler.py"]) == 2
     shown = capsys.readouterr().err
-    assert shown.startswith("RUNPOD_EMULATOR_API_KEY: accepted is printable ASCII")
+    assert shown.startswith("RUNPOD_EMULATOR_API_KEY: expected printable ASCII")
     assert "secret" not in shown
 
 
@@ -271,7 +271,7 @@ def test_folder_that_is_there_already_is_not_hidden_from_git(tmp_path):
 
 def test_empty_key_file_is_refused_by_name(tmp_path):
     (tmp_path / "api_key").touch()
-    with pytest.raises(EmulatorError, match="api_key: accepted is"):
+    with pytest.raises(EmulatorError, match="api_key: expected"):
         kept_key(tmp_path)
 
 

@@ -145,23 +145,23 @@ def test_all_problems_are_told_at_once(folder):
         folder,
     )
     assert found == {
-        "emulator.prt": "emulator.prt: accepted is port (there is no 'prt')",
-        "emulator.port": "emulator.port = '80': accepted is a whole number",
+        "emulator.prt": "emulator.prt: expected port (there is no 'prt')",
+        "emulator.port": "emulator.port: expected a whole number, got '80'",
         "behaviour.max_retry": (
-            "behaviour.max_retry: accepted is max_retries (there is no 'max_retry')"
+            "behaviour.max_retry: expected max_retries (there is no 'max_retry')"
         ),
         "behaviour.late_progress": (
-            "behaviour.late_progress = 'reopne': accepted is 'drop' or 'reopen'"
+            "behaviour.late_progress: expected 'drop' or 'reopen', got 'reopne'"
         ),
         "endpoints.a.handler": (
-            "endpoints.a.handler = 'none.py': accepted is a Python file that exists; "
-            "anything else is started by a command"
+            "endpoints.a.handler: expected a Python file that exists; "
+            "start anything else by a command, got 'none.py'"
         ),
         "endpoints.a.gpu_cout": (
-            "endpoints.a.gpu_cout: accepted is gpu_count (there is no 'gpu_cout')"
+            "endpoints.a.gpu_cout: expected gpu_count (there is no 'gpu_cout')"
         ),
-        "endpoints.b": "endpoints.b: accepted is either handler or command",
-        "endpoint": "endpoint: accepted is endpoints (there is no 'endpoint')",
+        "endpoints.b": "endpoints.b: expected either handler or command",
+        "endpoint": "endpoint: expected endpoints (there is no 'endpoint')",
     }
 
 
@@ -223,7 +223,7 @@ def test_nothing_is_the_least_that_is_accepted(folder, field):
 def test_fewer_workers_than_the_least_are_refused(folder):
     endpoint = {"handler": "pictures/handler.py", "workers_min": 4}
     found = problems({"endpoints": {"x": endpoint}}, folder)
-    assert found["endpoints.x"].endswith("workers_min of at most workers_max, not 4 and 3")
+    assert found["endpoints.x"].endswith("workers_min of at most workers_max, which are 4 and 3")
 
 
 def test_handler_and_command_together_are_refused(folder):
@@ -254,13 +254,13 @@ def test_program_in_a_folder_gets_its_absolute_path(folder):
 @pytest.mark.parametrize("key", ["", "a b", "a/b", "../a", "-a", "x" * 64])
 def test_id_that_would_not_fit_into_an_address_is_refused(folder, key):
     found = problems({"endpoints": {key: {"handler": "pictures/handler.py"}}}, folder)
-    assert "up to 63 letters" in next(iter(found.values()))
+    assert "at most 63 letters" in next(iter(found.values()))
 
 
 def test_values_of_the_environment_are_never_shown(folder):
     endpoint = {"handler": "pictures/handler.py", "env": {"TOKEN": 4711}}
     found = problems({"endpoints": {"x": endpoint}}, folder)
-    assert found == {"endpoints.x.env.TOKEN": "endpoints.x.env.TOKEN: accepted is text"}
+    assert found == {"endpoints.x.env.TOKEN": "endpoints.x.env.TOKEN: expected text"}
 
 
 @pytest.mark.parametrize("content", [b"[emulator", b"\xff", b"port = \n"])

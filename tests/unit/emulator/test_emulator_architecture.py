@@ -15,7 +15,7 @@ ROOMS = {"jobs", "workers", "api", "command_line"}
 
 LAYERS = (
     {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
-    {"api.api_error", "jobs.job", "jobs.sealing"},
+    {"api.api_error", "jobs.job"},
     {"workers.billing", "workers.reaper", "workers.state"},
     {"command_line.logs", "command_line.problems", "command_line.state_dir"},
     {"api.fault_injection", "api.metrics", "hazards", "jobs.lifecycle", "settings"},
@@ -45,7 +45,6 @@ DECIDING = {
 HOMES = {
     "sqlite3": {"jobs.sqlite_store"},
     "fcntl": {"jobs.sqlite_store"},
-    "cryptography": {"jobs.sealing"},
     "prometheus_client": {"api.metrics"},
     "argparse": {"command_line.cli", "command_line.flags"},
     "time": {"emulator", "command_line.hub_run", "testing"},

@@ -27,7 +27,7 @@ def hits(rule, num_passes, seed=0, others=()):
     plan = FaultPlan(seed)
     for each in (*others, rule):
         plan.add(each)
-    return [n for n in range(num_passes) if rule in plan.draw(rule.at, endpoint_id="e")]
+    return [n for n in range(num_passes) if rule in plan.select(rule.at, endpoint_id="e")]
 
 
 def test_the_shortest_rule_always_hits_and_is_named_after_itself():
@@ -73,43 +73,45 @@ def test_null_is_as_if_absent():
 @pytest.mark.parametrize(
     ("raw", "message"),
     [
-        ([], "fault: []; accepted: a JSON object"),
-        ({"where": "ping"}, "field: 'where'; accepted: id, at, action, value, "),
-        ({}, "at: None; accepted: cancel, health, job-done, "),
-        ({"at": "job-don"}, "at: 'job-don'; accepted: cancel, "),
-        ({"at": ["ping"]}, r"at: ['ping']; accepted: cancel, "),
+        ([], "fault: expected a JSON object"),
+        ({"where": "ping"}, "field: expected id, at, action, value, "),
+        ({}, "at: expected cancel, health, job-done, "),
+        ({"at": "job-don"}, "at: expected cancel, "),
+        ({"at": ["ping"]}, r"at: expected cancel, "),
         (
             {"at": "ping", "action": "kill"},
-            "action: 'kill'; accepted: delay, drop, drop-reply, slow, status (at ping)",
+            "action: expected delay, drop, drop-reply, slow, status (at ping)",
         ),
         (
             {"at": "job-taken", "action": "throttle"},
-            "action: 'throttle'; accepted: delay, freeze, kill, spot (at job-taken)",
+            "action: expected delay, freeze, kill, spot (at job-taken)",
         ),
-        ({"value": 1}, "value: 1; accepted: none, since drop takes no value"),
-        ({"action": "delay"}, "value: None; accepted: seconds, 0 to 86400"),
-        ({"action": "delay", "value": "1"}, "value: '1'; accepted: seconds, 0 to 86400"),
-        ({"action": "delay", "value": float("nan")}, "value: nan; accepted: seconds"),
-        ({"action": "delay", "value": True}, "value: True; accepted: seconds"),
-        ({"action": "delay", "value": -1}, "value: -1; accepted: seconds"),
-        ({"action": "delay", "value": 10**400}, "value: 1000"),
-        ({"action": "status", "value": 200.5}, "value: 200.5; accepted: an HTTP status, 200 to "),
-        ({"action": "status", "value": 99}, "value: 99; accepted: an HTTP status, 200 to 599"),
-        ({"action": "slow", "value": 0}, "value: 0; accepted: bytes per second of the answer"),
-        ({"probability": 1.5}, "probability: 1.5; accepted: a number, 0 to 1"),
-        ({"count": 0}, "count: 0; accepted: a whole number, 1 to 1000000000"),
-        ({"after": -1}, "after: -1; accepted: a whole number, 0 to "),
-        ({"every": 0}, "every: 0; accepted: a whole number, 1 to "),
-        ({"every": 1.5}, "every: 1.5; accepted: a whole number, 1 to "),
-        ({"id": 7}, "id: 7; accepted: a text that is not empty"),
-        ({"job_id": ""}, "job_id: ''; accepted: a text that is not empty"),
+        ({"value": 1}, "value: expected none, since drop takes no value"),
+        ({"action": "delay"}, "value: expected seconds, 0 to 86400"),
+        ({"action": "delay", "value": "1"}, "value: expected seconds, 0 to 86400"),
+        ({"action": "delay", "value": float("nan")}, "value: expected seconds"),
+        ({"action": "delay", "value": True}, "value: expected seconds"),
+        ({"action": "delay", "value": -1}, "value: expected seconds"),
+        ({"action": "delay", "value": 10**400}, "value: expected seconds"),
+        ({"action": "status", "value": 200.5}, "value: expected an HTTP status, 200 to "),
+        ({"action": "status", "value": 99}, "value: expected an HTTP status, 200 to 599"),
+        ({"action": "slow", "value": 0}, "value: expected bytes per second of the answer"),
+        ({"probability": 1.5}, "probability: expected a number, 0 to 1"),
+        ({"count": 0}, "count: expected a whole number, 1 to 1000000000"),
+        ({"after": -1}, "after: expected a whole number, 0 to "),
+        ({"every": 0}, "every: expected a whole number, 1 to "),
+        ({"every": 1.5}, "every: expected a whole number, 1 to "),
+        ({"id": 7}, "id: expected a text that is not empty"),
+        ({"job_id": ""}, "job_id: expected a text that is not empty"),
     ],
 )
-def test_a_wrong_rule_is_refused_by_field_value_and_what_is_accepted(raw, message):
+def test_a_wrong_rule_is_refused_by_field_value_and_what_is_expected(raw, message):
     is_whole = isinstance(raw, list) or not raw or "at" in raw or "where" in raw
     with pytest.raises(InvalidFault) as caught:
         parse_rule(raw if is_whole else {"at": "job-done", "action": "drop"} | raw)
     assert str(caught.value).startswith(message)
+    assert ", got " in str(caught.value)
+    assert len(str(caught.value)) < 400
 
 
 @pytest.mark.parametrize("at", FaultPoint)
@@ -119,7 +121,7 @@ def test_a_rule_is_accepted_exactly_where_its_action_fits(at, action):
     if action in ACTIONS[at]:
         assert parse_rule(raw).action is action
     else:
-        with pytest.raises(InvalidFault, match=rf"\(at {at}\)$"):
+        with pytest.raises(InvalidFault, match=rf"\(at {at}\), got"):
             parse_rule(raw)
 
 
@@ -166,7 +168,7 @@ def test_rules_that_hit_together_come_in_the_order_of_the_plan():
     then = FaultRule(id="a", at=FaultPoint.JOB_TAKEN, action=FaultAction.KILL)
     plan.add(first)
     plan.add(then)
-    assert plan.draw(FaultPoint.JOB_TAKEN, endpoint_id="e") == (first, then)
+    assert plan.select(FaultPoint.JOB_TAKEN, endpoint_id="e") == (first, then)
 
 
 @pytest.mark.parametrize("name", ["endpoint_id", "worker_id", "job_id"])
@@ -175,31 +177,31 @@ def test_a_filter_lets_others_pass_uncounted(name):
     rule = parse_rule({"at": "job-done", "action": "drop", name: here[name]})
     plan = FaultPlan(0)
     plan.add(rule)
-    assert plan.draw(DROP.at, **here | {name: "another"}) == ()
-    assert plan.draw(FaultPoint.PING, **here) == ()
-    assert plan.draw(DROP.at, **here) == (rule,)
+    assert plan.select(DROP.at, **here | {name: "another"}) == ()
+    assert plan.select(FaultPoint.PING, **here) == ()
+    assert plan.select(DROP.at, **here) == (rule,)
     assert plan.rules == (FaultTally(rule=rule, passes=1, hits=1),)
 
 
 def test_a_filtered_rule_does_not_hit_where_the_worker_is_unknown():
     plan = FaultPlan(0)
     plan.add(replace(DROP, worker_id="w"))
-    assert plan.draw(DROP.at, endpoint_id="e") == ()
+    assert plan.select(DROP.at, endpoint_id="e") == ()
 
 
-def test_passes_and_hits_are_told():
+def test_passes_and_hits_are_counted():
     rule = replace(DROP, every=2)
     plan = FaultPlan(0)
     plan.add(rule)
     for _ in range(5):
-        plan.draw(rule.at, endpoint_id="e")
+        plan.select(rule.at, endpoint_id="e")
     assert plan.rules == (FaultTally(rule=rule, passes=5, hits=3),)
 
 
 def test_an_id_can_be_used_once_and_again_after_its_removal():
     plan = FaultPlan(0)
     plan.add(DROP)
-    with pytest.raises(InvalidFault, match="id: 'drop'; accepted: any but those in use: drop"):
+    with pytest.raises(InvalidFault, match="id: expected any but those in use: drop, got 'drop'"):
         plan.add(replace(DROP, action=FaultAction.DROP_REPLY))
     assert plan.remove("drop")
     assert not plan.remove("drop")
@@ -211,5 +213,5 @@ def test_a_cleared_plan_hits_nothing():
     plan = FaultPlan(0)
     plan.add(DROP)
     plan.clear()
-    assert plan.draw(DROP.at, endpoint_id="e") == ()
+    assert plan.select(DROP.at, endpoint_id="e") == ()
     assert plan.rules == ()

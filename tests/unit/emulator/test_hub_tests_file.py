@@ -96,8 +96,8 @@ def test_all_problems_are_told_at_once(problems):
         "config.env[0].value",
         "test",
     }
-    assert found["tests[0].inputs"] == ("tests[0].inputs: accepted is input (there is no 'inputs')")
-    assert found["config.env[0].value"] == "config.env[0].value: accepted is text"
+    assert found["tests[0].inputs"] == ("tests[0].inputs: expected input (there is no 'inputs')")
+    assert found["config.env[0].value"] == "config.env[0].value: expected text"
 
 
 @pytest.mark.parametrize("timeout", [0, -1, 1.5, True])
@@ -107,7 +107,7 @@ def test_timeout_is_a_whole_number_of_milliseconds(problems, timeout):
 
 
 def test_no_tests_at_all_are_a_problem(problems):
-    assert problems({"tests": []})["tests"] == "tests: accepted is a list that is not empty"
+    assert problems({"tests": []})["tests"] == "tests: expected a list that is not empty"
 
 
 def test_two_tests_of_one_name_are_a_problem(problems):

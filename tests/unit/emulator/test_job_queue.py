@@ -516,10 +516,10 @@ class QueueMachine(RuleBasedStateMachine):
         assert (webhook.attempts, webhook.next_at, webhook.delivered_at) == (
             *(job.attempts, job.next_at, job.delivered_at),
         )
-        is_told = kept.status is not CANCELLED or self.behaviour.webhook_on_cancel
+        is_reported = kept.status is not CANCELLED or self.behaviour.webhook_on_cancel
         is_given_up = webhook.attempts > self.behaviour.webhook_retries
         is_known = webhook.next_at is not None or webhook.delivered_at is not None or is_given_up
-        assert is_known == (kept.status.is_final and is_told)
+        assert is_known == (kept.status.is_final and is_reported)
 
     @invariant()
     def store_finds_and_counts_what_there_is(self):
@@ -536,7 +536,7 @@ class QueueMachine(RuleBasedStateMachine):
         assert answer(self.store.backlog("ep")) == backlog
 
     @invariant()
-    def those_who_must_act_are_told(self):
+    def those_who_must_act_are_notified(self):
         assert sorted(self.listener.stops) == sorted(self.stops)
         assert self.listener.is_told_of_webhook or not self.must_tell_of_webhook
         self.listener.is_told_of_webhook = self.must_tell_of_webhook = False

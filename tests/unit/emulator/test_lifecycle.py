@@ -128,9 +128,9 @@ def test_taken_job_belongs_to_its_worker():
     job = make_job_in(RUNNING)
     assert (job.worker_id, job.started_at, job.executions) == (WORKER, STARTED_AT, 1)
     assert job.history[-1].worker_id == WORKER
-    assert lifecycle.is_held(job, WORKER)
-    assert not lifecycle.is_held(job, OTHER_WORKER)
-    assert not lifecycle.is_held(replace(job, is_hidden=True), WORKER)
+    assert lifecycle.is_assigned(job, WORKER)
+    assert not lifecycle.is_assigned(job, OTHER_WORKER)
+    assert not lifecycle.is_assigned(replace(job, is_hidden=True), WORKER)
 
 
 def test_times_are_those_of_the_execution_that_counts():
@@ -180,6 +180,17 @@ def test_lost_job_fails_once_its_retries_are_spent(max_retries):
 def test_ended_job_says_when_and_why(event, error):
     job = happen(event, make_job_in(RUNNING))
     assert (job.finished_at, job.error, job.worker_id) == (NOW, error, WORKER)
+
+
+@pytest.mark.parametrize("event", ["complete", "fail", "cancel", "time_out", "lose"])
+def test_s3_config_is_deleted_when_the_job_ends(event):
+    job = happen(event, make_job_in(RUNNING, s3_config='{"accessSecret":"x"}', retries=9))
+    assert (job.s3_config, job.is_s3_config_deleted) == (None, True)
+
+
+def test_requeued_job_keeps_its_s3_config():
+    job = happen("give_back", make_job_in(RUNNING, s3_config='{"accessSecret":"x"}'))
+    assert (job.s3_config, job.is_s3_config_deleted) == ('{"accessSecret":"x"}', False)
 
 
 def test_status_after_an_execution_timeout_is_a_switch():

@@ -114,7 +114,8 @@ JOBS = st.builds(
         delivered_at=st.none() | TIMES,
         failure=st.none() | ANY_TEXT,
     ),
-    sealed_s3_config=st.none() | WORDS,
+    s3_config=st.none() | WORDS,
+    is_s3_config_deleted=st.booleans(),
     is_hidden=st.booleans(),
     history=st.lists(
         st.builds(
@@ -454,9 +455,7 @@ def test_database_of_another_version_is_refused_and_left_alone(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION + 1}")
     for _ in range(2):
-        with pytest.raises(
-            StoreUnusable, match=r"jobs\.db: its schema version is 2, accepted is 1"
-        ):
+        with pytest.raises(StoreUnusable, match=r"jobs\.db: expected schema version 2, got 3"):
             open_desk(path)
     with closing(sqlite3.connect(path)) as db:
         db.execute(f"PRAGMA user_version = {SCHEMA_VERSION}")
@@ -467,7 +466,7 @@ def test_somebody_elses_database_is_refused_and_left_alone(path):
     with closing(sqlite3.connect(path)) as db:
         db.execute("CREATE TABLE recipes (name TEXT)")
     before = path.read_bytes()
-    with pytest.raises(StoreUnusable, match="its schema version is 0"):
+    with pytest.raises(StoreUnusable, match="expected schema version 2, got 0"):
         open_desk(path)
     assert path.read_bytes() == before
 

@@ -11,10 +11,10 @@ def waits(wake, *, notify_after_look):
     """Whether somebody who has looked and then waits is woken before its time is over."""
 
     async def scenario():
-        ticket = wake.ticket()
+        since = wake.next_event()
         if notify_after_look:
             wake.notify()
-        waiting = asyncio.create_task(wake.wait(LONG_S, ticket))
+        waiting = asyncio.create_task(wake.wait(LONG_S, since))
         done, _ = await asyncio.wait([waiting], timeout=0.05)
         waiting.cancel()
         return not done

@@ -84,13 +84,13 @@ def ended():
 def stopping(*later_pings):
     """Job a was to be stopped ten seconds after READY_AT, and was listed until then."""
     worker = ready("a", pings=[(READY_AT + 9, {"a"})])
-    worker.ask_stop("a", READY_AT + 10)
+    worker.request_stop("a", READY_AT + 10)
     for at, listed in later_pings:
         worker.pinged(listed, READY_AT + at)
     return worker
 
 
-def let_go():
+def release():
     worker = ready("a", pings=[(READY_AT, {"a"})])
     worker.polled(has_jobs=False, now=READY_AT)
     worker.pinged((), READY_AT + 20)
@@ -133,8 +133,8 @@ CASES = {
         READY_AT + 30,
         [LOST],
     ),
-    "has let go of its job": (let_go, READY_AT + 29.9, []),
-    "has let go of its job for good": (let_go, READY_AT + 30, [LOST]),
+    "has let go of its job": (release, READY_AT + 29.9, []),
+    "has let go of its job for good": (release, READY_AT + 30, [LOST]),
     "is asked to stop": (stopping, READY_AT + 15, []),
     "is asked to stop and has not pinged since": (stopping, READY_AT + 38, []),
     "may still be stopping": (lambda: stopping((15, {"a"})), READY_AT + 16, []),
@@ -163,7 +163,7 @@ def test_unlisted_job_may_be_left_to_hang():
     behaviour = replace(BEHAVIOUR, unlisted_job=Unlisted.HANG)
     worker = ready("a", pings=[(READY_AT, ""), (READY_AT + 1000, "")])
     assert list(verdicts(worker, ENDPOINT, behaviour, READY_AT + 1001)) == []
-    worker.ask_stop("a", READY_AT + 1001)
+    worker.request_stop("a", READY_AT + 1001)
     assert list(verdicts(worker, ENDPOINT, behaviour, READY_AT + 1001)) == [ForgetJob("a")]
 
 

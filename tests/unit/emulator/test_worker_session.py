@@ -65,9 +65,9 @@ def test_worker_is_ready_with_its_first_poll_and_not_with_a_ping():
 def test_worker_is_idle_again_with_the_last_of_its_jobs():
     worker = ready_worker("a", "b")
     assert (worker.state, worker.idle_since) == (RUNNING, None)
-    assert worker.let_go("a", NOW)
+    assert worker.release("a", NOW)
     assert (worker.state, worker.idle_since) == (RUNNING, None)
-    assert worker.let_go("b", NOW + 10)
+    assert worker.release("b", NOW + 10)
     assert (worker.state, worker.idle_since, worker.jobs) == (IDLE, NOW + 10, {})
     bill = worker.meter.bill(NOW + 15)
     assert (bill.run_s, bill.idle_s) == (50.0, 5.0)
@@ -75,7 +75,7 @@ def test_worker_is_idle_again_with_the_last_of_its_jobs():
 
 def test_job_that_it_does_not_hold_cannot_be_let_go():
     worker = ready_worker()
-    assert not worker.let_go("unknown", NOW)
+    assert not worker.release("unknown", NOW)
     assert worker.idle_since == READY_AT
 
 
@@ -85,8 +85,8 @@ def test_worker_that_is_to_end_becomes_neither_idle_nor_running(state):
     worker.state = state
     worker.polled(has_jobs=True, now=NOW)
     worker.took("b", NOW)
-    worker.let_go("a", NOW)
-    worker.let_go("b", NOW)
+    worker.release("a", NOW)
+    worker.release("b", NOW)
     assert worker.state is state
     assert not worker.state.can_take
 
@@ -110,7 +110,7 @@ def test_poll_without_jobs_tells_of_those_it_has_let_go_of_and_does_so_once():
     assert worker.polled(has_jobs=False, now=NOW + 5) == []
     worker.took("c", NOW + 6)
     assert worker.polled(has_jobs=False, now=NOW + 7) == ["c"]
-    assert [held.is_let_go for held in worker.jobs.values()] == [True, True, True]
+    assert [held.is_dropped for held in worker.jobs.values()] == [True, True, True]
     assert [held.unlisted_since for held in worker.jobs.values()] == [NOW, NOW, NOW + 7]
 
 
@@ -138,30 +138,33 @@ def test_job_counts_as_unlisted_since_the_first_ping_without_it(pings, unlisted_
 
 def test_stop_is_asked_for_once_and_for_jobs_that_it_holds():
     worker = ready_worker("a", "b")
-    worker.ask_stop("unknown", NOW)
+    worker.request_stop("unknown", NOW)
     assert worker.stops == []
-    worker.ask_stop("b", NOW)
-    worker.ask_stop("a", NOW + 1)
-    worker.ask_stop("b", NOW + 2)
+    worker.request_stop("b", NOW)
+    worker.request_stop("a", NOW + 1)
+    worker.request_stop("b", NOW + 2)
     assert worker.pop_stops(NOW) == ["b", "a"]
     assert worker.pop_stops(NOW) == []
-    worker.ask_stop("b", NOW + 3)
+    worker.request_stop("b", NOW + 3)
     assert worker.pop_stops(NOW) == []
-    assert (worker.jobs["b"].stop_asked_at, worker.jobs["a"].stop_asked_at) == (NOW, NOW + 1)
+    assert (worker.jobs["b"].stop_requested_at, worker.jobs["a"].stop_requested_at) == (
+        NOW,
+        NOW + 1,
+    )
 
 
 def test_stop_waits_until_the_sdk_has_begun_with_its_job():
     worker = ready_worker("a")
     worker.took("b", NOW)
     for job_id in ("b", "a"):
-        worker.ask_stop(job_id, NOW)
+        worker.request_stop(job_id, NOW)
     assert worker.pop_stops(NOW + SETTLE_S - 0.01) == ["a"]
     assert worker.stops == ["b"]
     assert worker.pop_stops(NOW + SETTLE_S) == ["b"]
 
 
 WAKING = {
-    "stop": lambda worker: worker.ask_stop("a", NOW),
+    "stop": lambda worker: worker.request_stop("a", NOW),
     "drain": lambda worker: worker.drain("idle", NOW + 30),
 }
 
@@ -182,7 +185,7 @@ def test_drained_worker_has_a_reason_and_a_last_moment():
     worker = ready_worker("a")
     worker.drain("idle", NOW + 30)
     assert (worker.state, worker.reason, worker.kill_at) == (DRAINING, "idle", NOW + 30)
-    assert worker.is_asked_to_end
+    assert worker.is_end_requested
     assert list(worker.jobs) == ["a"]
 
 
@@ -193,7 +196,7 @@ def test_bill_is_closed_when_the_process_is_gone():
     worker = ready_worker("a", usd_per_second=0.25)
     worker.ended(NOW)
     assert (worker.process, worker.idle_since) == (None, None)
-    worker.let_go("a", NOW + 50)
+    worker.release("a", NOW + 50)
     assert worker.cost_usd(NOW + 100) == worker.cost_usd(NOW) == 25.0
 
 
