@@ -20,7 +20,6 @@ STANDARD_LIBRARY_ONLY = {
     "engine.memory.host",
     "engine.memory.residency",
     "engine.memory.sharing",
-    "engine.precision.gpus",
     "engine.precision.precision",
     "engine.scheduling.batching",
     "engine.scheduling.request_queue",

@@ -181,7 +181,7 @@ def test_card_that_runs_what_is_asked_for_passes(
     ("capability", "part"),
     [
         ((8, 6), r"needs a GPU with row-wise FP8 .* this one is Ampere"),
-        ((7, 0), r"7\.0 is too old"),
+        ((7, 0), r"expected 7\.5 or higher, got 7\.0"),
     ],
 )
 def test_card_that_cannot_run_what_is_asked_for_takes_no_job(

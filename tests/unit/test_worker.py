@@ -153,7 +153,7 @@ def test_reply_is_honest_about_what_ran(build):
     }
     phases = [phase for phase in PHASES if phase != "onload"]
     assert list(reply["timings_ms"]) == phases, "those that ran, in order"
-    assert reply["steps"] == 30
+    assert reply["steps"] == OFFER.models["sdxl-tiny"].defaults.num_inference_steps
     assert reply["timings_ms"]["denoise"] == 2.0
     assert reply["timings_ms"]["total"] > 0
     assert reply["cost"]["gpu_ms"] == 6.0
