@@ -1,6 +1,7 @@
 """Builds a worker from settings: the only place where concrete classes meet."""
 
 import time
+from collections.abc import Mapping
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
@@ -8,6 +9,7 @@ from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings, WorkerError
+from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.pricing import PriceList
@@ -30,14 +32,17 @@ def build_worker(
     timeline: BootTimeline | None = None,
     on_host_fault: HostFaultListener | None = None,
     platform: Platform | None = None,
+    *,
+    families: Mapping[str, FamilySpec] = FAMILIES,
 ) -> Worker:
     """Wire a worker; nothing heavy is imported and nothing is loaded before it is started.
 
     Use it as `async with build_worker(settings) as worker`. `on_host_fault` is called with a fault
-    of this host before the jobs that wait are answered. Raises InvalidSettings.
+    of this host before the jobs that wait are answered. `families` are those that the catalog may
+    name. Raises InvalidSettings.
     """
     locator = _build_locator(settings)
-    models = _choose_models(settings, locator)
+    models = _choose_models(settings, locator, families)
     engine = _build_engine(settings, models, locator, timeline, on_host_fault)
     return Worker(
         capabilities=_build_capabilities(settings, models, locator),
@@ -76,7 +81,9 @@ def _build_capabilities(
 def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
     """Build the engine of such a worker alone. Raises InvalidSettings."""
     locator = _build_locator(settings)
-    return _build_engine(settings, _choose_models(settings, locator), locator, timeline, None)
+    return _build_engine(
+        settings, _choose_models(settings, locator, FAMILIES), locator, timeline, None
+    )
 
 
 def _build_engine(
@@ -126,9 +133,11 @@ def _build_locator(settings: Settings) -> WeightsLocator:
     )
 
 
-def _choose_models(settings: Settings, locator: WeightsLocator) -> Catalog:
+def _choose_models(
+    settings: Settings, locator: WeightsLocator, families: Mapping[str, FamilySpec]
+) -> Catalog:
     """Return the models of PIXPOD_MODELS, else all that the image or the volume holds."""
-    catalog = load_catalog(settings.catalog_file)
+    catalog = load_catalog(settings.catalog_file, families=families)
     names = settings.models or locator.names
     if not names:
         raise InvalidSettings(
