@@ -16,14 +16,12 @@ from torch import nn
 from torch._dynamo.utils import counters
 
 from pixpod.engine.compilation.calls import (
-    Compilation,
     NotCompiledFor,
     PackageCompiled,
     RegionForward,
     example_call,
 )
 from pixpod.engine.compilation.compile import (
-    RECIPES,
     compile_model,
     find_regions,
     open_package,
@@ -33,6 +31,7 @@ from pixpod.engine.compilation.compile import (
 )
 from pixpod.engine.compilation.regions import Call, kind_of, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, CompiledStore, UnusablePackage
+from pixpod.engine.model import Compilation
 from pixpod.engine.precision.quantization import convert
 from pixpod.families import Precision
 from pixpod_tools.compile.building import check_packages, list_tasks, tasks_left
@@ -68,11 +67,11 @@ def load(name, precision):
     return loading.load(name, loading.shipped(name), precision, CPU)
 
 
-def draw(model, size=(64, 64), *, rows=1, text=None):
-    """Images as 8-bit levels; a row is the same whatever else is drawn."""
+def generate(model, size=(64, 64), *, rows=1, text=None):
+    """Images as 8-bit levels; a row is the same in any company."""
     arguments = {"max_sequence_length": text} if text else {}
     with torch.inference_mode():
-        images = model.pipe(
+        images = model.full_pipeline()(
             ["a red circle"] * rows,
             width=size[0],
             height=size[1],
@@ -134,15 +133,15 @@ def test_sizes_and_batches_need_no_graph_but_those_of_the_warm_up(graphs):
         ("sd15-tiny", Precision.FLOAT32, UNET_CALLS),
     ):
         model, before = load(name, precision), len(graphs)
-        eager = [draw(model, **call) for call in calls]
+        eager = [generate(model, **call) for call in calls]
         compilation = compile_model(model, NOWHERE, backend="counting")
-        assert set(compilation.ways.values()) == {"jit"}
+        assert set(compilation.modes.values()) == {"jit"}
         for rows in (1, 2):
-            draw(model, rows=rows)
+            generate(model, rows=rows)
         counted[name, precision] = len(graphs) - before
         with torch._dynamo.config.patch(error_on_recompile=True):
             for call, expected in zip(calls, eager, strict=True):
-                assert_same(draw(model, **call), expected, precision)
+                assert_same(generate(model, **call), expected, precision)
         assert compilation.warnings == ()
         assert len(graphs) - before == counted[name, precision]
     assert counted == {
@@ -160,18 +159,18 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so():
         raise ValueError("no compiler")
 
     model = load("flux-tiny", Precision.BFLOAT16)
-    eager = draw(model)
+    eager = generate(model)
     compilation = compile_model(model, NOWHERE, backend="broken")
-    assert np.array_equal(draw(model), eager)
-    assert compilation.ways == {"transformer": "eager", "vae": "eager"}
+    assert np.array_equal(generate(model), eager)
+    assert compilation.modes == {"transformer": "eager", "vae": "eager"}
     assert len(compilation.warnings) == 2
     assert "runs eagerly, which is slower: BackendCompilerFailed" in compilation.warnings[0]
 
 
-def test_nothing_is_compiled_on_a_cpu_unless_it_is_asked_for():
+def test_nothing_is_compiled_on_a_cpu_unless_it_is_requested():
     model = load("sd15-tiny", Precision.FLOAT32)
     compilation = compile_model(model, NOWHERE)
-    assert compilation.ways == {"unet": "eager", "vae": "eager"}
+    assert compilation.modes == {"unet": "eager", "vae": "eager"}
     assert compilation.warnings == ()
     assert not isinstance(model.components["unet"].forward, RegionForward)
 
@@ -193,7 +192,7 @@ def test_second_model_with_the_same_decoder_leaves_it_as_it_is():
     first = load("flux-tiny", Precision.BFLOAT16)
     compile_model(first, NOWHERE, backend="eager")
     forward = first.components["vae"].decoder.forward
-    assert compile_model(first, NOWHERE).ways == {"transformer": "jit", "vae": "jit"}
+    assert compile_model(first, NOWHERE).modes == {"transformer": "jit", "vae": "jit"}
     assert first.components["vae"].decoder.forward is forward
 
 
@@ -215,20 +214,20 @@ class TestPackages:
         ]
         return form_of(decoder, *calls)
 
-    def test_code_that_is_none_is_refused_and_the_model_still_draws(self, model, form, tmp_path):
+    def test_code_that_is_none_is_refused_and_the_model_runs_eagerly(self, model, form, tmp_path):
         (regions,) = (
-            find_regions(model.pipe, recipe)
-            for recipe in RECIPES[model.spec.family]
-            if recipe.component == "vae"
+            find_regions(model.components["vae"], region)
+            for region in model.spec.family.regions
+            if region.component == "vae"
         )
         built = tmp_path / "built.pt2"
         built.write_bytes(b"no package")
         store = CompiledStore(tmp_path)
         store.put(stamp_of(CPU), next(iter(regions)), form, built)
         compilation = compile_model(model, store)
-        assert compilation.ways["vae"] == "eager"
+        assert compilation.modes["vae"] == "eager"
         assert "does not run here (RuntimeError)" in compilation.warnings[0]
-        assert draw(model).shape == (1, 3, 64, 64)
+        assert generate(model).shape == (1, 3, 64, 64)
 
     def test_right_code_is_accepted(self, decoder, form):
         verify(decoder, self.compiled(decoder, form, lambda result: result))
@@ -280,7 +279,9 @@ class Level(nn.Module):
         return (sample * self.weight, timestep)
 
 
-class Recorder:
+class CallList:
+    """Stands in for compiled code, and keeps the calls that it gets."""
+
     def __init__(self):
         self.calls = []
 
@@ -296,10 +297,10 @@ def region():
 
 @pytest.fixture
 def compiled(region):
-    recorder = Recorder()
-    compilation = Compilation(model="tiny", ways={"unet": "jit"})
-    region.forward = RegionForward(region, "unet", recorder, compilation)
-    return recorder
+    calls = CallList()
+    compilation = Compilation(model="tiny", modes={"unet": "jit"})
+    region.forward = RegionForward(region, "unet", calls, compilation)
+    return calls
 
 
 @pytest.mark.parametrize(
@@ -393,7 +394,7 @@ def arguments():
     return {"gate": None, "scale": torch.tensor(0.5)}
 
 
-def test_package_is_opened_without_asking_a_compiler(built, monkeypatch):
+def test_package_is_opened_without_a_compiler(built, monkeypatch):
     """There may be none in a container, and where there is one it takes seconds."""
 
     def no_compiler():
@@ -414,7 +415,7 @@ def test_package_serves_all_sizes_and_all_regions_of_its_kind(package):
     verify(small(2), package)
 
 
-def test_package_is_not_asked_for_more_than_32_bits_can_index(package):
+def test_package_is_not_used_for_more_than_32_bits_can_index(package):
     """Its largest tensor on the way is as large as its argument, but for one number."""
     limit = package.form.max_elements
     assert 0.99 * 2**31 < limit < 1.01 * 2**31

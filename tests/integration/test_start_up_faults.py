@@ -37,11 +37,12 @@ from pixpod.catalog import load_catalog
 from pixpod.engine.device import find_hardware, prepare_device
 from pixpod.engine.device_probe import DRIVER
 from pixpod.engine.loading import components
-from pixpod.engine.precision.precision import Stored, choose_precision
+from pixpod.engine.precision.precision import choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
 from pixpod.families import Precision
 from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.weights.layout import CheckpointInfo
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
@@ -179,7 +180,7 @@ def test_folder_of_another_pipeline_is_the_reply(boot, tmp_path):
     write_manifest(weights, replace(other, name=MODEL))
     text = boot().refusal()
     assert text.startswith("model_unavailable: ")
-    assert "is of a StableDiffusionXLPipeline, expected is StableDiffusionPipeline" in text
+    assert "expected a StableDiffusionPipeline, got a StableDiffusionXLPipeline" in text
 
 
 def test_model_that_is_nowhere_is_the_reply(boot):
@@ -190,7 +191,8 @@ def test_model_that_is_nowhere_is_the_reply(boot):
 def test_precision_that_the_model_cannot_have_is_the_reply(boot, tmp_path):
     copy_weights(tmp_path / "weights")
     text = boot(PIXPOD_PRECISION=f"{MODEL}=float8_dynamic").refusal()
-    assert text == f"model_unavailable: {MODEL} cannot run in float8_dynamic: only FLUX models can"
+    refusal = f"model_unavailable: {MODEL} cannot run in float8_dynamic: its family is not quantized"
+    assert text == refusal
 
 
 def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):
@@ -206,10 +208,10 @@ def test_card_without_float8_is_named(monkeypatch):
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
-    place, flux = find_hardware(torch.device("cuda")), load_catalog()["flux-dev"]
+    hardware, flux = find_hardware(torch.device("cuda")), load_catalog()["flux-dev"]
     with pytest.raises(DeviceUnavailable, match=r"8\.9 or higher.* and this one is Ampere"):
-        choose_precision(flux, Stored(), place, asked=Precision.FLOAT8_DYNAMIC)
-    assert choose_precision(flux, Stored(), place).precision is Precision.BFLOAT16
+        choose_precision(flux, CheckpointInfo(), hardware, requested=Precision.FLOAT8_DYNAMIC)
+    assert choose_precision(flux, CheckpointInfo(), hardware).precision is Precision.BFLOAT16
 
 
 @pytest.mark.parametrize("damage", [flip, cut, Path.unlink], ids=["flipped", "short", "missing"])
