@@ -32,12 +32,6 @@ class Deadline:
             return True
         return time.perf_counter() + expected_s <= self.began_at + self.minutes * 60
 
-    @property
-    def left_s(self) -> float | None:
-        if self.minutes is None:
-            return None
-        return max(1.0, self.began_at + self.minutes * 60 - time.perf_counter())
-
 
 def describe_machine(device: str = "cpu") -> dict[str, object]:
     """Return date, processor, versions and, for a CUDA device, the GPU and its driver.

@@ -99,7 +99,7 @@ def _measure(
     chosen = options.slice or (TESTS, *SLICES)
     if TESTS in chosen and not journal.has(TESTS, TESTS):
         if deadline.allows(_LONGEST_TESTS_S):
-            journal.add(TESTS, TESTS, _run_tests(options, deadline))
+            journal.add(TESTS, TESTS, _run_tests(options))
         else:
             left_out.append(TESTS)
     runner = Runner(
@@ -120,7 +120,7 @@ def _measure(
     return None
 
 
-def _run_tests(options: argparse.Namespace, deadline: Deadline) -> TestRun:
+def _run_tests(options: argparse.Namespace) -> TestRun:
     """Run pytest in a process of its own, so that the benchmark starts with an empty device.
 
     Warnings do not fail: a lent machine has versions of libraries that we do not choose.
@@ -136,7 +136,7 @@ def _run_tests(options: argparse.Namespace, deadline: Deadline) -> TestRun:
                 env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
                 stdout=log,
                 stderr=subprocess.STDOUT,
-                timeout=deadline.left_s,
+                timeout=_LONGEST_TESTS_S,
             )
         except subprocess.TimeoutExpired:
             return TestRun(exit_code=FAILED, summary="the tests did not end in time: pytest.txt")

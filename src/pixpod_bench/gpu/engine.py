@@ -195,8 +195,10 @@ class Stock:
         reset_peak(device)
         self._device = device
         self._runners = {
-            model: StockRunner(build_model(model, _in_16_bits(precision), device))
-            for model, precision in served
+            model: StockRunner(
+                build_model(model, Precision.BFLOAT16 if each.is_8_bit else each, device)
+            )
+            for model, each in served
         }
 
     def run(self, kinds: Sequence[Kind]) -> tuple[float, int | None]:
@@ -206,7 +208,3 @@ class Stock:
             self._runners[kind[0]].generate(_request(kind, number))
         synchronize(self._device)
         return time.perf_counter() - started, peak_bytes(self._device)
-
-
-def _in_16_bits(precision: Precision) -> Precision:
-    return Precision.BFLOAT16 if precision.is_8_bit else precision

@@ -140,7 +140,7 @@ class Report:
 
     def _points(self) -> list[tuple[str, tuple[LoadRow, LoadPoint]]]:
         return [
-            (f"{name}, {point.load:g} of capacity, batching {_on(point.is_batching)}", (row, point))
+            (f"{name}, {point.load:g} of capacity, batching {_ON[point.is_batching]}", (row, point))
             for name, row in self._loads.items()
             for point in row.points
         ]
@@ -175,6 +175,8 @@ class Report:
         )
 
 
+_ON = {True: "on", False: "off"}
+
 _MEMORY: Columns[MemoryRow] = (
     ("stock / ours", lambda row: or_dash(row.stock_ratio, lambda ratio: f"{ratio:.2f}x")),
     ("stock GiB", lambda row: or_dash(row.stock_bytes, gib)),
@@ -200,10 +202,6 @@ _LOAD: Columns[tuple[LoadRow, LoadPoint]] = (
     ("p99 s", lambda pair: f"{pair[1].p99_s:.2f}"),
     ("busy", lambda pair: f"{pair[1].busy_percent:.0f} %"),
 )
-
-
-def _on(is_on: bool) -> str:
-    return "on" if is_on else "off"
 
 
 def _work(row: Row) -> tuple[object, ...]:
