@@ -6,6 +6,7 @@ import pytest
 from support.tiny_models import Desk, build_tiny_worker, share, trained_scenes
 
 from pixpod.catalog import load_catalog
+from pixpod.families import SchedulerSpec
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod_tools.tiny.unet import build_scheduler
 
@@ -23,7 +24,7 @@ def desk(tmp_path_factory):
 
 def distinct_schedulers(model):
     """Names of the model's schedulers: those of the same scheduler together, Euler's first."""
-    names_of = []
+    names_of: list[tuple[SchedulerSpec, list[str]]] = []
     for name, spec in load_catalog()[model].family.schedulers.items():
         for known, names in names_of:
             if known == spec:
@@ -31,9 +32,8 @@ def distinct_schedulers(model):
                 break
         else:
             names_of.append((spec, [name]))
-    names = [names for _, names in names_of]
-    assert names[0] == ["EulerDiscreteScheduler", "Euler"]
-    return names
+    assert names_of[0][1] == ["EulerDiscreteScheduler", "Euler"]
+    return [names for _, names in names_of]
 
 
 def assert_all_obey(desk, model, num_prompts):
