@@ -1,4 +1,4 @@
-"""Tests for a card; `scripts/gpu` runs them. With `--device cpu` those that can, run too."""
+"""Tests for a GPU; `scripts/gpu` runs them. With `--device cpu` those that can, run too."""
 
 from collections.abc import Callable
 
@@ -8,12 +8,12 @@ from support.loading import load, shipped
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.device import find_device
-from pixpod.engine.loading.model_loading import LoadedModel
+from pixpod.engine.model import LoadedModel
 from pixpod.families import Precision
 from pixpod.job import GenerationRequest
-from pixpod.testing.random_models import Tokenizers, build_random_model
+from pixpod.testing import sample_requests
+from pixpod.testing.random_models import build_random_model
 from pixpod.testing.runners import LocalRunner
-from pixpod.testing.sample_requests import make_request
 from pixpod_tools.bake.architectures import ARCHITECTURES
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -26,7 +26,7 @@ def pytest_addoption(parser):
 
 @pytest.fixture(scope="session")
 def device(request) -> torch.device:
-    """Fails, and does not skip, where a card is asked for and there is none."""
+    """Fails, and does not skip, where a GPU is requested and there is none."""
     return find_device(request.config.getoption("--device", default="cuda"))
 
 
@@ -40,7 +40,7 @@ def cuda(device) -> torch.device:
 @pytest.fixture(scope="session")
 def float8_device(device) -> torch.device:
     if device.type == "cuda" and torch.cuda.get_device_capability(device) < (8, 9):
-        pytest.skip("this card has no FP8 arithmetic")
+        pytest.skip("this GPU has no FP8 arithmetic")
     return device
 
 
@@ -54,28 +54,30 @@ def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
 def load_random() -> Callable[[str, Precision, torch.device], LoadedModel]:
     """An architecture with random weights."""
     catalog = load_catalog()
-    tokenizers = Tokenizers(clip=clip_tokenizer(), t5=t5_tokenizer())
+    clip, t5 = clip_tokenizer(), t5_tokenizer()
     return lambda name, precision, device: build_random_model(
-        ARCHITECTURES[name], tokenizers, catalog[name], precision, device
+        ARCHITECTURES[name], clip, t5, catalog[name], precision, device
     )
 
 
 @pytest.fixture(scope="session")
-def ask() -> Callable[..., GenerationRequest]:
+def make_request() -> Callable[..., GenerationRequest]:
     """A request for a tiny model: 64 px and 4 steps unless said."""
 
-    def ask(model: str, size_px: int = 64, steps: int = 4, seeds=(0,)) -> GenerationRequest:
+    def make(model: str, size_px: int = 64, steps: int = 4, seeds=(0,)) -> GenerationRequest:
         spec = load_catalog()[model]
-        return make_request(spec, size_px=size_px, num_inference_steps=steps, seeds=tuple(seeds))
+        return sample_requests.make_request(
+            spec, size_px=size_px, num_inference_steps=steps, seeds=tuple(seeds)
+        )
 
-    return ask
+    return make
 
 
 @pytest.fixture(scope="session")
-def draw() -> Callable[[LoadedModel, GenerationRequest], list[bytes]]:
-    """Pixels of each image, drawn as the device's thread of a worker does."""
+def generate() -> Callable[[LoadedModel, GenerationRequest], list[bytes]]:
+    """Pixels of each image, generated as the device's thread of a worker does."""
 
-    def draw(model: LoadedModel, request: GenerationRequest) -> list[bytes]:
+    def generate(model: LoadedModel, request: GenerationRequest) -> list[bytes]:
         return list(LocalRunner(model).generate(request).pixels)
 
-    return draw
+    return generate

@@ -1,4 +1,4 @@
-"""What must hold on a card before any figure counts: numbers, bytes, memory."""
+"""What must hold on a GPU before any figure counts: numbers, bytes, memory."""
 
 import asyncio
 import gc
@@ -85,44 +85,46 @@ def test_float8_row_does_not_depend_on_its_neighbour(mid_size, float8_device):
 
 
 @pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC])
-def test_neighbours_never_change_a_picture(load_random, draw, ask, float8_device, precision):
+def test_neighbours_never_change_an_image(
+    load_random, generate, make_request, float8_device, precision
+):
     model = load_random("flux-tiny", precision, float8_device)
-    one = draw(model, ask("flux-tiny", seeds=(1, 2, 3, 4)))
-    two = draw(model, ask("flux-tiny", seeds=(1, 70, 80, 90)))
+    one = generate(model, make_request("flux-tiny", seeds=(1, 2, 3, 4)))
+    two = generate(model, make_request("flux-tiny", seeds=(1, 70, 80, 90)))
     assert one[0] == two[0]
     assert one[1] != two[1]
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)
-def test_same_seed_gives_the_same_bytes(load_tiny, draw, ask, device, name):
+def test_same_seed_gives_the_same_bytes(load_tiny, generate, make_request, device, name):
     model = load_tiny(name, Precision.BFLOAT16, device)
-    first = draw(model, ask(name, seeds=(5, 6)))
-    draw(model, ask(name, seeds=(9,), steps=3))
-    assert draw(model, ask(name, seeds=(5, 6))) == first
+    first = generate(model, make_request(name, seeds=(5, 6)))
+    generate(model, make_request(name, seeds=(9,), steps=3))
+    assert generate(model, make_request(name, seeds=(5, 6))) == first
 
 
 @pytest.mark.parametrize("name", TINY_MODELS)
-def test_card_draws_the_picture_of_the_cpu(load_tiny, draw, ask, cuda, name):
+def test_gpu_generates_the_image_of_the_cpu(load_tiny, generate, make_request, cuda, name):
     """Which needs the same noise to begin with."""
-    request = ask(name, seeds=(5,))
-    (on_cpu,), (on_card,) = (
-        draw(load_tiny(name, Precision.FLOAT32, place), request)
+    request = make_request(name, seeds=(5,))
+    (on_cpu,), (on_gpu,) = (
+        generate(load_tiny(name, Precision.FLOAT32, place), request)
         for place in (torch.device("cpu"), cuda)
     )
-    assert psnr_db(on_cpu, on_card) >= 40
+    assert psnr_db(on_cpu, on_gpu) >= 40
 
 
-def test_stopped_engine_gives_its_memory_back(ask, cuda, float8_device):
+def test_stopped_engine_gives_its_memory_back(make_request, cuda, float8_device):
     """A first engine fills what libraries keep for themselves; the second must leave no more."""
-    _run_one_engine(ask)
+    _run_one_engine(make_request)
     gc.collect()
     before = torch.cuda.memory_allocated(cuda)
-    _run_one_engine(ask)
+    _run_one_engine(make_request)
     gc.collect()
     assert torch.cuda.memory_allocated(cuda) <= before
 
 
-def _run_one_engine(ask) -> None:
+def _run_one_engine(make_request) -> None:
     environ = {
         "PIXPOD_DEVICE": "cuda",
         "PIXPOD_PRECISION": "flux-tiny=float8_dynamic",
@@ -131,5 +133,5 @@ def _run_one_engine(ask) -> None:
     engine = build_engine(Settings.from_env(environ))
     engine.start()
     for name in TINY_MODELS:
-        asyncio.run(engine.generate(ask(name)))
+        asyncio.run(engine.generate(make_request(name)))
     engine.stop()

@@ -1,4 +1,4 @@
-"""Parked weights really leave a card; a card that is too full is seen and told."""
+"""Offloaded weights really leave a GPU; a GPU that is too full is noticed and reported."""
 
 import gc
 
@@ -16,47 +16,44 @@ PRECISIONS = [Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC]
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
-def test_parked_model_comes_back_with_the_same_bytes(
-    load_tiny, draw, ask, cuda, float8_device, precision
+def test_offloaded_model_is_onloaded_with_the_same_bytes(
+    load_tiny, generate, make_request, cuda, float8_device, precision
 ):
     model = load_tiny("flux-tiny", precision, cuda)
-    before = draw(model, ask("flux-tiny"))
-    parked = [
-        OffloadableWeights(getattr(model.pipe, component), cuda)
-        for component in model.spec.family.component_names
-    ]
+    before = generate(model, make_request("flux-tiny"))
+    components = [OffloadableWeights(module, cuda) for module in model.components.values()]
     for _ in range(2):
-        for weights in parked:
-            weights.park()
+        for weights in components:
+            weights.offload()
             assert weights.host_bytes == weights.size_bytes > 0
-        for weights in parked:
-            weights.bring()
-    assert draw(model, ask("flux-tiny")) == before
+        for weights in components:
+            weights.onload()
+    assert generate(model, make_request("flux-tiny")) == before
 
 
 @pytest.mark.parametrize(
     ("name", "precision"),
     [("sd15", Precision.BFLOAT16), ("flux-tiny", Precision.FLOAT8_DYNAMIC)],
 )
-def test_parking_frees_memory_of_the_card(load_random, float8_device, cuda, name, precision):
-    """As torch counts it and, of gigabytes, as the driver does, which others on the card see."""
+def test_offloading_frees_memory_of_the_gpu(load_random, float8_device, cuda, name, precision):
+    """As torch counts it and, of gigabytes, as the driver does, which others on the GPU see."""
     model = load_random(name, precision, cuda)
-    weights = OffloadableWeights(getattr(model.pipe, model.spec.family.denoiser), cuda)
+    weights = OffloadableWeights(model.denoiser, cuda)
     gc.collect()
     torch.cuda.empty_cache()
     allocated, free = torch.cuda.memory_allocated(cuda), torch.cuda.mem_get_info(cuda)[0]
-    weights.park()
+    weights.offload()
     freed = allocated - torch.cuda.memory_allocated(cuda)
     assert freed == pytest.approx(weights.size_bytes, rel=0.05)
     if weights.size_bytes > 2**29:
         assert torch.cuda.mem_get_info(cuda)[0] - free > 0.8 * weights.size_bytes
-    weights.bring()
+    weights.onload()
     assert torch.cuda.memory_allocated(cuda) == pytest.approx(allocated, rel=0.05)
 
 
 @pytest.fixture
 def memory_hog(cuda):
-    """Takes all of the card but so many bytes."""
+    """Takes all of the GPU but so many bytes."""
     taken = []
 
     def leave(free_bytes: int) -> None:
@@ -73,22 +70,26 @@ def memory_hog(cuda):
     torch.cuda.empty_cache()
 
 
-def test_batch_that_does_not_fit_is_drawn_in_parts_and_says_so(load_random, ask, memory_hog, cuda):
+def test_batch_that_does_not_fit_is_generated_in_parts_with_a_warning(
+    load_random, make_request, memory_hog, cuda
+):
     model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
     runner = LocalRunner(model)
-    request = ask("flux-tiny", size_px=1024, seeds=range(8), steps=1)
+    request = make_request("flux-tiny", size_px=1024, seeds=range(8), steps=1)
     expected = runner.generate(request)
     needed_for_eight = _peak_bytes(runner, request, cuda)
     memory_hog(needed_for_eight // 4)
-    drawn = runner.generate(request)
-    assert len(drawn.pixels) == len(expected.pixels) == 8
+    generated = runner.generate(request)
+    assert len(generated.pixels) == len(expected.pixels) == 8
     assert expected.warnings == ()
-    assert any("memory was short" in warning for warning in drawn.warnings)
+    assert any("memory was short" in warning for warning in generated.warnings)
 
 
-def test_image_that_never_fits_is_refused_and_the_next_one_is_drawn(load_random, ask, draw, cuda):
+def test_image_that_never_fits_is_refused_and_the_next_one_is_generated(
+    load_random, make_request, generate, cuda
+):
     model = load_random("flux-tiny", Precision.BFLOAT16, cuda)
-    before = draw(model, ask("flux-tiny"))
+    before = generate(model, make_request("flux-tiny"))
     gc.collect()
     torch.cuda.empty_cache()
     total_bytes = torch.cuda.get_device_properties(cuda).total_memory
@@ -96,10 +97,10 @@ def test_image_that_never_fits_is_refused_and_the_next_one_is_drawn(load_random,
     torch.cuda.set_per_process_memory_fraction(limit_bytes / total_bytes, cuda)
     try:
         with pytest.raises(OutOfMemory, match="no memory for an image of 2048x2048"):
-            draw(model, ask("flux-tiny", size_px=2048, seeds=(1, 2)))
+            generate(model, make_request("flux-tiny", size_px=2048, seeds=(1, 2)))
     finally:
         torch.cuda.set_per_process_memory_fraction(1.0, cuda)
-    assert draw(model, ask("flux-tiny")) == before
+    assert generate(model, make_request("flux-tiny")) == before
 
 
 def _peak_bytes(runner: LocalRunner, request, cuda: torch.device) -> int:

@@ -45,8 +45,8 @@ VAE = "vae/diffusion_pytorch_model.safetensors"
 ONE_SHARD = 4_000_000_000
 MANY_SHARDS = 300_000
 
+assert families.FLUX.quantization is not None
 QUANTIZATION = families.FLUX.quantization
-assert QUANTIZATION is not None
 
 FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
 

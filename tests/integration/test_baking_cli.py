@@ -94,7 +94,7 @@ def test_slim_profile_has_no_weights(tmp_path):
         (["--model", "flux-tiny=int4"], "precision: accepted are float32, "),
         (["--model", "flux-tiny=float8_dynamic,t5=float32"], "t5=float32: accepted are t5 and"),
         (["--model", "nobody=bfloat16"], "model nobody: accepted are flux-dev, "),
-        (["--model", "sd15-tiny=float8_dynamic"], "float8_dynamic is for FLUX models only"),
+        (["--model", "sd15-tiny=float8_dynamic"], "SD 1.5 models have no float8_dynamic form"),
         (["--model", "flux-dev=float8_dynamic"], "licence_not_accepted: flux-dev has the licence"),
         (["--random", "nobody"], "--random nobody: accepted are flux-dev, "),
         (["--random", "sdxl", "--size-gb", "1"], "--size-gb with sdxl: accepted for full-size"),

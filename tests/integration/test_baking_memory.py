@@ -59,8 +59,8 @@ print(json.dumps(peak - before))
 def mid_size_source(tmp_path):
     """150 MB in which no tensor has more than 3; and the bytes of its largest one."""
     tiny = ARCHITECTURES["flux-tiny"]
-    components = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
-    architecture = replace(tiny, components=components)
+    configs = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
+    architecture = replace(tiny, components=configs)
     recipe = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))
     components = plan_model(architecture, recipe)
     write_random_model(tmp_path / "source", architecture, components, 10**9, lambda count: None)

@@ -9,6 +9,7 @@ import pytest
 from support.factories import CATALOG, make_request
 
 from pixpod.engine.engine import DiffusionEngine
+from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.loading.loader import ModelLoader
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
 from pixpod.settings import SOURCE_WEIGHTS_DIR
@@ -196,7 +197,7 @@ class HoldFirstCall:
 
     def _hooked(self, load):
         """A future that is done once the hook is in place, before the engine sees the model."""
-        hooked = Future()
+        hooked: Future[RunnableModel] = Future()
 
         def add_hook(load):
             load.result().loaded.denoiser.register_forward_pre_hook(self._wait)

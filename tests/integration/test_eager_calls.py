@@ -18,7 +18,7 @@ from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import Compilation
-from pixpod.engine.scheduling.batching import BatchItem
+from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
 from pixpod_tools.compile.exporting import form_of
 
@@ -42,9 +42,9 @@ def region():
     form = form_of(region, *(Call.of((sample, 1.0), {}, CPU) for sample in samples))
     form = replace(form, max_elements=64)
     package = PackageCompiled(lambda tensors: [tensors[0] * tensors[1]], form)
-    region.forward = RegionForward(
-        region, "unet", package, Compilation(model="tiny", modes={"unet": "package"})
-    )
+    compilation = Compilation(model="tiny", modes={"unet": "package"})
+    forward = RegionForward(region, "unet", package, compilation)
+    region.forward = forward  # type: ignore[method-assign] # as the compiler does it
     return region
 
 
@@ -108,6 +108,7 @@ def test_reply_names_a_size_that_is_not_compiled():
     )
     item = BatchItem(request=request, seeds=(1,))
     (result,) = ModelRunner(placement, PromptCache(0)).execute(model, [item], lambda calls: None)
+    assert isinstance(result, ItemResult)
     assert result.warnings == (
         "unet ran eagerly, which is slower: expected latents with sides that are multiples of 2, "
         "got 9x8",

@@ -22,7 +22,7 @@ from pixpod.engine.memory.needs import need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Budget, make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
-from pixpod.engine.scheduling.batching import BatchItem
+from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import FAMILIES, Precision
 from pixpod.methods import StageName
 from pixpod.settings import Settings
@@ -96,7 +96,9 @@ def execute(model, items, plan=None):
     placement = Placement(plan or make_plan((), None))
     runner = ModelRunner(placement, PromptCache(0))
     results = runner.execute(model, items, lambda step: None)
-    return [result.images[0].pixels.pixels for result in results], placement
+    images = [result.images[0] for result in results if isinstance(result, ItemResult)]
+    assert len(images) == len(items)
+    return [image.pixels.pixels for image in images], placement
 
 
 def test_reply_of_a_worker_has_images_and_what_made_them(folders, tmp_path):

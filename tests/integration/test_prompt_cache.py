@@ -41,6 +41,7 @@ def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
         computed = condition.compute(sdxl, pipe, request)
         expected = calls_of(sdxl.spec.family).encode_text(pipe, request, CPU)
         found = condition.find(sdxl, request)
+        assert found is not None
         assert same(computed, expected)
         assert same(found, expected)
         for value in (*computed.values(), *found.values()):

@@ -191,8 +191,8 @@ def test_model_that_is_nowhere_is_the_reply(boot):
 def test_precision_that_the_model_cannot_have_is_the_reply(boot, tmp_path):
     copy_weights(tmp_path / "weights")
     text = boot(PIXPOD_PRECISION=f"{MODEL}=float8_dynamic").refusal()
-    refusal = f"model_unavailable: {MODEL} cannot run in float8_dynamic: its family is not quantized"
-    assert text == refusal
+    reason = f"{MODEL} cannot run in float8_dynamic: its family is not quantized"
+    assert text == f"model_unavailable: {reason}"
 
 
 def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):

@@ -43,7 +43,7 @@ def _encoder(name: str, class_name: str, **sizes: float) -> ComponentSpec:
         role=Role.TEXT_ENCODER,
         library="transformers",
         class_name=class_name,
-        **sizes,  # type: ignore[arg-type] # sizes are floats, the other fields are given
+        **sizes,
     )
 
 

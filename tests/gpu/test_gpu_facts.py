@@ -1,4 +1,4 @@
-"""What the driver, torch and our table say of the card, and whether it is so."""
+"""What the driver, torch and our table say of the GPU, and whether it is so."""
 
 import pytest
 import torch
@@ -21,9 +21,9 @@ def test_driver_agrees_with_torch(cuda):
     assert probed.memory_bytes == pytest.approx(properties.total_memory, rel=0.02)
 
 
-def test_card_computes_float8_if_the_table_says_so(cuda):
-    card = find_gpu_class(torch.cuda.get_device_capability(cuda))
-    assert computes_float8(cuda) == card.has_float8(torch.__version__)
+def test_gpu_computes_float8_if_the_table_says_so(cuda):
+    gpu = find_gpu_class(torch.cuda.get_device_capability(cuda))
+    assert computes_float8(cuda) == gpu.has_float8(torch.__version__)
 
 
 def test_attention_of_the_table_runs_here(cuda, load_random):
@@ -36,7 +36,7 @@ def test_attention_of_the_table_computes_the_same(cuda):
     """As FLUX calls it at 512 px: 24 heads of 128 numbers, 1024 and 512 tokens."""
     wanted = find_gpu_class(torch.cuda.get_device_capability(cuda)).attention
     if wanted == NATIVE:
-        pytest.skip("torch's own choice is the best on this card")
+        pytest.skip("torch's own choice is the best on this GPU")
     generator = torch.Generator(cuda).manual_seed(0)
     query, key, value = (
         torch.randn(1, 1536, 24, 128, device=cuda, generator=generator).to(torch.bfloat16)
@@ -50,7 +50,7 @@ def test_attention_of_the_table_computes_the_same(cuda):
     assert error < 0.01
 
 
-def test_host_is_at_most_one_step_ahead_of_the_card(cuda):
+def test_host_is_at_most_one_step_ahead_of_the_gpu(cuda):
     pace, steps = Pace(cuda), []
     for _ in range(4):
         torch.cuda._sleep(100_000_000)  # cycles, about 50 ms
