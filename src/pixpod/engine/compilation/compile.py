@@ -30,7 +30,7 @@ from pixpod.engine.compilation.calls import (
     example_call,
     is_close,
 )
-from pixpod.engine.compilation.cuda_graphs import CudaGraphs, Recorded
+from pixpod.engine.compilation.cuda_graphs import CudaGraphs, GraphedRegion
 from pixpod.engine.compilation.regions import kind_of
 from pixpod.engine.compilation.store import CompiledStore, Stamp, UnusablePackage
 from pixpod.engine.device import name_device
@@ -165,7 +165,7 @@ def _compile_component(
         compilation.modes[name] = "eager"
         return
     if spec.has_cuda_graphs:
-        compiled = {kind: _recorded(each, regions[kind][0]) for kind, each in compiled.items()}
+        compiled = {kind: _with_graphs(each, regions[kind][0]) for kind, each in compiled.items()}
     for kind, those in regions.items():
         for region in those:
             forward = RegionForward(region, name, compiled[kind], compilation)
@@ -221,8 +221,8 @@ def _jit(region: nn.Module, backend: str) -> JitCompiled:
     return JitCompiled(jit)
 
 
-def _recorded(compiled: Compiled, region: nn.Module) -> Recorded:
-    return Recorded(compiled, CudaGraphs(next(region.parameters()).device))
+def _with_graphs(compiled: Compiled, region: nn.Module) -> GraphedRegion:
+    return GraphedRegion(compiled, CudaGraphs(next(region.parameters()).device))
 
 
 def _version(package: str) -> str:
