@@ -18,7 +18,7 @@ from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import Compilation
-from pixpod.engine.scheduling.batching import BatchItem
+from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
 from pixpod_tools.compile.exporting import form_of
 
@@ -42,10 +42,14 @@ def region():
     form = form_of(region, *(Call.of((sample, 1.0), {}, CPU) for sample in samples))
     form = replace(form, max_elements=64)
     package = PackageCompiled(lambda tensors: [tensors[0] * tensors[1]], form)
-    region.forward = RegionForward(
-        region, "unet", package, Compilation(model="tiny", modes={"unet": "package"})
-    )
+    compile_with(region, package)
     return region
+
+
+def compile_with(region, compiled):
+    """Have a region called as compile_model does."""
+    compilation = Compilation(model="tiny", modes={"unet": "package"})
+    region.forward = RegionForward(region, "unet", compiled, compilation)
 
 
 def warnings_of(*calls):
@@ -98,9 +102,7 @@ def compiled_unet(region, call):
 def test_reply_names_a_size_that_is_not_compiled():
     """The tiny UNet halves its latents once; they have a pixel for 8x8 of the image."""
     model = loading.load("sd15-tiny", loading.shipped("sd15-tiny"), Precision.FLOAT32, CPU)
-    compilation = Compilation(model="sd15-tiny", modes={"unet": "jit"})
-    unet = model.components["unet"]
-    unet.forward = RegionForward(unet, "unet", compiled_unet, compilation)
+    compile_with(model.components["unet"], compiled_unet)
     placement = Placement(make_plan([], None))
     placement.add(model)
     request = model.spec.default_request(
@@ -108,6 +110,7 @@ def test_reply_names_a_size_that_is_not_compiled():
     )
     item = BatchItem(request=request, seeds=(1,))
     (result,) = ModelRunner(placement, PromptCache(0)).execute(model, [item], lambda calls: None)
+    assert isinstance(result, ItemResult)
     assert result.warnings == (
         "unet ran eagerly, which is slower: expected latents with sides that are multiples of 2, "
         "got 9x8",
