@@ -71,7 +71,7 @@ def _build_capabilities(
 ) -> Capabilities:
     qualities = {
         name: offered_qualities(
-            spec, locator.stored_precision(spec), settings.asked_precision(name)
+            spec, locator.stored_precision(spec), settings.requested_precision(name)
         )
         for name, spec in models.items()
     }
@@ -98,7 +98,7 @@ def _build_engine(
         models=models,
         locator=locator,
         device=settings.device,
-        requested_precision=settings.asked_precision,
+        requested_precision=settings.requested_precision,
         accepted_licences=settings.accepted_licences,
         verify=settings.verify,
         timeline=timeline,

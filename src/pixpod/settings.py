@@ -67,7 +67,7 @@ class Settings:
     worker_id: str
     log_level: str
 
-    def asked_precision(self, model: str) -> Precision | None:
+    def requested_precision(self, model: str) -> Precision | None:
         """What a model shall run in; None for what its weights and the catalog say."""
         return self.precisions.get(model, self.precisions.get(ALL_MODELS))
 

@@ -28,7 +28,7 @@ class Panel:
     bars: Sequence[Bar]
 
 
-def draw_panels(panels: Sequence[Panel], path: Path) -> bool:
+def save_panels(panels: Sequence[Panel], path: Path) -> bool:
     """Write the panels that have bars, one below the other; return whether there were any.
 
     The file's ending is its format: svg, png or pdf.

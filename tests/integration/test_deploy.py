@@ -184,7 +184,7 @@ def test_two_endpoints_of_the_name_are_refused(deploy, account):
     assert "2 endpoints are named 'pixpod' (ep1, ep2)" in err
 
 
-def test_what_the_platform_did_not_take_is_told(deploy, account, monkeypatch):
+def test_refusals_of_the_platform_are_reported(deploy, account, monkeypatch):
     create = account.create
     monkeypatch.setattr(account, "create", lambda body: create(body | {"flashboot": "OFF"}))
     status, out, _ = deploy("--yes")
@@ -280,7 +280,7 @@ def test_write_without_an_answer_is_not_repeated(api, account, slept):
     assert (slept, len(account.requests)) == ([], 1)
 
 
-def test_platform_out_of_reach_is_told(slept):
+def test_unreachable_platform_is_reported(slept):
     api = ServerlessApi(Secret(API_KEY), "http://127.0.0.1:9", sleep=slept.append)
     with pytest.raises(PlatformUnavailable, match="no connection for GET"):
         api.endpoints()

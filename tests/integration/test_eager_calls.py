@@ -42,10 +42,14 @@ def region():
     form = form_of(region, *(Call.of((sample, 1.0), {}, CPU) for sample in samples))
     form = replace(form, max_elements=64)
     package = PackageCompiled(lambda tensors: [tensors[0] * tensors[1]], form)
-    compilation = Compilation(model="tiny", modes={"unet": "package"})
-    forward = RegionForward(region, "unet", package, compilation)
-    region.forward = forward  # type: ignore[method-assign] # as the compiler does it
+    compile_with(region, package)
     return region
+
+
+def compile_with(region, compiled):
+    """Have a region called as compile_model does."""
+    compilation = Compilation(model="tiny", modes={"unet": "package"})
+    region.forward = RegionForward(region, "unet", compiled, compilation)
 
 
 def warnings_of(*calls):
@@ -98,9 +102,7 @@ def compiled_unet(region, call):
 def test_reply_names_a_size_that_is_not_compiled():
     """The tiny UNet halves its latents once; they have a pixel for 8x8 of the image."""
     model = loading.load("sd15-tiny", loading.shipped("sd15-tiny"), Precision.FLOAT32, CPU)
-    compilation = Compilation(model="sd15-tiny", modes={"unet": "jit"})
-    unet = model.components["unet"]
-    unet.forward = RegionForward(unet, "unet", compiled_unet, compilation)
+    compile_with(model.components["unet"], compiled_unet)
     placement = Placement(make_plan([], None))
     placement.add(model)
     request = model.spec.default_request(

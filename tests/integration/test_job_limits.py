@@ -1,4 +1,4 @@
-"""Renewal, deadline, cancellation, progress and bill of a worker that holds several jobs.
+"""Refresh, deadline, cancellation, progress and bill of a worker that holds several jobs.
 
 The real SDK on the emulated platform; the worker is the product's, its engine a clock.
 """

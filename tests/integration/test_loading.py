@@ -92,7 +92,7 @@ def test_manifest_can_replace_the_vae(tmp_path):
     assert model.components["vae"].config.sample_size == 72
 
 
-def test_stock_vae_of_sdxl_in_float16_is_told():
+def test_stock_vae_of_sdxl_in_float16_is_warned_about():
     assert load("sdxl-tiny", Precision.FLOAT16).warnings == (
         "sdxl-tiny has no fp16-safe VAE: decoding runs in float32, which is slower",
     )

@@ -96,7 +96,7 @@ class TestEveryStore:
         put(place.store, data=b"first, which is longer")
         assert place.fetch(put(place.store, data=b"second")) == b"second"
 
-    def test_exactly_one_way_to_the_image_is_told(self, place):
+    def test_reply_has_exactly_one_way_to_the_image(self, place):
         stored = put(place.store)
         assert [stored.url, stored.data, stored.path].count(None) == 2
 
@@ -239,7 +239,7 @@ class TestFailures:
         settings = moto.settings(endpoint_url=f"http://127.0.0.1:{port}")
         assert f"127.0.0.1:{port}" in self.failure(S3ImageStore(settings))
 
-    def test_password_in_the_endpoint_is_not_told(self, moto):
+    def test_password_in_the_endpoint_is_not_revealed(self, moto):
         settings = moto.settings(endpoint_url="http://user:hush@127.0.0.1:1")
         assert "hush" not in self.failure(S3ImageStore(settings))
 

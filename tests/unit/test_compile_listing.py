@@ -44,6 +44,6 @@ def test_what_would_not_be_used_is_told_with_its_reason(tmp_path, put):
     assert listed(tmp_path)[1].endswith(": not used here: torch 2.12.0 there, 2.13.0 here")
 
 
-def test_damage_is_told(tmp_path, put):
+def test_damage_is_reported(tmp_path, put):
     put(HERE).path.write_bytes(b"code")
     assert listed(tmp_path)[2].endswith(f"{KIND}  damaged: {KIND}.pt2: its checksum is wrong")

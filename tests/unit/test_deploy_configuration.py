@@ -130,7 +130,7 @@ def test_tiny_profile_runs_on_a_cpu():
     assert spec.compute == CpuCompute(flavor="cpu5c", vcpus=4)
 
 
-def test_tiny_profile_runs_on_a_gpu_if_told():
+def test_tiny_profile_runs_on_a_gpu_if_requested():
     assert isinstance(wanted(profile="tiny", gpu_pools=["ADA_24"]).spec.compute, GpuCompute)
 
 

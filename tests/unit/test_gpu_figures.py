@@ -368,6 +368,6 @@ def test_deployment_is_read_by_the_products_own_settings(tmp_path):
     needed = {s.licence for s in load_catalog().values() if s.licence_must_be_accepted}
     assert settings.accepted_licences == needed != set()
     assert settings.models == ("flux-dev", "sdxl")
-    assert settings.asked_precision("flux-dev") is FLOAT8
+    assert settings.requested_precision("flux-dev") is FLOAT8
     assert settings.warmup_sizes == ((1024, 1024), (512, 512))
     assert (settings.is_batching, settings.memory_limit_gb) == (False, 23.5)

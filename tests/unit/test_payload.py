@@ -199,9 +199,9 @@ def test_any_json_parses_or_is_refused_in_small_valid_json(document, is_plain, j
         json.loads(text.partition(": ")[2])
 
 
-def planted(draw_text):
+def planted(text_strategy):
     """The secret as a field's value, alone, inside text, in a list or as a name."""
-    return draw_text.flatmap(
+    return text_strategy.flatmap(
         lambda around: st.sampled_from(
             [
                 around + SECRET,

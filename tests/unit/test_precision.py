@@ -96,7 +96,7 @@ def test_eager_float8_says_that_it_is_slow_where_it_is():
     assert choose_precision(TINY, BAKED_8, CPU).warnings == ()
 
 
-def test_caution_of_a_card_is_told():
+def test_warning_for_a_gpu_is_in_the_plan():
     (warning,) = choose_precision(SDXL, CheckpointInfo(), hardware((7, 5), 15)).warnings
     assert "no bfloat16 arithmetic" in warning
 

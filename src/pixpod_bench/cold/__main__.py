@@ -29,7 +29,7 @@ from tqdm import tqdm
 
 from pixpod.families import Precision
 from pixpod_bench.base_checkout import find_checkout
-from pixpod_bench.chart import OTHERS, OURS, Bar, Panel, draw_panels
+from pixpod_bench.chart import OTHERS, OURS, Bar, Panel, save_panels
 from pixpod_bench.cold.boots import TAKING_JOBS, boot_to_image, boot_worker
 from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.processes import (
@@ -218,7 +218,7 @@ def main(arguments: list[str] | None = None) -> int:
     bench = ColdBench(options)
     bench.run()
     publish(options.out, "cold", bench.document(), bench.tables())
-    draw_panels(bench.panels(), options.out / "cold.svg")
+    save_panels(bench.panels(), options.out / "cold.svg")
     is_worse = any(verdict.is_met is False for verdict in compared_verdicts(bench.compared()))
     return 1 if is_worse or not bench.is_complete else 0
 

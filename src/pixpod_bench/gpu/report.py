@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from pixpod.pricing import PriceList
-from pixpod_bench.chart import OTHERS, OURS, PUBLISHED, Bar, Panel, draw_panels
+from pixpod_bench.chart import OTHERS, OURS, PUBLISHED, Bar, Panel, save_panels
 from pixpod_bench.gpu.published import Published, published_of
 from pixpod_bench.gpu.results import Entry, Failure, LoadPoint, LoadRow, MemoryRow, Row, TestRun
 from pixpod_bench.gpu.slices import Mode, Side
@@ -103,9 +103,9 @@ class Report:
 
     def draw(self, path: Path) -> None:
         """Draw each work that was measured on both sides, with what was published of it."""
-        draw_panels([self._panel(row) for row in self._rows.values() if self._is_drawn(row)], path)
+        save_panels([self._panel(row) for row in self._rows.values() if self._has_panel(row)], path)
 
-    def _is_drawn(self, row: Row) -> bool:
+    def _has_panel(self, row: Row) -> bool:
         is_ours = row.side == Side.OURS and row.mode == Mode.COMPILED
         return is_ours and self.speedup(row, Mode.EAGER) is not None
 

@@ -36,7 +36,7 @@ _HEAD_INCHES, _FOOT_INCHES, _RIM_INCHES = 0.75, 0.6, 0.1
 _BAR = 0.72
 
 
-def draw_boot(report: BootReport, path: Path) -> None:
+def save_boot_chart(report: BootReport, path: Path) -> None:
     """Write the chart; the file's ending is its format: svg, png or pdf."""
     rows_inches = len(report.phases) * ROW_INCHES + _RIM_INCHES
     height = _HEAD_INCHES + MOMENT_INCHES * len(report.moments) + rows_inches + _FOOT_INCHES

@@ -34,10 +34,10 @@ def main(arguments: list[str] | None = None) -> int:
         sys.stdout.write(format_boot(report))
         if options.out:
             from pixpod_tools.boot_report.chart import (
-                draw_boot,
+                save_boot_chart,
             )  # matplotlib only where it is needed
 
-            draw_boot(report, options.out)
+            save_boot_chart(report, options.out)
     except (NoTimeline, OSError) as exc:
         sys.stderr.write(f"scripts/boot_report: {exc}\n")
         return 1

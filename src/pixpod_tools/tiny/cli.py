@@ -93,7 +93,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
             report.write_between_marks(table, options.out / model.name / "README.md")
             report.write_between_marks(report.summary_table(results), options.out / "README.md")
     rows = {model.name: show(model, options.out / model.name) for model in MODELS}
-    report.draw_sheet(rows, DOCS / "images" / "tiny-grid.png")
+    report.save_sheet(rows, DOCS / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:

@@ -32,7 +32,7 @@ BUCKETS = (
 )
 
 
-def draw_pictures(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
+def render_pictures(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
     """Training pictures of one size as count x height x width x 3, and what they show."""
     rng = np.random.default_rng(bucket.seed)
     scenes = [sample_training_scene(rng) for _ in range(bucket.num_pictures)]
@@ -68,7 +68,7 @@ def load_latents(vae: AutoencoderKL, cache: Path) -> list[LatentBucket]:
 
 def _load_bucket(vae: AutoencoderKL, bucket: Bucket, cache: Path) -> LatentBucket:
     path = cache / f"latents-{bucket.width}x{bucket.height}-{bucket.num_pictures}.pt"
-    pictures, scenes = draw_pictures(bucket)
+    pictures, scenes = render_pictures(bucket)
     if not path.exists():
         log.info("encoding latents", extra={"cache": str(path)})
         draft = path.with_suffix(f".{os.getpid()}")  # another training may be waiting for it
@@ -86,7 +86,7 @@ def encode(vae: AutoencoderKL, pictures: Pixels, batch_size: int = 64) -> torch.
     return torch.cat(modes) * float(vae.config.scaling_factor)
 
 
-def draw_batch(
+def sample_batch(
     buckets: list[LatentBucket], batch_size: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, list[Scene], Bucket]:
     """Latents of one picture size, and the scenes they show."""

@@ -14,7 +14,7 @@ from torch import nn
 from torch.nn import functional
 
 from pixpod_tools.tiny.captions import vary
-from pixpod_tools.tiny.data import LatentBucket, draw_batch
+from pixpod_tools.tiny.data import LatentBucket, sample_batch
 from pixpod_tools.tiny.encoders import WIDTH, FluxText
 from pixpod_tools.tiny.training import Course, train
 
@@ -73,7 +73,7 @@ def train_flux(
     transformer = pipeline.transformer
 
     def batch_loss() -> torch.Tensor:
-        latents, scenes, _ = draw_batch(buckets, course.batch_size, rng)
+        latents, scenes, _ = sample_batch(buckets, course.batch_size, rng)
         captions = [vary(scene, rng) for scene in scenes]
         max_tokens = int(rng.choice(TEXT_LENGTHS, p=TEXT_LENGTH_SHARES))
         sequence, pooled = text.read(captions, max_tokens)

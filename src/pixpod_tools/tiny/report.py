@@ -57,7 +57,7 @@ def write_between_marks(text: str, path: Path) -> None:
     path.write_text(f"{before}{_START}\n\n{text}\n\n{_END}{after}")
 
 
-def draw_sheet(rows: Mapping[str, Sequence[Pixels]], path: Path) -> None:
+def save_sheet(rows: Mapping[str, Sequence[Pixels]], path: Path) -> None:
     """A sheet of samples: a row for each model, a column for each case of `SHOWN`."""
     font = ImageFont.load_default(size=12)
     side = 64 * _SCALE

@@ -21,7 +21,7 @@ from diffusers import (
 from torch.nn import functional
 
 from pixpod_tools.tiny.captions import vary
-from pixpod_tools.tiny.data import Bucket, LatentBucket, draw_batch
+from pixpod_tools.tiny.data import Bucket, LatentBucket, sample_batch
 from pixpod_tools.tiny.encoders import WIDTH, Conditioning, Sd15Text, SdxlText, TextStack
 from pixpod_tools.tiny.training import Course, train
 
@@ -123,7 +123,7 @@ def train_unet(
     family.text.encoders().eval().requires_grad_(False)
 
     def batch_loss() -> torch.Tensor:
-        latents, scenes, bucket = draw_batch(buckets, course.batch_size, rng)
+        latents, scenes, bucket = sample_batch(buckets, course.batch_size, rng)
         with torch.no_grad():
             conditioning = family.condition([vary(scene, rng) for scene in scenes], bucket)
         timesteps = _draw_timesteps(course.batch_size)

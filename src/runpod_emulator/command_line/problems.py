@@ -1,4 +1,4 @@
-"""Turns pydantic's findings about a document into the emulator's messages, all at once.
+"""Renders pydantic's findings about a document into the emulator's messages, all at once.
 
 Values of `env` are never shown: they may be secrets.
 """

@@ -1,7 +1,7 @@
 """Regions: the modules of a model that are compiled each by itself, and how they are called.
 
 A region's weights are arguments of what is compiled, not a part of it. So one package serves all
-blocks of a kind, and weights may be parked elsewhere, come back and be replaced.
+blocks of a kind, and weights may be offloaded, onloaded and replaced.
 """
 
 import hashlib

@@ -1,4 +1,4 @@
-"""What is left of the host's memory, where copies of parked parts lie. Standard library only."""
+"""Free host memory, which holds the copies of offloaded components. Standard library only."""
 
 import re
 from pathlib import Path

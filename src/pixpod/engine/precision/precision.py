@@ -13,7 +13,7 @@ from pixpod.job import Quality
 from pixpod.weights.layout import CheckpointInfo
 
 WORKING_BYTES = 4 * GIB
-"""What a FLUX model needs beside its denoiser and T5, which can be parked: one image of 1024 px
+"""What a FLUX model needs beside its denoiser and T5, which can be offloaded: one image of 1024 px
 with its decoding 2.4 GiB, CUDA and its libraries up to 1.0, CLIP and VAE 0.4 (diffusers-torchao's
 table of an H100, sizes of tensors)."""
 
@@ -226,8 +226,8 @@ def _warnings(chosen: Precision, hardware: Hardware, is_compiling: bool) -> list
         return []
     if chosen is Precision.FLOAT8_WEIGHT_ONLY:
         return [f"{chosen} saves memory only: it is slower than bfloat16, which does not fit"]
-    is_faster_wide = not hardware.gpu.eager.is_8_bit
-    if chosen.is_8_bit and is_faster_wide and not is_compiling:
+    is_16_bit_faster = not hardware.gpu.eager.is_8_bit
+    if chosen.is_8_bit and is_16_bit_faster and not is_compiling:
         return [f"{chosen} runs eagerly, which is slower than bfloat16"]
     return []
 

@@ -9,7 +9,7 @@ from pixpod.methods import StageName
 
 
 class Condition(Protocol):
-    """Turns a part of a request into tensors for the pipeline's call.
+    """Prepares a part of a request as tensors for the pipeline's call.
 
     `methods.batch_key` says what rows of a batch must share, and the plan of `stage` names the
     components that `compute` may use.

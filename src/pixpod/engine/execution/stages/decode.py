@@ -40,7 +40,7 @@ class DecodeStage:
 
 @contextmanager
 def _tiled_decoding(vae: Component) -> Iterator[Fallback]:
-    """Offer to decode images one by one, and large ones in tiles, until the block ends."""
+    """Allow decoding images one by one, and large ones in tiles, until the block ends."""
 
     def enable() -> bool:
         vae.enable_slicing()
