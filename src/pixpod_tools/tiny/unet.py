@@ -30,6 +30,11 @@ TIMESTEP_SHIFT = 2.5
 """Draws training towards noise, where colours and shapes are decided."""
 ZEROED_SHARE = 0.7
 """Of the empty captions: how many SDXL sees as zeros (no negative prompt given), not as text."""
+KARRAS_SIGMA_MAX = 20.0
+"""Where Karras' noise levels begin. Without it they begin at the model's own first level, which is
+4096 for one trained down to a signal of zero: half of 12 steps would see nothing but noise, and
+from 30 steps on diffusers' DPM++ fails, because several levels round to the same timestep.
+"""
 _BETAS = {"beta_start": 0.00085, "beta_end": 0.012, "beta_schedule": "scaled_linear"}
 _TIME_ID_WIDTH = 32
 
@@ -167,7 +172,8 @@ def build_scheduler() -> EulerDiscreteScheduler:
         rescale_betas_zero_snr=True,
         timestep_spacing="trailing",
         steps_offset=1,
+        sigma_max=KARRAS_SIGMA_MAX,
     )
-    # Euler does not read it; DDIM, LCM and TCD clip latents to -1 ... 1 unless they are told
+    # Euler does not read it; DDIM, LCM and TCD clip latents to -1 ... 1 by default
     scheduler.register_to_config(clip_sample=False)
     return scheduler
