@@ -138,7 +138,7 @@ class WeightsUnreadable(WorkerError):
 
 
 class DiskFull(WorkerError):
-    """Files that must be brought to this host do not fit on its disk."""
+    """Files to fetch do not fit on the disk of this host."""
 
     code = "disk_full"
     fault = Fault.HOST

@@ -38,7 +38,7 @@ def job_context(job_id: object) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, job_id, and what `extra` brought."""
+    """One JSON object a line: time, level, message, job_id, and the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

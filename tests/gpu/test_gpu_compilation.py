@@ -11,7 +11,7 @@ from support.likeness import psnr_db
 
 from pixpod.bootstrap import build_engine
 from pixpod.engine.compilation.compile import compile_model
-from pixpod.engine.compilation.cuda_graphs import Recorded
+from pixpod.engine.compilation.cuda_graphs import GraphedRegion
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.model import Compilation, LoadedModel
@@ -66,7 +66,7 @@ def test_compiled_model_generates_the_same_image(compiled, generate):
 def graphs_of(model: LoadedModel) -> list[int]:
     """Captured graphs of each region that may have some; 0 where the GPU refused."""
     forwards = [getattr(region.forward, "_compiled", None) for region in model.denoiser.modules()]
-    return [forward.num_recordings for forward in forwards if isinstance(forward, Recorded)]
+    return [forward.num_graphs for forward in forwards if isinstance(forward, GraphedRegion)]
 
 
 def test_launches_of_unets_are_captured(compiled, generate, make_request):

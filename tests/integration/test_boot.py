@@ -33,12 +33,12 @@ class SlowLocator:
     def find(self, spec):
         return None if spec.name == self._model else SHIPPED.find(spec)
 
-    def bring(self, spec):
+    def fetch(self, spec):
         if spec.name == self._model:
             assert self.release.wait(LONG_S)
             if self.fault:
                 raise self.fault
-        return SHIPPED.bring(spec)
+        return SHIPPED.fetch(spec)
 
 
 def make_loader(locator, timeline, names):

@@ -22,10 +22,10 @@ from pixpod.engine.compilation.calls import (
     example_call,
 )
 from pixpod.engine.compilation.compile import (
+    compile_key_of,
     compile_model,
     find_regions,
     open_package,
-    stamp_of,
     use_channels_last,
     verify,
 )
@@ -223,7 +223,7 @@ class TestPackages:
         built = tmp_path / "built.pt2"
         built.write_bytes(b"no package")
         store = CompiledStore(tmp_path)
-        store.put(stamp_of(CPU), next(iter(regions)), form, built)
+        store.put(compile_key_of(CPU), next(iter(regions)), form, built)
         compilation = compile_model(model, store)
         assert compilation.modes["vae"] == "eager"
         assert "does not run here (RuntimeError)" in compilation.warnings[0]
@@ -466,7 +466,7 @@ class TestTool:
         form = CallForm(arguments="", result="", leaves=(), max_elements=1)
         for task in (first, second):
             (tmp_path / "built.pt2").write_bytes(b"code")
-            package = store.put(stamp_of(CPU), task.kind, form, tmp_path / "built.pt2")
+            package = store.put(compile_key_of(CPU), task.kind, form, tmp_path / "built.pt2")
         package.path.write_bytes(b"damage")
         assert [task.kind for task in tasks_left(model, store)] == [second.kind, third.kind]
         assert len(tasks_left(model, store, is_anew=True)) == 3

@@ -14,7 +14,7 @@ from torch.utils._pytree import tree_unflatten
 
 from pixpod.engine.compilation import compile as compilation
 from pixpod.engine.compilation.calls import NotCompiledFor
-from pixpod.engine.compilation.cuda_graphs import MAX_FORMS, Recorded, stop_recording
+from pixpod.engine.compilation.cuda_graphs import MAX_FORMS, GraphedRegion, stop_capturing
 from pixpod.engine.compilation.regions import Call
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.execution.stages import denoise
@@ -28,8 +28,8 @@ CPU = torch.device("cpu")
 class Broken(Graphs):
     """From the second on."""
 
-    def record(self, run):
-        captured = super().record(run)
+    def capture(self, run):
+        captured = super().capture(run)
         if self.num_captured > 1:
             raise RuntimeError("CUDA error: operation not permitted when stream is capturing")
         return captured
@@ -67,34 +67,34 @@ def assert_computes(captured, unet, calls):
 
 def test_calls_of_one_form_are_computed_once_then_captured_then_replayed(unet):
     graphs = Graphs()
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     assert_computes(captured, unet, [call_of(seed) for seed in range(4)])
     assert (graphs.num_captured, graphs.num_replayed) == (1, 3)
 
 
 @pytest.mark.parametrize("other", [{"rows": 1}, {"side": 16}, {"text": 154}])
 def test_each_form_has_its_own_graph(unet, other):
-    captured = Recorded(eagerly, Graphs())
+    captured = GraphedRegion(eagerly, Graphs())
     calls = [(call_of(seed), call_of(seed, **other)) for seed in range(3)]
     assert_computes(captured, unet, chain(*calls))
-    assert captured.num_recordings == 2
+    assert captured.num_graphs == 2
 
 
 def test_models_of_one_kind_have_their_own_graphs(unet):
     other = type(unet).from_config(unet.config).requires_grad_(False).eval()
-    captured = Recorded(eagerly, Graphs())
+    captured = GraphedRegion(eagerly, Graphs())
     for region in (unet, other, unet, other):
         assert_computes(captured, region, [call_of(1)])
-    assert captured.num_recordings == 2
+    assert captured.num_graphs == 2
 
 
 def test_form_that_was_called_longest_ago_goes_first(unet):
     graphs = Graphs()
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     texts = range(10, 10 + MAX_FORMS)
     for text in (*texts, *texts, texts[0], 77, 77):
         captured(unet, call_of(text=text))
-    assert captured.num_recordings == MAX_FORMS
+    assert captured.num_graphs == MAX_FORMS
     assert graphs.num_captured == MAX_FORMS + 1
     captured(unet, call_of(text=texts[0]))
     assert graphs.num_captured == MAX_FORMS + 1
@@ -107,46 +107,46 @@ def test_large_batches_are_not_captured():
     """Two rows of 1024 px are; their content does not matter here."""
     graphs = Graphs()
     layer = torch.nn.Conv2d(4, 4, 1)
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     for rows in (2, 3):
         call = Call.of((torch.zeros(rows, 4, 128, 128),), {}, CPU)
         for _ in range(3):
             captured(layer, call)
-    assert graphs.num_captured == captured.num_recordings == 1
+    assert graphs.num_captured == captured.num_graphs == 1
 
 
 def test_weights_that_have_moved_are_captured_anew(unet):
     graphs = Graphs()
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     assert_computes(captured, unet, [call_of(seed) for seed in range(3)])
     weights = OffloadableWeights(unet, CPU)
     weights.offload()
     weights.onload()
     assert_computes(captured, unet, [call_of(seed) for seed in range(3)])
     assert graphs.num_captured == 2
-    assert captured.num_recordings == 1
+    assert captured.num_graphs == 1
 
 
 def test_device_that_does_not_capture_computes_all_the_same(unet, caplog):
     graphs = Broken()
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     calls = [[call_of(seed, rows=rows) for seed in range(3)] for rows in (1, 2)]
     assert_computes(captured, unet, calls[0])
-    assert captured.num_recordings == 1
+    assert captured.num_graphs == 1
     assert_computes(captured, unet, chain(*calls))
     assert graphs.num_captured == 2, "it is not tried again"
-    assert captured.num_recordings == 0, "which keep memory"
-    assert "launches are not recorded" in caplog.text
+    assert captured.num_graphs == 0, "which keep memory"
+    assert "no CUDA graphs are captured" in caplog.text
 
 
 def test_nothing_is_captured_any_more_once_memory_was_short(unet):
     graphs = Graphs()
-    captured = Recorded(eagerly, graphs)
+    captured = GraphedRegion(eagerly, graphs)
     assert_computes(captured, unet, [call_of(seed) for seed in range(3)])
-    assert captured.num_recordings == 1
-    stop_recording()
+    assert captured.num_graphs == 1
+    stop_capturing()
     assert_computes(captured, unet, [call_of(seed) for seed in range(3)])
-    assert captured.num_recordings == 0
+    assert captured.num_graphs == 0
     assert graphs.num_captured == 1
 
 
@@ -155,7 +155,7 @@ def test_call_that_is_not_compiled_is_never_captured(unet):
         raise NotCompiledFor
 
     graphs = Graphs()
-    captured = Recorded(refuse, graphs)
+    captured = GraphedRegion(refuse, graphs)
     for _ in range(3):
         with pytest.raises(NotCompiledFor):
             captured(unet, call_of())

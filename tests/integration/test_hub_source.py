@@ -70,21 +70,21 @@ def bytes_below(folder):
 
 
 def test_needed_files_of_the_pinned_revision_are_brought_and_listed(source):
-    weights = source().bring(FLUX)
+    weights = source().fetch(FLUX)
     assert bytes_below(weights.folder) == files_of(FLUX)
     assert [file.path for file in weights.files] == list(files_of(FLUX))
     assert (weights.source, weights.revision) == ("hub", FLUX.revision)
 
 
 def test_second_boot_asks_nothing_of_the_hub(source, hub):
-    first = source().bring(FLUX)
+    first = source().fetch(FLUX)
     hub.status = 501
     assert source().find(FLUX) == first
-    assert source().bring(FLUX) == first
+    assert source().fetch(FLUX) == first
 
 
 def test_vae_of_another_repository_takes_the_place_of_the_models_own(source):
-    weights = source().bring(SDXL)
+    weights = source().fetch(SDXL)
     found = bytes_below(weights.folder)
     assert found["vae/config.json"] == b'{"of": "vae"}'
     assert found[f"vae/{WEIGHTS_NAME}"] == b"fp16-safe"
@@ -100,7 +100,7 @@ def test_vae_of_another_repository_takes_the_place_of_the_models_own(source):
 def test_download_that_breaks_off_goes_on_where_it_was(source, hub, small_blocks):
     size = len(files_of(FLUX)[TRANSFORMER])
     hub.breaks = {TRANSFORMER: [300]}
-    weights = source().bring(FLUX)
+    weights = source().fetch(FLUX)
     assert bytes_below(weights.folder) == files_of(FLUX)
     assert [first for path, first in hub.downloads if path == TRANSFORMER] == [0, 300]
     assert hub.bytes_sent[TRANSFORMER] == size
@@ -110,17 +110,17 @@ def test_download_that_breaks_off_goes_on_where_it_was(source, hub, small_blocks
 def test_damaged_download_is_refused_and_only_that_file_is_repeated(source, hub, path):
     hub.damaged = {path}
     with pytest.raises(HubUnavailable, match=f"{path} arrived damaged: try again"):
-        source().bring(FLUX)
+        source().fetch(FLUX)
     assert source().find(FLUX) is None
     hub.damaged.clear()
     hub.downloads.clear()
-    assert bytes_below(source().bring(FLUX).folder) == files_of(FLUX)
+    assert bytes_below(source().fetch(FLUX).folder) == files_of(FLUX)
     assert path in [downloaded for downloaded, _ in hub.downloads]
     assert len(hub.downloads) < len(files_of(FLUX))
 
 
 def test_gated_model_is_brought_with_the_token_of_who_has_accepted(source):
-    assert bytes_below(source(TOKEN).bring(FLUX_DEV).folder) == files_of(FLUX_DEV)
+    assert bytes_below(source(TOKEN).fetch(FLUX_DEV).folder) == files_of(FLUX_DEV)
 
 
 @pytest.mark.parametrize(
@@ -133,45 +133,45 @@ def test_gated_model_is_brought_with_the_token_of_who_has_accepted(source):
 )
 def test_gated_model_without_access_says_what_to_do(source, token, said):
     with pytest.raises(ModelUnavailable, match=said) as refusal:
-        source(token).bring(FLUX_DEV)
+        source(token).fetch(FLUX_DEV)
     assert str(token) not in str(refusal.value)
 
 
 def test_token_of_the_machine_is_not_used(source, monkeypatch):
     monkeypatch.setenv("HF_TOKEN", TOKEN)  # the library would find it
     with pytest.raises(ModelUnavailable, match="no token was given"):
-        source().bring(FLUX_DEV)
+        source().fetch(FLUX_DEV)
 
 
 def test_missing_revision_is_the_catalogs_fault(source, hub):
     hub.repositories[FLUX.repository].revision = "0" * 40
     with pytest.raises(ModelUnavailable, match=f"{FLUX.revision}: no such revision: correct"):
-        source().bring(FLUX)
+        source().fetch(FLUX)
 
 
 @pytest.mark.parametrize("token", [None, TOKEN])
 def test_missing_repository_is_the_catalogs_fault(source, hub, token):
     del hub.repositories[FLUX.repository]
     with pytest.raises(ModelUnavailable, match=r"no such repository, .*correct `repository`"):
-        source(token).bring(FLUX)
+        source(token).fetch(FLUX)
 
 
 def test_repository_in_another_layout_is_the_catalogs_fault(source, hub):
     hub.repositories[FLUX.repository].files = {"flux.safetensors": b"all in one"}
     with pytest.raises(ModelUnavailable, match="must be in the layout of diffusers"):
-        source().bring(FLUX)
+        source().fetch(FLUX)
 
 
 def test_hub_that_does_not_work_is_a_fault_of_the_host(source, hub):
     hub.status = 501
     with pytest.raises(HubUnavailable, match="status 501"):
-        source().bring(FLUX)
+        source().fetch(FLUX)
 
 
 def test_hub_that_nobody_reaches_is_a_fault_of_the_host(source, monkeypatch):
     monkeypatch.setattr(time, "sleep", lambda seconds: None)  # the library's own retries
     with pytest.raises(HubUnavailable, match="ConnectError"):
-        source(endpoint="http://127.0.0.1:9").bring(FLUX)
+        source(endpoint="http://127.0.0.1:9").fetch(FLUX)
 
 
 def test_disk_without_room_is_full_before_anything_is_downloaded(source, hub, monkeypatch):
@@ -179,7 +179,7 @@ def test_disk_without_room_is_full_before_anything_is_downloaded(source, hub, mo
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     needed = sum(map(len, files_of(FLUX).values()))
     with pytest.raises(DiskFull, match=rf"needs {needed} bytes in .* 1000 free"):
-        source().bring(FLUX)
+        source().fetch(FLUX)
     assert not hub.downloads
 
 
@@ -187,13 +187,13 @@ def test_nothing_is_asked_of_the_network_unless_allowed(source, hub, tmp_path):
     hub.status = 501  # any question would raise
     forbidden = source(is_allowed=False)
     assert forbidden.find(FLUX) is None
-    assert forbidden.bring(FLUX) is None
+    assert forbidden.fetch(FLUX) is None
     assert "PIXPOD_ALLOW_HUB" in forbidden.why_not(FLUX)
     assert not (tmp_path / "local").exists()
 
 
 def test_model_without_a_repository_is_not_on_the_hub(source):
-    assert source().bring(CATALOG["flux-tiny"]) is None
+    assert source().fetch(CATALOG["flux-tiny"]) is None
     assert source().why_not(CATALOG["flux-tiny"]) == "the catalog names no repository"
 
 
@@ -201,13 +201,13 @@ def test_model_without_a_repository_is_not_on_the_hub(source):
 def test_model_that_is_not_pinned_is_refused(source, field):
     change: Any = {field: None}
     with pytest.raises(ModelUnavailable, match=f"{field} is missing in the catalog"):
-        source().bring(replace(SDXL, **change))
+        source().fetch(replace(SDXL, **change))
 
 
 def test_library_that_is_kept_offline_is_so_again_after_the_download(source, monkeypatch):
     constants = huggingface_hub.constants
     monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    assert source().bring(FLUX)
+    assert source().fetch(FLUX)
     assert constants.HF_HUB_OFFLINE is True
 
 
@@ -225,7 +225,7 @@ def test_no_token_and_no_signed_link_gets_into_logs_or_errors(
     hub.breaks = {TRANSFORMER: [100]}
     hub.damaged = {f"vae/{WEIGHTS_NAME}"}
     with pytest.raises(HubUnavailable) as error:
-        source(TOKEN).bring(FLUX_DEV)
+        source(TOKEN).fetch(FLUX_DEV)
     assert TRANSFORMER in [path for path, first in hub.downloads if first]
     printed = capfd.readouterr()
     seen = caplog.text + printed.out + printed.err + repr(error.getrepr(chain=True))
@@ -238,13 +238,13 @@ def test_error_about_a_signed_link_does_not_quote_it(source, hub):
     """The library's own text has the whole of a link that the CDN refuses."""
     hub.are_links_expired = True
     with pytest.raises(ModelUnavailable) as error:
-        source().bring(FLUX)
+        source().fetch(FLUX)
     assert SIGNATURE not in str(error.getrepr(chain=True))
 
 
 def test_progress_is_logged_in_tenths_up_to_the_whole(source, caplog):
     caplog.set_level(logging.INFO)
-    source().bring(FLUX)
+    source().fetch(FLUX)
     percents = [each.percent for each in caplog.records if each.message.startswith("downloading")]
     assert percents[-1] == 100
     assert percents == sorted(set(percents))

@@ -6,7 +6,7 @@ from support import loading
 from support.factories import make_request
 from support.graphs import Graphs
 
-from pixpod.engine.compilation.cuda_graphs import Recorded
+from pixpod.engine.compilation.cuda_graphs import GraphedRegion
 from pixpod.engine.compilation.regions import Call
 from pixpod.errors import OutOfMemory
 from pixpod.families import Precision
@@ -76,13 +76,13 @@ def test_first_the_cache_is_freed_which_changes_nothing(usual, runner, shortage)
 def test_captured_graphs_go_with_the_cache(usual, runner, shortage):
     """They keep the memory that they work in."""
     layer = torch.nn.Conv2d(1, 1, 1)
-    captured = Recorded(lambda region, call: region(*call.tensors), Graphs())
+    captured = GraphedRegion(lambda region, call: region(*call.tensors), Graphs())
     for _ in range(2):
         captured(layer, Call.of((torch.zeros(1, 1, 8, 8),), {}, CPU))
-    assert captured.num_recordings == 1
+    assert captured.num_graphs == 1
     shortage.num_failures = 1
     runner.generate(BATCH)
-    assert captured.num_recordings == 0
+    assert captured.num_graphs == 0
 
 
 @pytest.mark.parametrize("shortage", ["decode"], indirect=True)

@@ -17,7 +17,7 @@ class Graphs:
     def __init__(self):
         self.num_captured = self.num_replayed = 0
 
-    def record(self, run: Run) -> tuple[Any, Callable[[], None]]:
+    def capture(self, run: Run) -> tuple[Any, Callable[[], None]]:
         self.num_captured += 1
         result = tree_map(torch.zeros_like, run())
 

@@ -4,20 +4,20 @@ from dataclasses import replace
 
 import pytest
 
-from pixpod.engine.compilation.store import CallForm, CompiledStore, Stamp
+from pixpod.engine.compilation.store import CallForm, CompiledStore, CompileKey
 from pixpod_tools.compile.listing import list_store
 
-HERE = Stamp(card="NVIDIA L40S", capability="8.9", versions={"torch": "2.13.0"})
+HERE = CompileKey(device_name="NVIDIA L40S", capability="8.9", versions={"torch": "2.13.0"})
 KIND = "Decoder-0123456789abcdef"
 
 
 @pytest.fixture
 def put(tmp_path):
-    def put(stamp):
+    def put(compile_key):
         built = tmp_path / "built.pt2"
         built.write_bytes(b"code" * 500_000)
         form = CallForm(arguments="", result="", leaves=(), max_elements=1)
-        return CompiledStore(tmp_path / "compiled").put(stamp, KIND, form, built)
+        return CompiledStore(tmp_path / "compiled").put(compile_key, KIND, form, built)
 
     return put
 

@@ -11,13 +11,13 @@ from pixpod.engine.compilation.store import (
     INDEX,
     CallForm,
     CompiledStore,
+    CompileKey,
     Leaf,
-    Stamp,
     UnusablePackage,
 )
 
-HERE = Stamp(
-    card="NVIDIA H100 80GB HBM3",
+HERE = CompileKey(
+    device_name="NVIDIA H100 80GB HBM3",
     capability="9.0",
     versions={"torch": "2.13.0+cu130", "triton": "3.7.1", "torchao": "0.18.0"},
 )
@@ -41,10 +41,10 @@ def store(tmp_path):
 
 @pytest.fixture
 def put(store, tmp_path):
-    def put(stamp=HERE, kind=KIND, content=b"code"):
+    def put(compile_key=HERE, kind=KIND, content=b"code"):
         built = tmp_path / "built.pt2"
         built.write_bytes(content)
-        return store.put(stamp, kind, FORM, built)
+        return store.put(compile_key, kind, FORM, built)
 
     return put
 
@@ -83,14 +83,14 @@ def test_package_for_another_version_is_refused_by_its_name(store, put, name):
         store.find(HERE, KIND)
 
 
-def test_package_for_another_card_is_refused_by_its_name(store, put):
-    put(replace(HERE, card="NVIDIA L40S", capability="8.9"))
-    with pytest.raises(UnusablePackage, match=r"capability 8.9 there.*card NVIDIA L40S there"):
+def test_package_for_another_gpu_is_refused_by_its_name(store, put):
+    put(replace(HERE, device_name="NVIDIA L40S", capability="8.9"))
+    with pytest.raises(UnusablePackage, match=r"capability 8.9 there.*device NVIDIA L40S there"):
         store.find(HERE, KIND)
 
 
 def test_nearest_of_several_is_named(store, put):
-    put(replace(HERE, card="NVIDIA L40S", capability="8.9"))
+    put(replace(HERE, device_name="NVIDIA L40S", capability="8.9"))
     put(with_version("triton", "3.6.0"))
     with pytest.raises(UnusablePackage, match=r"^triton 3.6.0 there, 3.7.1 here$"):
         store.find(HERE, KIND)
@@ -157,16 +157,16 @@ def test_shelves_list_what_can_be_used_and_what_not(store, put):
     put()
     broken = put(with_version("torch", "2.12.0")).path.parent
     (broken / INDEX).write_text("no json")
-    shelves = {shelf.folder.name: shelf for shelf in store.shelves()}
-    assert shelves[HERE.folder].stamp == HERE
-    assert list(shelves[HERE.folder].packages) == [KIND]
-    assert shelves[broken.name].fault == f"{INDEX} cannot be read (JSONDecodeError)"
+    indexes = {index.folder.name: index for index in store.indexes()}
+    assert indexes[HERE.folder].compile_key == HERE
+    assert list(indexes[HERE.folder].packages) == [KIND]
+    assert indexes[broken.name].fault == f"{INDEX} cannot be read (JSONDecodeError)"
 
 
 def test_store_that_is_not_there_holds_nothing(tmp_path):
     store = CompiledStore(tmp_path / "nowhere")
     assert store.find(HERE, KIND) is None
-    assert list(store.shelves()) == []
+    assert list(store.indexes()) == []
 
 
 def test_name_of_a_folder_tells_the_card():

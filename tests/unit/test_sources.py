@@ -50,14 +50,14 @@ def test_baked_model_is_found_as_the_manifest_says(tmp_path):
     assert source.names == ("sdxl",)
     assert (weights.folder, weights.revision, weights.vae) == (tmp_path / "sdxl", "abc", None)
     assert (weights.source, weights.files) == ("baked", entry.files)
-    assert source.bring(SDXL) == weights
+    assert source.fetch(SDXL) == weights
 
 
 def test_model_that_is_not_baked_is_not_found(tmp_path):
     add_model(tmp_path, "sdxl")
     source = BakedSource(tmp_path)
     assert source.find(SD15) is None
-    assert source.bring(SD15) is None
+    assert source.fetch(SD15) is None
     assert source.why_not(SD15) == f"{tmp_path}/manifest.toml lists sdxl"
 
 
@@ -144,7 +144,7 @@ def test_model_without_a_repository_is_not_in_the_cache(tmp_path):
 def test_second_model_is_told_that_the_cache_holds_one(tmp_path):
     write_flux(tmp_path)
     source = cache_source(tmp_path)
-    assert source.bring(SD15) is None
+    assert source.fetch(SD15) is None
     assert "black-forest-labs/FLUX.1-dev, and the platform caches one" in source.why_not(SD15)
     assert cache_source(tmp_path / "absent").why_not(SD15).endswith("has no model")
 
@@ -214,11 +214,11 @@ def locator(places):
 
 def test_first_source_that_has_a_model_gives_it(places):
     add_model(places / "volume", "flux-dev")
-    assert locator(places).bring(FLUX_DEV).source == "volume"
+    assert locator(places).fetch(FLUX_DEV).source == "volume"
     write_flux(places)
-    assert locator(places).bring(FLUX_DEV).source == "platform_cache"
+    assert locator(places).fetch(FLUX_DEV).source == "platform_cache"
     add_model(places / "weights", "flux-dev")
-    assert locator(places).bring(FLUX_DEV).source == "baked"
+    assert locator(places).fetch(FLUX_DEV).source == "baked"
 
 
 def test_broken_model_is_not_replaced_by_one_of_another_source(places):
@@ -226,21 +226,21 @@ def test_broken_model_is_not_replaced_by_one_of_another_source(places):
     add_model(places / "weights", "sdxl")
     (places / "weights" / "sdxl" / "model_index.json").unlink()
     with pytest.raises(ModelUnavailable, match="missing from the image"):
-        locator(places).bring(SDXL)
+        locator(places).fetch(SDXL)
 
 
 def test_find_brings_nothing(places):
     add_model(places / "volume", "sdxl")
     assert locator(places).find(SDXL) is None
-    brought = locator(places).bring(SDXL)
-    assert locator(places).find(SDXL) == brought
+    fetched = locator(places).fetch(SDXL)
+    assert locator(places).find(SDXL) == fetched
 
 
 def test_model_that_is_nowhere_is_told_what_each_place_has(places):
     add_model(places / "weights", "sdxl")
     write_flux(places)
     with pytest.raises(ModelUnavailable) as refusal:
-        locator(places).bring(SD15)
+        locator(places).fetch(SD15)
     text = str(refusal.value)
     for said in (
         "sd15 has no weights in this deployment: bake it",
@@ -267,7 +267,7 @@ def test_names_are_those_of_the_image_else_of_the_volume(places):
 def test_weights_that_are_not_of_the_pinned_revision_are_warned_of(places, caplog, is_pinned):
     caplog.set_level(logging.INFO)
     add_model(places / "weights", "sdxl", revision=pinned(SDXL)[1] if is_pinned else "abc")
-    locator(places).bring(SDXL)
+    locator(places).fetch(SDXL)
     (record,) = caplog.records
     assert record.levelno == (logging.INFO if is_pinned else logging.WARNING)
     assert record.revision == (SDXL.revision if is_pinned else "abc")

@@ -51,7 +51,7 @@ def no_progress(done_bytes, total_bytes):
 
 def test_copy_is_the_model_of_the_volume(source, volume):
     assert source.find(SDXL) is None
-    weights = source.bring(SDXL)
+    weights = source.fetch(SDXL)
     assert bytes_below(weights.folder) == bytes_below(volume / "sdxl")
     assert weights.files == read_manifest(volume)["sdxl"].files
     assert (weights.source, weights.revision) == ("volume", "1")
@@ -59,37 +59,37 @@ def test_copy_is_the_model_of_the_volume(source, volume):
 
 
 def test_model_that_the_volume_does_not_have_is_not_brought(source):
-    assert source.bring(CATALOG["sd15"]) is None
+    assert source.fetch(CATALOG["sd15"]) is None
     assert source.why_not(CATALOG["sd15"]).endswith("volume/manifest.toml lists sdxl")
 
 
 def test_volume_that_is_not_mounted_has_nothing(tmp_path):
     source = VolumeSource(tmp_path / "absent", tmp_path / "local")
     assert source.names == ()
-    assert source.bring(SDXL) is None
+    assert source.fetch(SDXL) is None
     assert source.why_not(SDXL).endswith("absent has no manifest.toml")
 
 
 def test_copy_is_made_once(source, volume):
-    source.bring(SDXL)
+    source.fetch(SDXL)
     for path in (volume / "sdxl").rglob("*.safetensors"):
         path.unlink()
-    assert source.bring(SDXL) == source.find(SDXL)
+    assert source.fetch(SDXL) == source.find(SDXL)
 
 
 def test_file_that_went_missing_from_the_copy_is_brought_again(source, volume):
-    weights = source.bring(SDXL)
+    weights = source.fetch(SDXL)
     (weights.folder / UNET).unlink()
     os.truncate(weights.folder / "vae" / WEIGHTS_NAME, 5)
     assert source.find(SDXL) is None
-    assert bytes_below(source.bring(SDXL).folder) == bytes_below(volume / "sdxl")
+    assert bytes_below(source.fetch(SDXL).folder) == bytes_below(volume / "sdxl")
 
 
 def test_new_revision_takes_the_place_of_the_old(source, volume):
-    old = source.bring(SDXL)
+    old = source.fetch(SDXL)
     add_model(volume, "sdxl", salt="better", revision="2")
     assert source.find(SDXL) is None
-    new = source.bring(SDXL)
+    new = source.fetch(SDXL)
     assert new.revision == "2"
     assert bytes_below(new.folder) == bytes_below(volume / "sdxl")
     assert not old.folder.exists()
@@ -97,8 +97,8 @@ def test_new_revision_takes_the_place_of_the_old(source, volume):
 
 def test_other_models_stay(source, volume):
     add_model(volume, "sd15")
-    first = source.bring(SDXL)
-    second = source.bring(CATALOG["sd15"])
+    first = source.fetch(SDXL)
+    second = source.fetch(CATALOG["sd15"])
     assert source.find(SDXL) == first
     assert source.find(CATALOG["sd15"]) == second
 
@@ -170,14 +170,14 @@ def test_killed_copy_leaves_no_lock_and_nothing_that_looks_whole(
     child.join(20)
     assert child.exitcode == 9
     assert source.find(SDXL) is None
-    assert bytes_below(source.bring(SDXL).folder) == bytes_below(volume / "sdxl")
+    assert bytes_below(source.fetch(SDXL).folder) == bytes_below(volume / "sdxl")
 
 
 def test_who_waits_for_another_process_finds_its_copy(source, volume, tmp_path):
     entry = read_manifest(volume)["sdxl"]
     found = []
     with source._copies.making("sdxl", render_manifest({"sdxl": entry})) as folder:
-        waiting = threading.Thread(target=lambda: found.append(source.bring(SDXL)))
+        waiting = threading.Thread(target=lambda: found.append(source.fetch(SDXL)))
         waiting.start()
         copy_files(volume / "sdxl", folder / "sdxl", entry.files, no_progress)
         shutil.rmtree(volume / "sdxl")  # so that only this copy can be found
@@ -200,7 +200,7 @@ def test_flipped_byte_on_the_volume_is_named_and_the_deployments_fault(source, v
     """All hosts would read the same."""
     flip(volume / "sdxl" / UNET)
     with pytest.raises(ModelUnavailable, match=rf"{UNET} is damaged: .*scripts/bake"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
     assert source.find(SDXL) is None
     assert not [path for path in bytes_below(source._copies.directory) if UNET in path]
 
@@ -261,7 +261,7 @@ def test_volume_that_reads_differently_each_time_is_the_hosts_fault(source, volu
 
     monkeypatch.setattr(copying, "_read", disturb)
     with pytest.raises(WeightsUnreadable, match="each time it is read"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_byte_that_is_misread_once_is_read_again(source, volume, monkeypatch):
@@ -276,14 +276,14 @@ def test_byte_that_is_misread_once_is_read_again(source, volume, monkeypatch):
         return block
 
     monkeypatch.setattr(copying, "_read", disturb_once)
-    assert bytes_below(source.bring(SDXL).folder) == bytes_below(volume / "sdxl")
+    assert bytes_below(source.fetch(SDXL).folder) == bytes_below(volume / "sdxl")
     assert misread
 
 
 def test_missing_file_on_the_volume_is_the_deployments_fault(source, volume):
     (volume / "sdxl" / UNET).unlink()
     with pytest.raises(ModelUnavailable, match=rf"{UNET} .*cannot be opened .*scripts/bake"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 @pytest.mark.parametrize("change_bytes", [-1, 1])
@@ -291,7 +291,7 @@ def test_file_of_another_size_on_the_volume_is_the_deployments_fault(source, vol
     path = volume / "sdxl" / UNET
     os.truncate(path, path.stat().st_size + change_bytes)
     with pytest.raises(ModelUnavailable, match=rf"{UNET} has \d+ bytes, manifest.toml says \d+"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_read_error_of_the_volume_is_the_hosts_fault(source, monkeypatch):
@@ -302,13 +302,13 @@ def test_read_error_of_the_volume_is_the_hosts_fault(source, monkeypatch):
     read = copying._read
     monkeypatch.setattr(copying, "_read", lambda file, path: read(BadSector(), path))
     with pytest.raises(WeightsUnreadable, match="Input/output error"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_damaged_manifest_on_the_volume_is_the_deployments_fault(source, volume):
     (volume / "manifest.toml").write_text("[models")
     with pytest.raises(InvalidSettings, match=r"volume/manifest\.toml"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 @pytest.mark.parametrize("change", [{"files": ()}, {"vae": "vae"}])
@@ -316,7 +316,7 @@ def test_entry_that_does_not_list_all_files_is_refused(source, volume, change):
     entry = replace(read_manifest(volume)["sdxl"], **change)
     (volume / "manifest.toml").write_text(render_manifest({"sdxl": entry}))
     with pytest.raises(ModelUnavailable, match=r"does not list all files: .*scripts/bake"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_disk_without_room_says_what_is_needed_and_what_is_there(source, volume, monkeypatch):
@@ -324,15 +324,15 @@ def test_disk_without_room_says_what_is_needed_and_what_is_there(source, volume,
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
     needed = read_manifest(volume)["sdxl"].size_bytes
     with pytest.raises(DiskFull, match=f"needs {needed} bytes .* 1000 free: give the worker"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_room_is_needed_only_for_what_is_missing(source, volume, monkeypatch):
-    weights = source.bring(SDXL)
+    weights = source.fetch(SDXL)
     (weights.folder / "scheduler" / "scheduler_config.json").unlink()
     usage = shutil._ntuple_diskusage(10_000, 9_998, 2)
     monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
-    assert source.bring(SDXL) == weights
+    assert source.fetch(SDXL) == weights
 
 
 def test_disk_that_fills_up_meanwhile_is_full(source, monkeypatch):
@@ -341,7 +341,7 @@ def test_disk_that_fills_up_meanwhile_is_full(source, monkeypatch):
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(DiskFull, match=r"no room is left in .*: give the worker more"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 @pytest.mark.parametrize("code", [errno.EACCES, errno.EROFS, errno.EPERM])
@@ -351,12 +351,12 @@ def test_directory_that_nobody_may_write_is_the_deployments_fault(source, monkey
 
     monkeypatch.setattr(fcntl, "flock", fail)
     with pytest.raises(ModelUnavailable, match="name a directory that the worker may write"):
-        source.bring(SDXL)
+        source.fetch(SDXL)
 
 
 def test_progress_is_logged_in_tenths(source, caplog):
     caplog.set_level(logging.INFO)
-    source.bring(SDXL)
+    source.fetch(SDXL)
     percents = [each.percent for each in caplog.records if each.message.startswith("copying")]
     assert percents[-1] == 100
     assert percents == sorted(set(percents))

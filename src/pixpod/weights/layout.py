@@ -63,7 +63,7 @@ class WeightsSource(Protocol):
         """The model's weights as they are on a local disk now; None if they are not. Quick."""
         ...
 
-    def bring(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ModelSpec) -> Weights | None:
         """The model's weights on a local disk, copied or downloaded first if need be.
 
         None if this source does not have the model. May take minutes; safe to call from several
@@ -71,7 +71,7 @@ class WeightsSource(Protocol):
 
         Raises:
             ModelUnavailable: this source should have the model, but cannot give it to anybody.
-            WeightsUnreadable, DiskFull: this host could not bring it.
+            WeightsUnreadable, DiskFull: this host could not fetch it.
         """
         ...
 

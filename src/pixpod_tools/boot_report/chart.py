@@ -14,7 +14,7 @@ COLOURS: Mapping[str, str] = {
     "sdk": "#7b8794",
     "import": "#f0a35e",
     "device": "#e07a5f",
-    "bring": "#8fb8de",
+    "fetch": "#8fb8de",
     READ: "#4f8fc0",
     "build": "#b8a1d9",
     "bind": "#81609e",

@@ -9,10 +9,10 @@ from torch import nn
 
 from pixpod.engine.compilation.compile import (
     PACKAGE_OPTIONS,
+    compile_key_of,
     compile_model,
     find_regions,
     prepare,
-    stamp_of,
 )
 from pixpod.engine.compilation.store import CompiledStore, Package, UnusablePackage
 from pixpod.engine.model import LoadedModel
@@ -41,11 +41,11 @@ def tasks_left(
 ) -> tuple[Task, ...]:
     """What is not in the store yet, or is damaged there."""
     prepare(model)
-    stamp = stamp_of(model.device)
+    compile_key = compile_key_of(model.device)
 
     def is_there(kind: str) -> bool:
         try:
-            return store.find(stamp, kind) is not None
+            return store.find(compile_key, kind) is not None
         except UnusablePackage:
             return False
 
@@ -61,7 +61,7 @@ def build_packages(
     """
     if not tasks:
         return
-    stamp = stamp_of(model.device)
+    compile_key = compile_key_of(model.device)
     regions = {task.kind: task.region for task in tasks}
     wide, narrow = (watch_calls(model, sample, regions) for sample in samples(model))
     directory.mkdir(parents=True, exist_ok=True)
@@ -71,7 +71,7 @@ def build_packages(
             options = PACKAGE_OPTIONS[model.device.type]
             calls = wide[task.kind], narrow[task.kind]
             form = build_package(task.region, *calls, options, path)
-            yield store.put(stamp, task.kind, form, path)
+            yield store.put(compile_key, task.kind, form, path)
 
 
 def check_packages(model: LoadedModel, store: CompiledStore) -> None:

@@ -67,10 +67,10 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def _list(directory: Path, device: "torch.device") -> int:
-    from pixpod.engine.compilation.compile import stamp_of
+    from pixpod.engine.compilation.compile import compile_key_of
     from pixpod_tools.compile.listing import list_store
 
-    for line in list_store(directory, stamp_of(device)):
+    for line in list_store(directory, compile_key_of(device)):
         sys.stdout.write(line + "\n")
     return 0
 
@@ -78,11 +78,11 @@ def _list(directory: Path, device: "torch.device") -> int:
 def _build(
     given: argparse.Namespace, catalog: Catalog, device: "torch.device", store_dir: Path
 ) -> int:
-    from pixpod.engine.compilation.compile import stamp_of
+    from pixpod.engine.compilation.compile import compile_key_of
     from pixpod_tools.compile.models import choose_models
 
     specs = choose_models(catalog, given.weights, given.model, device)
-    sys.stdout.write(f"{store_dir}/{stamp_of(device).folder}\n")
+    sys.stdout.write(f"{store_dir}/{compile_key_of(device).folder}\n")
     for spec in specs:
         _build_model(spec, given, device, store_dir)
     return 0

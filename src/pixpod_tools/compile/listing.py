@@ -5,22 +5,22 @@ from pathlib import Path
 
 from pixpod.engine.compilation.store import (
     CompiledStore,
-    Shelf,
-    Stamp,
+    CompileKey,
+    PackageIndex,
     UnusablePackage,
     check_package,
 )
 
 
-def list_store(directory: Path, here: Stamp) -> Iterator[str]:
+def list_store(directory: Path, here: CompileKey) -> Iterator[str]:
     """Lines of text."""
     yield f"here: {here.folder}"
-    shelves = list(CompiledStore(directory).shelves())
-    if not shelves:
+    indexes = list(CompiledStore(directory).indexes())
+    if not indexes:
         yield f"{directory} holds no packages"
-    for shelf in shelves:
-        yield f"{shelf.folder.name}: {_verdict(shelf, here)}"
-        for package in shelf.packages.values():
+    for index in indexes:
+        yield f"{index.folder.name}: {_verdict(index, here)}"
+        for package in index.packages.values():
             try:
                 check_package(package)
                 state = "whole"
@@ -29,8 +29,8 @@ def list_store(directory: Path, here: Stamp) -> Iterator[str]:
             yield f"  {package.size_bytes / 1e6:8.1f} MB  {package.kind}  {state}"
 
 
-def _verdict(shelf: Shelf, here: Stamp) -> str:
-    if shelf.fault or shelf.stamp is None:
-        return f"not used: {shelf.fault}"
-    differences = shelf.stamp.differences(here)
+def _verdict(index: PackageIndex, here: CompileKey) -> str:
+    if index.fault or index.compile_key is None:
+        return f"not used: {index.fault}"
+    differences = index.compile_key.differences(here)
     return f"not used here: {'; '.join(differences)}" if differences else "used here"

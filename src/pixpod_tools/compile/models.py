@@ -43,7 +43,7 @@ def choose_models(
 
 def load(spec: ModelSpec, weights_dir: Path, device: torch.device) -> LoadedModel:
     """In the precision in which a worker serves it compiled. Raises a WorkerError."""
-    weights = BakedSource(weights_dir).bring(spec)
+    weights = BakedSource(weights_dir).fetch(spec)
     if weights is None:
         raise InvalidSettings(f"{weights_dir} has no {spec.name}")
     silence_libraries()

@@ -5,7 +5,7 @@ import math
 from pixpod_tools.deploy.configuration import Mode
 
 SOFTWARE_GB = 12.0
-"""Image without weights, in 10^9 bytes: Python, torch and the CUDA libraries it brings."""
+"""Image without weights, in 10^9 bytes: Python, torch and the CUDA libraries that it needs."""
 
 SCRATCH_GB = 5.0
 """Compiled artefacts, logs, images on their way."""

@@ -30,9 +30,9 @@ from pixpod.engine.compilation.calls import (
     example_call,
     is_close,
 )
-from pixpod.engine.compilation.cuda_graphs import CudaGraphs, Recorded
+from pixpod.engine.compilation.cuda_graphs import CudaGraphs, GraphedRegion
 from pixpod.engine.compilation.regions import kind_of
-from pixpod.engine.compilation.store import CompiledStore, Stamp, UnusablePackage
+from pixpod.engine.compilation.store import CompiledStore, CompileKey, UnusablePackage
 from pixpod.engine.device import name_device
 from pixpod.engine.model import Compilation, LoadedModel
 from pixpod.families import FamilySpec, RegionSpec
@@ -64,16 +64,16 @@ def regions_for(family: FamilySpec, device: torch.device) -> tuple[RegionSpec, .
     )
 
 
-def stamp_of(device: torch.device) -> Stamp:
-    """What packages must have been built for to be used here."""
+def compile_key_of(device: torch.device) -> CompileKey:
+    """Return the key that packages must have been built for to run on this device."""
     is_cuda = device.type == "cuda"
     options = json.dumps(PACKAGE_OPTIONS[device.type])
     versions = {name: _version(name) for name in ("torchao", "triton", "diffusers")}
     versions["torch"] = torch.__version__
     versions["recipe"] = hashlib.sha256(options.encode()).hexdigest()[:8]
     major_minor = torch.cuda.get_device_capability(device) if is_cuda else ()
-    return Stamp(
-        card=name_device(device) if is_cuda else _name_processor(),
+    return CompileKey(
+        device_name=name_device(device) if is_cuda else _name_processor(),
         capability=".".join(map(str, major_minor)) or torch.backends.cpu.get_cpu_capability(),
         versions=versions,
     )
@@ -87,8 +87,8 @@ def prepare(model: LoadedModel) -> None:
 
 
 def use_channels_last(module: nn.Module) -> None:
-    """Turn the weights of convolutions round where they are: they are views of one piece of
-    memory, all of which would be kept for what is left of it if they moved to their own.
+    """Change the memory format of convolution weights in place. They are views of one storage,
+    which would stay allocated as a whole if some of them moved to memory of their own.
     """
     with torch.no_grad():
         for weight in module.parameters():
@@ -120,7 +120,7 @@ def compile_model(
     """
     backend = backend or ("inductor" if model.device.type == "cuda" else None)
     compilation = Compilation(model=model.spec.name)
-    stamp = stamp_of(model.device)
+    compile_key = compile_key_of(model.device)
     prepare(model)
     for spec in regions_for(model.spec.family, model.device):
         regions = find_regions(model.components[spec.component], spec)
@@ -128,7 +128,7 @@ def compile_model(
         if isinstance(forward, RegionForward):
             compilation.modes[spec.component] = forward.mode
         else:
-            _compile_component(spec, regions, store, stamp, compilation, backend)
+            _compile_component(spec, regions, store, compile_key, compilation, backend)
     log.info("compilation", extra={"model": model.spec.name, "modes": dict(compilation.modes)})
     return compilation
 
@@ -137,7 +137,7 @@ def _compile_component(
     spec: RegionSpec,
     regions: Mapping[str, list[nn.Module]],
     store: CompiledStore,
-    stamp: Stamp,
+    compile_key: CompileKey,
     compilation: Compilation,
     backend: str | None,
 ) -> None:
@@ -146,7 +146,7 @@ def _compile_component(
     compiled: Mapping[str, Compiled] | None = None
     reason = None
     try:
-        compiled = dict(_load_packages(regions, store, stamp))
+        compiled = dict(_load_packages(regions, store, compile_key))
     except UnusablePackage as exc:
         reason = f"its package is not used: {exc}"
         log.warning(
@@ -165,7 +165,7 @@ def _compile_component(
         compilation.modes[name] = "eager"
         return
     if spec.has_cuda_graphs:
-        compiled = {kind: _recorded(each, regions[kind][0]) for kind, each in compiled.items()}
+        compiled = {kind: _with_graphs(each, regions[kind][0]) for kind, each in compiled.items()}
     for kind, those in regions.items():
         for region in those:
             forward = RegionForward(region, name, compiled[kind], compilation)
@@ -173,11 +173,11 @@ def _compile_component(
 
 
 def _load_packages(
-    regions: Mapping[str, list[nn.Module]], store: CompiledStore, stamp: Stamp
+    regions: Mapping[str, list[nn.Module]], store: CompiledStore, compile_key: CompileKey
 ) -> Iterator[tuple[str, Compiled]]:
     """Those that are there, each checked against a region. Raises UnusablePackage."""
     for kind, those in regions.items():
-        package = store.find(stamp, kind)
+        package = store.find(compile_key, kind)
         if package is None:
             return
         try:
@@ -192,8 +192,8 @@ def _load_packages(
 def open_package(path: Path) -> Runner:
     """The code of a file for one thread, on the current device.
 
-    torch's own `aoti_load_package` asks for the processor's vector instructions first, which has a
-    C++ compiler try them: seconds in a fresh container. What it would compare is in the stamp.
+    torch's own `aoti_load_package` first has a C++ compiler try the processor's vector
+    instructions, which takes seconds in a fresh container. The compile key covers that check.
     """
     loader = torch._C._aoti.AOTIModelPackageLoader(str(path), "model", True, 1, -1)
     run: Runner = loader.boxed_run
@@ -221,8 +221,8 @@ def _jit(region: nn.Module, backend: str) -> JitCompiled:
     return JitCompiled(jit)
 
 
-def _recorded(compiled: Compiled, region: nn.Module) -> Recorded:
-    return Recorded(compiled, CudaGraphs(next(region.parameters()).device))
+def _with_graphs(compiled: Compiled, region: nn.Module) -> GraphedRegion:
+    return GraphedRegion(compiled, CudaGraphs(next(region.parameters()).device))
 
 
 def _version(package: str) -> str:

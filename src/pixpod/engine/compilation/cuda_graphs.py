@@ -1,9 +1,10 @@
-"""All launches of a compiled region as one: recorded at its second call, replayed from then on.
+"""CUDA graphs of compiled regions: captured at the second call of a form, replayed from then on.
 
-A UNet is thousands of small kernels, which a fast card has done before the host has launched the
-next. CUDA graphs know addresses: arguments are copied to where they were, results are copied out,
-and what was recorded is dropped when weights have moved. torch's own (`cudagraph_trees`) keeps a
-recording for each size and each address for good.
+A UNet launches thousands of small kernels, and a fast GPU finishes each of them before the host has
+launched the next. A graph launches all of them at once. It refers to memory by address: arguments
+are copied to the addresses that were captured, results are copied out, and a graph is dropped when
+the weights have moved. torch's own `cudagraph_trees` keeps a graph for each size and each address
+for good.
 """
 
 import logging
@@ -25,41 +26,41 @@ from pixpod.engine.compilation.regions import Call, Slot, read_weights, weight_s
 log = logging.getLogger(__name__)
 
 MAX_POSITIONS = 2 * 128 * 128
-"""Rows times positions of latents, those of one image of 1024 px with guidance: beyond, kernels
-should take longer than their launches, and a recording keeps the memory that it works in. Not
-measured yet, nor is the number of forms below.
+"""Largest call that is captured, in samples times latent positions: one image of 1024 px with
+guidance. In larger calls kernels should take longer than their launches, and a graph keeps its
+working memory. Neither this limit nor MAX_FORMS has been measured yet.
 """
 
 MAX_FORMS = 8
-"""Of one kind of region; the one that was called longest ago goes first."""
+"""Graphs kept for one kind of region. The least recently called one is dropped first."""
 
 _Form = tuple[object, ...]
-"""A region, and what a call of it must have in common with another to be replayed for it."""
+"""A region, with the shapes, dtypes and constants that a call must share to replay its graph."""
 
 Run = Callable[[], Any]
-"""A region on fixed arguments. Any: what a region returns."""
+"""A call of a region with fixed arguments. Any: the result of a region has no common type."""
 
 
-class Recorder(Protocol):
-    """Takes note of what a call asks of the device."""
+class GraphCapturer(Protocol):
+    """Captures the kernels that a call launches, without running them."""
 
-    def record(self, run: Run) -> tuple[Any, Callable[[], None]]:
-        """What `run` returns, not computed yet, and what computes it, into the same memory each
-        time. Raises RuntimeError.
+    def capture(self, run: Run) -> tuple[Any, Callable[[], None]]:
+        """Return the result of `run`, not computed yet, and a function that computes it into the
+        same memory each time. Raises RuntimeError.
         """
         ...
 
 
 class CudaGraphs:
-    """Recorder of one card. Recordings share the memory that they work in: none runs beside
-    another, and results are copied before the next one does.
+    """Captures graphs on one GPU. They share their working memory: only one runs at a time, and
+    its result is copied before the next one runs.
     """
 
     def __init__(self, device: torch.device) -> None:
         self._stream = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
         self._graphs: WeakSet[torch.cuda.CUDAGraph] = WeakSet()
 
-    def record(self, run: Run) -> tuple[Any, Callable[[], None]]:
+    def capture(self, run: Run) -> tuple[Any, Callable[[], None]]:
         graph = torch.cuda.CUDAGraph()
         pool = next((other.pool() for other in self._graphs), None)
         with torch.cuda.stream(self._stream):
@@ -73,72 +74,73 @@ class CudaGraphs:
         return result, graph.replay
 
 
-class Recorded:
-    """A Compiled whose calls are replayed, as far as that pays. All calls come from one thread."""
+class GraphedRegion:
+    """A Compiled that replays captured graphs for small calls. All calls come from one thread."""
 
-    def __init__(self, compiled: Compiled, recorder: Recorder) -> None:
+    def __init__(self, compiled: Compiled, capturer: GraphCapturer) -> None:
         self._compiled = compiled
-        self._recorder: Recorder | None = recorder
-        self._forms: OrderedDict[_Form, _Recording | None] = OrderedDict()
+        self._capturer: GraphCapturer | None = capturer
+        self._forms: OrderedDict[_Form, _CapturedCall | None] = OrderedDict()
         with _lock:
             _alive.add(self)
 
     @property
-    def num_recordings(self) -> int:
-        return sum(recording is not None for recording in self._forms.values())
+    def num_graphs(self) -> int:
+        return sum(captured is not None for captured in self._forms.values())
 
     def __call__(self, region: nn.Module, call: Call) -> object:
-        if self._recorder is None or not _pays(call):
+        if self._capturer is None or not _is_small(call):
             return self._compiled(region, call)
         form = _form_of(region, call)
         if form not in self._forms:
-            result = self._compiled(region, call)  # which may have to be compiled first
+            result = self._compiled(region, call)  # the first call may compile
             self._remember(form, None)
             return result
-        recording = self._forms.pop(form)
-        if recording is None or recording.is_stale:
+        captured = self._forms.pop(form)
+        if captured is None or captured.is_stale:
             try:
-                recording = self._record(self._recorder, region, call)
+                captured = self._capture(self._capturer, region, call)
             except RuntimeError as exc:  # torch's; memory may be short
-                log.warning("launches are not recorded", extra={"error": type(exc).__name__})
-                self.give_up()
+                log.warning("no CUDA graphs are captured", extra={"error": type(exc).__name__})
+                self.stop_capturing()
                 return self._compiled(region, call)
-        self._remember(form, recording)
-        return recording.replay(call)
+        self._remember(form, captured)
+        return captured.replay(call)
 
-    def give_up(self) -> None:
-        """Drop all recordings and the memory that they work in, and make no more."""
+    def stop_capturing(self) -> None:
+        """Free all graphs and their working memory, and capture no more."""
         self._forms.clear()
-        self._recorder = None
+        self._capturer = None
 
-    def _remember(self, form: "_Form", recording: "_Recording | None") -> None:
-        self._forms[form] = recording  # at the end: they are in the order of use
+    def _remember(self, form: "_Form", captured: "_CapturedCall | None") -> None:
+        self._forms[form] = captured  # at the end: forms are in order of use
         if len(self._forms) > MAX_FORMS:
             self._forms.popitem(last=False)
 
-    def _record(self, recorder: Recorder, region: nn.Module, call: Call) -> "_Recording":
+    def _capture(self, capturer: GraphCapturer, region: nn.Module, call: Call) -> "_CapturedCall":
         arguments = tuple(tensor.clone() for tensor in call.tensors)
-        result, run = recorder.record(partial(self._compiled, region, call.with_tensors(arguments)))
-        slots = _one_of_each_storage(weight_slots(region))
-        return _Recording(
-            arguments=arguments, result=result, run=run, slots=slots, addresses=_addresses(slots)
+        run = partial(self._compiled, region, call.with_tensors(arguments))
+        result, replay = capturer.capture(run)
+        slots = _one_slot_per_storage(weight_slots(region))
+        return _CapturedCall(
+            arguments=arguments, result=result, run=replay, slots=slots, addresses=_addresses(slots)
         )
 
 
-_alive: WeakSet[Recorded] = WeakSet()
+_alive: WeakSet[GraphedRegion] = WeakSet()
 _lock = threading.Lock()
-"""Of `_alive`: models are compiled while others are drawn."""
+"""Guards `_alive`: a model may be compiled while another one generates."""
 
 
-def stop_recording() -> None:
-    """Of all models in this process, for good: memory is short."""
+def stop_capturing() -> None:
+    """Free the graphs of all models in this process, and capture no more: memory is short."""
     with _lock:
-        for recorded in _alive:
-            recorded.give_up()
+        for region in _alive:
+            region.stop_capturing()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Recording:
+class _CapturedCall:
     arguments: Sequence[torch.Tensor]
     result: Any
     run: Callable[[], None]
@@ -147,7 +149,7 @@ class _Recording:
 
     @property
     def is_stale(self) -> bool:
-        """Whether weights are elsewhere by now."""
+        """True once weights have moved."""
         return _addresses(self.slots) != self.addresses
 
     def replay(self, call: Call) -> object:
@@ -157,7 +159,7 @@ class _Recording:
         return tree_map(torch.clone, self.result)
 
 
-def _pays(call: Call) -> bool:
+def _is_small(call: Call) -> bool:
     latents = next(call.tensors)
     return latents.shape[0] * latents.shape[-2] * latents.shape[-1] <= MAX_POSITIONS
 
@@ -169,8 +171,8 @@ def _form_of(region: nn.Module, call: Call) -> _Form:
     return (region, call.spec, *leaves)
 
 
-def _one_of_each_storage(slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    """A file's weights are one storage, and move as one."""
+def _one_slot_per_storage(slots: Iterable[Slot]) -> tuple[Slot, ...]:
+    """One is enough to see a move: the weights of a file are one storage and move together."""
     found: dict[int, Slot] = {}
     for slot in slots:
         for weight in read_weights([slot]):

@@ -1,12 +1,12 @@
-"""Compiled regions on a disk: which fit this worker, and why others do not.
+"""A store of compiled regions on disk: finds those that fit this worker and says why others do not.
 
     <compiled_dir>/
-        nvidia-h100-80gb-hbm3-1f0c52d9a4b7/     one folder for each `Stamp`
+        nvidia-h100-80gb-hbm3-1f0c52d9a4b7/     one folder for each `CompileKey`
             index.json                          what is in it, with checksums
             FluxTransformerBlock-5d2e0f6b1c3a4978.pt2
 
-A package is code, and is trusted as the image is in which it was baked; the checksum finds
-damage, not malice. Standard library only.
+A package is code and as trusted as the image that contains it: the checksum detects damage, not
+manipulation. Standard library only.
 """
 
 import hashlib
@@ -26,29 +26,29 @@ Constant = bool | int | float | str | None
 
 
 class UnusablePackage(Exception):
-    """A package is not used; the text says why, for the log and the reply."""
+    """A package cannot be used; the message says why, for the log and the reply."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Stamp:
-    """What a package depends on beside the region itself: another value is another package.
+class CompileKey:
+    """The environment that a package was compiled for; it runs in no other.
 
-    `card` is its name as the driver tells it, or the processor's; `capability` is CUDA's, or the
-    processor's vector instructions.
+    `device_name` is the GPU's as the driver reports it, or the processor's; `capability` is the
+    compute capability, or the processor's vector instructions.
     """
 
-    card: str
+    device_name: str
     capability: str
     versions: Mapping[str, str]
 
     @property
     def folder(self) -> str:
         text = json.dumps(asdict(self), sort_keys=True)
-        name = re.sub(r"[^a-z0-9]+", "-", self.card.lower()).strip("-")
+        name = re.sub(r"[^a-z0-9]+", "-", self.device_name.lower()).strip("-")
         return f"{name}-{hashlib.sha256(text.encode()).hexdigest()[:12]}"
 
-    def differences(self, other: "Stamp") -> tuple[str, ...]:
-        """What is not the same, e.g. `torch 2.12.0 there, 2.13.0 here`; `other` is here."""
+    def differences(self, other: "CompileKey") -> tuple[str, ...]:
+        """Describe each difference, e.g. `torch 2.12.0 there, 2.13.0 here`; `other` is here."""
         there, here = _facts(self), _facts(other)
         return tuple(
             f"{name} {there.get(name, 'missing')} there, {here.get(name, 'missing')} here"
@@ -59,8 +59,8 @@ class Stamp:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leaf:
-    """One leaf of a region's call. `shape` has None where any size may come, and is itself None
-    for what is no tensor, which must equal `constant`.
+    """One pytree leaf of a region's arguments. A tensor has a `shape`, with None for each size that
+    may vary; any other leaf has none and must equal `constant`.
     """
 
     shape: tuple[int | None, ...] | None = None
@@ -70,15 +70,15 @@ class Leaf:
 
     @property
     def growth(self) -> tuple[int, int]:
-        """How many of its sizes vary, and how many elements its example has."""
+        """Number of sizes that vary, and of elements in the example."""
         return (self.shape or ()).count(None), math.prod(self.example)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CallForm:
-    """How a region is called: torch's serialised structures of its arguments and its result, and
-    the leaves of the arguments. The `example` shapes of all leaves belong together. The `growing`
-    leaf may have `max_elements`.
+    """The form of a region's call: the structures of its arguments and result, serialised by torch,
+    and the leaves of the arguments. The `example` shapes of all leaves fit each other. The leaf at
+    `growing` may have up to `max_elements`.
     """
 
     arguments: str
@@ -88,15 +88,15 @@ class CallForm:
 
     @property
     def growing(self) -> int:
-        """The place of the leaf with which a call grows: most of its sizes vary, or it is larger
-        than those of which as many do.
+        """Index of the leaf that grows with the image: the one with most varying sizes, and the
+        largest of those.
         """
         return max(range(len(self.leaves)), key=lambda place: self.leaves[place].growth)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Package:
-    """One compiled kind of region. `path` is where its file is."""
+    """A compiled kind of region, in the file at `path`."""
 
     kind: str
     form: CallForm
@@ -106,49 +106,48 @@ class Package:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Shelf:
-    """One folder of a store. `packages` is by kind; `fault` says why nothing of it can be used."""
+class PackageIndex:
+    """The packages in one folder of a store, by kind. `fault` says why none of them can be used."""
 
     folder: Path
-    stamp: Stamp | None
+    compile_key: CompileKey | None
     packages: Mapping[str, Package]
     fault: str | None = None
 
 
 class CompiledStore:
-    """The packages below a directory, which need not be there."""
+    """The packages below a directory, which need not exist."""
 
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    def shelves(self) -> Iterator[Shelf]:
-        """All folders, those that cannot be used too."""
+    def indexes(self) -> Iterator[PackageIndex]:
+        """Yield the index of each folder, including those that cannot be used."""
         if self._directory.is_dir():
             for folder in sorted(path.parent for path in self._directory.glob(f"*/{INDEX}")):
-                yield _read_shelf(folder)
+                yield _read_index(folder)
 
-    def find(self, stamp: Stamp, kind: str) -> Package | None:
-        """The package of this kind that was built for this stamp; None if there is none at all.
+    def find(self, compile_key: CompileKey, kind: str) -> Package | None:
+        """Return the package of this kind for this key, or None if there is no package of the kind.
 
-        Raises UnusablePackage for one that is damaged, and if packages of the kind are there for
-        other stamps only.
+        Raises UnusablePackage if it is damaged, and if the kind was built for other keys only.
         """
-        shelf = _read_shelf(self._directory / stamp.folder)
-        if shelf.fault:
-            raise UnusablePackage(f"{shelf.folder.name}: {shelf.fault}")
-        package = shelf.packages.get(kind)
+        index = _read_index(self._directory / compile_key.folder)
+        if index.fault:
+            raise UnusablePackage(f"{index.folder.name}: {index.fault}")
+        package = index.packages.get(kind)
         if package is None:
-            self._refuse_foreign(stamp, kind)
+            self._refuse_foreign(compile_key, kind)
             return None
         check_package(package)
         return package
 
-    def put(self, stamp: Stamp, kind: str, form: CallForm, built: Path) -> Package:
-        """Move a file that was built here, on the same disk, into its place.
+    def put(self, compile_key: CompileKey, kind: str, form: CallForm, built: Path) -> Package:
+        """Move a file that was built on this disk into the store.
 
-        One process at a time. Raises the errors of `disk_faults`.
+        Not for several processes at once. Raises the errors of `disk_faults`.
         """
-        folder = self._directory / stamp.folder
+        folder = self._directory / compile_key.folder
         with disk_faults(self._directory, "a compiled package"):
             folder.mkdir(parents=True, exist_ok=True)
             target = folder / f"{kind}.pt2"
@@ -159,20 +158,22 @@ class CompiledStore:
                 size_bytes=built.stat().st_size,
                 sha256=sha256_of(built),
             )
-            shelf = _read_shelf(folder)
-            kept = {} if shelf.fault else dict(shelf.packages)
+            index = _read_index(folder)
+            kept = {} if index.fault else dict(index.packages)
             kept.pop(kind, None)
-            _write_index(folder, stamp, kept)  # never an index that names another file's checksum
+            _write_index(
+                folder, compile_key, kept
+            )  # never an index that names another file's checksum
             built.replace(target)
-            _write_index(folder, stamp, {**kept, kind: package})
+            _write_index(folder, compile_key, {**kept, kind: package})
         return package
 
-    def _refuse_foreign(self, stamp: Stamp, kind: str) -> None:
-        """Raises UnusablePackage for the nearest stamp under which the kind is there."""
+    def _refuse_foreign(self, compile_key: CompileKey, kind: str) -> None:
+        """Raise UnusablePackage with the differences to the nearest key of the same kind."""
         others = [
-            shelf.stamp.differences(stamp)
-            for shelf in self.shelves()
-            if shelf.stamp and kind in shelf.packages
+            index.compile_key.differences(compile_key)
+            for index in self.indexes()
+            if index.compile_key and kind in index.packages
         ]
         if others:
             fewest = min(len(differences) for differences in others)
@@ -181,7 +182,7 @@ class CompiledStore:
 
 
 def check_package(package: Package) -> None:
-    """Raises UnusablePackage unless the file is what was built."""
+    """Raise UnusablePackage unless the file is as it was built."""
     try:
         is_good = (
             package.path.stat().st_size == package.size_bytes
@@ -193,28 +194,34 @@ def check_package(package: Package) -> None:
         raise UnusablePackage(f"{package.path.name}: its checksum is wrong")
 
 
-def _facts(stamp: Stamp) -> dict[str, str]:
-    return {"card": stamp.card, "capability": stamp.capability, **stamp.versions}
+def _facts(compile_key: CompileKey) -> dict[str, str]:
+    return {
+        "device": compile_key.device_name,
+        "capability": compile_key.capability,
+        **compile_key.versions,
+    }
 
 
-def _read_shelf(folder: Path) -> Shelf:
-    """An empty one if the folder is not there."""
+def _read_index(folder: Path) -> PackageIndex:
+    """Return an empty index if the folder does not exist."""
     try:
         document = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
-            fault = f"format {document['format']!r}: accepted is {FORMAT}; build again"
-            return Shelf(folder=folder, stamp=None, packages={}, fault=fault)
-        stamp = Stamp(**document["stamp"])
+            fault = f"format {document['format']!r}: expected {FORMAT}; build again"
+            return PackageIndex(folder=folder, compile_key=None, packages={}, fault=fault)
+        compile_key = CompileKey(**document["compile_key"])
         packages = [_parse_package(folder, entry) for entry in document["packages"]]
     except FileNotFoundError:
-        return Shelf(folder=folder, stamp=None, packages={})
+        return PackageIndex(folder=folder, compile_key=None, packages={})
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
         fault = f"{INDEX} cannot be read ({type(exc).__name__})"
-        return Shelf(folder=folder, stamp=None, packages={}, fault=fault)
-    if stamp.folder != folder.name:
-        fault = "the folder was renamed: its name tells what it was built for"
-        return Shelf(folder=folder, stamp=stamp, packages={}, fault=fault)
-    return Shelf(folder=folder, stamp=stamp, packages={each.kind: each for each in packages})
+        return PackageIndex(folder=folder, compile_key=None, packages={}, fault=fault)
+    if compile_key.folder != folder.name:
+        fault = "the folder was renamed; its name must be that of its compile key"
+        return PackageIndex(folder=folder, compile_key=compile_key, packages={}, fault=fault)
+    return PackageIndex(
+        folder=folder, compile_key=compile_key, packages={each.kind: each for each in packages}
+    )
 
 
 def _parse_package(folder: Path, entry: dict[str, object]) -> Package:
@@ -249,10 +256,10 @@ def _parse_leaf(entry: dict[str, object]) -> Leaf:
     raise ValueError("leaf")
 
 
-def _write_index(folder: Path, stamp: Stamp, packages: Mapping[str, Package]) -> None:
+def _write_index(folder: Path, compile_key: CompileKey, packages: Mapping[str, Package]) -> None:
     document = {
         "format": FORMAT,
-        "stamp": asdict(stamp),
+        "compile_key": asdict(compile_key),
         "packages": [_render_package(package) for package in packages.values()],
     }
     write_durably(folder / INDEX, json.dumps(document, indent=1) + "\n")

@@ -8,7 +8,7 @@ import torch
 
 from pixpod.engine.base import OnStep
 from pixpod.engine.compilation.calls import collecting_eager_calls
-from pixpod.engine.compilation.cuda_graphs import stop_recording
+from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.conditions import TextCondition
@@ -92,6 +92,6 @@ class ModelRunner:
 
 
 def _free_cache() -> bool:
-    stop_recording()
+    stop_capturing()
     free_memory()
     return True

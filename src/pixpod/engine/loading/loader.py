@@ -239,8 +239,8 @@ class ModelLoader:
         spec = self._models[name]
         check_licence(spec, self._accepted_licences)
         variants = self._prepare()
-        with self._timeline.span("bring", name):
-            weights = self._locator.bring(spec)
+        with self._timeline.span("fetch", name):
+            weights = self._locator.fetch(spec)
         if self._read_early.get(name) != weights:
             self._read(spec, weights)
         return variants.result().load(spec, weights, quality)

@@ -49,7 +49,7 @@ class BakedSource:
                 )
         return weights
 
-    def bring(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ModelSpec) -> Weights | None:
         return self.find(spec)
 
     def why_not(self, spec: ModelSpec) -> str:

@@ -33,7 +33,7 @@ class Source(WeightsSource, Protocol):
         ...
 
     def why_not(self, spec: ModelSpec) -> str:
-        """For the owner of the endpoint, after `bring` gave None: what is there instead."""
+        """For the owner of the endpoint, after `fetch` gave None: what is there instead."""
         ...
 
 

@@ -46,7 +46,7 @@ class HubSource:
             return None
         return self._copies.find(spec.name, _version(spec))
 
-    def bring(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ModelSpec) -> Weights | None:
         if not self._is_allowed or spec.repository is None:
             return None
         _check_pinned(spec.name, "revision", spec.repository, spec.revision)

@@ -35,7 +35,7 @@ class WeightsLocator:
 
     def stored_precision(self, spec: ModelSpec) -> Precision | None:
         """What the denoiser is stored in on a local disk; None for 16 bits or wider, and where
-        that is not known yet. What is wrong there, `find` and `bring` say.
+        that is not known yet. What is wrong there, `find` and `fetch` say.
         """
         try:
             weights = self.find(spec)
@@ -43,10 +43,10 @@ class WeightsLocator:
             return None
         return weights.precision if weights else None
 
-    def bring(self, spec: ModelSpec) -> Weights:
+    def fetch(self, spec: ModelSpec) -> Weights:
         """As of a source. Raises ModelUnavailable, with what each source says, if none has it."""
         for source in self._sources:
-            if weights := source.bring(spec):
+            if weights := source.fetch(spec):
                 _report(spec, weights)
                 return weights
         said = "; ".join(f"{each.name}: {each.why_not(spec)}" for each in self._sources)

@@ -65,7 +65,7 @@ class PlatformCacheSource:
                 "finished its download"
             ) from exc
 
-    def bring(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ModelSpec) -> Weights | None:
         return self.find(spec)
 
     def why_not(self, spec: ModelSpec) -> str:

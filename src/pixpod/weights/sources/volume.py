@@ -31,7 +31,7 @@ class VolumeSource:
         entry = self._entry(spec)
         return self._copies.find(entry.name, _version(entry)) if entry else None
 
-    def bring(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ModelSpec) -> Weights | None:
         entry = self._entry(spec)
         if entry is None:
             return None
