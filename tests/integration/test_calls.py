@@ -76,8 +76,12 @@ def stock_pipeline(model: str, precision: Precision) -> Pipeline:
         pipe = StableDiffusionXLPipeline.from_pretrained(TINY / "sdxl-tiny", dtype=dtype)
     else:
         pipe = StableDiffusionPipeline.from_pretrained(TINY / "sd15-tiny", dtype=dtype)
-    if precision is not FLOAT32:  # on a CPU a worker decodes in float32
+    if precision is not FLOAT32:
+        # on a CPU a worker decodes in float32
         pipe.vae.decoder.float().register_forward_pre_hook(lambda _, given: (given[0].float(),))
+        # torch has another kernel for products in bfloat16 where the weights could be trained
+        denoiser = pipe.transformer if model == "flux-tiny" else pipe.unet
+        denoiser.requires_grad_(False)
     pipe.set_progress_bar_config(disable=True)
     return pipe
 
