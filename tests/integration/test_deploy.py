@@ -63,7 +63,7 @@ def test_endpoint_is_created_once(deploy, account):
     assert "endpoint id: ep1\n" in out
     assert "curl -X POST https://api.runpod.ai/v2/ep1/runsync" in out
     assert "the platform did not take" not in out
-    assert only(account)["gpu"]["pools"] == ["ADA_48_PRO", "BLACKWELL_96", "ADA_80_PRO"]
+    assert only(account)["gpu"]["pools"] == ["ADA_24", "ADA_48_PRO", "BLACKWELL_96"]
 
     status, out, err = deploy("--yes")
     assert (status, err) == (0, "")
@@ -193,9 +193,10 @@ def test_refusals_of_the_platform_are_reported(deploy, account, monkeypatch):
 
 
 def test_configuration_is_checked_before_anything_is_read(deploy, account):
-    status, _, err = deploy("--yes", "--gpu-pools", "ADA_24")
+    status, _, err = deploy("--yes", "--gpu-pools", "ADA_23")
     assert (status, account.requests) == (2, [])
-    assert "ADA_48_PRO, BLACKWELL_96, ADA_80_PRO, HOPPER_141, BLACKWELL_180" in err
+    assert "ADA_23" in err
+    assert "any of AMPERE_16, AMPERE_24, ADA_24, " in err
 
 
 PROBLEM = b'{"title": "t", "status": 1, "detail": "no such volume", "errors": ["$.gpu: bad"]}'

@@ -1,4 +1,4 @@
-"""Refresh, deadline, cancellation, progress and bill of a worker that holds several jobs.
+"""Refresh, deadline, cancellation, progress and bill of a worker that runs several jobs.
 
 The real SDK on the emulated platform; the worker is the product's, its engine a clock.
 """
@@ -20,18 +20,18 @@ USD_PER_SECOND = 0.001
 
 QUICK_TIMES = ScriptedTimes(batch_s=0.05, image_s=0.1, max_batch_size=4)
 SLOW_TIMES = ScriptedTimes(batch_s=6.0, image_s=0.0, max_batch_size=1)
-NUM_TOLD = 20
-NUM_RENEWED = 16
+NUM_WATCHED = 20
+NUM_REFRESHED = 16
 
 ENDPOINTS = {
-    "renewed": ScriptedWorker(
+    "refreshed": ScriptedWorker(
         times=ScriptedTimes(batch_s=0.3, image_s=0.0, max_batch_size=1),
         max_concurrency=3,
         refresh_after_images=4,
     ),
-    "told": ScriptedWorker(
-        times=ScriptedTimes(batch_s=3.5, image_s=0.0, max_batch_size=NUM_TOLD),
-        max_concurrency=NUM_TOLD,
+    "progress": ScriptedWorker(
+        times=ScriptedTimes(batch_s=3.5, image_s=0.0, max_batch_size=NUM_WATCHED),
+        max_concurrency=NUM_WATCHED,
     ),
     "slow": ScriptedWorker(times=SLOW_TIMES, max_concurrency=2),
     "limited": ScriptedWorker(times=SLOW_TIMES, max_concurrency=2, max_job_s=1.0),
@@ -45,7 +45,7 @@ ENDPOINTS = {
 def platform(tmp_path_factory):
     """All endpoints at once, since a worker's start takes seconds; one worker each.
 
-    The platform is strict: a worker that asks to be renewed is killed with all it holds.
+    The platform is strict: a worker that asks for a refresh is killed with all its jobs.
     """
     directory = tmp_path_factory.mktemp("limits")
     behaviour = replace(QUICK, late_progress=LateProgress.REOPEN, terminate_grace_s=0.0)
@@ -70,7 +70,7 @@ def platform(tmp_path_factory):
 @pytest.fixture(scope="module")
 def jobs(platform):
     """Ids of the jobs of the endpoints that need no more than to be left alone."""
-    numbers = {"renewed": NUM_RENEWED, "billed": 20, "limited": 2}
+    numbers = {"refreshed": NUM_REFRESHED, "billed": 20, "limited": 2}
     return {name: [ask(platform, name) for _ in range(count)] for name, count in numbers.items()}
 
 
@@ -103,13 +103,13 @@ class TestProgress:
     @classmethod
     def seen(cls, platform):
         """What a client that polls sees of each job until it has ended."""
-        waiting = {ask(platform, "told", steps=20) for _ in range(NUM_TOLD)}
+        waiting = {ask(platform, "progress", steps=20) for _ in range(NUM_WATCHED)}
         seen: dict[str, list] = {job_id: [] for job_id in waiting}
         deadline = time.monotonic() + LIMIT_S
         while waiting:
             assert time.monotonic() < deadline, f"{len(waiting)} jobs have not ended"
             for job_id in tuple(waiting):
-                status = status_of(platform, "told", job_id)
+                status = status_of(platform, "progress", job_id)
                 if status not in seen[job_id]:
                     seen[job_id].append(status)
                 if status["status"] not in ("IN_QUEUE", "IN_PROGRESS"):
@@ -134,20 +134,20 @@ class TestProgress:
         assert "late-progress" not in platform.state()["hazards"]["counts"]
 
 
-class TestRenewal:
-    def test_renewed_workers_lose_no_job(self, platform, jobs):
-        ended = [end_of(platform, "renewed", job_id) for job_id in jobs["renewed"]]
-        assert [status["status"] for status in ended] == ["COMPLETED"] * NUM_RENEWED
-        assert all(platform.job(job_id)["executions"] == 1 for job_id in jobs["renewed"])
+class TestRefresh:
+    def test_refreshed_workers_lose_no_job(self, platform, jobs):
+        ended = [end_of(platform, "refreshed", job_id) for job_id in jobs["refreshed"]]
+        assert [status["status"] for status in ended] == ["COMPLETED"] * NUM_REFRESHED
+        assert all(platform.job(job_id)["executions"] == 1 for job_id in jobs["refreshed"])
         assert len({status["workerId"] for status in ended}) >= 2
 
-    def test_worker_leaves_when_it_has_answered_all_it_held(self, platform, jobs):
-        for job_id in jobs["renewed"]:
-            end_of(platform, "renewed", job_id)
-        state = until(platform.state, lambda s: s["endpoints"]["renewed"]["retired"])
+    def test_worker_leaves_when_it_has_answered_all_its_jobs(self, platform, jobs):
+        for job_id in jobs["refreshed"]:
+            end_of(platform, "refreshed", job_id)
+        state = until(platform.state, lambda s: s["endpoints"]["refreshed"]["retired"])
         assert all(
             worker["num_results"] >= 4 and worker["jobs"] == []
-            for worker in state["endpoints"]["renewed"]["retired"]
+            for worker in state["endpoints"]["refreshed"]["retired"]
         )
 
 
@@ -162,8 +162,8 @@ class TestDeadline:
 class TestCancellation:
     def test_cancelled_job_ends_at_its_next_step_and_the_other_goes_on(self, platform):
         cancelled, other = ask(platform, "slow", steps=50), ask(platform, "slow", steps=4)
-        held = lambda state: len(state["endpoints"]["slow"]["workers"][0]["jobs"]) == 2  # noqa: E731
-        until(platform.state, held)
+        has_both = lambda state: len(state["endpoints"]["slow"]["workers"][0]["jobs"]) == 2  # noqa: E731
+        until(platform.state, has_both)
         call(platform, f"/cancel/{cancelled}", method="POST", endpoint_id="slow")
         status = end_of(platform, "slow", other)
         assert status["status"] == "COMPLETED"

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from functools import partial
+from types import MappingProxyType
 
 import torch
 
@@ -31,15 +32,22 @@ class ModelRunner:
     """Runs batches; all calls come from the device's thread.
 
     It onloads exactly the components that a stage's plan names, and the stage gets a pipeline
-    that can use no others.
+    that can use no others. `stages` take the place of its own ones of the same names.
     """
 
-    def __init__(self, placement: Placement, prompts: PromptCache) -> None:
+    def __init__(
+        self,
+        placement: Placement,
+        prompts: PromptCache,
+        *,
+        stages: Mapping[StageName, Stage] = MappingProxyType({}),
+    ) -> None:
         self._placement = placement
         self._stages: Mapping[StageName, Stage] = {
             StageName.TEXT_ENCODE: TextEncodeStage([TextCondition(prompts)]),
             StageName.DENOISE: DenoiseStage(),
             StageName.DECODE: DecodeStage(),
+            **stages,
         }
 
     @property

@@ -179,13 +179,13 @@ def _choose_denoiser(
 def _choose_max(
     spec: ModelSpec, checkpoint: CheckpointInfo, hardware: Hardware, requested: Precision | None
 ) -> Precision:
-    wide = requested or _half_precision(spec, hardware)
+    chosen = requested or _half_precision(spec, hardware)
     if Quality.MAX not in offered_qualities(spec, checkpoint.denoiser, requested):
         held = f"baked in {checkpoint.denoiser}" if checkpoint.is_float8 else f"set to {requested}"
         raise _no_max(f"{spec.name} is {held} here")
-    if not hardware.holds(_bytes_in(wide, checkpoint)):
-        raise _no_max(f"{spec.name} in {wide} does not fit on this GPU")
-    return wide
+    if not hardware.holds(_bytes_in(chosen, checkpoint)):
+        raise _no_max(f"{spec.name} in {chosen} does not fit on this GPU")
+    return chosen
 
 
 def _check_requested(
