@@ -50,11 +50,11 @@ def build_worker(
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
         prices=PriceList(settings.usd_per_gpu_second),
         concurrency=Concurrency(
-            max_when_warm=settings.max_held_jobs or max_concurrency(models.values()),
+            max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
             is_warm=lambda: engine.is_warm,
             num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
-        refresh=Refresh(after_images=settings.renew_after_images),
+        refresh=Refresh(after_images=settings.refresh_after_images),
         send_progress=platform.send_progress if platform else None,
         options=WorkerOptions(
             worker_id=settings.worker_id,

@@ -1,7 +1,4 @@
-"""A deployment's choices, read from the environment once and frozen.
-
-The only module that knows names of environment variables. A bad value names its variable.
-"""
+"""Settings of a deployment, read from the environment once and frozen."""
 
 import hashlib
 import re
@@ -16,6 +13,7 @@ from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.job import Delivery
 from pixpod.outputs.s3_settings import S3Settings, read_s3
+from pixpod.variables import check_names
 from pixpod.weights.prefetch import Verify
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
@@ -29,11 +27,12 @@ HUB_CACHE = Path("huggingface-cache/hub")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Everything a worker is told by its environment. See README for the variables.
+    """Settings of a worker. `pixpod.variables` describes the variables they are read from.
 
     `precisions` is by model, with ALL_MODELS for the others; empty for the catalog's defaults.
-    `deliveries` are those that a job may choose from, the default first. `max_held_jobs` and
-    `memory_limit_gb` are None for what the models need and the card has; 0 images: never renew.
+    `deliveries` are those that a job may choose from, the default first. `max_concurrency` None
+    depends on the served models, `memory_limit_gb` None is all memory of the GPU, in GiB.
+    `refresh_after_images` 0 means never.
     """
 
     weights_dir: Path
@@ -51,8 +50,8 @@ class Settings:
     precisions: Mapping[str, Precision]
     preload: bool
     is_batching: bool
-    max_held_jobs: int | None
-    renew_after_images: int
+    max_concurrency: int | None
+    refresh_after_images: int
     max_job_s: int
     is_compiling: bool
     compiled_dir: Path
@@ -68,20 +67,21 @@ class Settings:
     log_level: str
 
     def requested_precision(self, model: str) -> Precision | None:
-        """What a model shall run in; None for what its weights and the catalog say."""
+        """Return the precision set for a model, or None to choose it by GPU and weights."""
         return self.precisions.get(model, self.precisions.get(ALL_MODELS))
 
     @staticmethod
     def names_platform(environ: Mapping[str, str]) -> bool:
-        """Whether the environment is that of a worker on the platform."""
+        """Return True in the environment of a worker on the platform."""
         return any(environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
         """Read `PIXPOD_*` and the usual names of RunPod and AWS.
 
-        Raises InvalidSettings for a value that cannot be used.
+        Raises InvalidSettings for a value that cannot be used, and for an unknown `PIXPOD_*` name.
         """
+        check_names(environ)
         env = Environment(environ)
         is_production = cls.names_platform(environ)
         s3 = read_s3(env)
@@ -102,8 +102,8 @@ class Settings:
             precisions=_read_precisions(env),
             preload=env.switch("PIXPOD_PRELOAD", default=is_production),
             is_batching=env.switch("PIXPOD_BATCHING", default=True),
-            max_held_jobs=_read_held_jobs(env),
-            renew_after_images=env.whole("PIXPOD_RENEW_AFTER_IMAGES", 500, 0, 1_000_000),
+            max_concurrency=_read_concurrency(env),
+            refresh_after_images=env.whole("PIXPOD_REFRESH_AFTER_IMAGES", 500, 0, 1_000_000),
             max_job_s=env.whole("PIXPOD_MAX_JOB_S", 540, 1, 86_400),
             is_compiling=env.switch("PIXPOD_COMPILE", default=True),
             compiled_dir=env.read(Path, "PIXPOD_COMPILED_DIR") or weights_dir / "compiled",
@@ -173,10 +173,10 @@ def _size(entry: str) -> Size:
     return int(found[1]), int(found[2])
 
 
-def _read_held_jobs(env: Environment) -> int | None:
+def _read_concurrency(env: Environment) -> int | None:
     """`auto`, or how many jobs at most are held at a time."""
-    value = env.text("PIXPOD_MAX_HELD_JOBS")
-    return None if value in (None, "auto") else env.whole("PIXPOD_MAX_HELD_JOBS", 1, 1, 64)
+    value = env.text("PIXPOD_MAX_CONCURRENCY")
+    return None if value in (None, "auto") else env.whole("PIXPOD_MAX_CONCURRENCY", 1, 1, 64)
 
 
 def _gigabytes(value: str) -> float:

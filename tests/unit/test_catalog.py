@@ -161,7 +161,9 @@ def test_missing_file_names_the_variable(tmp_path):
 
 def test_licence_must_be_accepted_where_the_catalog_says_so():
     catalog = load_catalog()
-    with pytest.raises(LicenceNotAccepted, match=r"flux-1-dev-non-commercial.*PIXPOD_ACCEPT"):
+    with pytest.raises(
+        LicenceNotAccepted, match=r"flux-1-dev-non-commercial.*PIXPOD_ACCEPT_LICENCES"
+    ):
         check_licence(catalog["flux-dev"], frozenset({"another"}))
     check_licence(catalog["flux-dev"], frozenset({"flux-1-dev-non-commercial"}))
     check_licence(catalog["flux-schnell"], frozenset())

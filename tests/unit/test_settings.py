@@ -47,8 +47,8 @@ def test_empty_environment_is_a_desk():
     assert settings.worker_id == "local"
     assert settings.log_level == "INFO"
     assert not settings.preload
-    assert settings.max_held_jobs is settings.memory_limit_gb is None
-    assert settings.renew_after_images == 500
+    assert settings.max_concurrency is settings.memory_limit_gb is None
+    assert settings.refresh_after_images == 500
     assert settings.deliveries == (Delivery.DIRECTORY, Delivery.INLINE)
 
 
@@ -70,9 +70,9 @@ def test_empty_environment_is_a_desk():
         ),
         ("PIXPOD_PRELOAD", "true", "preload", True),
         ("PIXPOD_BATCHING", "false", "is_batching", False),
-        ("PIXPOD_MAX_HELD_JOBS", "auto", "max_held_jobs", None),
-        ("PIXPOD_MAX_HELD_JOBS", "3", "max_held_jobs", 3),
-        ("PIXPOD_RENEW_AFTER_IMAGES", "0", "renew_after_images", 0),
+        ("PIXPOD_MAX_CONCURRENCY", "auto", "max_concurrency", None),
+        ("PIXPOD_MAX_CONCURRENCY", "3", "max_concurrency", 3),
+        ("PIXPOD_REFRESH_AFTER_IMAGES", "0", "refresh_after_images", 0),
         ("PIXPOD_MAX_JOB_S", "60", "max_job_s", 60),
         ("PIXPOD_COMPILE", "false", "is_compiling", False),
         ("PIXPOD_COMPILED_DIR", "/compiled", "compiled_dir", Path("/compiled")),
@@ -105,9 +105,9 @@ def test_variable_is_read(name, value, field, expected):
         ("PIXPOD_PRECISION", "sdxl=float32,sdxl=float16", "one entry a model"),
         ("PIXPOD_PRELOAD", "yes", "false, true"),
         ("PIXPOD_BATCHING", "on", "true, false"),
-        ("PIXPOD_MAX_HELD_JOBS", "0", "1 to 64"),
-        ("PIXPOD_MAX_HELD_JOBS", "many", "a whole number"),
-        ("PIXPOD_RENEW_AFTER_IMAGES", "-1", "0 to 1000000"),
+        ("PIXPOD_MAX_CONCURRENCY", "0", "1 to 64"),
+        ("PIXPOD_MAX_CONCURRENCY", "many", "a whole number"),
+        ("PIXPOD_REFRESH_AFTER_IMAGES", "-1", "0 to 1000000"),
         ("PIXPOD_MAX_JOB_S", "0", "1 to 86400"),
         ("PIXPOD_COMPILE", "auto", "true, false"),
         ("PIXPOD_MEMORY_LIMIT_GB", "0", "gigabytes"),

@@ -47,7 +47,7 @@ def our_endpoint(endpoint_id: str, concurrency: int, *, is_batching: bool) -> En
     env = worker_environ(
         PIXPOD_WEIGHTS_DIR=str(WEIGHTS),
         PIXPOD_BATCHING=str(is_batching).lower(),
-        PIXPOD_MAX_HELD_JOBS=str(concurrency),
+        PIXPOD_MAX_CONCURRENCY=str(concurrency),
     )
     return _endpoint(endpoint_id, OUR_HANDLER, env)
 

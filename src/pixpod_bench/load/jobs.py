@@ -35,7 +35,7 @@ def worker_environ(**more: str) -> dict[str, str]:
         "PIXPOD_COMPILE": "false",
         "PIXPOD_PRELOAD": "true",
         "PIXPOD_DELIVERY": "inline",
-        "PIXPOD_RENEW_AFTER_IMAGES": "0",
+        "PIXPOD_REFRESH_AFTER_IMAGES": "0",
         **more,
     }
 
