@@ -104,7 +104,7 @@ def test_image_that_never_fits_is_refused_and_the_next_one_is_generated(
 
 
 def _peak_bytes(runner: LocalRunner, request, cuda: torch.device) -> int:
-    """What drawing takes on top of the weights."""
+    """What generating takes on top of the weights."""
     gc.collect()
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats(cuda)

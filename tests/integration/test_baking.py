@@ -52,8 +52,8 @@ FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=FLOAT8, t5
 
 
 def bake_tiny(directory, recipe=FLUX, max_shard_bytes=ONE_SHARD, **options):
-    asked = SourceOptions(**{"location": None, "own_models": CACHE, **options})
-    bake(directory, recipe, CATALOG, asked, max_shard_bytes, byte_bar)
+    source = SourceOptions(**{"location": None, "own_models": CACHE, **options})
+    bake(directory, recipe, CATALOG, source, max_shard_bytes, byte_bar)
     return directory / recipe.model
 
 
@@ -173,7 +173,7 @@ def test_each_shard_says_all_of_torchao_and_keeps_a_tensor_whole(baked, componen
 
 
 @pytest.mark.parametrize("max_shard_bytes", [ONE_SHARD, MANY_SHARDS], ids=["one", "many"])
-def test_tensors_begin_where_a_card_likes_them(baked, max_shard_bytes):
+def test_tensors_begin_where_a_gpu_likes_them(baked, max_shard_bytes):
     for folder in baked(FLUX, max_shard_bytes).iterdir():
         for header, begin in headers(folder) if folder.is_dir() else ():
             header.pop("__metadata__")
@@ -219,12 +219,12 @@ def test_stock_pipeline_of_baked_files_is_that_of_the_source(baked, model, pipel
             assert_same(found.components[name], component)
 
 
-def test_stock_pipeline_draws_from_baked_float8(baked):
+def test_stock_pipeline_generates_from_baked_float8(baked):
     pipe = DiffusionPipeline.from_pretrained(baked(), dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe("a red circle", width=32, height=32, num_inference_steps=1, output_type="np")
-    assert picture.images.shape == (1, 32, 32, 3)
-    assert picture.images.std() > 0
+    generated = pipe("a red circle", width=32, height=32, num_inference_steps=1, output_type="np")
+    assert generated.images.shape == (1, 32, 32, 3)
+    assert generated.images.std() > 0
 
 
 def test_float16_is_cast_from_what_the_source_has(baked):
@@ -397,7 +397,7 @@ def test_vae_of_another_folder_is_put_in_place_of_the_models(tmp_path):
 
 
 @pytest.mark.parametrize("precision", [FLOAT8, BFLOAT16])
-def test_random_model_draws_finite_noise(tmp_path, precision):
+def test_random_model_generates_finite_noise(tmp_path, precision):
     recipe = ModelRecipe(
         model="flux-tiny", plan=QuantizationPlan(precision=precision, t5=precision)
     )
@@ -407,8 +407,8 @@ def test_random_model_draws_finite_noise(tmp_path, precision):
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []
     pipe = DiffusionPipeline.from_pretrained(tmp_path / "flux-tiny", dtype=torch.bfloat16)
     pipe.set_progress_bar_config(disable=True)
-    picture = pipe("abc", width=32, height=32, num_inference_steps=1, output_type="pt")
-    assert torch.isfinite(picture.images).all()
+    generated = pipe("abc", width=32, height=32, num_inference_steps=1, output_type="pt")
+    assert torch.isfinite(generated.images).all()
     weight = pipe.transformer.transformer_blocks[0].attn.to_q.weight
     weight = weight.dequantize() if precision is FLOAT8 else weight
     assert 0.019 < weight.float().std() < 0.021

@@ -66,9 +66,9 @@ def hub():
 @pytest.fixture
 def bake_from_hub(hub, tmp_path):
     def run(spec=SDXL, **options):
-        asked = {"location": "hub", "own_models": CACHE, "endpoint": hub.url, **options}
+        given = {"location": "hub", "own_models": CACHE, "endpoint": hub.url, **options}
         directory = tmp_path / "weights"
-        bake(directory, RECIPE, {spec.name: spec}, SourceOptions(**asked), 10**9, byte_bar)
+        bake(directory, RECIPE, {spec.name: spec}, SourceOptions(**given), 10**9, byte_bar)
         return directory
 
     return run
@@ -163,8 +163,8 @@ FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.
 
 
 def bake_flux(directory, location, **options):
-    asked = SourceOptions(location=str(location), own_models=CACHE, **options)
-    bake(directory, FLUX, CATALOG, asked, 10**9, byte_bar)
+    source = SourceOptions(location=str(location), own_models=CACHE, **options)
+    bake(directory, FLUX, CATALOG, source, 10**9, byte_bar)
     return read_manifest(directory)["flux-tiny"]
 
 

@@ -162,7 +162,7 @@ def test_part_of_a_torchao_tensor_waits_for_its_other_shard():
 
 @pytest.mark.parametrize("threads", [1, 4])
 def test_copy_to_the_device_is_the_file(tmp_path, threads, monkeypatch):
-    """The way to a card, with a CPU's memory in the place of the card's."""
+    """The way to a GPU, with a CPU's memory in the place of the GPU's."""
     monkeypatch.setattr("pixpod.engine.loading.device_memory.BUFFER_BYTES", 1000)
     monkeypatch.setattr("pixpod.engine.loading.device_memory.COPYING_THREADS", threads)
     path = tmp_path / "weights.safetensors"

@@ -119,7 +119,7 @@ def test_int8_leaves_out_layers_that_see_no_tokens():
     assert sum(kinds.values()) > 15
 
 
-def test_text_encoder_is_quantised_where_a_card_is_small(float8):
+def test_text_encoder_is_quantized_where_a_gpu_is_small(float8):
     small = load(QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
     assert holds_float8(small.components["text_encoder_2"])
     assert not holds_float8(float8.components["text_encoder_2"])

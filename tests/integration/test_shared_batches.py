@@ -114,7 +114,7 @@ def desk() -> Iterator[Desk]:
 
 @pytest.fixture(scope="module")
 def alone(desk) -> dict[str, ImageResult]:
-    """The first picture of each model, generated with nobody beside it."""
+    """The first image of each model, with nobody beside it."""
     return {model: image_of(desk.generate(request_of(model))) for model in MODELS}
 
 
@@ -310,7 +310,7 @@ class TestFaults:
 
 @contextmanager
 def out_of_memory(*, times: int) -> Iterator[None]:
-    """Decoding of images of the tests' own size fails so often, as it does on a full card."""
+    """Decoding of images of the tests' own size fails so often, as it does on a full GPU."""
     decode, left = AutoencoderKL.decode, [None] * times
 
     def decode_or_fail(self, latents, *args, **kwargs):

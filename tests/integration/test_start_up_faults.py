@@ -68,13 +68,13 @@ def job(model: str = MODEL) -> dict:
 
 
 class Boot:
-    """A worker started as handler.py does, but where it would leave the host, `told` has why."""
+    """A worker started as handler.py does, but where it would leave the host, `faults` has why."""
 
     def __init__(self, environ: dict[str, str]) -> None:
-        self.told: list[WorkerError] = []
+        self.faults: list[WorkerError] = []
         self._worker: Worker | RefusingWorker
         try:
-            self._worker = build_worker(make_settings(**environ), None, self.told.append)
+            self._worker = build_worker(make_settings(**environ), None, self.faults.append)
         except WorkerError as error:
             self._worker = RefusingWorker(error)
             return
@@ -87,7 +87,7 @@ class Boot:
         """What a job is answered with; the host must not be blamed for it."""
         self._worker.check_host()
         reply = self.reply(model)
-        assert self.told == []
+        assert self.faults == []
         assert "refresh_worker" not in reply, "another worker would not do better"
         assert PROMPT not in reply["error"]
         return reply["error"]
@@ -275,7 +275,7 @@ def test_what_only_loading_finds_is_told_before_the_job_is_answered(boot, tmp_pa
     worker = boot()
     worker.check_host()
     reply = worker.reply()
-    assert [error.code for error in worker.told][:1] == [LATE[case]]
+    assert [error.code for error in worker.faults][:1] == [LATE[case]]
     assert reply["error"].startswith(f"{LATE[case]}: ")
 
 
@@ -321,7 +321,7 @@ def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):
     copy_weights(tmp_path / "weights")
     worker = boot()
     assert worker.reply()["error"].startswith(f"out_of_memory: {MODEL} in float32 does not fit on")
-    assert [error.code for error in worker.told] == ["out_of_memory"]
+    assert [error.code for error in worker.faults] == ["out_of_memory"]
 
 
 def test_disk_that_fails_under_a_mapped_file_ends_the_process(tmp_path):

@@ -1,5 +1,5 @@
 """One model in several precisions, as the worker's own loader keeps them: what is shared, what a
-float8-baked directory can and cannot give, on which card.
+float8-baked directory can and cannot give, on which GPU.
 """
 
 import gc
@@ -174,7 +174,7 @@ def test_stored_precision_is_known_without_loading(float8_dir):
 
 
 @pytest.mark.parametrize("is_streamed", [False, True])
-def test_float8_files_run_in_16_bits_on_a_card_without_float8(float8_dir, is_streamed):
+def test_float8_files_run_in_16_bits_on_a_gpu_without_float8(float8_dir, is_streamed):
     weights = BakedSource(float8_dir).find(CATALOG[FLUX])
     assert weights is not None
     plan = QuantizationPlan(precision=BF16, t5=BF16, is_dequantized=True, is_streamed=is_streamed)

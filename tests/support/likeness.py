@@ -1,4 +1,4 @@
-"""How alike two pictures are."""
+"""How alike two images are."""
 
 import numpy as np
 
