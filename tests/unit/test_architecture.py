@@ -1,4 +1,7 @@
-"""The house rules that an import or a call can break, read from the source."""
+"""Rules of the architecture that calls and names can break, read from the source.
+
+Contracts about imports are in pyproject.toml; `scripts/check` runs import-linter on them.
+"""
 
 import ast
 import subprocess
@@ -8,26 +11,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 SRC = ROOT / "src"
 
-STANDARD_LIBRARY_ONLY = {
-    "errors",
-    "job",
-    "logs",
-    "timeline",
-    "engine.base",
-    "engine.compilation.store",
-    "engine.device_probe",
-    "engine.execution.oom_fallbacks",
-    "engine.memory.host",
-    "engine.memory.residency",
-    "engine.memory.sharing",
-    "engine.precision.precision",
-    "engine.scheduling.batching",
-    "engine.scheduling.request_queue",
-    "weights.layout",
-    "weights.manifest",
-}
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
-CONCRETE = {"engine.engine", "engine.fake", "outputs.s3_storage", "bootstrap"}
 
 
 def name_of(path):
@@ -39,63 +23,6 @@ TREES = {
     name_of(path): ast.parse(path.read_text(encoding="utf-8"))
     for path in sorted((SRC / "pixpod").rglob("*.py"))
 }
-ROOMS = {name for name, tree in TREES.items() if len(tree.body) == 1}
-"""Packages with a docstring and nothing else."""
-
-
-def imports(tree, *, skip=frozenset()):
-    """Full names of all modules that are imported, wherever in the module."""
-    for node in ast.walk(tree):
-        if node in skip:
-            continue
-        if isinstance(node, ast.Import):
-            yield from (alias.name for alias in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, "imports are absolute"
-            yield node.module
-            yield from (f"{node.module}.{alias.name}" for alias in node.names)
-
-
-def own_imports(tree):
-    names = (
-        name.removeprefix("pixpod").removeprefix(".")
-        for name in imports(tree)
-        if name.split(".")[0] == "pixpod"
-    )
-    return {name for name in names if name in TREES.keys() - ROOMS}
-
-
-def test_policy_modules_need_the_standard_library_only():
-    foreign = {
-        name: found
-        for name in STANDARD_LIBRARY_ONLY
-        if (found := {each.split(".")[0] for each in imports(TREES[name])} - {"pixpod"})
-        - sys.stdlib_module_names
-    }
-    assert not foreign
-
-
-def test_heavy_libraries_stay_in_the_engine_and_in_fakes():
-    found = {
-        name: heavy
-        for name, tree in TREES.items()
-        if not name.startswith(("engine", "testing")) or name.startswith("engine.scheduling")
-        if (heavy := {each.split(".")[0] for each in imports(tree, skip=for_types(tree))} & HEAVY)
-    }
-    assert not found
-
-
-def for_types(tree):
-    return {
-        inner
-        for node in ast.walk(tree)
-        if isinstance(node, ast.If) and "TYPE_CHECKING" in ast.unparse(node.test)
-        for inner in ast.walk(node)
-    }
-
-
-def test_worker_knows_no_concrete_engine_or_store():
-    assert not own_imports(TREES["serving.worker"]) & CONCRETE
 
 
 def calls_and_names(tree):
