@@ -84,7 +84,7 @@ def test_every_scheduler_obeys_56_prompts(desk, model):
 def test_every_scheduler_runs_the_most_steps(desk, scheduler):
     """Karras' levels may round to the same timestep, which diffusers does not expect."""
     most = load_catalog()["sd15-tiny"].limits.max_steps
-    assert desk.draw(
+    assert desk.generate(
         "sd15-tiny",
         "a red circle",
         scheduler=scheduler,
