@@ -1,4 +1,4 @@
-"""The contract as JSON Schema documents; `scripts/schema` writes them into `schema/`."""
+"""The contract as JSON Schema documents; `scripts/generate` writes them into `schema/`."""
 
 from typing import Any
 

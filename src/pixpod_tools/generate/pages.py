@@ -1,9 +1,21 @@
 """The generated documents by their path in the repository."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
+from pixpod.contract.json_schema import json_schemas
 from pixpod_tools.generate import settings_page
+
+
+def _render_schema(name: str) -> str:
+    return json.dumps(json_schemas()[name], indent=2, ensure_ascii=False) + "\n"
+
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/settings.md": settings_page.render,
+    **{
+        f"src/pixpod/contract/schema/{name}": partial(_render_schema, name)
+        for name in json_schemas()
+    },
 }
