@@ -1,4 +1,4 @@
-"""The contract as JSON Schema documents; `scripts/schema` writes them into `schema/`."""
+"""The contract as JSON Schema documents; `python -m pixpod_tools.generate` writes them."""
 
 from typing import Any
 
