@@ -33,6 +33,8 @@ from pixpod_tools.tiny.checker import check
 from pixpod_tools.tiny.scenes import Colour, Scene, Shape
 from runpod_emulator.testing import running_emulator, settings_for
 
+pytestmark = pytest.mark.container
+
 TOKEN = "hf_" + "planted" * 5
 """A secret that the build is given, and nothing else may hold."""
 

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parents[2]
 @pytest.mark.parametrize("name", PAGES)
 def test_document_is_up_to_date(name):
     text = (ROOT / name).read_text(encoding="utf-8")
-    assert text == PAGES[name](), "run: .venv/bin/python -m pixpod_tools.generate"
+    assert text == PAGES[name](), "run scripts/generate"
 
 
 @pytest.fixture

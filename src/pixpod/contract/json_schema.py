@@ -1,4 +1,4 @@
-"""The contract as JSON Schema documents; `python -m pixpod_tools.generate` writes them."""
+"""The contract as JSON Schema documents; `scripts/generate` writes them into `schema/`."""
 
 from typing import Any
 

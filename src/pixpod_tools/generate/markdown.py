@@ -19,4 +19,4 @@ def code(values: Iterable[object]) -> str:
 def generated_from(*sources: str) -> str:
     """Return the last line of a generated page."""
     names = " and ".join(sources)
-    return f"\n<!-- Generated from {names} by `python -m pixpod_tools.generate`. -->\n"
+    return f"\n<!-- Generated from {names} by `scripts/generate`. -->\n"

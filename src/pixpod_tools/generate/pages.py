@@ -1,20 +1,24 @@
 """The generated documents by their path in the repository."""
 
+import json
 from collections.abc import Callable, Mapping
+from functools import partial
 
-from pixpod_tools.generate import (
-    models_page,
-    packages_page,
-    payload_page,
-    schema_page,
-    settings_page,
-)
+from pixpod.contract.json_schema import json_schemas
+from pixpod_tools.generate import models_page, packages_page, payload_page, settings_page
+
+
+def _render_schema(name: str) -> str:
+    return json.dumps(json_schemas()[name], indent=2, ensure_ascii=False) + "\n"
+
 
 PAGES: Mapping[str, Callable[[], str]] = {
     "docs/models.md": models_page.render,
     "docs/packages.md": packages_page.render,
     "docs/payload.md": payload_page.render,
     "docs/settings.md": settings_page.render,
-    "src/pixpod/contract/schema/reply.json": schema_page.render_reply,
-    "src/pixpod/contract/schema/request.json": schema_page.render_request,
+    **{
+        f"src/pixpod/contract/schema/{name}": partial(_render_schema, name)
+        for name in json_schemas()
+    },
 }

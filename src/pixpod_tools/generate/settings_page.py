@@ -16,7 +16,7 @@ job with the error `invalid_settings`, which names the variable. An empty value 
 _TAIL = """
 Programs under `scripts/` are configured by options instead; `--help` lists them.
 
-<!-- Generated from src/pixpod/variables.py by `python -m pixpod_tools.generate`. -->
+<!-- Generated from src/pixpod/variables.py by scripts/generate. -->
 """
 
 
