@@ -116,7 +116,7 @@ class StorageDenied(WorkerError):
 
 
 class DeadlineExceeded(WorkerError):
-    """The job was not drawn within the deployment's time for a job; less may be."""
+    """The job did not end within its time limit; a smaller one may."""
 
     code = "deadline_exceeded"
     fault = Fault.DEPLOYMENT

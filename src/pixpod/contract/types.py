@@ -196,8 +196,8 @@ class JobInput(_Edge):
         default=None,
         description=(
             "max keeps the denoiser in 16 bits; default uses the precision that suits the GPU; "
-            "turbo, FLUX only, skips steps that change little. One that the deployment does not "
-            "offer is refused."
+            "turbo, FLUX only, skips steps that change little; default unless given. One that the "
+            "deployment does not offer is refused."
         ),
     )
     deterministic: bool | None = Field(

@@ -1,1 +1,1 @@
-"""Documents that are generated from the code: `python -m pixpod_tools.generate` writes them."""
+"""Documents that are generated from the code: `scripts/generate` writes them."""

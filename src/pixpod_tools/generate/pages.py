@@ -5,7 +5,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from pixpod.contract.json_schema import json_schemas
-from pixpod_tools.generate import settings_page
+from pixpod_tools.generate import models_page, packages_page, payload_page, settings_page
 
 
 def _render_schema(name: str) -> str:
@@ -13,6 +13,9 @@ def _render_schema(name: str) -> str:
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/models.md": models_page.render,
+    "docs/packages.md": packages_page.render,
+    "docs/payload.md": payload_page.render,
     "docs/settings.md": settings_page.render,
     **{
         f"src/pixpod/contract/schema/{name}": partial(_render_schema, name)

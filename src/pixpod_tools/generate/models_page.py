@@ -1,0 +1,155 @@
+"""Render docs/models.md from the catalog and the families."""
+
+from collections.abc import Iterator
+
+from pixpod.catalog import ModelSpec, load_catalog
+from pixpod.families import FAMILIES, STORED_PRECISIONS, FamilySpec
+from pixpod_tools.generate.markdown import code, generated_from, table
+
+_HEAD = """\
+# Models
+
+A worker serves the models that its weights directory holds. Each model belongs to a family, which
+is an architecture.
+
+## In the catalog
+
+"""
+
+_DEFAULTS = """
+The large models need CUDA and never run on the CPU. The precision in this table is a model's
+default: a GPU may choose another one for FLUX, by its class in
+[gpus.toml](../src/pixpod/gpus.toml), and `PIXPOD_PRECISION` sets it by hand. Each reply says in
+`model.precision` what ran. The tiny models ship with the source:
+[flux-tiny](../model_cache/tiny/flux-tiny/README.md),
+[sdxl-tiny](../model_cache/tiny/sdxl-tiny/README.md),
+[sd15-tiny](../model_cache/tiny/sd15-tiny/README.md).
+
+Defaults of requests:
+
+"""
+
+_LIMITS = """
+Limits of requests:
+
+"""
+
+_FAMILIES = """
+## Families
+
+"""
+
+_OWN = """
+## Add a model
+
+A checkpoint of a family that exists needs no code: an entry in a TOML file of the form of
+[catalog.toml](../src/pixpod/catalog.toml), which `PIXPOD_CATALOG` names, and weights, which
+`scripts/bake --model NAME` writes. A new family is described in
+[architecture.md](architecture.md).
+"""
+
+
+def render() -> str:
+    """Return the text of the page."""
+    models = list(load_catalog().values())
+    families = list(FAMILIES.values())
+    return (
+        _HEAD
+        + table(("model", "family", "weights", "licence", "needs CUDA", "precision"), _rows(models))
+        + _DEFAULTS
+        + table(
+            ("model", "size", "steps", "scheduler", "guidance", "sequence length"),
+            _default_rows(models),
+        )
+        + _LIMITS
+        + table(
+            ("model", "side in pixels", "pixels", "steps", "guidance", "images", "sequence length"),
+            _limit_rows(models),
+        )
+        + _FAMILIES
+        + table(("", *(family.title for family in families)), _family_rows(families))
+        + "".join(_schedulers(family, families) for family in _firsts(families))
+        + _OWN
+        + generated_from("src/pixpod/catalog.toml", "src/pixpod/families")
+    )
+
+
+def _rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
+    for model in models:
+        licence = model.licence + (", must be accepted" if model.licence_must_be_accepted else "")
+        parts = [part for part in (model.repository, model.vae_repository) if part]
+        weights = " with the VAE of ".join(f"`{part}`" for part in parts) or "in this repository"
+        precision = "; ".join(f"{device}: `{each}`" for device, each in model.precision.items())
+        is_cuda = "yes" if model.requires_cuda else "no"
+        yield f"`{model.name}`", model.family.title, weights, licence, is_cuda, precision
+
+
+def _default_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
+    for model in models:
+        defaults = model.defaults
+        yield (
+            f"`{model.name}`",
+            f"{defaults.width}x{defaults.height}",
+            str(defaults.num_inference_steps),
+            f"`{defaults.scheduler}`",
+            _or_dash(defaults.guidance_scale),
+            _or_dash(defaults.max_sequence_length),
+        )
+
+
+def _limit_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
+    for model in models:
+        limits, multiple = model.limits, model.family.size_multiple_px
+        yield (
+            f"`{model.name}`",
+            f"{limits.min_side_px} to {limits.max_side_px}, multiple of {multiple}",
+            f"{limits.max_pixels:,}",
+            str(limits.max_steps),
+            f"{limits.max_guidance:g}" if model.takes_guidance else "-",
+            str(limits.max_images),
+            _or_dash(limits.max_sequence_length),
+        )
+
+
+def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
+    yield "modes", *(code(sorted({mode for mode, _ in each.pipelines})) for each in families)
+    yield "pipeline", *(code(each.pipelines.values()) for each in families)
+    yield "components", *(code(each.component_names) for each in families)
+    yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
+    yield "prompts", *(code(sorted(each.prompt_fields)) for each in families)
+    yield "guidance", *(f"`{each.guidance}`" for each in families)
+    yield "precisions in files", *(code(_stored(each)) for each in families)
+    yield "skips steps (`turbo`)", *("yes" if each.step_cache_blocks else "no" for each in families)
+
+
+def _stored(family: FamilySpec) -> list[str]:
+    return [each for each in STORED_PRECISIONS if family.quantization or not each.is_8_bit]
+
+
+def _firsts(families: list[FamilySpec]) -> list[FamilySpec]:
+    """Return the families that have a list of schedulers of their own."""
+    return list({id(each.schedulers): each for each in reversed(families)}.values())[::-1]
+
+
+def _schedulers(family: FamilySpec, families: list[FamilySpec]) -> str:
+    """Return the schedulers of a family, and of those that share its table."""
+    peers = [each.title for each in families if each.schedulers is family.schedulers]
+    rows = []
+    for name, spec in family.schedulers.items():
+        is_alias = name != spec.class_name
+        options = code(f"{key}={value}" for key, value in spec.options.items())
+        rows.append(
+            (
+                f"`{name}`",
+                f"`{spec.class_name}`" if is_alias else "",
+                options,
+                str(spec.calls_per_step),
+                _or_dash(spec.max_steps),
+            )
+        )
+    head = ("name", "alias of", "options", "denoiser calls per step", "most steps")
+    return f"\n### Schedulers of {' and '.join(peers)}\n\n" + table(head, rows)
+
+
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else f"{value:g}"
