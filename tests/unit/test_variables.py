@@ -81,9 +81,12 @@ def read_by_deploy(monkeypatch) -> set[str]:
 
 
 def read_by_emulator(monkeypatch) -> set[str]:
-    """Return what the emulator reads: a key that it refuses ends it before anything starts."""
+    """Return what the emulator reads. It ends before anything starts: it refuses this key, and
+    this host if it reads no key.
+    """
     monkeypatch.setattr(os, "environ", environ := Reads(RUNPOD_EMULATOR_API_KEY="with space"))
-    assert emulator_cli.main(["--handler", str(ROOT / "handler.py")]) == emulator_cli.STATUS_USAGE
+    flags = ["--handler", str(ROOT / "handler.py"), "--host", "0.0.0.0"]
+    assert emulator_cli.main(flags) == emulator_cli.STATUS_USAGE
     endpoint = EndpointSettings(id="images", command=("true",), env=(given := Reads()))
     assert endpoint.start_limit_s > 0
     return environ.names | given.names
