@@ -1,4 +1,4 @@
-"""A deployment's environment: what is read, what is refused by name, what is never shown."""
+"""Settings from the environment: values, refusals and masked secrets."""
 
 from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
@@ -34,7 +34,7 @@ def runpod_s3(url, **env):
     return found
 
 
-def test_empty_environment_is_a_desk():
+def test_empty_environment_gives_the_defaults():
     settings = make_settings()
     assert settings.weights_dir == SOURCE_WEIGHTS_DIR
     assert settings.models is settings.catalog_file is settings.s3 is None

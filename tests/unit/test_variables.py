@@ -124,7 +124,8 @@ def test_program_reads_its_variables_and_no_others(program, read_by, monkeypatch
 
 
 def test_each_variable_has_a_program():
-    assert all(each.read_by for each in (*VARIABLES.values(), *PLATFORM_VARIABLES.values()))
+    assert all(each.read_by for each in VARIABLES.values())
+    assert all(each.read_by for each in PLATFORM_VARIABLES.values())
 
 
 def test_accepted_values_of_the_table_are_those_of_a_refusal():
