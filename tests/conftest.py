@@ -3,6 +3,10 @@
 import os
 
 import pytest
+from hypothesis import settings
+
+settings.register_profile("pixpod", deadline=None)  # machines that run tests are shared
+settings.load_profile("pixpod")
 
 OUR_PREFIXES = ("PIXPOD_", "RUNPOD_", "AWS_", "BUCKET_")
 

@@ -128,7 +128,7 @@ class TestCompared:
             environ = {f"PIXPOD_{name_given}": "9", "PIXPOD_DEVICE": "cpu"}
             new, old = (environ_for(tmp_path / name, environ) for name in ("new", "old"))
             assert new == {"PIXPOD_MAX_CONCURRENCY": "9", "PIXPOD_DEVICE": "cpu"}
-            assert old == {"PIXPOD_MAX_CONCURRENCY": "9", "PIXPOD_DEVICE": "cpu"}
+            assert old == {"PIXPOD_" + "MAX_HELD_JOBS": "9", "PIXPOD_DEVICE": "cpu"}
 
 
 class TestMachine:

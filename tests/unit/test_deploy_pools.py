@@ -1,5 +1,7 @@
 """Pools follow from the plan that a worker itself would make."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -7,7 +9,8 @@ from hypothesis import strategies as st
 from pixpod.catalog import load_catalog
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
-from pixpod.families import Precision
+from pixpod.families import GIB, Precision
+from pixpod.gpus import find_gpu
 from pixpod_tools.deploy.configuration import Mode
 from pixpod_tools.deploy.disk import disk_gb
 from pixpod_tools.deploy.errors import InvalidConfiguration
@@ -54,6 +57,27 @@ def test_chosen_are_the_cheapest_that_serve_in_order_of_price(pools, models):
     chosen = choose_pools(pools, models)
     assert all(pool.worst_fit(models).plan is not None for pool in chosen)
     assert [pool.usd_per_second for pool in chosen] == prices[:MAX_CHOSEN]
+
+
+def all_bytes(model, gpu):
+    plan = fit([model], gpu).plan
+    assert plan is not None
+    return sum(plan.sizes.values())
+
+
+@pytest.mark.parametrize("name", ["RTX 4090", "H100 SXM"])
+def test_t5_and_adaln_are_counted_as_they_were_baked(name):
+    """`flux-dev-24gb` has T5 in FP8, `flux-dev-adaln16` 3.0 GiB more in its denoiser."""
+    gpu = find_gpu(name)
+    assert gpu is not None
+    (usual,) = served(("flux-dev", FP8))
+    (small,) = served(("flux-dev", FP8), t5=FP8)
+    large = replace(usual, baked=QuantizationPlan(precision=FP8, adaln=BF16))
+    if name == "H100 SXM":  # the smaller GPU converts T5 to FP8 in any case
+        assert (all_bytes(usual, gpu) - all_bytes(small, gpu)) / GIB == pytest.approx(4.3, abs=0.1)
+    else:
+        assert all_bytes(small, gpu) == all_bytes(usual, gpu)
+    assert (all_bytes(large, gpu) - all_bytes(usual, gpu)) / GIB == pytest.approx(3.0, abs=0.1)
 
 
 @pytest.mark.parametrize(

@@ -42,7 +42,7 @@ MEMORY_BATCH_SIZES = (1, 2)
 MEMORY_CONCURRENCY = 8
 """Requests that are submitted at once, so that there is something to batch."""
 
-_ONLOAD, _ONLOAD_MS = "swap", 1.0
+_ONLOAD, _ONLOAD_MS = "onload", 1.0
 """The phase of moving components to the GPU, and from when it counts as one."""
 
 
@@ -65,7 +65,7 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
         allocated, reserved = peak_bytes(device), peak_reserved_bytes(device)
         end_reserved = reserved_bytes(device)
     del engine
-    onloads = [generation.timings_ms[_ONLOAD] for generation in generations]
+    onloads = [generation.timings_ms.get(_ONLOAD, 0) for generation in generations]
     warnings = dict.fromkeys(text for each in generations for text in each.warnings)
     kinds = [(model, scenario.sizes_px[0], MEMORY_STEPS) for model, _ in scenario.served]
     is_room_for_stock = scenario.limit_gib is None

@@ -1,7 +1,7 @@
 """Whether a worker's own plan serves a set of models on a GPU."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.memory.footprints import known_bytes
@@ -50,10 +50,17 @@ def fit(models: Sequence[ServedModel], gpu: Gpu) -> Fit:
                 is_compiling=True,
             )
             is_as_baked = is_as_baked and _is_as_baked(model, plan)
-            needs.append(need_of(model.spec, plan))
+            needs.append(need_of(model.spec, _as_loaded(plan, model.baked)))
         return Fit(gpu=gpu, plan=make_plan(needs, target.budget), is_as_baked=is_as_baked)
     except WorkerError as error:
         return Fit(gpu=gpu, plan=None, reason=str(error))
+
+
+def _as_loaded(plan: QuantizationPlan, baked: QuantizationPlan) -> QuantizationPlan:
+    """Return a plan that names the formats of the files where the worker keeps those."""
+    if baked.precision is not Precision.FLOAT8_DYNAMIC:
+        return plan
+    return replace(plan, t5=plan.t5 or baked.t5, adaln=baked.adaln)
 
 
 def files_gb(models: Sequence[ServedModel]) -> float:
