@@ -1,20 +1,18 @@
 """The table of settings: names in the repository, unknown and renamed names, defaults, the page."""
 
-import asyncio
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
+from support.read_variables import Reads, ours_and_platforms, variables_of
 
 import pixpod_tools.deploy.cli as deploy_cli
 import runpod_emulator.command_line.cli as emulator_cli
 from pixpod.errors import InvalidSettings
 from pixpod.settings import Settings, keep_sdk_quiet
 from pixpod.variables import PLATFORM_VARIABLES, RENAMED, VARIABLES, Program
-from pixpod_bench.emulator import stub_worker
 from runpod_emulator.settings import EndpointSettings
 
 ROOT = Path(__file__).parents[2]
@@ -44,22 +42,6 @@ def test_each_name_in_the_repository_is_in_the_table():
         if name not in RENAMED or str(file.relative_to(ROOT)) not in OLD_NAMES_IN
     }
     assert unknown == set()
-
-
-class Reads(dict[str, str]):
-    """An environment that notes which variables are read."""
-
-    def __init__(self, **values: str) -> None:
-        super().__init__(values)
-        self.names: set[str] = set()
-
-    def __getitem__(self, name: str) -> str:
-        self.names.add(name)
-        return super().__getitem__(name)
-
-    def get(self, name: str, default: Any = None) -> Any:
-        self.names.add(name)
-        return super().get(name, default)
 
 
 def read_by_worker(_monkeypatch) -> set[str]:
@@ -92,35 +74,18 @@ def read_by_emulator(monkeypatch) -> set[str]:
     return environ.names | given.names
 
 
-def read_by_bench(monkeypatch) -> set[str]:
-    """Return what the benchmark's worker without an SDK reads; without a key, which it reads last,
-    it ends before it connects.
-    """
-    names = ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_WEBHOOK_POST_OUTPUT", "RUNPOD_WEBHOOK_PING")
-    environ = Reads(**dict.fromkeys((*names, "RUNPOD_POD_ID"), "http://127.0.0.1:1"))
-    monkeypatch.setattr(os, "environ", environ)
-    with pytest.raises(KeyError, match="RUNPOD_AI_API_KEY"):
-        asyncio.run(stub_worker.work())
-    return environ.names
-
-
 @pytest.mark.parametrize(
     ("program", "read_by"),
     [
         (Program.WORKER, read_by_worker),
         (Program.DEPLOY, read_by_deploy),
         (Program.EMULATOR, read_by_emulator),
-        (Program.BENCH, read_by_bench),
     ],
 )
 def test_program_reads_its_variables_and_no_others(program, read_by, monkeypatch):
-    ours = {name for name, variable in VARIABLES.items() if program in variable.read_by}
-    usual = {name for each in ours for name in VARIABLES[each].also_reads}
-    platforms = {name for name, each in PLATFORM_VARIABLES.items() if program in each.read_by}
-    of_platforms = ("PIXPOD_", "RUNPOD_", "AWS_", "BUCKET_", "HF_")
     with monkeypatch.context() as patch:
-        found = {name for name in read_by(patch) if name.startswith(of_platforms)}
-    assert found == ours | usual | platforms
+        found = ours_and_platforms(read_by(patch))
+    assert found == variables_of(program)
 
 
 def test_each_variable_has_a_program():
