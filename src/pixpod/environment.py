@@ -64,7 +64,7 @@ class Environment:
         """One of `accepted`; its first entry is the default."""
         value = self.text(name) or accepted[0]
         if value not in accepted:
-            raise InvalidSettings(f"{name}={value!r}: accepted are {', '.join(accepted)}")
+            raise InvalidSettings(f"{name}={value!r}: expected {', '.join(accepted)}")
         return value
 
     def switch(self, name: str, *, default: bool) -> bool:
@@ -76,13 +76,13 @@ class Environment:
         if value is None:
             return default
         if not lowest <= value <= highest:
-            raise InvalidSettings(f"{name}={value}: accepted is {lowest} to {highest}")
+            raise InvalidSettings(f"{name}={value}: expected {lowest} to {highest}")
         return value
 
 
 def _whole_number(value: str) -> int:
     if not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise ValueError("accepted is a whole number")
+        raise ValueError("expected a whole number")
     return int(value)
 
 
@@ -94,5 +94,5 @@ def _without_credentials(value: str) -> str:
 def web_address(value: str) -> str:
     parts = urlsplit(value)
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("accepted is an http or https address without user and password")
+        raise ValueError("expected an http or https address without user and password")
     return value.rstrip("/")

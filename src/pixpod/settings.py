@@ -149,10 +149,10 @@ def _read_precisions(env: Environment) -> Mapping[str, Precision]:
         name, _, value = entry.rpartition("=")
         if value.strip() not in list(Precision):
             accepted = ", ".join(Precision)
-            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted are {accepted}")
+            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: expected {accepted}")
         model = name.strip() or ALL_MODELS
         if model in found:
-            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted is one entry a model")
+            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: expected one entry a model")
         found[model] = Precision(value.strip())
     return found
 
@@ -169,7 +169,7 @@ def _size(entry: str) -> Size:
     found = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", entry)
     if not found:
         accepted = "sizes such as 1024x1024,832x1216, or none"
-        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES={entry!r}: accepted are {accepted}")
+        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES={entry!r}: expected {accepted}")
     return int(found[1]), int(found[2])
 
 
@@ -181,14 +181,14 @@ def _read_concurrency(env: Environment) -> int | None:
 
 def _gigabytes(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", value) or float(value) <= 0:
-        raise ValueError("accepted are gigabytes (2^30 bytes) above 0, such as 24")
+        raise ValueError("expected gigabytes (2^30 bytes) above 0, such as 24")
     return float(value)
 
 
 def _price(value: str) -> float:
     number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", value)
     if number is None or not 0 <= float(value) < 1:
-        raise ValueError("accepted is a price in US dollars per second, 0 to 1")
+        raise ValueError("expected a price in US dollars per second, 0 to 1")
     return float(value)
 
 

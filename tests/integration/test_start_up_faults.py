@@ -124,7 +124,7 @@ def boot(tmp_path):
 ROLE = {"PIXPOD_S3_BUCKET": "pictures"}
 
 SETTINGS = {
-    "bad value": ({"PIXPOD_DEVICE": "gpu"}, "PIXPOD_DEVICE='gpu': accepted are auto, cuda, cpu"),
+    "bad value": ({"PIXPOD_DEVICE": "gpu"}, "PIXPOD_DEVICE='gpu': expected auto, cuda, cpu"),
     "unknown model": ({"PIXPOD_MODELS": "sd16"}, "'sd16' is not in the catalog, which has flux"),
     "nothing to serve": ({}, "holds no models, nor does a volume: bake some"),
     "no such catalog": ({"PIXPOD_CATALOG": "/absent.toml"}, "PIXPOD_CATALOG='/absent.toml': "),
@@ -155,7 +155,7 @@ def test_manifest_of_another_format_is_the_reply(boot, tmp_path):
     broken_copy("manifest of format 1", tmp_path / "weights")
     text = boot().refusal()
     assert text.startswith("invalid_settings: ")
-    assert "format 1: accepted is 2; bake again" in text
+    assert "format 1: expected 2; bake again" in text
 
 
 def test_licence_that_was_not_accepted_leaves_other_models_alone(boot, tmp_path):

@@ -120,7 +120,7 @@ def _split_bucket(url: str) -> _Bucket:
     parts = urlsplit(url)
     path = parts.path.strip("/")
     if "/" in path:
-        raise InvalidSettings("BUCKET_ENDPOINT_URL: accepted is a path of the bucket's name only")
+        raise InvalidSettings("BUCKET_ENDPOINT_URL: expected a path of the bucket's name only")
     labels = re.fullmatch(rf"(?P<bucket>.+?)\.(?P<host>s3[.-].+|{_SPACES})", parts.netloc)
     if path or labels is None:
         return _Bucket(path or None, urlunsplit((parts.scheme, parts.netloc, "", "", "")))
