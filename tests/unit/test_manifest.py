@@ -165,7 +165,7 @@ WRONG_FILES = {
 
 @pytest.mark.parametrize("wrong", WRONG_FILES)
 def test_broken_file_names_file_and_model(read, wrong):
-    with pytest.raises(InvalidSettings, match=r"model 'sdxl': file '.*a\.json': .*accepted"):
+    with pytest.raises(InvalidSettings, match=r"model 'sdxl': file '.*a\.json': .*expected"):
         read(ENTRY + WRONG_FILES[wrong])
 
 
