@@ -9,6 +9,7 @@ from boto3.session import Session
 from moto.server import ThreadedMotoServer
 
 BUCKET = "images"
+KEY = "demo"
 
 
 @contextmanager
@@ -19,19 +20,20 @@ def running_s3() -> Iterator[dict[str, str]]:
     server.start()
     try:
         host, port = server.get_host_and_port()
-        keys = {"access_key_id": "demo", "secret_access_key": "demo"}
         endpoint_url = f"http://{host}:{port}"
         client: Any = Session().client(
             "s3",
             endpoint_url=endpoint_url,
             region_name="us-east-1",
-            **{f"aws_{name}": value for name, value in keys.items()},
+            aws_access_key_id=KEY,
+            aws_secret_access_key=KEY,
         )
         client.create_bucket(Bucket=BUCKET)
         yield {
             "PIXPOD_S3_BUCKET": BUCKET,
             "PIXPOD_S3_ENDPOINT_URL": endpoint_url,
-            **{f"PIXPOD_S3_{name.upper()}": value for name, value in keys.items()},
+            "PIXPOD_S3_ACCESS_KEY_ID": KEY,
+            "PIXPOD_S3_SECRET_ACCESS_KEY": KEY,
             "PIXPOD_S3_ADDRESSING_STYLE": "path",
             "PIXPOD_S3_PREFIX": "demo",
         }
