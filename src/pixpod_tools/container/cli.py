@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return work(given)
     except ImageError as error:
-        sys.stderr.write(f"scripts/image: {error}\n")
+        sys.stderr.write(f"scripts/build_image: {error}\n")
         return 1
 
 
@@ -76,7 +76,7 @@ def default_tag(profile: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/image", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/build_image", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     builder = commands.add_parser("build", help="build the image of a profile")
