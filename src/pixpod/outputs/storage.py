@@ -57,7 +57,7 @@ class DirectoryImageStore:
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
             raise StorageDenied(
                 f"PIXPOD_OUTPUT_DIR={str(self._directory)!r}: {exc.strerror}; "
-                "accepted is a directory that the worker may write to"
+                "expected a directory that the worker may write to"
             ) from exc
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc

@@ -70,7 +70,7 @@ def throughput(given: argparse.Namespace) -> int:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/pixpod_bench.emulator", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/emulator_bench", description=__doc__)
     benchmarks = parser.add_subparsers(required=True, metavar="chaos | throughput")
     shaken = benchmarks.add_parser("chaos", help="each job must end as promised")
     shaken.set_defaults(work=chaos)

@@ -1,4 +1,4 @@
-"""`python -m pixpod_tools.container`, as scripts/image runs it."""
+"""`python -m pixpod_tools.container`, as scripts/build_image runs it."""
 
 import sys
 

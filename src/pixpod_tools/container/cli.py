@@ -25,7 +25,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return work(given)
     except ImageError as error:
-        sys.stderr.write(f"scripts/image: {error}\n")
+        sys.stderr.write(f"scripts/build_image: {error}\n")
         return 1
 
 
@@ -54,7 +54,7 @@ def _layers(given: argparse.Namespace) -> int:
 def _search(given: argparse.Namespace) -> int:
     needle = given.secret_file.read_bytes().strip()
     if not needle:
-        raise ImageError(f"{given.secret_file} is empty: accepted is a file with the secret")
+        raise ImageError(f"{given.secret_file} is empty: expected a file with the secret")
     with tempfile.TemporaryDirectory() as folder:
         image = save(given.image, Path(folder) / "image")
         found = list(image.files_with(needle))
@@ -76,7 +76,7 @@ def default_tag(profile: str) -> str:
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="scripts/image", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/build_image", description=__doc__)
     commands = parser.add_subparsers(required=True)
 
     builder = commands.add_parser("build", help="build the image of a profile")

@@ -12,7 +12,7 @@ from pixpod_tools.generate.pages import PAGES
 
 def main(argv: list[str] | None = None, root: Path = Path()) -> int:
     """Return the exit status."""
-    parser = argparse.ArgumentParser(prog="python -m pixpod_tools.generate", description=__doc__)
+    parser = argparse.ArgumentParser(prog="scripts/generate", description=__doc__)
     parser.add_argument("--check", action="store_true", help="only compare")
     is_check = parser.parse_args(argv).check
     stale = 0

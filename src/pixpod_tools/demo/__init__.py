@@ -1,0 +1,1 @@
+"""Two jobs end to end on one machine: `scripts/demo`."""
