@@ -425,7 +425,7 @@ def test_random_model_of_a_given_size_is_near_it():
 
 @pytest.mark.parametrize("name", ["sdxl", "flux-tiny", "nobody"])
 def test_size_of_a_model_without_blocks_to_leave_out_is_refused(name):
-    with pytest.raises(InvalidSettings, match="accepted"):
+    with pytest.raises(InvalidSettings, match="expected"):
         find_architecture(name, 10**9)
 
 

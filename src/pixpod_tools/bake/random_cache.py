@@ -50,7 +50,7 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
         architecture.components[architecture.family.denoiser].get("num_single_layers")
         != _SINGLE_BLOCKS
     ):
-        raise InvalidSettings(f"--size-gb with {name}: accepted for full-size FLUX models only")
+        raise InvalidSettings(f"--size-gb with {name}: expected a full-size FLUX model")
     return architecture
 
 
