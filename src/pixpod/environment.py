@@ -1,4 +1,4 @@
-"""Typed reads of an environment; a value that cannot be used names its variable."""
+"""Read typed values from an environment. An error names the variable and the accepted values."""
 
 import hmac
 import re
@@ -12,7 +12,7 @@ T = TypeVar("T")
 
 
 class Secret:
-    """A string that must not be shown: `repr` and `str` mask it, `reveal` gives it."""
+    """A string that must not be shown: `repr` and `str` mask it, `reveal` returns it."""
 
     __slots__ = ("_value",)
 
@@ -35,64 +35,76 @@ class Secret:
 
 
 class Environment:
-    """Typed reads of a mapping; an empty value counts as absent."""
+    """Read typed values from a mapping. An empty value counts as not set.
+
+    Each method raises InvalidSettings for a value that cannot be used.
+    """
 
     def __init__(self, variables: Mapping[str, str]) -> None:
         self._variables = variables
 
     def text(self, *names: str) -> str | None:
-        """The first of several names that is set."""
+        """Return the value of the first name that is set, or None."""
         values = (self._variables.get(name, "").strip() for name in names)
         return next((value for value in values if value), None)
 
     def read(self, convert: Callable[[str], T], name: str) -> T | None:
+        """Return the converted value, or None if it is not set.
+
+        `convert` raises ValueError("expected ...") for a value that cannot be used.
+        """
         value = self.text(name)
         if value is None:
             return None
         try:
             return convert(value)
         except ValueError as exc:
-            raise InvalidSettings(f"{name}={_without_credentials(value)!r}: {exc}") from exc
+            raise InvalidSettings(f"{name}: {exc}, got {_without_credentials(value)!r}") from exc
 
     def listed(self, name: str) -> tuple[str, ...] | None:
+        """Return the comma-separated parts of the value, or None if it is not set."""
         value = self.text(name)
         if value is None:
             return None
         return tuple(part.strip() for part in value.split(",") if part.strip())
 
     def choice(self, name: str, accepted: tuple[str, ...]) -> str:
-        """One of `accepted`; its first entry is the default."""
+        """Return the value, one of `accepted`. The first of them is the default."""
         value = self.text(name) or accepted[0]
         if value not in accepted:
-            raise InvalidSettings(f"{name}={value!r}: accepted are {', '.join(accepted)}")
+            raise InvalidSettings(f"{name}: expected one of {', '.join(accepted)}, got {value!r}")
         return value
 
     def switch(self, name: str, *, default: bool) -> bool:
-        accepted = ("true", "false") if default else ("false", "true")
-        return self.choice(name, accepted) == "true"
+        """Return True for `true` and False for `false`."""
+        if self.text(name) is None:
+            return default
+        return self.choice(name, ("true", "false")) == "true"
 
     def whole(self, name: str, default: int, lowest: int, highest: int) -> int:
-        value = self.read(_whole_number, name)
-        if value is None:
-            return default
-        if not lowest <= value <= highest:
-            raise InvalidSettings(f"{name}={value}: accepted is {lowest} to {highest}")
-        return value
+        """Return a whole number from `lowest` to `highest`."""
 
+        def convert(value: str) -> int:
+            if not re.fullmatch(r"-?[0-9]{1,18}", value) or not lowest <= int(value) <= highest:
+                raise ValueError(f"expected a whole number from {lowest} to {highest}")
+            return int(value)
 
-def _whole_number(value: str) -> int:
-    if not re.fullmatch(r"-?[0-9]{1,18}", value):
-        raise ValueError("accepted is a whole number")
-    return int(value)
+        value = self.read(convert, name)
+        return default if value is None else value
 
 
 def _without_credentials(value: str) -> str:
-    """A value fit for an error, which callers may see: no `user:password@` of an address."""
+    """Mask `user:password@` of an address, because callers may see the error."""
     return re.sub(r"[^/]*@", "***@", value)
 
 
 def web_address(value: str) -> str:
-    parts = urlsplit(value)
+    """Return an address without the slashes at its end. Raises ValueError for any other text."""
+    expected = "expected an http or https address without user and password"
+    try:
+        parts = urlsplit(value)
+    except ValueError as exc:  # brackets without an IPv6 address between them
+        raise ValueError(expected) from exc
     if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError("accepted is an http or https address without user and password")
+        raise ValueError(expected)
     return value.rstrip("/")

@@ -1,4 +1,4 @@
-"""Settings of a deployment, read from the environment once and frozen."""
+"""Settings of a worker, read from the environment once and frozen."""
 
 import hashlib
 import re
@@ -17,10 +17,10 @@ from pixpod.variables import check_names
 from pixpod.weights.prefetch import Verify
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
-"""Where a source checkout keeps its weights; a container names its own by PIXPOD_WEIGHTS_DIR."""
+"""Weights of a source checkout. A container sets PIXPOD_WEIGHTS_DIR to its own."""
 
 PLATFORM_VOLUME = Path("/runpod-volume")
-"""Where the platform mounts a network volume, and keeps the models that it caches."""
+"""The platform mounts a network volume here, and keeps the models that it caches."""
 
 HUB_CACHE = Path("huggingface-cache/hub")
 
@@ -29,10 +29,11 @@ HUB_CACHE = Path("huggingface-cache/hub")
 class Settings:
     """Settings of a worker. `pixpod.variables` describes the variables they are read from.
 
-    `precisions` is by model, with ALL_MODELS for the others; empty for the catalog's defaults.
-    `deliveries` are those that a job may choose from, the default first. `max_concurrency` None
-    depends on the served models, `memory_limit_gb` None is all memory of the GPU, in GiB.
-    `refresh_after_images` 0 means never.
+    `precisions` maps models to precisions. ALL_MODELS stands for models without an entry, and an
+    empty mapping means the defaults of the catalog. `deliveries` are those that a job may choose
+    from; the first is the default. With `max_concurrency` None, it depends on the served models.
+    `memory_limit_gb` is in GiB; None means all memory of the GPU. With `refresh_after_images` 0, no
+    number of images causes a refresh.
     """
 
     weights_dir: Path
@@ -67,17 +68,17 @@ class Settings:
     log_level: str
 
     def requested_precision(self, model: str) -> Precision | None:
-        """Return the precision set for a model, or None to choose it by GPU and weights."""
+        """Return the precision that is set for a model, or None to choose it by GPU and weights."""
         return self.precisions.get(model, self.precisions.get(ALL_MODELS))
 
     @staticmethod
     def names_platform(environ: Mapping[str, str]) -> bool:
-        """Return True in the environment of a worker on the platform."""
+        """Return whether this is the environment of a worker on the platform."""
         return any(environ.get(name) for name in ("RUNPOD_WEBHOOK_GET_JOB", "RUNPOD_REALTIME_PORT"))
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read `PIXPOD_*` and the usual names of RunPod and AWS.
+        """Read the variables of `pixpod.variables`.
 
         Raises InvalidSettings for a value that cannot be used, and for an unknown `PIXPOD_*` name.
         """
@@ -102,7 +103,7 @@ class Settings:
             precisions=_read_precisions(env),
             preload=env.switch("PIXPOD_PRELOAD", default=is_production),
             is_batching=env.switch("PIXPOD_BATCHING", default=True),
-            max_concurrency=_read_concurrency(env),
+            max_concurrency=env.read(_concurrency, "PIXPOD_MAX_CONCURRENCY"),
             refresh_after_images=env.whole("PIXPOD_REFRESH_AFTER_IMAGES", 500, 0, 1_000_000),
             max_job_s=env.whole("PIXPOD_MAX_JOB_S", 540, 1, 86_400),
             is_compiling=env.switch("PIXPOD_COMPILE", default=True),
@@ -121,9 +122,9 @@ class Settings:
 
 
 def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:
-    """Raise the SDK's log level to INFO at least; it must not be imported before.
+    """Raise the log level of the SDK to at least INFO. Call this before the SDK is imported.
 
-    At DEBUG, its default, the SDK logs inputs and outputs of jobs: prompts and signed links.
+    At DEBUG, its default, the SDK logs the inputs and outputs of jobs: prompts and signed links.
     """
     for name in ("RUNPOD_LOG_LEVEL", "RUNPOD_DEBUG_LEVEL"):
         level = environ.get(name, "").upper()
@@ -132,33 +133,36 @@ def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:
 
 
 def keep_hub_offline(environ: MutableMapping[str, str]) -> None:
-    """Let diffusers and transformers look for nothing on the network; the one place that may
-    (`pixpod.weights.sources`) asks the hub by itself. They must not be imported before.
+    """Forbid diffusers and transformers to use the network. Call this before they are imported.
+
+    Only `pixpod.weights.sources` may use the hub, and does so without their help.
     """
     environ["HF_HUB_OFFLINE"] = "1"
 
 
 ALL_MODELS = "*"
-"""Key of `Settings.precisions` for models that have no entry of their own."""
+"""Key of `Settings.precisions` for models without an entry."""
 
 
 def _read_precisions(env: Environment) -> Mapping[str, Precision]:
-    """`float32` for all models, or `flux-dev=float8_dynamic,sdxl=float16` one by one."""
+    """Read `float32` for all models, or `flux-dev=float8_dynamic,sdxl=float16` by model."""
     found: dict[str, Precision] = {}
     for entry in env.listed("PIXPOD_PRECISION") or ():
         name, _, value = entry.rpartition("=")
         if value.strip() not in list(Precision):
             accepted = ", ".join(Precision)
-            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted are {accepted}")
+            raise InvalidSettings(f"PIXPOD_PRECISION: expected one of {accepted}, got {entry!r}")
         model = name.strip() or ALL_MODELS
         if model in found:
-            raise InvalidSettings(f"PIXPOD_PRECISION={entry!r}: accepted is one entry a model")
+            raise InvalidSettings(
+                f"PIXPOD_PRECISION: expected one entry per model, got {entry!r} too"
+            )
         found[model] = Precision(value.strip())
     return found
 
 
 def _read_sizes(env: Environment) -> tuple[Size, ...] | None:
-    """`1024x1024,832x1216`, or `none`; None if nothing is said."""
+    """Read `1024x1024,832x1216`, or `none` for no sizes. Return None if it is not set."""
     listed = env.listed("PIXPOD_WARMUP_SIZES")
     if listed is None or listed == ("none",):
         return None if listed is None else ()
@@ -169,53 +173,56 @@ def _size(entry: str) -> Size:
     found = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", entry)
     if not found:
         accepted = "sizes such as 1024x1024,832x1216, or none"
-        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES={entry!r}: accepted are {accepted}")
+        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES: expected {accepted}, got {entry!r}")
     return int(found[1]), int(found[2])
 
 
-def _read_concurrency(env: Environment) -> int | None:
-    """`auto`, or how many jobs at most are held at a time."""
-    value = env.text("PIXPOD_MAX_CONCURRENCY")
-    return None if value in (None, "auto") else env.whole("PIXPOD_MAX_CONCURRENCY", 1, 1, 64)
+def _concurrency(value: str) -> int | None:
+    if value == "auto":
+        return None
+    if not re.fullmatch(r"[0-9]{1,2}", value) or not 1 <= int(value) <= 64:
+        raise ValueError("expected auto or a whole number from 1 to 64")
+    return int(value)
 
 
 def _gigabytes(value: str) -> float:
     if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", value) or float(value) <= 0:
-        raise ValueError("accepted are gigabytes (2^30 bytes) above 0, such as 24")
+        raise ValueError("expected GiB above 0, such as 24")
     return float(value)
 
 
 def _price(value: str) -> float:
     number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", value)
     if number is None or not 0 <= float(value) < 1:
-        raise ValueError("accepted is a price in US dollars per second, 0 to 1")
+        raise ValueError("expected US dollars per second, from 0 to less than 1")
     return float(value)
 
 
 def _read_deliveries(
     env: Environment, s3: S3Settings | None, is_production: bool
 ) -> tuple[Delivery, ...]:
-    """What a job may choose from, the default first. A production worker writes to no disk."""
+    """Return the deliveries that a job may choose from, the default first.
+
+    A worker on the platform writes images to no disk unless PIXPOD_OUTPUT_DIR is set.
+    """
     names_directory = env.text("PIXPOD_OUTPUT_DIR") is not None
-    offered = {
+    availability = {
         Delivery.S3: s3 is not None,
         Delivery.DIRECTORY: names_directory or not is_production,
         Delivery.INLINE: True,
     }
-    default = env.choice(
-        "PIXPOD_DELIVERY", ("auto", *(d for d, is_there in offered.items() if is_there))
-    )
-    listed = [delivery for delivery, is_there in offered.items() if is_there]
+    available = [delivery for delivery, is_available in availability.items() if is_available]
+    default = env.choice("PIXPOD_DELIVERY", ("auto", *available))
     if default == "auto":
-        return tuple(listed)
-    return tuple(sorted(listed, key=lambda delivery: delivery != default))
+        return tuple(available)
+    return tuple(sorted(available, key=lambda delivery: delivery != default))
 
 
 def _read_key_secret(env: Environment, s3: S3Settings | None) -> Secret:
-    """What makes image keys unguessable; the same for all workers of a deployment.
+    """Return the secret that makes image keys unguessable.
 
-    Derived from the bucket's secret key unless set, so that a job retried by another worker
-    overwrites its own images.
+    Unless set, it is derived from the bucket's secret key, so that all workers of a deployment
+    have the same one: a job that another worker retries overwrites its own images.
     """
     own = env.text("PIXPOD_KEY_SECRET")
     if own:
@@ -224,8 +231,8 @@ def _read_key_secret(env: Environment, s3: S3Settings | None) -> Secret:
         return Secret("")
     if s3.secret_access_key is None:
         raise InvalidSettings(
-            "PIXPOD_KEY_SECRET is needed with S3 credentials that are not in the environment: "
-            "set it to the same random string on all workers"
+            "PIXPOD_KEY_SECRET: expected a random string, the same on all workers, because the S3 "
+            "credentials are not in the environment, got none"
         )
     digest = hashlib.sha256(b"pixpod image keys\0" + s3.secret_access_key.reveal().encode())
     return Secret(digest.hexdigest())

@@ -124,11 +124,14 @@ def boot(tmp_path):
 ROLE = {"PIXPOD_S3_BUCKET": "pictures"}
 
 SETTINGS = {
-    "bad value": ({"PIXPOD_DEVICE": "gpu"}, "PIXPOD_DEVICE='gpu': accepted are auto, cuda, cpu"),
+    "bad value": (
+        {"PIXPOD_DEVICE": "gpu"},
+        "PIXPOD_DEVICE: expected one of auto, cuda, cpu, got 'gpu'",
+    ),
     "unknown model": ({"PIXPOD_MODELS": "sd16"}, "'sd16' is not in the catalog, which has flux"),
     "nothing to serve": ({}, "holds no models, nor does a volume: bake some"),
     "no such catalog": ({"PIXPOD_CATALOG": "/absent.toml"}, "PIXPOD_CATALOG='/absent.toml': "),
-    "no secret for keys": (ROLE, "PIXPOD_KEY_SECRET is needed"),
+    "no secret for keys": (ROLE, "PIXPOD_KEY_SECRET: expected a random string"),
     "card not allowed": (
         {"PIXPOD_DEVICE": "cpu", "PIXPOD_MODELS": "sdxl"},
         "PIXPOD_DEVICE='cpu': accepted for sdxl are cuda, auto",
@@ -155,7 +158,7 @@ def test_manifest_of_another_format_is_the_reply(boot, tmp_path):
     broken_copy("manifest of format 1", tmp_path / "weights")
     text = boot().refusal()
     assert text.startswith("invalid_settings: ")
-    assert "format 1: accepted is 2; bake again" in text
+    assert "format 1: expected 2; bake again" in text
 
 
 def test_licence_that_was_not_accepted_leaves_other_models_alone(boot, tmp_path):
@@ -432,7 +435,10 @@ def _environs(folder: Path, hub_url: str) -> dict[str, dict[str, str]]:
 REFUSED = {
     "manifest without TOML": ("invalid_settings", "manifest.toml: Expected ']'"),
     "catalog without TOML": ("invalid_settings", "PIXPOD_CATALOG="),
-    "half a pair of keys": ("invalid_settings", "PIXPOD_S3_SECRET_ACCESS_KEY: set both or neither"),
+    "half a pair of keys": (
+        "invalid_settings",
+        "PIXPOD_S3_SECRET_ACCESS_KEY: expected both or neither",
+    ),
     "licence": ("licence_not_accepted", "PIXPOD_ACCEPT_LICENCES"),
     "gated": ("model_unavailable", "it is gated, and the token has no access: accept its"),
 }

@@ -29,6 +29,7 @@ def table_rows(text):
 
 def test_model_can_be_added(tmp_path):
     entry = re.search(r"```toml\n(.*?)```", section("A model of a family that exists"), re.DOTALL)
+    assert entry is not None
     path = tmp_path / "my_models.toml"
     path.write_text(entry[1], encoding="utf-8")
     added = load_catalog(path)["my-finetune"]

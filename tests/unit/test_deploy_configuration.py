@@ -29,27 +29,27 @@ def wanted(**keys):
         ({"image": 3}, "image = 3"),
         ({"mode": "bakde"}, "mode = 'bakde'"),
         ({"max_workers": 0}, "max_workers = 0"),
-        ({"min_workers": 4}, "min_workers = 4: accepted is at most max_workers, 3"),
+        ({"min_workers": 4}, "min_workers = 4: expected at most max_workers, 3"),
         ({"idle_timeout_s": 3601}, "idle_timeout_s = 3601"),
         ({"scaler_value": 0.4}, "scaler_value = 0.4"),
         ({"scaler": "request_count", "scaler_value": 1.5}, "whole number of requests"),
         ({"scaler": "request_count", "idle_timeout_s": 5}, "the platform refuses it"),
         ({"flashboot": "yes"}, "flashboot = 'yes'"),
         ({"min_cuda": "13"}, "min_cuda = '13'"),
-        ({"profile": "flux"}, "profile = 'flux': accepted is any of tiny, flux-schnell"),
+        ({"profile": "flux"}, "profile = 'flux': expected any of tiny, flux-schnell"),
         ({"profile": "slim"}, "one with weights in mode baked"),
-        ({"models": ["sd15"]}, "models = 'sd15': accepted is any of flux-schnell, sdxl"),
+        ({"models": ["sd15"]}, "models = 'sd15': expected any of flux-schnell, sdxl"),
         ({"models": []}, "one or more of"),
         ({"precision": {"sd15": "float16"}}, "a model that is served"),
         ({"precision": {"sdxl": "int3"}}, "precision.sdxl"),
-        ({"mode": "volume"}, "network_volume_id: accepted is an id"),
+        ({"mode": "volume"}, "network_volume_id: expected an id"),
         ({"network_volume_id": "v"}, "none in mode baked"),
         ({"gpu_pools": []}, "gpu_pools = []"),
         ({"cpu": "cpu5c", "gpu_pools": ["ADA_24"]}, "either cpu or gpu_pools"),
         ({"env": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
         ({"secrets": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
-        ({"env": {"PIXPOD_LOG_LEVEL": "LOUD"}}, "PIXPOD_LOG_LEVEL='LOUD'"),
-        ({"env": {"PIXPOD_S3_BUCKET": "images"}}, "PIXPOD_KEY_SECRET is needed"),
+        ({"env": {"PIXPOD_LOG_LEVEL": "LOUD"}}, "PIXPOD_LOG_LEVEL: expected one of"),
+        ({"env": {"PIXPOD_S3_BUCKET": "images"}}, "PIXPOD_KEY_SECRET: expected a random"),
         ({"env": {"A": "b"}, "secrets": {"A": "c"}}, "a variable that [secrets] has not"),
         ({"secrets": {"A": "has space"}}, "secrets.A"),
         ({"env": {"1A": "b"}}, "env.1A"),
@@ -66,7 +66,7 @@ def test_what_cannot_work_is_refused(keys, words):
 
 
 def test_baked_image_needs_a_profile():
-    with pytest.raises(InvalidConfiguration, match="profile: accepted is any of tiny"):
+    with pytest.raises(InvalidConfiguration, match="profile: expected any of tiny"):
         build_wanted(parse({"name": "x", "image": "x:1"}))
 
 

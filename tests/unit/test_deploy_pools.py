@@ -139,7 +139,7 @@ def test_pool_that_is_too_small_is_refused_with_the_workers_numbers():
     with pytest.raises(InvalidConfiguration) as caught:
         named_pools(POOLS, ["ADA_24"], models)
     text = str(caught.value)
-    assert text.startswith("gpu_pools = 'ADA_24': accepted is a pool that serves the models (")
+    assert text.startswith("gpu_pools = 'ADA_24': expected a pool that serves the models (")
     assert "AMPERE_80" in text
     assert "on RTX 4090: model_unavailable: flux-dev in float32 needs about 48 GiB" in text
 
@@ -147,7 +147,7 @@ def test_pool_that_is_too_small_is_refused_with_the_workers_numbers():
 @pytest.mark.parametrize(
     ("named", "words"),
     [
-        pytest.param(["ADA_25"], "'ADA_25': accepted is any of AMPERE_16, ", id="unknown"),
+        pytest.param(["ADA_25"], "'ADA_25': expected any of AMPERE_16, ", id="unknown"),
         pytest.param(["ADA_24", "ADA_24"], "each pool once", id="twice"),
     ],
 )

@@ -119,7 +119,7 @@ def test_bytes_that_are_no_text_are_named(tmp_path):
 
 @pytest.mark.parametrize("head", ["", "format = 1\n", 'format = "2"\n'])
 def test_other_format_says_which_is_read(read, head):
-    with pytest.raises(InvalidSettings, match=r"format .* accepted is 2; bake again"):
+    with pytest.raises(InvalidSettings, match=r"format .* expected 2; bake again"):
         read(ENTRY, head=head)
 
 
@@ -145,7 +145,7 @@ WRONG_ENTRIES = {
 
 @pytest.mark.parametrize("wrong", WRONG_ENTRIES)
 def test_broken_entry_names_file_and_model(read, wrong):
-    with pytest.raises(InvalidSettings, match=r"manifest\.toml: model 'sdxl': .*accepted (is|are)"):
+    with pytest.raises(InvalidSettings, match=r"manifest\.toml: model 'sdxl': .*expected"):
         read(WRONG_ENTRIES[wrong])
 
 
@@ -165,10 +165,10 @@ WRONG_FILES = {
 
 @pytest.mark.parametrize("wrong", WRONG_FILES)
 def test_broken_file_names_file_and_model(read, wrong):
-    with pytest.raises(InvalidSettings, match=r"model 'sdxl': file '.*a\.json': .*accepted"):
+    with pytest.raises(InvalidSettings, match=r"model 'sdxl': file '.*a\.json': .*expected"):
         read(ENTRY + WRONG_FILES[wrong])
 
 
 def test_unknown_table_beside_the_models_is_refused(read):
-    with pytest.raises(InvalidSettings, match=r"accepted are format and \[models"):
+    with pytest.raises(InvalidSettings, match=r"expected format and \[models"):
         read('[sdxl]\npath = "sdxl"')

@@ -1,26 +1,33 @@
 """The table of settings: names in the repository, unknown and renamed names, defaults, the page."""
 
+import os
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+from support.read_variables import Reads, ours_and_platforms, variables_of
 
+import pixpod_tools.deploy.cli as deploy_cli
+import runpod_emulator.command_line.cli as emulator_cli
 from pixpod.errors import InvalidSettings
-from pixpod.settings import Settings
-from pixpod.variables import RENAMED, VARIABLES
+from pixpod.settings import Settings, keep_sdk_quiet
+from pixpod.variables import PLATFORM_VARIABLES, RENAMED, VARIABLES, Program
+from runpod_emulator.settings import EndpointSettings
 
 ROOT = Path(__file__).parents[2]
-PLACES = ("src", "docs", "tests", "scripts", ".runpod", "README.md", "Dockerfile", "handler.py")
+FOLDERS = ("src", "docs", "tests", "scripts", ".ci", ".runpod")
+FILES = ("README.md", "Dockerfile", "handler.py", "pyproject.toml")
 NAME = re.compile(r"(?<![A-Z_])PIXPOD_[A-Z][A-Z0-9_]*")
 OLD_NAMES_IN = ("src/pixpod/variables.py", "tests/unit/test_variables.py")
 UNKNOWN = "PIXPOD_" + "ACCEPTALL_LICENCES"
+BUCKET = {"PIXPOD_S3_BUCKET": "images", "PIXPOD_KEY_SECRET": "secret"}
 
 
 def text_files() -> Iterator[Path]:
-    for place in PLACES:
-        path = ROOT / place
-        for file in [path] if path.is_file() else sorted(path.rglob("*")):
+    yield from (ROOT / file for file in FILES)
+    for folder in FOLDERS:
+        for file in sorted((ROOT / folder).rglob("*")):
             is_text = file.suffix in ("", ".json", ".md", ".py", ".svg", ".toml")
             if file.is_file() and is_text and ".egg-info" not in str(file):
                 yield file
@@ -37,30 +44,70 @@ def test_each_name_in_the_repository_is_in_the_table():
     assert unknown == set()
 
 
-class Reads(Mapping[str, str]):
-    """An environment that notes which variables are read."""
-
-    def __init__(self, values: Mapping[str, str]) -> None:
-        self._values = values
-        self.names: set[str] = set()
-
-    def __getitem__(self, name: str) -> str:
-        self.names.add(name)
-        return self._values[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self._values)
-
-    def __len__(self) -> int:
-        return len(self._values)
+def read_by_worker(_monkeypatch) -> set[str]:
+    """Return what the worker reads; which keys are looked for depends on those that are set."""
+    names = set()
+    for keys in ({}, {"AWS_ACCESS_KEY_ID": "id", "AWS_SECRET_ACCESS_KEY": "secret"}):
+        environ = Reads(**BUCKET, **keys)
+        Settings.from_env(environ)
+        keep_sdk_quiet(environ)
+        names |= environ.names
+    return names
 
 
-def test_worker_reads_each_variable_of_the_table():
-    environ = Reads({"PIXPOD_S3_BUCKET": "images", "PIXPOD_KEY_SECRET": "secret"})
-    Settings.from_env(environ)
-    assert {name for name in environ.names if name.startswith("PIXPOD_")} == set(VARIABLES)
-    also = {name for variable in VARIABLES.values() for name in variable.also_reads}
-    assert also - {"AWS_SESSION_TOKEN"} <= environ.names
+def read_by_deploy(monkeypatch) -> set[str]:
+    monkeypatch.setattr(os, "environ", environ := Reads())
+    names = ["--name=images", "--image=registry.example.org/pixpod:tiny", "--profile=tiny"]
+    assert deploy_cli.main([*names, "--cpu=cpu5c", "--dry-run"]) == 0
+    return environ.names
+
+
+def read_by_emulator(monkeypatch) -> set[str]:
+    """Return what the emulator reads. It ends before anything starts: it refuses this key, and
+    this host if it reads no key.
+    """
+    monkeypatch.setattr(os, "environ", environ := Reads(RUNPOD_EMULATOR_API_KEY="with space"))
+    flags = ["--handler", str(ROOT / "handler.py"), "--host", "0.0.0.0"]
+    assert emulator_cli.main(flags) == emulator_cli.STATUS_USAGE
+    endpoint = EndpointSettings(id="images", command=("true",), env=(given := Reads()))
+    assert endpoint.start_limit_s > 0
+    return environ.names | given.names
+
+
+@pytest.mark.parametrize(
+    ("program", "read_by"),
+    [
+        (Program.WORKER, read_by_worker),
+        (Program.DEPLOY, read_by_deploy),
+        (Program.EMULATOR, read_by_emulator),
+    ],
+)
+def test_program_reads_its_variables_and_no_others(program, read_by, monkeypatch):
+    with monkeypatch.context() as patch:
+        found = ours_and_platforms(read_by(patch))
+    assert found == variables_of(program)
+
+
+def test_each_variable_has_a_program():
+    assert all(each.read_by for each in VARIABLES.values())
+    assert all(each.read_by for each in PLATFORM_VARIABLES.values())
+
+
+def test_accepted_values_of_the_table_are_those_of_a_refusal():
+    """A question mark is no value of any variable but those that take any text."""
+    keys = {"PIXPOD_S3_ACCESS_KEY_ID": "id", "PIXPOD_S3_SECRET_ACCESS_KEY": "secret"}
+    unlike = {}
+    for name, variable in VARIABLES.items():
+        try:
+            Settings.from_env({**BUCKET, **keys, name: "?"})
+        except InvalidSettings as refusal:
+            expected = f"{name}: expected {variable.accepted}, got '?'"
+            if str(refusal) != f"invalid_settings: {expected}".replace("`", ""):
+                unlike[name] = str(refusal)
+        else:
+            if not variable.accepted.startswith(("a path", "a text", "comma-separated")):
+                unlike[name] = f"takes '?', not only {variable.accepted}"
+    assert unlike == {}
 
 
 @pytest.mark.parametrize(
@@ -68,8 +115,7 @@ def test_worker_reads_each_variable_of_the_table():
     [(name, each.default) for name, each in VARIABLES.items() if each.default is not None],
 )
 def test_default_of_the_table_is_the_default(name, default):
-    bucket = {"PIXPOD_S3_BUCKET": "images", "PIXPOD_KEY_SECRET": "secret"}
-    assert Settings.from_env({**bucket, name: default}) == Settings.from_env(bucket)
+    assert Settings.from_env({**BUCKET, name: default}) == Settings.from_env(BUCKET)
 
 
 def test_each_variable_has_a_default_or_says_what_applies_instead():
@@ -81,7 +127,7 @@ def test_each_variable_has_a_default_or_says_what_applies_instead():
     ("name", "message"),
     [
         (UNKNOWN, f"{UNKNOWN} is not a setting: did you mean PIXPOD_ACCEPT_LICENCES?"),
-        ("PIXPOD_" + "MODEL", "PIXPOD_" + "MODEL is not a setting: did you mean PIXPOD_MODELS?"),
+        ("PIXPOD_" + "MODLES", "PIXPOD_" + "MODLES is not a setting: did you mean PIXPOD_MODELS?"),
         *(
             (old, f"{old} is not a setting: it was renamed to {new}")
             for old, new in RENAMED.items()

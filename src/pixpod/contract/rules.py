@@ -210,6 +210,4 @@ def _check_output(
         try:
             clean_prefix(given.key_prefix)
         except ValueError as exc:
-            yield wrong(
-                "output.key_prefix", given.key_prefix, str(exc).removeprefix("accepted are ")
-            )
+            yield wrong("output.key_prefix", given.key_prefix, str(exc).removeprefix("expected "))

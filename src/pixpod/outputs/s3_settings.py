@@ -1,4 +1,4 @@
-"""A deployment's bucket: our variables, RunPod's and AWS's usual ones, and what wins."""
+"""Read the settings of a bucket from our variables, then from those of RunPod and of AWS."""
 
 import re
 from dataclasses import dataclass
@@ -15,10 +15,10 @@ MAX_LINK_LIFETIME_S = 7 * 24 * 3600
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class S3Settings:
-    """One bucket. Without keys boto3 looks for credentials of its own (role, profile).
+    """A bucket and its credentials. Without keys, boto3 looks for a role or a profile.
 
-    `public_base_url` replaces presigned links: the image's key is appended to it.
-    `checksums` is botocore's mode: `when_required` is understood by R2, GCS and B2 as well.
+    `public_base_url` replaces presigned links: the key of an image is appended to it.
+    `checksums` is botocore's mode: `when_required` works on R2, GCS and B2 as well.
     """
 
     bucket: str
@@ -35,7 +35,7 @@ class S3Settings:
 
 
 _SPACES = r"(?P<region>[a-z]{3}[0-9])\.digitaloceanspaces\.com"
-"""Hosts of DigitalOcean Spaces, which RunPod's SDK knows too."""
+"""Hosts of DigitalOcean Spaces, which RunPod's SDK supports too."""
 
 
 class _Bucket(NamedTuple):
@@ -44,6 +44,7 @@ class _Bucket(NamedTuple):
 
 
 def read_s3(env: Environment) -> S3Settings | None:
+    """Return the settings of the bucket, or None if no variable names one."""
     bucket = _read_bucket(env)
     if bucket.name is None:
         return None
@@ -70,7 +71,7 @@ class _Keys(NamedTuple):
 
 
 def _read_keys(env: Environment) -> _Keys:
-    """The first pair that is set; halves of different pairs, or a token, never mix."""
+    """Return the first pair that is set. A key and a secret of different pairs are never mixed."""
     for id_name, secret_name, token_name in (
         ("PIXPOD_S3_ACCESS_KEY_ID", "PIXPOD_S3_SECRET_ACCESS_KEY", None),
         ("BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", None),
@@ -78,7 +79,10 @@ def _read_keys(env: Environment) -> _Keys:
     ):
         key_id, secret = env.text(id_name), env.text(secret_name)
         if (key_id is None) != (secret is None):
-            raise InvalidSettings(f"{id_name} and {secret_name}: set both or neither")
+            present = id_name if secret is None else secret_name
+            raise InvalidSettings(
+                f"{id_name}, {secret_name}: expected both or neither, got only {present}"
+            )
         if key_id is not None and secret is not None:
             token = env.text(token_name) if token_name else None
             return _Keys(key_id, Secret(secret), Secret(token) if token else None)
@@ -86,7 +90,10 @@ def _read_keys(env: Environment) -> _Keys:
 
 
 def _read_region(env: Environment, endpoint_url: str | None) -> str:
-    """As set, else as the endpoint's host says: a signature for another region is refused."""
+    """Return the region that is set, else that of the endpoint's host.
+
+    Stores refuse a signature for another region.
+    """
     host = urlsplit(endpoint_url).hostname if endpoint_url else None
     named = re.search(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}-[a-z-]+-[0-9]+)\.", host or "")
     spaces = re.search(rf"(?:^|\.){_SPACES}$", host or "")
@@ -100,27 +107,37 @@ def _read_region(env: Environment, endpoint_url: str | None) -> str:
 
 
 def _read_bucket(env: Environment) -> _Bucket:
-    """RunPod's BUCKET_ENDPOINT_URL carries the bucket in its path or as a label of its host."""
+    """Return the bucket and its endpoint; RunPod's BUCKET_ENDPOINT_URL may name both."""
     name = env.text("PIXPOD_S3_BUCKET")
     own = env.read(web_address, "PIXPOD_S3_ENDPOINT_URL")
     runpods = env.read(web_address, "BUCKET_ENDPOINT_URL")
     if own is None and runpods is not None:
         found = _split_bucket(runpods)
         if name is None and found.name is None:
-            raise InvalidSettings("BUCKET_ENDPOINT_URL names no bucket: set PIXPOD_S3_BUCKET")
+            raise InvalidSettings(
+                "BUCKET_ENDPOINT_URL: expected an address with a bucket, or PIXPOD_S3_BUCKET to be "
+                "set, got neither"
+            )
         return _Bucket(name or found.name, found.endpoint_url)
     if name is None and own is not None:
-        raise InvalidSettings("PIXPOD_S3_ENDPOINT_URL is of no use without PIXPOD_S3_BUCKET")
+        raise InvalidSettings(
+            "PIXPOD_S3_ENDPOINT_URL: expected PIXPOD_S3_BUCKET to be set too, got no bucket"
+        )
     aws = env.read(web_address, "AWS_ENDPOINT_URL_S3") or env.read(web_address, "AWS_ENDPOINT_URL")
     return _Bucket(name, own or aws)
 
 
 def _split_bucket(url: str) -> _Bucket:
-    """A path names the bucket; without one, the label before `s3.` or a Spaces region does."""
+    """Split an address into bucket and endpoint.
+
+    The bucket is the path or, without a path, the label before `s3.` or a Spaces region.
+    """
     parts = urlsplit(url)
     path = parts.path.strip("/")
     if "/" in path:
-        raise InvalidSettings("BUCKET_ENDPOINT_URL: accepted is a path of the bucket's name only")
+        raise InvalidSettings(
+            f"BUCKET_ENDPOINT_URL: expected a path with the bucket's name only, got {parts.path!r}"
+        )
     labels = re.fullmatch(rf"(?P<bucket>.+?)\.(?P<host>s3[.-].+|{_SPACES})", parts.netloc)
     if path or labels is None:
         return _Bucket(path or None, urlunsplit((parts.scheme, parts.netloc, "", "", "")))

@@ -57,7 +57,7 @@ class DirectoryImageStore:
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
             raise StorageDenied(
                 f"PIXPOD_OUTPUT_DIR={str(self._directory)!r}: {exc.strerror}; "
-                "accepted is a directory that the worker may write to"
+                "expected a directory that the worker may write to"
             ) from exc
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc
@@ -84,9 +84,9 @@ def clean_prefix(value: str) -> str:
     """A key prefix as stored: no slash at its end. Raises ValueError for one that is unsafe."""
     prefix = value.removesuffix("/")
     if not re.fullmatch(r"[A-Za-z0-9._/-]{0,200}", prefix):
-        raise ValueError("accepted are up to 200 of A-Z a-z 0-9 . _ - /")
+        raise ValueError("expected up to 200 of A-Z a-z 0-9 . _ - /")
     if any(part in ("", ".", "..") for part in prefix.split("/")) and prefix:
-        raise ValueError("accepted are parts other than '', '.' and '..' between slashes")
+        raise ValueError("expected parts other than '', '.' and '..' between slashes")
     return prefix
 
 

@@ -232,7 +232,7 @@ class _Asked:
             errors.EntryNotFoundError: "a file is listed, but not there: use another revision",
             errors.DisabledRepoError: "the hub has disabled access to it: use another repository",
             errors.HFValidationError: "no such name is possible: correct `repository` in the "
-            "catalog, accepted is `<organisation>/<name>`",
+            "catalog, expected `<organisation>/<name>`",
             errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE forbids to ask the hub: unset it",
         }
         for kind, text in texts.items():

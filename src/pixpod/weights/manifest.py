@@ -91,10 +91,10 @@ def read_manifest(directory: Path) -> Manifest:
         raise InvalidSettings(f"{path}: {exc}") from exc
     if document.get("format") != FORMAT:
         found = document.get("format", "none")
-        raise InvalidSettings(f"{path}: format {found!r}: accepted is {FORMAT}; bake again")
+        raise InvalidSettings(f"{path}: format {found!r}: expected {FORMAT}; bake again")
     tables = document.get("models", {})
     if not isinstance(tables, dict) or document.keys() - {"format", "models"}:
-        raise InvalidSettings(f"{path}: accepted are format and [models.<name>] tables")
+        raise InvalidSettings(f"{path}: expected format and [models.<name>] tables")
     return {name: _parse_entry(name, table, str(path)) for name, table in tables.items()}
 
 
@@ -130,26 +130,26 @@ _TEXTS = ("path", "revision", "vae", "repository", "precision", "licence", "reci
 def _parse_entry(name: str, table: object, source: str) -> ManifestEntry:
     where = f"{source}: model {name!r}"
     if not isinstance(table, dict):
-        raise InvalidSettings(f"{where}: accepted is a table")
+        raise InvalidSettings(f"{where}: expected a table")
     unknown = table.keys() - {*_TEXTS, "versions", "files"}
     if unknown:
-        raise InvalidSettings(f"{where}: {min(unknown)}: accepted is no such field")
+        raise InvalidSettings(f"{where}: {min(unknown)}: expected no such field")
     texts = {field: table[field] for field in _TEXTS if field in table}
     for field in {"path", "revision", *texts}:
         if not isinstance(texts.get(field), str) or not texts[field]:
-            raise InvalidSettings(f"{where}: {field}: accepted is a text")
+            raise InvalidSettings(f"{where}: {field}: expected a text")
     precision = texts.pop("precision", None)
     if precision is not None and precision not in STORED_PRECISIONS:
         accepted = ", ".join(STORED_PRECISIONS)
-        raise InvalidSettings(f"{where}: precision {precision!r}: accepted are {accepted}")
+        raise InvalidSettings(f"{where}: precision {precision!r}: expected {accepted}")
     for field in ("path", "vae"):
         if field in texts and not _is_inside(texts[field]):
-            raise InvalidSettings(f"{where}: {field}: accepted is a path inside the directory")
+            raise InvalidSettings(f"{where}: {field}: expected a path inside the directory")
     versions, files = table.get("versions", {}), table.get("files", [])
     if not isinstance(versions, dict) or not all(isinstance(v, str) for v in versions.values()):
-        raise InvalidSettings(f"{where}: versions: accepted is a table of texts")
+        raise InvalidSettings(f"{where}: versions: expected a table of texts")
     if not isinstance(files, list):
-        raise InvalidSettings(f"{where}: files: accepted is a list of tables")
+        raise InvalidSettings(f"{where}: files: expected a list of tables")
     return ManifestEntry(
         name=name,
         precision=None if precision is None else Precision(precision),
@@ -161,22 +161,22 @@ def _parse_entry(name: str, table: object, source: str) -> ManifestEntry:
 
 def _parse_file(table: object, where: str) -> WeightFile:
     if not isinstance(table, dict) or not isinstance(table.get("path"), str):
-        raise InvalidSettings(f"{where}: files: accepted is a table with a path")
+        raise InvalidSettings(f"{where}: files: expected a table with a path")
     where = f"{where}: file {table['path']!r}"
     size, sha256, chunks = table.get("size_bytes"), table.get("sha256"), table.get("chunks", [])
     if not _is_inside(table["path"]):
-        raise InvalidSettings(f"{where}: accepted is a path inside the model's folder")
+        raise InvalidSettings(f"{where}: expected a path inside the model's folder")
     if not isinstance(size, int) or isinstance(size, bool) or size < 0:
-        raise InvalidSettings(f"{where}: size_bytes: accepted is a number of bytes")
+        raise InvalidSettings(f"{where}: size_bytes: expected a number of bytes")
     if not isinstance(sha256, str) or not re.fullmatch("[0-9a-f]{64}", sha256):
-        raise InvalidSettings(f"{where}: sha256: accepted are 64 hex digits")
+        raise InvalidSettings(f"{where}: sha256: expected 64 hex digits")
     expected = -(-size // CHUNK_BYTES)
     is_good = isinstance(chunks, list) and all(
         isinstance(chunk, str) and re.fullmatch("[0-9a-f]{16}", chunk) for chunk in chunks
     )
     if not is_good or len(chunks) not in (0, expected):
         accepted = f"{expected} checksums of 16 hex digits, one per {CHUNK_BYTES} bytes"
-        raise InvalidSettings(f"{where}: chunks: accepted are {accepted}")
+        raise InvalidSettings(f"{where}: chunks: expected {accepted}")
     return WeightFile(path=table["path"], size_bytes=size, sha256=sha256, chunks=tuple(chunks))
 
 

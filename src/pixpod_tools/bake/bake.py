@@ -83,7 +83,7 @@ def bake_random(
 
 def _get_spec(recipe: ModelRecipe, catalog: Catalog) -> ModelSpec:
     if recipe.model not in catalog:
-        raise InvalidSettings(f"model {recipe.model}: accepted are {', '.join(catalog)}")
+        raise InvalidSettings(f"model {recipe.model}: expected {', '.join(catalog)}")
     spec = catalog[recipe.model]
     if recipe.plan.precision is Precision.FLOAT8_DYNAMIC and spec.family.quantization is None:
         title = spec.family.title

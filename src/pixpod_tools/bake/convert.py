@@ -143,9 +143,9 @@ def _read_json(path: Path) -> dict[str, Any]:
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:
-        raise ModelUnavailable(f"{path}: is missing: accepted is the layout of diffusers") from exc
+        raise ModelUnavailable(f"{path}: is missing: expected the layout of diffusers") from exc
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{path}: cannot be read as JSON") from exc
     if not isinstance(found, dict):
-        raise WeightsUnreadable(f"{path}: accepted is a JSON object")
+        raise WeightsUnreadable(f"{path}: expected a JSON object")
     return found

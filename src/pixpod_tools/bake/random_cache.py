@@ -42,7 +42,7 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
     """
     if name not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise InvalidSettings(f"--random {name}: accepted are {known}")
+        raise InvalidSettings(f"--random {name}: expected {known}")
     architecture = ARCHITECTURES[name]
     if size_bytes is None:
         return architecture

@@ -92,7 +92,7 @@ PROFILES: Mapping[str, tuple[ModelRecipe, ...]] = {
 def get_profile(name: str) -> tuple[ModelRecipe, ...]:
     """Raises InvalidSettings with all names if there is none of this name."""
     if name not in PROFILES:
-        raise InvalidSettings(f"--profile {name}: accepted are {', '.join(PROFILES)}")
+        raise InvalidSettings(f"--profile {name}: expected {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
@@ -108,15 +108,15 @@ def parse_recipe(text: str) -> ModelRecipe:
     where = f"--model {text}"
     found = _RECIPE.fullmatch(text)
     if found is None:
-        raise InvalidSettings(f"{where}: accepted is NAME=PRECISION[,t5=...][,adaln=...]")
+        raise InvalidSettings(f"{where}: expected NAME=PRECISION[,t5=...][,adaln=...]")
     if found["precision"] not in STORED_PRECISIONS:
-        raise InvalidSettings(f"{where}: precision: accepted are {', '.join(STORED_PRECISIONS)}")
+        raise InvalidSettings(f"{where}: precision: expected {', '.join(STORED_PRECISIONS)}")
     others = {}
     for pair in found["others"].split(",")[1:]:
         field, _, value = pair.partition("=")
         if field not in _PRECISIONS_OF or value not in _PRECISIONS_OF[field]:
             raise InvalidSettings(
-                f"{where}: {pair}: accepted are t5 and adaln, each in bfloat16 or float8_dynamic"
+                f"{where}: {pair}: expected t5 and adaln, each in bfloat16 or float8_dynamic"
             )
         others[field] = Precision(value)
     plan = QuantizationPlan(

@@ -28,7 +28,7 @@ def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, fol
     make sense of the file with these configs.
     """
     if not (config / MODEL_INDEX).is_file():
-        raise InvalidSettings(f"--config {config}: accepted is a folder with {MODEL_INDEX}")
+        raise InvalidSettings(f"--config {config}: expected a folder with {MODEL_INDEX}")
     try:
         if spec.family.has_denoiser_files:
             _convert_denoiser(spec.family, file, config, dtype, folder)

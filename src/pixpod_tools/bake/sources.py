@@ -72,7 +72,7 @@ def read_token(file: Path | None) -> Secret | None:
     except UnicodeDecodeError:
         text = ""
     if not text.isascii() or len(text.split()) != 1:
-        raise InvalidSettings(f"--token-file {file}: accepted is a file with one token of the hub")
+        raise InvalidSettings(f"--token-file {file}: expected a file with one token of the hub")
     return Secret(text)
 
 
@@ -179,7 +179,7 @@ def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
         )
     if not (path / MODEL_INDEX).is_file():
         raise InvalidSettings(
-            f"--from {path}: accepted are {HUB}, a folder with {MODEL_INDEX} or {MANIFEST}, "
+            f"--from {path}: expected {HUB}, a folder with {MODEL_INDEX} or {MANIFEST}, "
             "and a .safetensors file"
         )
     name = path.resolve().name

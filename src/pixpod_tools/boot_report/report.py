@@ -71,7 +71,7 @@ def read_log(lines: Iterable[str]) -> tuple[Span, ...]:
     if found is None:
         raise NoTimeline(
             f"no line with the message {MESSAGE!r}: a worker logs it with its first image, at the "
-            "level INFO; accepted is the log of such a worker"
+            "level INFO; expected the log of such a worker"
         )
     return found
 

@@ -240,7 +240,7 @@ def _leaf(first: object, second: object) -> Leaf:
             example=tuple(second.shape),
         )
     if first != second or not isinstance(first, bool | int | float | str | None):
-        raise CannotPackage(f"an argument is a {type(first).__name__}: accepted are tensors")
+        raise CannotPackage(f"an argument is a {type(first).__name__}: expected tensors")
     return Leaf(constant=first)
 
 

@@ -54,7 +54,7 @@ def _layers(given: argparse.Namespace) -> int:
 def _search(given: argparse.Namespace) -> int:
     needle = given.secret_file.read_bytes().strip()
     if not needle:
-        raise ImageError(f"{given.secret_file} is empty: accepted is a file with the secret")
+        raise ImageError(f"{given.secret_file} is empty: expected a file with the secret")
     with tempfile.TemporaryDirectory() as folder:
         image = save(given.image, Path(folder) / "image")
         found = list(image.files_with(needle))

@@ -134,7 +134,7 @@ def _write(text: str) -> None:
 def _pair(text: str) -> tuple[str, str]:
     name, equals, value = text.partition("=")
     if not name or not equals:
-        raise argparse.ArgumentTypeError(f"{name!r}: accepted is NAME=VALUE")
+        raise argparse.ArgumentTypeError(f"{name!r}: expected NAME=VALUE")
     return name, value
 
 

@@ -95,7 +95,7 @@ def read_file(path: Path) -> dict[str, Any]:
 
 
 def parse(keys: dict[str, Any]) -> Configuration:
-    """Checks each key by itself and those that exclude each other. Raises InvalidConfiguration."""
+    """Check each key by itself and keys that exclude each other. Raises InvalidConfiguration."""
     try:
         configuration = _CONFIGURATION.validate_python(keys)
     except ValidationError as error:
@@ -103,6 +103,8 @@ def parse(keys: dict[str, Any]) -> Configuration:
         place = ".".join(str(part) for part in first["loc"] if part != "[key]")
         is_shown = first["loc"][0] not in ("env", "secrets") and first["type"] != "missing"
         message = first["msg"].removeprefix("Value error, ")
+        if first["type"] == "missing":
+            message = f"a value, in deploy.toml or as --{place.replace('_', '-')}"
         shown = first["input"] if is_shown else None
         # the cause would show values of env
         raise InvalidConfiguration(place, shown, message) from None

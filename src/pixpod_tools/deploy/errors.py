@@ -25,7 +25,7 @@ class InvalidConfiguration(DeployError):
 
     def __init__(self, field: str, value: object, accepted: str) -> None:
         given = "" if value is None else f" = {value!r}"
-        super().__init__(f"{field}{given}: accepted is {accepted}")
+        super().__init__(f"{field}{given}: expected {accepted}")
         self.field = field
 
 

@@ -1,6 +1,7 @@
-"""Render docs/settings.md from the table of variables."""
+"""Render docs/settings.md from the tables of variables."""
 
-from pixpod.variables import VARIABLES, Variable
+from pixpod.variables import PLATFORM_VARIABLES, VARIABLES, Variable
+from pixpod_tools.generate.markdown import code, generated_from, table
 
 _HEAD = """\
 # Settings
@@ -9,24 +10,40 @@ A worker is configured by environment variables. They are read once, at start. A
 be used, or an unknown name that begins with `PIXPOD_`, does not crash the worker: it answers each
 job with the error `invalid_settings`, which names the variable. An empty value counts as not set.
 
-| variable | default | meaning |
-|---|---|---|
 """
 
-_TAIL = """
-Programs under `scripts/` are configured by options instead; `--help` lists them.
+_PLATFORMS = """
+## Variables of RunPod and Hugging Face
 
-<!-- Generated from src/pixpod/variables.py by scripts/generate. -->
+The platform sets most of them. `scripts/emulator_bench` runs a worker without the SDK, which reads
+what the SDK would read. Other programs under `scripts/` are configured by options; `--help` lists
+them.
+
 """
 
 
 def render() -> str:
     """Return the text of the page."""
-    return _HEAD + "".join(_row(name, each) for name, each in VARIABLES.items()) + _TAIL
+    settings = table(
+        ("variable", "accepted", "default", "meaning"),
+        (
+            (f"`{name}`", each.accepted, _default(each), each.meaning + _also_read(each))
+            for name, each in VARIABLES.items()
+        ),
+    )
+    platforms = table(
+        ("variable", "read by", "meaning"),
+        (
+            (f"`{name}`", ", ".join(each.read_by), each.meaning)
+            for name, each in PLATFORM_VARIABLES.items()
+        ),
+    )
+    return _HEAD + settings + _PLATFORMS + platforms + generated_from("src/pixpod/variables.py")
 
 
-def _row(name: str, variable: Variable) -> str:
-    default = variable.no_default if variable.default is None else f"`{variable.default}`"
-    names = ", ".join(f"`{other}`" for other in variable.also_reads)
-    also = f" Also read: {names}." if names else ""
-    return f"| `{name}` | {default} | {variable.meaning}{also} |\n"
+def _default(variable: Variable) -> str:
+    return variable.no_default if variable.default is None else f"`{variable.default}`"
+
+
+def _also_read(variable: Variable) -> str:
+    return f" Also read: {code(variable.also_reads)}." if variable.also_reads else ""
