@@ -1,4 +1,7 @@
-"""The cold-start benchmark, rehearsed with a tiny model: the page cache is left alone."""
+"""The cold-start benchmark, rehearsed with a tiny model: the page cache is left alone.
+
+Each of its runs is a process that imports torch, so the whole of it belongs to acceptance.
+"""
 
 import json
 from pathlib import Path
@@ -30,6 +33,7 @@ def medians(document, part, case="flux-tiny"):
     return {each["name"]: each["median_s"] for each in document[part] if each["case"] == case}
 
 
+@pytest.mark.acceptance
 def test_each_loader_brings_all_bytes(run, document):
     found = {timing["name"]: timing for timing in document["loaders"]}
     assert document["not_here"] == []
@@ -38,18 +42,21 @@ def test_each_loader_brings_all_bytes(run, document):
     assert {timing["size_bytes"] for timing in found.values()} == {size_bytes}
 
 
+@pytest.mark.acceptance
 def test_boots_are_timed_to_jobs_and_to_ready(document):
     for case in ("tiny models", "flux-tiny"):
         found = medians(document, "boots", case)
         assert 0 < found["handler.py to ready, taking jobs"] < found["handler.py to ready"]
 
 
+@pytest.mark.acceptance
 def test_first_images_are_timed_on_both_sides(document):
     found = medians(document, "images")
     for side in ("handler.py", "stock diffusers"):
         assert 0 < found[f"{side}, ready"] < found[f"{side}, first image"]
 
 
+@pytest.mark.acceptance
 def test_ratios_are_of_the_times_beside_them(document):
     found = {(each["target"], each["subject"]): each["median"] for each in document["ratios"]}
     loaders = medians(document, "loaders")
@@ -59,6 +66,7 @@ def test_ratios_are_of_the_times_beside_them(document):
     assert len(found) == len(document["targets"]) == 5
 
 
+@pytest.mark.acceptance
 def test_results_and_picture_are_written(run, document):
     assert json.loads((run[1] / "cold.json").read_text()) == document
     assert (run[1] / "cold.svg").read_text().startswith("<?xml")

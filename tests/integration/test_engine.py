@@ -11,6 +11,9 @@ from pixpod.families import SDXL
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
 
 PROMPT = "a red circle on a blue background"
+DISTINCT_SCHEDULERS = {id(spec): name for name, spec in SDXL.schedulers.items()}.values()
+"""One name for each scheduler of the UNets."""
+
 SIXTEEN_BIT_BOUND = 4
 """Levels of 255 by which an image may differ between batch sizes in bfloat16 and float8."""
 
@@ -106,12 +109,17 @@ class TestRequests:
         image = desk.generate(model, PROMPT, width=width, height=height)[0]
         assert image.shape == (height, width, 3)
 
-    @pytest.mark.parametrize("scheduler", SDXL.schedulers)
     @pytest.mark.parametrize("model", ["sdxl-tiny", "sd15-tiny"])
-    def test_every_scheduler_runs_and_leaves_no_trace(self, desk, model, scheduler):
-        before = desk.generate(model, PROMPT, seed=1)[0]
-        desk.generate(model, PROMPT, seed=1, scheduler=scheduler)
-        assert np.array_equal(desk.generate(model, PROMPT, seed=1)[0], before)
+    def test_schedulers_leave_no_trace(self, desk, model):
+        def usual():
+            return desk.generate(model, PROMPT, seed=1, num_inference_steps=4)[0]
+
+        before, left = usual(), []
+        for scheduler in DISTINCT_SCHEDULERS:
+            desk.generate(model, PROMPT, seed=1, num_inference_steps=4, scheduler=scheduler)
+            if not np.array_equal(usual(), before):
+                left.append(scheduler)
+        assert not left
 
     @pytest.mark.parametrize(
         ("model", "options"),
