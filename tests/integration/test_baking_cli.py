@@ -97,7 +97,7 @@ def test_slim_profile_has_no_weights(tmp_path):
         (["--model", "sd15-tiny=float8_dynamic"], "SD 1.5 models have no float8_dynamic form"),
         (["--model", "flux-dev=float8_dynamic"], "licence_not_accepted: flux-dev has the licence"),
         (["--random", "nobody"], "--random nobody: expected flux-dev, "),
-        (["--random", "sdxl", "--size-gb", "1"], "--size-gb with sdxl: accepted for full-size"),
+        (["--random", "sdxl", "--size-gb", "1"], "--size-gb with sdxl: expected a full-size"),
         (["--verify", "/nowhere"], "invalid_settings: /nowhere/manifest.toml"),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
