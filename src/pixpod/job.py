@@ -29,7 +29,7 @@ class Delivery(StrEnum):
 
 
 class Mode(StrEnum):
-    """What an image is made from; diffusers has a pipeline class for each."""
+    """Kind of generation by its input; diffusers has a pipeline class for each."""
 
     TEXT_TO_IMAGE = "text_to_image"
     IMAGE_TO_IMAGE = "image_to_image"
@@ -51,7 +51,7 @@ class Quality(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
-    """How finished images are encoded and delivered.
+    """Encoding and delivery of finished images.
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `metadata` puts the generation data, prompt included, into the file.
@@ -75,7 +75,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """How texts are read. `max_sequence_length` counts T5 tokens, None for families without T5.
+    """Reading of texts. `max_sequence_length` counts T5 tokens, None for families without T5.
 
     `truncate` cuts texts that are too long; they are refused otherwise.
     """

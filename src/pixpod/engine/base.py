@@ -44,9 +44,9 @@ class Engine(Protocol):
 
     @property
     def is_warm(self) -> bool:
-        """Whether everything that is preloaded is loaded, or cannot be, and warmed up.
+        """True once each preloaded model is warmed up or has failed to load.
 
-        Without preloading, whether something was generated.
+        Without preloading, true once an image was generated.
         """
         ...
 

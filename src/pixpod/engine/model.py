@@ -54,7 +54,7 @@ class OffloadedComponent:
 
 @dataclass(slots=True, kw_only=True)
 class Compilation:
-    """How the regions of one model run. `modes` has `package`, `jit` or `eager` by component.
+    """Modes of one model's regions: `modes` has `package`, `jit` or `eager` by component.
 
     Changes while the model is used: code that is compiled at the first image may fail there.
     """

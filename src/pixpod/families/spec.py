@@ -13,7 +13,7 @@ GIB = 2**30
 
 
 class Role(StrEnum):
-    """What a component of a pipeline does."""
+    """The role of a component in a pipeline."""
 
     TEXT_ENCODER = "text_encoder"
     DENOISER = "denoiser"
@@ -29,7 +29,7 @@ class Control(StrEnum):
 
 
 class Guidance(StrEnum):
-    """How a family follows the prompt.
+    """The way in which a family makes images follow the prompt.
 
     `CLASSIFIER_FREE` runs the denoiser for the prompt and the negative prompt if
     `guidance_scale` is above 1. `EMBEDDED` feeds `guidance_scale` to the denoiser, and does the

@@ -1,4 +1,4 @@
-"""How a request runs: its pipeline, its stages, and what it may share a batch with. No torch."""
+"""Methods of running a request: pipeline, stages and the key of its batch. No torch."""
 
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt

@@ -9,7 +9,7 @@ from pixpod.job import GenerationRequest, Mode
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """How images of one request are made.
+    """The pipeline and denoiser calls that generate the images of one request.
 
     `pipeline` is the name of a diffusers class. `calls` are the denoiser calls of one image, for
     each of the stages that denoise.

@@ -20,7 +20,7 @@ class StageName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """What one stage needs on the device. `image_bytes` is for each image of the batch."""
+    """Needs of one stage on the device. `image_bytes` is for each image of the batch."""
 
     name: StageName
     components: tuple[str, ...]

@@ -1,4 +1,4 @@
-"""How many jobs a worker takes at a time.
+"""Number of jobs that a worker takes at a time.
 
 A job that a worker has taken is IN_PROGRESS for the platform: its autoscaler does not see it wait,
 no other worker can have it, and it ages. So a worker takes the fewest that keep its GPU busy.

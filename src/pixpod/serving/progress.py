@@ -40,7 +40,7 @@ class Position:
 
     @property
     def is_near_end(self) -> bool:
-        """Whether the last step is running or over.
+        """True while the last step is running and afterwards.
 
         An update could overtake the result then, and the job would stay IN_PROGRESS for ever
         (runpod-python #250).

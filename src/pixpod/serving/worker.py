@@ -49,7 +49,7 @@ PHASES = (
     "upload",
     "total",
 )
-"""All phases of a job, in the order of the reply; it has those that ran."""
+"""Phases of a job in the order of the reply, which has those that ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

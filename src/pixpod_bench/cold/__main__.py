@@ -1,4 +1,4 @@
-"""How long a worker takes from nothing to ready.
+"""Measure how long a worker takes from nothing to ready.
 
 boots    `handler.py` with the tiny models to taking jobs, beside importing torch and diffusers;
          with each model to ready, beside imports and a plain read of the same files, side by side

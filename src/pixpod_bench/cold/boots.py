@@ -28,7 +28,7 @@ TAKING_JOBS = "taking jobs"
 FIRST_IMAGE = "first image"
 
 _HOLD_S = 5.0
-"""How long a request for a job waits; the platform holds it, too."""
+"""Seconds that a request for a job waits; the platform holds it, too."""
 
 
 def boot_worker(

@@ -32,7 +32,7 @@ Run = Callable[[Before], Sample]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Timing:
-    """All runs of one subject in one state of the page cache, in seconds."""
+    """Seconds of each run of one subject in one state of the page cache."""
 
     case: str
     name: str

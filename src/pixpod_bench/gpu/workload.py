@@ -1,4 +1,4 @@
-"""How an engine is deployed for a benchmark, when requests arrive, and how they were served.
+"""Deployments of an engine for a benchmark, arrivals of requests, and records of their service.
 
 Imports no torch.
 """
@@ -24,7 +24,7 @@ SEED = 0
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Deployment:
-    """Where an engine finds its weights, what it serves and how; `compiled_dir` need not exist."""
+    """Weights, models and options of an engine; `compiled_dir` need not exist."""
 
     weights_dir: Path
     compiled_dir: Path

@@ -1,4 +1,4 @@
-"""How much of a warm worker's time goes into images, with the tiny models on a CPU.
+"""Measure how much of a warm worker's time goes into images, with the tiny models on a CPU.
 
 overhead  our handler beside the bare pipeline, in one process
 gain      jobs of one size at once, with batching and without
@@ -50,7 +50,7 @@ CONCURRENCY = 9
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Extent:
-    """How much is run."""
+    """Numbers of jobs and rounds to run."""
 
     burst_jobs: int = 16
     mixed_jobs: int = 240

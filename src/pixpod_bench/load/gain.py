@@ -1,4 +1,4 @@
-"""What batching is worth: jobs of one size, all at once, with batching and without."""
+"""Measure the gain of batching: jobs of one size, all at once, with batching and without."""
 
 import statistics
 from collections.abc import Callable, Mapping

@@ -1,4 +1,4 @@
-"""What the handler adds to the bare pipeline: the same jobs through both, in one process."""
+"""Measure what the handler adds to the bare pipeline: the same jobs, in one process."""
 
 import statistics
 from collections.abc import Callable, Mapping

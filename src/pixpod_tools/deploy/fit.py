@@ -1,4 +1,4 @@
-"""Whether a worker's own plan serves a set of models on a GPU."""
+"""Plan models on a GPU as a worker there would, or say why they do not fit."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace

@@ -1,4 +1,4 @@
-"""What models need on a GPU that is not at hand, as a worker there would plan it."""
+"""Needs of models on a GPU that is not at hand, as a worker there would plan them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace

@@ -32,7 +32,7 @@ BUCKETS = (
 )
 
 
-def render_pictures(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
+def render_scenes(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
     """Training pictures of one size as count x height x width x 3, and what they show."""
     rng = np.random.default_rng(bucket.seed)
     scenes = [sample_training_scene(rng) for _ in range(bucket.num_pictures)]
@@ -68,7 +68,7 @@ def load_latents(vae: AutoencoderKL, cache: Path) -> list[LatentBucket]:
 
 def _load_bucket(vae: AutoencoderKL, bucket: Bucket, cache: Path) -> LatentBucket:
     path = cache / f"latents-{bucket.width}x{bucket.height}-{bucket.num_pictures}.pt"
-    pictures, scenes = render_pictures(bucket)
+    pictures, scenes = render_scenes(bucket)
     if not path.exists():
         log.info("encoding latents", extra={"cache": str(path)})
         draft = path.with_suffix(f".{os.getpid()}")  # another training may be waiting for it

@@ -31,7 +31,7 @@ TIMESTEP_SHIFT = 2.5
 ZEROED_SHARE = 0.7
 """Of the empty captions: how many SDXL sees as zeros (no negative prompt given), not as text."""
 KARRAS_SIGMA_MAX = 20.0
-"""Where Karras' noise levels begin. Without it they begin at the model's own first level, which is
+"""First of Karras' noise levels. Without it they begin at the model's own first level, which is
 4096 for one trained down to a signal of zero: half of 12 steps would see nothing but noise, and
 from 30 steps on diffusers' DPM++ fails, because several levels round to the same timestep.
 """

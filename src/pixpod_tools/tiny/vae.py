@@ -8,7 +8,7 @@ import torch
 from diffusers import AutoencoderKL
 from torch import nn
 
-from pixpod_tools.tiny.data import BUCKETS, encode, render_pictures, to_tensor
+from pixpod_tools.tiny.data import BUCKETS, encode, render_scenes, to_tensor
 from pixpod_tools.tiny.training import Course, train
 
 COURSE = Course(
@@ -45,7 +45,7 @@ def train_vae(vae: AutoencoderKL, course: Course, out: Path, *, decoder_only: bo
         return loss
 
     train(vae, course, batch_loss, save=lambda: vae.save_pretrained(out))
-    latents = encode(vae, render_pictures(BUCKETS[0])[0][:1024])
+    latents = encode(vae, render_scenes(BUCKETS[0])[0][:1024])
     # Stable Diffusion pipelines know no shift_factor. The mean is under 0.05, so nobody needs one.
     vae.register_to_config(scaling_factor=1.0 / latents.std().item(), shift_factor=0.0)
     vae.save_pretrained(out)
@@ -83,7 +83,7 @@ def _weights(pictures: torch.Tensor) -> torch.Tensor:
 
 def _batches(course: Course) -> Callable[[], torch.Tensor]:
     rng = np.random.default_rng(course.seed)
-    pictures = [to_tensor(render_pictures(bucket)[0]) for bucket in BUCKETS]
+    pictures = [to_tensor(render_scenes(bucket)[0]) for bucket in BUCKETS]
 
     def next_batch() -> torch.Tensor:
         chosen = pictures[int(rng.choice(len(pictures), p=SHARES))]

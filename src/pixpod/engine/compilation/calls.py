@@ -76,7 +76,7 @@ class RegionForward:
 
     @property
     def mode(self) -> str:
-        """As `Compilation.modes` has it now."""
+        """The component's present entry in `Compilation.modes`."""
         return self._compilation.modes[self._component]
 
     def __call__(self, *args: object, **kwargs: object) -> object:

@@ -33,7 +33,7 @@ class OomFallbacks:
 
 
 class DoesNotFit(Exception):
-    """All fallbacks were applied."""
+    """A batch does not fit although each fallback was applied."""
 
 
 def run_within_memory(

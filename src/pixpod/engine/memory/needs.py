@@ -1,4 +1,4 @@
-"""What a model needs on a GPU, stage by stage. Numbers only."""
+"""GPU memory that a model needs, stage by stage, in numbers only."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace

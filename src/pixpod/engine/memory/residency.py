@@ -56,7 +56,7 @@ class Transfers:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ResidencyPlan:
-    """Where components live while images of the models' default sizes are generated.
+    """Places of components while images of the models' default sizes are generated.
 
     `offloaded` components take turns in the memory that `resident` ones and activations leave.
     Without a budget nothing is ever offloaded.

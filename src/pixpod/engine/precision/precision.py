@@ -13,9 +13,9 @@ from pixpod.job import Quality
 from pixpod.weights.layout import CheckpointInfo
 
 WORKING_BYTES = 4 * GIB
-"""What a FLUX model needs beside its denoiser and T5, which can be offloaded: one image of 1024 px
-with its decoding 2.4 GiB, CUDA and its libraries up to 1.0, CLIP and VAE 0.4 (diffusers-torchao's
-table of an H100, sizes of tensors)."""
+"""Memory for FLUX beside its denoiser and T5, which can be offloaded: 2.4 GiB for one image of
+1024 px with its decoding, up to 1.0 for CUDA and its libraries, 0.4 for CLIP and VAE
+(diffusers-torchao's table of an H100, sizes of tensors)."""
 
 T5_FLOAT8_UP_TO_BYTES = 24 * GIB
 """GPUs on which FLUX's large text encoder is held in float8: 4.6 instead of 8.9 GiB, where the

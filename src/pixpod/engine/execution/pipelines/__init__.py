@@ -1,4 +1,4 @@
-"""What differs between pipelines in code: text encoding, arguments of the call, decoding."""
+"""Code for each family's pipelines: text encoding, arguments of the call, decoding."""
 
 import importlib
 

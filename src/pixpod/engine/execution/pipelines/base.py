@@ -35,7 +35,7 @@ class TokenLimit:
 
 
 class PipelineCalls(Protocol):
-    """How a family's pipelines are called. Every method runs under `torch.inference_mode`."""
+    """Calls a family's pipelines. Every method runs under `torch.inference_mode`."""
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest

@@ -20,7 +20,7 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """What a stage works with. `pipe` can use the components of the stage's plan only."""
+    """Resources of a running stage. `pipe` can use the components of the stage's plan only."""
 
     pipe: Pipeline
     free_cache: Callable[[], bool]
