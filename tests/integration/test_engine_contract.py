@@ -9,7 +9,7 @@ from support.factories import make_request, make_settings
 
 from pixpod.bootstrap import build_engine
 from pixpod.engine.base import Engine
-from pixpod.engine.fake import FakeEngine
+from pixpod.testing.fake_engine import FakeEngine
 
 
 def build_real() -> Engine:

@@ -13,7 +13,6 @@ from PIL import Image
 from support.factories import OFFER, make_job
 
 from pixpod import errors
-from pixpod.engine.fake import FakeEngine
 from pixpod.environment import Secret
 from pixpod.errors import (
     InvalidInput,
@@ -32,6 +31,7 @@ from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import PHASES, RefusingWorker, Worker, WorkerOptions
+from pixpod.testing.fake_engine import FakeEngine
 
 PROMPT = "PLANTEDPROMPT on a blue background"
 SCHEMA = Draft202012Validator(
