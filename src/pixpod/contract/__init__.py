@@ -1,1 +1,1 @@
-"""The JSON edge: types, payload, rules, problems and JSON Schema."""
+"""The JSON edge: types, payload, rules and problems."""

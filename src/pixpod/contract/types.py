@@ -1,6 +1,6 @@
 """The contract with callers as Pydantic models: what a request and a reply look like as JSON.
 
-Only the edge uses these: `payload`, its rules and `json_schema`; the rest sees dataclasses.
+Only the edge uses these: `payload` and its rules; the rest sees dataclasses.
 """
 
 from collections.abc import Mapping

@@ -4,8 +4,8 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from pixpod.contract.json_schema import json_schemas
 from pixpod_tools.generate import models_page, packages_page, payload_page, settings_page
+from pixpod_tools.generate.json_schema import json_schemas
 
 
 def _render_schema(name: str) -> str:

@@ -7,7 +7,6 @@ from dataclasses import fields
 from typing import Any
 
 from pixpod.catalog import Defaults
-from pixpod.contract.json_schema import json_schemas
 from pixpod.contract.types import (
     NOT_SUPPORTED,
     PATTERNS,
@@ -15,6 +14,7 @@ from pixpod.contract.types import (
     TimingsReply,
 )
 from pixpod.errors import Fault, WorkerError
+from pixpod_tools.generate.json_schema import json_schemas
 from pixpod_tools.generate.markdown import code, generated_from, table
 
 _REQUEST = """\

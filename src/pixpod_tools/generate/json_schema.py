@@ -1,4 +1,4 @@
-"""The contract as JSON Schema documents; `scripts/generate` writes them into `schema/`."""
+"""The contract as JSON Schema documents, which ship in `pixpod/contract/schema/`."""
 
 from typing import Any
 
