@@ -1,14 +1,16 @@
-"""Read typed values from an environment. An error names the variable and the accepted values."""
+"""Environment variables: what they accept, and how their values are read. Standard library only."""
 
 import hmac
 import re
 from collections.abc import Callable, Mapping
-from typing import TypeVar
+from dataclasses import dataclass, field, fields
+from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
 from pixpod.errors import InvalidSettings
 
 T = TypeVar("T")
+Text = TypeVar("Text", bound=str)
 
 
 class Secret:
@@ -34,6 +36,87 @@ class Secret:
         return hash(self._value)
 
 
+@dataclass(frozen=True, slots=True)
+class Kind(Generic[T]):
+    """Values that a variable accepts, in words for documents and messages.
+
+    `convert` raises ValueError for all others; a text that begins with "expected" says more.
+    """
+
+    accepted: str
+    convert: Callable[[str], T]
+
+
+def one_of(*accepted: Text) -> Kind[Text]:
+    def convert(value: str) -> Text:
+        found = next((each for each in accepted if each == value), None)
+        if found is None:
+            raise ValueError
+        return found
+
+    return Kind(f"one of {', '.join(f'`{each}`' for each in accepted)}", convert)
+
+
+def whole(lowest: int, highest: int, *, times: int = 1) -> Kind[int]:
+    """Return the kind of whole numbers from `lowest` to `highest`, in units of `times`."""
+
+    def convert(value: str) -> int:
+        if not re.fullmatch(r"-?[0-9]{1,18}", value) or not lowest <= int(value) <= highest:
+            raise ValueError
+        return int(value) * times
+
+    return Kind(f"a whole number from {lowest} to {highest}", convert)
+
+
+def split_list(value: str) -> tuple[str, ...]:
+    return tuple(part.strip() for part in value.split(",") if part.strip())
+
+
+def web_address(value: str) -> str:
+    """Return an address without the slashes at its end. Raises ValueError for any other text."""
+    parts = urlsplit(value)
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise ValueError
+    return value.rstrip("/")
+
+
+TEXT = Kind("a text", str)
+SECRET = Kind("a text", Secret)
+NAMES = Kind("comma-separated names", split_list)
+SWITCH = Kind("one of `true`, `false`", lambda value: not ("true", "false").index(value))
+ADDRESS = Kind("an http or https address without user and password", web_address)
+
+
+@dataclass(frozen=True, slots=True)
+class Variable:
+    """A variable of ours.
+
+    `default` is a value that may be set, or None where `no_default` says what applies instead.
+    `also_reads` are the usual names of RunPod and AWS, which apply if the variable is not set.
+    """
+
+    name: str
+    kind: Kind[Any]
+    meaning: str
+    default: str | None = None
+    no_default: str = ""
+    also_reads: tuple[str, ...] = ()
+
+
+def variable(name: str, kind: Kind[T], meaning: str, **more: Any) -> Any:  # noqa: ANN401
+    """Declare the field of a dataclass that a Variable sets; `more` are further fields of it."""
+    return field(metadata={"variable": Variable(name, kind, meaning, **more)})
+
+
+def variables_of(settings: type) -> dict[str, Variable]:
+    """Return the variables of a dataclass by field."""
+    return {
+        each.name: each.metadata["variable"]
+        for each in fields(settings)
+        if "variable" in each.metadata
+    }
+
+
 class Environment:
     """Read typed values from a mapping. An empty value counts as not set.
 
@@ -48,63 +131,23 @@ class Environment:
         values = (self._variables.get(name, "").strip() for name in names)
         return next((value for value in values if value), None)
 
-    def read(self, convert: Callable[[str], T], name: str) -> T | None:
-        """Return the converted value, or None if it is not set.
-
-        `convert` raises ValueError("expected ...") for a value that cannot be used.
-        """
-        value = self.text(name)
+    def read(self, name: str, kind: Kind[T], default: str | None = None) -> T | None:
+        """Return the converted value or default, or None if there is neither."""
+        value = self.text(name) or default
         if value is None:
             return None
         try:
-            return convert(value)
+            return kind.convert(value)
         except ValueError as exc:
-            raise InvalidSettings(f"{name}: {exc}, got {_without_credentials(value)!r}") from exc
+            reason = str(exc)
+            if not reason.startswith("expected"):
+                reason = f"expected {kind.accepted.replace('`', '')}"
+            shown = re.sub(r"[^/]*@", "***@", value)  # credentials; callers may see the error
+            raise InvalidSettings(f"{name}: {reason}, got {shown!r}") from exc
 
-    def listed(self, name: str) -> tuple[str, ...] | None:
-        """Return the comma-separated parts of the value, or None if it is not set."""
-        value = self.text(name)
-        if value is None:
-            return None
-        return tuple(part.strip() for part in value.split(",") if part.strip())
-
-    def choice(self, name: str, accepted: tuple[str, ...]) -> str:
-        """Return the value, one of `accepted`. The first of them is the default."""
-        value = self.text(name) or accepted[0]
-        if value not in accepted:
-            raise InvalidSettings(f"{name}: expected one of {', '.join(accepted)}, got {value!r}")
-        return value
-
-    def switch(self, name: str, *, default: bool) -> bool:
-        """Return True for `true` and False for `false`."""
-        if self.text(name) is None:
-            return default
-        return self.choice(name, ("true", "false")) == "true"
-
-    def whole(self, name: str, default: int, lowest: int, highest: int) -> int:
-        """Return a whole number from `lowest` to `highest`."""
-
-        def convert(value: str) -> int:
-            if not re.fullmatch(r"-?[0-9]{1,18}", value) or not lowest <= int(value) <= highest:
-                raise ValueError(f"expected a whole number from {lowest} to {highest}")
-            return int(value)
-
-        value = self.read(convert, name)
-        return default if value is None else value
-
-
-def _without_credentials(value: str) -> str:
-    """Mask `user:password@` of an address, because callers may see the error."""
-    return re.sub(r"[^/]*@", "***@", value)
-
-
-def web_address(value: str) -> str:
-    """Return an address without the slashes at its end. Raises ValueError for any other text."""
-    expected = "expected an http or https address without user and password"
-    try:
-        parts = urlsplit(value)
-    except ValueError as exc:  # brackets without an IPv6 address between them
-        raise ValueError(expected) from exc
-    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
-        raise ValueError(expected)
-    return value.rstrip("/")
+    def read_fields(self, settings: type) -> dict[str, Any]:
+        """Return the values of a dataclass's variables by field; None for one that is not set."""
+        return {
+            name: self.read(each.name, each.kind, each.default)
+            for name, each in variables_of(settings).items()
+        }

@@ -1,33 +1,97 @@
-"""Settings of a worker, read from the environment once and frozen."""
+"""Settings of a worker: the table of its environment variables, which are read once and frozen.
+
+`docs/settings.md` is generated from the table.
+"""
 
 import hashlib
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from pathlib import Path
 from tempfile import gettempdir
 
 from pixpod.catalog import Size
-from pixpod.environment import Environment, Secret
+from pixpod.environment import (
+    NAMES,
+    SECRET,
+    SWITCH,
+    Environment,
+    Kind,
+    Secret,
+    Variable,
+    one_of,
+    split_list,
+    variable,
+    variables_of,
+    whole,
+)
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.job import Delivery
 from pixpod.outputs.s3_settings import S3Settings, read_s3
-from pixpod.variables import check_names
 from pixpod.weights.prefetch import Verify
+
+PREFIX = "PIXPOD_"
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
 """Weights of a source checkout. A container sets PIXPOD_WEIGHTS_DIR to its own."""
 
-PLATFORM_VOLUME = Path("/runpod-volume")
-"""The platform mounts a network volume here, and keeps the models that it caches."""
+ALL_MODELS = "*"
+"""Key of `Settings.precisions` for models without an entry."""
 
-HUB_CACHE = Path("huggingface-cache/hub")
+
+def _precisions(value: str) -> Mapping[str, Precision]:
+    """Read `float32` for all models, or `flux-dev=float8_dynamic,sdxl=float16` by model."""
+    found: dict[str, Precision] = {}
+    for entry in split_list(value):
+        name, _, precision = entry.rpartition("=")
+        model = name.strip() or ALL_MODELS
+        if model in found:
+            raise ValueError("expected one entry per model")
+        found[model] = Precision(precision.strip())
+    return found
+
+
+def _sizes(value: str) -> tuple[Size, ...]:
+    """Read `1024x1024,832x1216`, or `none` for no sizes."""
+    listed = () if value == "none" else split_list(value)
+    found = [re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", entry) for entry in listed]
+    if not all(found):
+        raise ValueError
+    return tuple((int(size[1]), int(size[2])) for size in found if size)
+
+
+def _concurrency(value: str) -> int | None:
+    return None if value == "auto" else whole(1, 64).convert(value)
+
+
+def _gigabytes(value: str) -> float:
+    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", value) or float(value) <= 0:
+        raise ValueError
+    return float(value)
+
+
+def _price(value: str) -> float:
+    number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", value)
+    if number is None or not 0 <= float(value) < 1:
+        raise ValueError
+    return float(value)
+
+
+PATH = Kind("a path", Path)
+PRECISIONS = Kind(one_of(*Precision).accepted, _precisions)
+SIZES = Kind("sizes such as `1024x1024,832x1216`, or `none`", _sizes)
+CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
+GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
+PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
+DELIVERY = Kind("one of `auto`, `s3`, `directory`, `inline`", str)
+"""Which of them a deployment has depends on other settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Settings:
-    """Settings of a worker. `pixpod.variables` describes the variables they are read from.
+    """Settings of a worker, with the variables that they are read from.
 
     `precisions` maps models to precisions. ALL_MODELS stands for models without an entry, and an
     empty mapping means the defaults of the catalog. `deliveries` are those that a job may choose
@@ -36,36 +100,178 @@ class Settings:
     number of images causes a refresh.
     """
 
-    weights_dir: Path
-    hub_cache_dir: Path
-    volume_dir: Path
-    local_dir: Path
-    is_hub_allowed: bool
-    hub_token: Secret | None
-    verify: Verify
-    warmup_sizes: tuple[Size, ...] | None
-    models: tuple[str, ...] | None
-    catalog_file: Path | None
-    accepted_licences: frozenset[str]
-    device: str
-    precisions: Mapping[str, Precision]
-    preload: bool
-    is_batching: bool
-    max_concurrency: int | None
-    refresh_after_images: int
-    max_job_s: int
-    is_compiling: bool
-    compiled_dir: Path
-    memory_limit_gb: float | None
-    prompt_cache_bytes: int
-    deliveries: tuple[Delivery, ...]
-    output_dir: Path
+    weights_dir: Path = variable(
+        "PIXPOD_WEIGHTS_DIR",
+        PATH,
+        "Directory with `manifest.toml` and the baked weights.",
+        no_default="`model_cache` of the source checkout",
+    )
+    models: tuple[str, ...] | None = variable(
+        "PIXPOD_MODELS",
+        NAMES,
+        "Models to serve. The first is loaded first.",
+        no_default="all models in the manifest",
+    )
+    verify: Verify = variable(
+        "PIXPOD_VERIFY",
+        one_of(Verify.CHUNKS, Verify.SIZES, Verify.FULL),
+        "Check of the weights while they are read: their sizes, a fast checksum of each 64 "
+        "MiB (`chunks`), or SHA-256 (`full`).",
+        default="chunks",
+    )
+    volume_dir: Path = variable(
+        "PIXPOD_VOLUME_DIR",
+        PATH,
+        "Directory of weights on a network volume.",
+        default="/runpod-volume/pixpod",
+    )
+    hub_cache_dir: Path = variable(
+        "PIXPOD_HUB_CACHE_DIR",
+        PATH,
+        "Directory of models that the platform caches.",
+        default="/runpod-volume/huggingface-cache/hub",
+    )
+    local_dir: Path = variable(
+        "PIXPOD_LOCAL_DIR",
+        PATH,
+        "Directory for local copies of weights from a volume or the model hub.",
+        no_default="`pixpod-weights` in the temporary directory",
+    )
+    is_hub_allowed: bool = variable(
+        "PIXPOD_ALLOW_HUB",
+        SWITCH,
+        "Allow downloads from the model hub. `HF_TOKEN` gives access to gated models.",
+        default="false",
+    )
+    catalog_file: Path | None = variable(
+        "PIXPOD_CATALOG",
+        PATH,
+        "TOML file with further models.",
+        no_default="only the built-in catalog",
+    )
+    accepted_licences: frozenset[str] = variable(
+        "PIXPOD_ACCEPT_LICENCES",
+        NAMES,
+        "Licences that you have read and accept, such as `flux-1-dev-non-commercial`.",
+        no_default="none",
+    )
+    device: str = variable(
+        "PIXPOD_DEVICE",
+        one_of("auto", "cuda", "cpu"),
+        "Device. `auto`: a GPU if there is one.",
+        default="auto",
+    )
+    precisions: Mapping[str, Precision] = variable(
+        "PIXPOD_PRECISION",
+        PRECISIONS,
+        "Precision of all models, or by model: `flux-dev=float8_dynamic,sdxl=float16`.",
+        no_default="chosen by GPU and weights",
+    )
+    preload: bool = variable(
+        "PIXPOD_PRELOAD",
+        SWITCH,
+        "Load all models at start.",
+        no_default="`true` on the platform, else `false`",
+    )
+    is_batching: bool = variable(
+        "PIXPOD_BATCHING",
+        SWITCH,
+        "Batch images of different jobs if their requests are compatible.",
+        default="true",
+    )
+    max_concurrency: int | None = variable(
+        "PIXPOD_MAX_CONCURRENCY",
+        CONCURRENCY,
+        "Most jobs that a worker runs at a time. `auto`: as many as keep the GPU busy with "
+        "the served models, and one until the models are warm.",
+        default="auto",
+    )
+    is_compiling: bool = variable(
+        "PIXPOD_COMPILE",
+        SWITCH,
+        "Compile denoisers and decoders on a GPU. On a CPU only packages in "
+        "`PIXPOD_COMPILED_DIR` are used.",
+        default="true",
+    )
+    compiled_dir: Path = variable(
+        "PIXPOD_COMPILED_DIR",
+        PATH,
+        "Directory of packages that `scripts/compile` has built.",
+        no_default="`compiled` in the weights directory",
+    )
+    memory_limit_gb: float | None = variable(
+        "PIXPOD_MEMORY_LIMIT_GB",
+        GIGABYTES,
+        "GPU memory to use. Components that do not fit are offloaded to host memory; "
+        "`scripts/plan` shows which.",
+        no_default="all memory of the GPU",
+    )
+    prompt_cache_bytes: int = variable(
+        "PIXPOD_PROMPT_CACHE_MB",
+        whole(0, 65_536, times=1_000_000),
+        "Host memory for the embeddings of recent prompts, in MB.",
+        default="256",
+    )
+    max_job_s: int = variable(
+        "PIXPOD_MAX_JOB_S",
+        whole(1, 86_400),
+        "Seconds after which a job fails with `deadline_exceeded`. The platform's own limit "
+        "is 600 s by default, and its message says less.",
+        default="540",
+    )
+    refresh_after_images: int = variable(
+        "PIXPOD_REFRESH_AFTER_IMAGES",
+        whole(0, 1_000_000),
+        "Images after which the worker asks to be refreshed, once no other job is running. "
+        "`0`: never.",
+        default="500",
+    )
+    warmup_sizes: tuple[Size, ...] | None = variable(
+        "PIXPOD_WARMUP_SIZES",
+        SIZES,
+        "Sizes of images to generate once while the worker is idle.",
+        no_default="the model's default size on a GPU, else `none`",
+    )
+    deliveries: tuple[Delivery, ...] = variable(
+        "PIXPOD_DELIVERY",
+        DELIVERY,
+        "Delivery of images for jobs that do not choose. `auto`: S3 if there is a bucket, "
+        "else inline on the platform and a directory elsewhere.",
+        default="auto",
+    )
+    output_dir: Path = variable(
+        "PIXPOD_OUTPUT_DIR",
+        PATH,
+        "Directory for images that are delivered into one.",
+        default="images",
+    )
+    max_reply_bytes: int = variable(
+        "PIXPOD_MAX_REPLY_BYTES",
+        whole(1_000, 100_000_000),
+        "Largest reply with inline images, in bytes.",
+        default="10000000",
+    )
+    key_secret: Secret = variable(
+        "PIXPOD_KEY_SECRET",
+        SECRET,
+        "Random string that makes keys of images unguessable, the same on all workers.",
+        no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
+    )
+    usd_per_gpu_second: float | None = variable(
+        "PIXPOD_USD_PER_GPU_SECOND",
+        PRICE,
+        "Price of the worker, for the cost in replies.",
+        no_default="RunPod's flex price of the GPU",
+    )
+    log_level: str = variable(
+        "PIXPOD_LOG_LEVEL",
+        one_of("INFO", "WARNING", "ERROR"),
+        "Lowest level that is logged.",
+        default="INFO",
+    )
     s3: S3Settings | None
-    key_secret: Secret
-    max_reply_bytes: int
-    usd_per_gpu_second: float | None
+    hub_token: Secret | None
     worker_id: str
-    log_level: str
 
     def requested_precision(self, model: str) -> Precision | None:
         """Return the precision that is set for a model, or None to choose it by GPU and weights."""
@@ -78,47 +284,61 @@ class Settings:
 
     @classmethod
     def from_env(cls, environ: Mapping[str, str]) -> "Settings":
-        """Read the variables of `pixpod.variables`.
+        """Read the variables.
 
         Raises InvalidSettings for a value that cannot be used, and for an unknown `PIXPOD_*` name.
         """
-        check_names(environ)
+        _check_names(environ)
         env = Environment(environ)
         is_production = cls.names_platform(environ)
         s3 = read_s3(env)
-        weights_dir = env.read(Path, "PIXPOD_WEIGHTS_DIR") or SOURCE_WEIGHTS_DIR
+        found = env.read_fields(cls)
+        weights_dir = found["weights_dir"] or SOURCE_WEIGHTS_DIR
+        derived = {
+            "weights_dir": weights_dir,
+            "local_dir": found["local_dir"] or Path(gettempdir()) / "pixpod-weights",
+            "accepted_licences": frozenset(found["accepted_licences"] or ()),
+            "precisions": found["precisions"] or {},
+            "preload": is_production if found["preload"] is None else found["preload"],
+            "compiled_dir": found["compiled_dir"] or weights_dir / "compiled",
+            "deliveries": _read_deliveries(env, s3, is_production),
+            "key_secret": found["key_secret"] or _derive_key_secret(s3),
+        }
         return cls(
-            weights_dir=weights_dir,
-            hub_cache_dir=env.read(Path, "PIXPOD_HUB_CACHE_DIR") or PLATFORM_VOLUME / HUB_CACHE,
-            volume_dir=env.read(Path, "PIXPOD_VOLUME_DIR") or PLATFORM_VOLUME / "pixpod",
-            local_dir=env.read(Path, "PIXPOD_LOCAL_DIR") or Path(gettempdir()) / "pixpod-weights",
-            is_hub_allowed=env.switch("PIXPOD_ALLOW_HUB", default=False),
-            hub_token=Secret(token) if (token := env.text("HF_TOKEN")) else None,
-            verify=Verify(env.choice("PIXPOD_VERIFY", ("chunks", "sizes", "full"))),
-            warmup_sizes=_read_sizes(env),
-            models=env.listed("PIXPOD_MODELS"),
-            catalog_file=env.read(Path, "PIXPOD_CATALOG"),
-            accepted_licences=frozenset(env.listed("PIXPOD_ACCEPT_LICENCES") or ()),
-            device=env.choice("PIXPOD_DEVICE", ("auto", "cuda", "cpu")),
-            precisions=_read_precisions(env),
-            preload=env.switch("PIXPOD_PRELOAD", default=is_production),
-            is_batching=env.switch("PIXPOD_BATCHING", default=True),
-            max_concurrency=env.read(_concurrency, "PIXPOD_MAX_CONCURRENCY"),
-            refresh_after_images=env.whole("PIXPOD_REFRESH_AFTER_IMAGES", 500, 0, 1_000_000),
-            max_job_s=env.whole("PIXPOD_MAX_JOB_S", 540, 1, 86_400),
-            is_compiling=env.switch("PIXPOD_COMPILE", default=True),
-            compiled_dir=env.read(Path, "PIXPOD_COMPILED_DIR") or weights_dir / "compiled",
-            memory_limit_gb=env.read(_gigabytes, "PIXPOD_MEMORY_LIMIT_GB"),
-            prompt_cache_bytes=env.whole("PIXPOD_PROMPT_CACHE_MB", 256, 0, 65_536) * 1_000_000,
-            deliveries=_read_deliveries(env, s3, is_production),
-            output_dir=env.read(Path, "PIXPOD_OUTPUT_DIR") or Path("images"),
+            **{**found, **derived},
             s3=s3,
-            key_secret=_read_key_secret(env, s3),
-            max_reply_bytes=env.whole("PIXPOD_MAX_REPLY_BYTES", 10_000_000, 1_000, 100_000_000),
-            usd_per_gpu_second=env.read(_price, "PIXPOD_USD_PER_GPU_SECOND"),
+            hub_token=env.read("HF_TOKEN", SECRET),
             worker_id=env.text("RUNPOD_POD_ID") or "local",
-            log_level=env.choice("PIXPOD_LOG_LEVEL", ("INFO", "WARNING", "ERROR")),
         )
+
+
+VARIABLES: Mapping[str, Variable] = {
+    each.name: each
+    for settings in (Settings, S3Settings)
+    for each in variables_of(settings).values()
+}
+"""All variables of ours by name. Another name that begins with PREFIX is refused."""
+
+RENAMED: Mapping[str, str] = {
+    "PIXPOD_MAX_HELD_JOBS": "PIXPOD_MAX_CONCURRENCY",
+    "PIXPOD_RENEW_AFTER_IMAGES": "PIXPOD_REFRESH_AFTER_IMAGES",
+}
+"""New names of variables by their old ones, which are refused."""
+
+
+def _check_names(names: Iterable[str]) -> None:
+    """Raise InvalidSettings for the first name that begins with PREFIX and is not in VARIABLES."""
+    for name in sorted(names):
+        if name.startswith(PREFIX) and name not in VARIABLES:
+            raise InvalidSettings(f"{name} is not a setting: {_advice(name)}")
+
+
+def _advice(name: str) -> str:
+    if new := RENAMED.get(name):
+        return f"it was renamed to {new}"
+    if close := get_close_matches(name, VARIABLES, n=1, cutoff=0.75):
+        return f"did you mean {close[0]}?"
+    return f"expected one of {', '.join(VARIABLES)}"
 
 
 def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:
@@ -140,64 +360,6 @@ def keep_hub_offline(environ: MutableMapping[str, str]) -> None:
     environ["HF_HUB_OFFLINE"] = "1"
 
 
-ALL_MODELS = "*"
-"""Key of `Settings.precisions` for models without an entry."""
-
-
-def _read_precisions(env: Environment) -> Mapping[str, Precision]:
-    """Read `float32` for all models, or `flux-dev=float8_dynamic,sdxl=float16` by model."""
-    found: dict[str, Precision] = {}
-    for entry in env.listed("PIXPOD_PRECISION") or ():
-        name, _, value = entry.rpartition("=")
-        if value.strip() not in list(Precision):
-            accepted = ", ".join(Precision)
-            raise InvalidSettings(f"PIXPOD_PRECISION: expected one of {accepted}, got {entry!r}")
-        model = name.strip() or ALL_MODELS
-        if model in found:
-            raise InvalidSettings(
-                f"PIXPOD_PRECISION: expected one entry per model, got {entry!r} too"
-            )
-        found[model] = Precision(value.strip())
-    return found
-
-
-def _read_sizes(env: Environment) -> tuple[Size, ...] | None:
-    """Read `1024x1024,832x1216`, or `none` for no sizes. Return None if it is not set."""
-    listed = env.listed("PIXPOD_WARMUP_SIZES")
-    if listed is None or listed == ("none",):
-        return None if listed is None else ()
-    return tuple(_size(entry) for entry in listed)
-
-
-def _size(entry: str) -> Size:
-    found = re.fullmatch(r"([1-9][0-9]{1,4})x([1-9][0-9]{1,4})", entry)
-    if not found:
-        accepted = "sizes such as 1024x1024,832x1216, or none"
-        raise InvalidSettings(f"PIXPOD_WARMUP_SIZES: expected {accepted}, got {entry!r}")
-    return int(found[1]), int(found[2])
-
-
-def _concurrency(value: str) -> int | None:
-    if value == "auto":
-        return None
-    if not re.fullmatch(r"[0-9]{1,2}", value) or not 1 <= int(value) <= 64:
-        raise ValueError("expected auto or a whole number from 1 to 64")
-    return int(value)
-
-
-def _gigabytes(value: str) -> float:
-    if not re.fullmatch(r"[0-9]{1,4}(\.[0-9]+)?", value) or float(value) <= 0:
-        raise ValueError("expected GiB above 0, such as 24")
-    return float(value)
-
-
-def _price(value: str) -> float:
-    number = re.fullmatch(r"[0-9]*\.?[0-9]+(e-?[0-9]{1,2})?", value)
-    if number is None or not 0 <= float(value) < 1:
-        raise ValueError("expected US dollars per second, from 0 to less than 1")
-    return float(value)
-
-
 def _read_deliveries(
     env: Environment, s3: S3Settings | None, is_production: bool
 ) -> tuple[Delivery, ...]:
@@ -212,21 +374,16 @@ def _read_deliveries(
         Delivery.INLINE: True,
     }
     available = [delivery for delivery, is_available in availability.items() if is_available]
-    default = env.choice("PIXPOD_DELIVERY", ("auto", *available))
-    if default == "auto":
-        return tuple(available)
+    default = env.read("PIXPOD_DELIVERY", one_of("auto", *available))
     return tuple(sorted(available, key=lambda delivery: delivery != default))
 
 
-def _read_key_secret(env: Environment, s3: S3Settings | None) -> Secret:
-    """Return the secret that makes image keys unguessable.
+def _derive_key_secret(s3: S3Settings | None) -> Secret:
+    """Derive the secret that makes image keys unguessable from the bucket's secret key.
 
-    Unless set, it is derived from the bucket's secret key, so that all workers of a deployment
-    have the same one: a job that another worker retries overwrites its own images.
+    All workers of a deployment have the same one: a job that another worker retries overwrites its
+    own images.
     """
-    own = env.text("PIXPOD_KEY_SECRET")
-    if own:
-        return Secret(own)
     if s3 is None:
         return Secret("")
     if s3.secret_access_key is None:

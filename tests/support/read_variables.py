@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from pixpod.variables import PLATFORM_VARIABLES, VARIABLES, Program
+from pixpod.settings import VARIABLES
+from pixpod_tools.generate.platform_variables import PLATFORM_VARIABLES, Program
 
 
 class Reads(dict[str, str]):
@@ -30,7 +31,7 @@ def ours_and_platforms(names: Iterable[str]) -> set[str]:
 
 def variables_of(program: Program) -> set[str]:
     """Return all variables that the table lists for a program."""
-    ours = {name for name, variable in VARIABLES.items() if program in variable.read_by}
+    ours = {*VARIABLES} if program is Program.WORKER else set()
     usual = {name for each in ours for name in VARIABLES[each].also_reads}
     platforms = {name for name, each in PLATFORM_VARIABLES.items() if program in each.read_by}
     return ours | usual | platforms

@@ -6,8 +6,8 @@ import os
 import pytest
 from support.read_variables import Reads, ours_and_platforms, variables_of
 
-from pixpod.variables import Program
 from pixpod_bench.emulator import stub_worker
+from pixpod_tools.generate.platform_variables import Program
 
 
 def test_worker_without_the_sdk_reads_the_variables_of_the_table(monkeypatch):

@@ -45,11 +45,11 @@ def test_files_of_the_tables_exist():
 
 def test_setting_is_wired_as_described():
     rows = list(table_rows(section("A setting")))
-    assert [path.name for path, _ in rows] == ["variables.py", "settings.py", "bootstrap.py"]
+    assert [path.name for path, _ in rows] == ["settings.py", "bootstrap.py"]
     for path, quoted in rows:
         source = re.sub(r"\s", "", path.read_text(encoding="utf-8"))
         for code in quoted:
-            start = re.sub(r"\s", "", code.partition(", meaning")[0])
+            start = re.sub(r"\s", "", code.partition(', "...')[0])
             assert start in source, (path.name, code)
 
 

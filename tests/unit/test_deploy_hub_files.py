@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from jsonschema import Draft202012Validator
 
-from pixpod.settings import Settings
-from pixpod.variables import VARIABLES
+from pixpod.settings import VARIABLES, Settings
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.disk import disk_gb
 from pixpod_tools.deploy.pools import load_pools

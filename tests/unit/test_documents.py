@@ -6,7 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 
 from pixpod.methods import StageName
-from pixpod.variables import VARIABLES
+from pixpod.settings import VARIABLES
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"\]\(([^)\s#]+)[^)\s]*\)")

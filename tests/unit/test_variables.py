@@ -11,15 +11,15 @@ from support.read_variables import Reads, ours_and_platforms, variables_of
 import pixpod_tools.deploy.cli as deploy_cli
 import runpod_emulator.command_line.cli as emulator_cli
 from pixpod.errors import InvalidSettings
-from pixpod.settings import Settings, keep_sdk_quiet
-from pixpod.variables import PLATFORM_VARIABLES, RENAMED, VARIABLES, Program
+from pixpod.settings import RENAMED, VARIABLES, Settings, keep_sdk_quiet
+from pixpod_tools.generate.platform_variables import PLATFORM_VARIABLES, Program
 from runpod_emulator.settings import EndpointSettings
 
 ROOT = Path(__file__).parents[2]
 FOLDERS = ("src", "docs", "tests", "scripts", ".ci", ".runpod")
 FILES = ("README.md", "Dockerfile", "handler.py", "pyproject.toml")
 NAME = re.compile(r"(?<![A-Z_])PIXPOD_[A-Z][A-Z0-9_]*")
-OLD_NAMES_IN = ("src/pixpod/variables.py", "tests/unit/test_variables.py")
+OLD_NAMES_IN = ("src/pixpod/settings.py", "tests/unit/test_variables.py")
 UNKNOWN = "PIXPOD_" + "ACCEPTALL_LICENCES"
 BUCKET = {"PIXPOD_S3_BUCKET": "images", "PIXPOD_KEY_SECRET": "secret"}
 
@@ -89,7 +89,6 @@ def test_program_reads_its_variables_and_no_others(program, read_by, monkeypatch
 
 
 def test_each_variable_has_a_program():
-    assert all(each.read_by for each in VARIABLES.values())
     assert all(each.read_by for each in PLATFORM_VARIABLES.values())
 
 
@@ -101,12 +100,12 @@ def test_accepted_values_of_the_table_are_those_of_a_refusal():
         try:
             Settings.from_env({**BUCKET, **keys, name: "?"})
         except InvalidSettings as refusal:
-            expected = f"{name}: expected {variable.accepted}, got '?'"
+            expected = f"{name}: expected {variable.kind.accepted}, got '?'"
             if str(refusal) != f"invalid_settings: {expected}".replace("`", ""):
                 unlike[name] = str(refusal)
         else:
-            if not variable.accepted.startswith(("a path", "a text", "comma-separated")):
-                unlike[name] = f"takes '?', not only {variable.accepted}"
+            if not variable.kind.accepted.startswith(("a path", "a text", "comma-separated")):
+                unlike[name] = f"takes '?', not only {variable.kind.accepted}"
     assert unlike == {}
 
 

@@ -5,12 +5,24 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
-from pixpod.environment import Environment, Secret, web_address
+from pixpod.environment import (
+    ADDRESS,
+    SECRET,
+    TEXT,
+    Environment,
+    Kind,
+    Secret,
+    one_of,
+    variable,
+    whole,
+)
 from pixpod.errors import InvalidSettings
 from pixpod.outputs.storage import clean_prefix
 
 MAX_LINK_LIFETIME_S = 7 * 24 * 3600
 """Limit of AWS Signature Version 4 for presigned links."""
+
+PREFIX = Kind("up to 200 of `A-Z a-z 0-9 . _ - /`", clean_prefix)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -21,17 +33,83 @@ class S3Settings:
     `checksums` is botocore's mode: `when_required` works on R2, GCS and B2 as well.
     """
 
-    bucket: str
-    endpoint_url: str | None
-    region: str
-    access_key_id: str | None
-    secret_access_key: Secret | None
+    bucket: str = variable(
+        "PIXPOD_S3_BUCKET",
+        TEXT,
+        "Bucket for images.",
+        no_default="no bucket",
+        also_reads=("BUCKET_ENDPOINT_URL",),
+    )
+    endpoint_url: str | None = variable(
+        "PIXPOD_S3_ENDPOINT_URL",
+        ADDRESS,
+        "Address of an S3-compatible store.",
+        no_default="AWS",
+        also_reads=(
+            "BUCKET_ENDPOINT_URL",
+            "AWS_ENDPOINT_URL_S3",
+            "AWS_ENDPOINT_URL",
+        ),
+    )
+    region: str = variable(
+        "PIXPOD_S3_REGION",
+        TEXT,
+        "Region of the bucket.",
+        no_default="read from the endpoint, else `us-east-1`",
+        also_reads=(
+            "AWS_REGION",
+            "AWS_DEFAULT_REGION",
+        ),
+    )
+    access_key_id: str | None = variable(
+        "PIXPOD_S3_ACCESS_KEY_ID",
+        TEXT,
+        "Access key of the bucket.",
+        no_default="without any credentials, boto3 looks for a role or profile",
+        also_reads=(
+            "BUCKET_ACCESS_KEY_ID",
+            "AWS_ACCESS_KEY_ID",
+        ),
+    )
+    secret_access_key: Secret | None = variable(
+        "PIXPOD_S3_SECRET_ACCESS_KEY",
+        SECRET,
+        "Secret of the access key.",
+        no_default="without any credentials, boto3 looks for a role or profile",
+        also_reads=(
+            "BUCKET_SECRET_ACCESS_KEY",
+            "AWS_SECRET_ACCESS_KEY",
+            "AWS_SESSION_TOKEN",
+        ),
+    )
     session_token: Secret | None
-    prefix: str
-    public_base_url: str | None
-    link_lifetime_s: int
-    checksums: str
-    addressing_style: str
+    prefix: str = variable(
+        "PIXPOD_S3_PREFIX", PREFIX, "Prefix of all keys.", no_default="no prefix"
+    )
+    public_base_url: str | None = variable(
+        "PIXPOD_S3_PUBLIC_BASE_URL",
+        ADDRESS,
+        "Base of public links: the key of an image is appended to it.",
+        no_default="presigned links",
+    )
+    link_lifetime_s: int = variable(
+        "PIXPOD_S3_LINK_LIFETIME_S",
+        whole(60, MAX_LINK_LIFETIME_S),
+        "Lifetime of presigned links in seconds, at most 7 days.",
+        default="86400",
+    )
+    checksums: str = variable(
+        "PIXPOD_S3_CHECKSUMS",
+        one_of("when_required", "when_supported"),
+        "`when_required` works on R2, GCS and B2 too; `when_supported` is for AWS.",
+        default="when_required",
+    )
+    addressing_style: str = variable(
+        "PIXPOD_S3_ADDRESSING_STYLE",
+        one_of("auto", "path", "virtual"),
+        "Place of the bucket's name in an address: in its path or in its host.",
+        default="auto",
+    )
 
 
 _SPACES = r"(?P<region>[a-z]{3}[0-9])\.digitaloceanspaces\.com"
@@ -48,20 +126,14 @@ def read_s3(env: Environment) -> S3Settings | None:
     bucket = _read_bucket(env)
     if bucket.name is None:
         return None
-    keys = _read_keys(env)
-    return S3Settings(
-        bucket=bucket.name,
-        endpoint_url=bucket.endpoint_url,
-        region=_read_region(env, bucket.endpoint_url),
-        access_key_id=keys.access_key_id,
-        secret_access_key=keys.secret_access_key,
-        session_token=keys.session_token,
-        prefix=env.read(clean_prefix, "PIXPOD_S3_PREFIX") or "",
-        public_base_url=env.read(web_address, "PIXPOD_S3_PUBLIC_BASE_URL"),
-        link_lifetime_s=env.whole("PIXPOD_S3_LINK_LIFETIME_S", 86_400, 60, MAX_LINK_LIFETIME_S),
-        checksums=env.choice("PIXPOD_S3_CHECKSUMS", ("when_required", "when_supported")),
-        addressing_style=env.choice("PIXPOD_S3_ADDRESSING_STYLE", ("auto", "path", "virtual")),
-    )
+    found = {
+        **env.read_fields(S3Settings),
+        **_read_keys(env)._asdict(),
+        "bucket": bucket.name,
+        "endpoint_url": bucket.endpoint_url,
+        "region": _read_region(env, bucket.endpoint_url),
+    }
+    return S3Settings(**{**found, "prefix": found["prefix"] or ""})
 
 
 class _Keys(NamedTuple):
@@ -109,8 +181,8 @@ def _read_region(env: Environment, endpoint_url: str | None) -> str:
 def _read_bucket(env: Environment) -> _Bucket:
     """Return the bucket and its endpoint; RunPod's BUCKET_ENDPOINT_URL may name both."""
     name = env.text("PIXPOD_S3_BUCKET")
-    own = env.read(web_address, "PIXPOD_S3_ENDPOINT_URL")
-    runpods = env.read(web_address, "BUCKET_ENDPOINT_URL")
+    own = env.read("PIXPOD_S3_ENDPOINT_URL", ADDRESS)
+    runpods = env.read("BUCKET_ENDPOINT_URL", ADDRESS)
     if own is None and runpods is not None:
         found = _split_bucket(runpods)
         if name is None and found.name is None:
@@ -123,7 +195,7 @@ def _read_bucket(env: Environment) -> _Bucket:
         raise InvalidSettings(
             "PIXPOD_S3_ENDPOINT_URL: expected PIXPOD_S3_BUCKET to be set too, got no bucket"
         )
-    aws = env.read(web_address, "AWS_ENDPOINT_URL_S3") or env.read(web_address, "AWS_ENDPOINT_URL")
+    aws = env.read("AWS_ENDPOINT_URL_S3", ADDRESS) or env.read("AWS_ENDPOINT_URL", ADDRESS)
     return _Bucket(name, own or aws)
 
 

@@ -1,7 +1,9 @@
 """Render docs/settings.md from the tables of variables."""
 
-from pixpod.variables import PLATFORM_VARIABLES, VARIABLES, Variable
+from pixpod.environment import Variable
+from pixpod.settings import VARIABLES
 from pixpod_tools.generate.markdown import code, generated_from, table
+from pixpod_tools.generate.platform_variables import PLATFORM_VARIABLES
 
 _HEAD = """\
 # Settings
@@ -27,7 +29,7 @@ def render() -> str:
     settings = table(
         ("variable", "accepted", "default", "meaning"),
         (
-            (f"`{name}`", each.accepted, _default(each), each.meaning + _also_read(each))
+            (f"`{name}`", each.kind.accepted, _default(each), each.meaning + _also_read(each))
             for name, each in VARIABLES.items()
         ),
     )
@@ -38,7 +40,7 @@ def render() -> str:
             for name, each in PLATFORM_VARIABLES.items()
         ),
     )
-    return _HEAD + settings + _PLATFORMS + platforms + generated_from("src/pixpod/variables.py")
+    return _HEAD + settings + _PLATFORMS + platforms + generated_from("src/pixpod/settings.py")
 
 
 def _default(variable: Variable) -> str:
