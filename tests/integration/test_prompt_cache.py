@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from support.factories import make_request
 from support.loading import load, shipped
 
-from pixpod.engine.execution.conditions import TextCondition
 from pixpod.engine.execution.pipelines import calls_of
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.families import Precision
@@ -34,19 +33,21 @@ def same(found, expected):
 
 
 def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
-    condition = TextCondition(PromptCache(10**6))
+    cache = PromptCache(10**6)
     request, pipe = make_request(negative_prompt="a green square"), sdxl.full_pipeline()
+    key, calls = cache.key(sdxl, request), calls_of(sdxl.spec.family)
     with torch.inference_mode():
-        assert condition.find(sdxl, request) is None
-        computed = condition.compute(sdxl, pipe, request)
-        expected = calls_of(sdxl.spec.family).encode_text(pipe, request, CPU)
-        found = condition.find(sdxl, request)
+        assert cache.get(key, CPU) is None
+        computed = calls.encode_text(pipe, request, CPU)
+        cache.put(key, computed)
+        expected = calls.encode_text(pipe, request, CPU)
+        found = cache.get(key, CPU)
         assert found is not None
         assert same(computed, expected)
         assert same(found, expected)
         for value in (*computed.values(), *found.values()):
             value.zero_()  # whoever got it may do with it what they like
-        assert same(condition.find(sdxl, request), expected)
+        assert same(cache.get(key, CPU), expected)
 
 
 @pytest.mark.parametrize(

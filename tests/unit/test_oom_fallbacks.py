@@ -7,7 +7,6 @@ from hypothesis import strategies as st
 from pixpod.engine.execution.oom_fallbacks import (
     DoesNotFit,
     Fallback,
-    OomFallbacks,
     run_within_memory,
 )
 
@@ -19,9 +18,7 @@ class Memory:
         self.free = free
         self.attempts = []
         self.done = []
-        self.fallbacks = OomFallbacks(
-            first=[*map(self._fallback, rooms)], last=[*map(self._fallback, last)]
-        )
+        self.first, self.last = [*map(self._fallback, rooms)], [*map(self._fallback, last)]
 
     def _fallback(self, room):
         def apply():
@@ -38,7 +35,9 @@ class Memory:
         return True
 
     def run(self, num_rows):
-        warnings = run_within_memory([range(num_rows)], self.attempt, self.fallbacks)
+        warnings = run_within_memory(
+            [range(num_rows)], self.attempt, first=self.first, last=self.last
+        )
         return self.done, warnings
 
 

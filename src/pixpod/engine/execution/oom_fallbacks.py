@@ -9,9 +9,6 @@ from typing import TypeVar
 
 T = TypeVar("T")
 
-Attempt = Callable[[Sequence[T]], bool]
-"""Processes these rows; false if they did not fit, with nothing left in memory then."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback:
@@ -24,28 +21,26 @@ class Fallback:
     warning: str | None = None
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class OomFallbacks:
-    """`first` are applied before a batch is halved, `last` when single rows do not fit either."""
-
-    first: Sequence[Fallback]
-    last: Sequence[Fallback]
-
-
 class DoesNotFit(Exception):
     """A batch does not fit although each fallback was applied."""
 
 
 def run_within_memory(
-    chunks: Sequence[Sequence[T]], attempt: Attempt[T], fallbacks: OomFallbacks
+    chunks: Sequence[Sequence[T]],
+    attempt: Callable[[Sequence[T]], bool],
+    *,
+    first: Sequence[Fallback],
+    last: Sequence[Fallback],
 ) -> tuple[str, ...]:
     """Process all chunks in order, and return the warnings of the fallbacks that were needed.
 
-    Raises DoesNotFit.
+    `attempt` processes rows; false if they did not fit, with nothing left in memory then.
+    Fallbacks of `first` are applied before a batch is halved, those of `last` when single rows do
+    not fit either. Raises DoesNotFit.
     """
     warnings: list[str] = []
     pending = list(chunks)
-    first, last = list(fallbacks.first), list(fallbacks.last)
+    first, last = list(first), list(last)
     while pending:
         if attempt(pending[0]):
             pending.pop(0)

@@ -7,7 +7,7 @@ are onloaded in less than a millisecond. No text is kept, only its digest.
 import hashlib
 import json
 from collections import OrderedDict
-from dataclasses import astuple, dataclass
+from dataclasses import astuple
 
 import torch
 
@@ -15,16 +15,6 @@ from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.model import LoadedModel
 from pixpod.job import GenerationRequest
 from pixpod.methods import uses_negative_prompt
-
-
-@dataclass(frozen=True, slots=True)
-class PromptKey:
-    """Everything that embeddings depend on: the encoders, and a digest of the texts and options."""
-
-    model: str
-    revision: str
-    weights: str
-    digest: bytes
 
 
 class PromptCache:
@@ -35,24 +25,22 @@ class PromptCache:
 
     def __init__(self, max_bytes: int) -> None:
         self._max_bytes = max_bytes
-        self._entries: OrderedDict[PromptKey, Arguments] = OrderedDict()
+        self._entries: OrderedDict[bytes, Arguments] = OrderedDict()
         self.size_bytes = 0
 
-    def key(self, model: LoadedModel, request: GenerationRequest) -> PromptKey:
-        """Return the same key for requests with the same embeddings."""
+    def key(self, model: LoadedModel, request: GenerationRequest) -> bytes:
+        """Return the same key for requests with the same embeddings: a digest without any text."""
         inputs = (
+            model.spec.name,
+            model.identity.revision,
+            model.identity.weights,
             *astuple(request.prompts),
             request.text.max_sequence_length,
             uses_negative_prompt(model.spec.family, request.sampling),
         )
-        return PromptKey(
-            model=model.spec.name,
-            revision=model.identity.revision,
-            weights=model.identity.weights,
-            digest=hashlib.sha256(json.dumps(inputs).encode()).digest(),
-        )
+        return hashlib.sha256(json.dumps(inputs).encode()).digest()
 
-    def get(self, key: PromptKey, device: torch.device) -> Arguments | None:
+    def get(self, key: bytes, device: torch.device) -> Arguments | None:
         """Return a copy of the embeddings on the device, byte for byte; None if there are none."""
         entry = self._entries.get(key)
         if entry is None:
@@ -60,12 +48,12 @@ class PromptCache:
         self._entries.move_to_end(key)
         return _to_device(entry, device)
 
-    def put(self, key: PromptKey, arguments: Arguments) -> None:
+    def put(self, key: bytes, arguments: Arguments) -> None:
         """Keep a copy of embeddings in host memory, unless they are too large for the cache."""
         if key not in self._entries and _count_bytes(arguments) <= self._max_bytes:
             self._keep(key, _to_host(arguments))
 
-    def _keep(self, key: PromptKey, entry: Arguments) -> None:
+    def _keep(self, key: bytes, entry: Arguments) -> None:
         self._entries[key] = entry
         self.size_bytes += _count_bytes(entry)
         while self.size_bytes > self._max_bytes:

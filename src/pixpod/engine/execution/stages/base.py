@@ -4,15 +4,11 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
+import torch
+
 from pixpod.engine.execution.batch import Batch
-from pixpod.engine.execution.oom_fallbacks import (
-    Attempt,
-    DoesNotFit,
-    Fallback,
-    OomFallbacks,
-    run_within_memory,
-)
-from pixpod.engine.model import LoadedModel, Pipeline
+from pixpod.engine.execution.oom_fallbacks import DoesNotFit, Fallback, run_within_memory
+from pixpod.engine.model import Pipeline
 from pixpod.errors import OutOfMemory
 
 T = TypeVar("T")
@@ -31,25 +27,29 @@ class StageContext:
         batch: Batch,
         subject: str,
         chunks: Sequence[Sequence[T]],
-        attempt: Attempt[T],
+        attempt: Callable[[Sequence[T]], None],
         *fallbacks: Fallback,
     ) -> None:
         """Process chunks, with fallbacks for a device that runs out of memory.
 
-        The stage's own `fallbacks` come after the first, which costs nothing. `attempt` returns
-        false on torch.OutOfMemoryError. Raises OutOfMemory.
+        The stage's own `fallbacks` come after the first, which costs nothing. `attempt` may raise
+        torch.OutOfMemoryError. Raises OutOfMemory.
         """
-        options = OomFallbacks(
-            first=(Fallback(apply=self.free_cache), *fallbacks),
-            last=(Fallback(apply=self.offload_others),),
-        )
+
+        def fits(chunk: Sequence[T]) -> bool:
+            try:
+                attempt(chunk)
+            except torch.OutOfMemoryError:
+                return False  # from here on nothing refers to what the attempt has made
+            return True
+
+        first = (Fallback(apply=self.free_cache), *fallbacks)
+        last = (Fallback(apply=self.offload_others),)
         try:
-            batch.warnings += run_within_memory(chunks, attempt, options)
+            batch.warnings += run_within_memory(chunks, fits, first=first, last=last)
         except DoesNotFit as exc:
-            model: LoadedModel = batch.model
-            raise OutOfMemory(
-                f"{model.spec.name}: no memory for {subject} on {model.device}"
-            ) from exc
+            name, device = batch.model.spec.name, batch.model.device
+            raise OutOfMemory(f"{name}: no memory for {subject} on {device}") from exc
 
 
 class Stage(Protocol):

@@ -22,16 +22,12 @@ class DecodeStage:
     def run(self, batch: Batch, context: StageContext) -> None:
         pipe, size = context.pipe, batch.method.size
 
-        def attempt(rows: Sequence[Row]) -> bool:
-            try:
-                latents = torch.cat([row.latents for row in rows if row.latents is not None])
-                pixels = batch.calls.decode(pipe, latents, size)
-                images = _to_images(pixels, batch.model.spec.name)
-            except torch.OutOfMemoryError:
-                return False
+        def attempt(rows: Sequence[Row]) -> None:
+            latents = torch.cat([row.latents for row in rows if row.latents is not None])
+            pixels = batch.calls.decode(pipe, latents, size)
+            images = _to_images(pixels, batch.model.spec.name)
             for row, image in zip(rows, images, strict=True):
                 row.image = image
-            return True
 
         subject = f"decoding an image of {size[0]}x{size[1]}"
         with _tiled_decoding(pipe.vae) as tiled:

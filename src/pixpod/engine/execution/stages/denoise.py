@@ -1,6 +1,7 @@
 """Denoises latents, by the pipeline's own loop."""
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import torch
@@ -20,13 +21,7 @@ class DenoiseStage:
         return bool(batch.rows)
 
     def run(self, batch: Batch, context: StageContext) -> None:
-        def attempt(rows: Sequence[Row]) -> bool:
-            try:
-                _denoise(batch, context.pipe, rows)
-            except torch.OutOfMemoryError:
-                return False
-            return True
-
+        attempt = partial(_denoise, batch, context.pipe)
         width, height = batch.method.size
         context.run_within_memory(batch, f"an image of {width}x{height}", batch.buckets(), attempt)
 
