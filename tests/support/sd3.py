@@ -24,7 +24,6 @@ from pixpod.engine.model import Pipeline, Tokenizer
 from pixpod.families import (
     ComponentSpec,
     ConcurrencyRule,
-    Control,
     FamilySpec,
     Guidance,
     RegionSpec,
@@ -69,7 +68,7 @@ SD3 = FamilySpec(
             gib_16=0.16,
         ),
     ),
-    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "StableDiffusion3Pipeline"},
+    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusion3Pipeline"},
     calls="support.sd3:Sd3Calls",
     size_multiple_px=16,
     schedulers={"Euler": SchedulerSpec(class_name="FlowMatchEulerDiscreteScheduler")},

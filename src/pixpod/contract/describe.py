@@ -34,7 +34,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "family": family.name,
         "licence": spec.licence,
         "revision": spec.revision,
-        "modes": sorted({mode for mode, _ in family.pipelines}),
+        "modes": sorted(family.pipelines),
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),

@@ -1,10 +1,10 @@
 """FLUX.1: a transformer over packed latents, with CLIP for the pooled text and T5 for tokens."""
 
+from pixpod.families.components import CLIP_TEXT_ENCODER, VAE, VAE_REGION
 from pixpod.families.schedulers import FLOW_MATCH_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
-    Control,
     FamilySpec,
     Guidance,
     QuantizationSpec,
@@ -18,13 +18,7 @@ FLUX = FamilySpec(
     name="flux",
     title="FLUX",
     components=(
-        ComponentSpec(
-            name="text_encoder",
-            role=Role.TEXT_ENCODER,
-            library="transformers",
-            class_name="CLIPTextModel",
-            gib_16=0.23,
-        ),
+        CLIP_TEXT_ENCODER,
         ComponentSpec(
             name="text_encoder_2",
             role=Role.TEXT_ENCODER,
@@ -42,15 +36,9 @@ FLUX = FamilySpec(
             gib_8=11.10,
             gib_8_adaln16=14.10,
         ),
-        ComponentSpec(
-            name="vae",
-            role=Role.VAE,
-            library="diffusers",
-            class_name="AutoencoderKL",
-            gib_16=0.16,
-        ),
+        VAE,
     ),
-    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "FluxPipeline"},
+    pipelines={Mode.TEXT_TO_IMAGE: "FluxPipeline"},
     calls="pixpod.engine.execution.pipelines.flux:FluxCalls",
     # VAE stride 8, times 2 for packed latents
     size_multiple_px=16,
@@ -81,7 +69,7 @@ FLUX = FamilySpec(
             component="transformer",
             classes=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
         ),
-        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
+        VAE_REGION,
     ),
     # Decoding: 2.4 GiB for one image and 2.0 for each further one, from the memory columns of
     # diffusers-torchao's tables for an H100. Denoising is an estimate: 4608 tokens of 3072

@@ -1,13 +1,12 @@
 """Stable Diffusion 1.5: a UNet with one CLIP text encoder."""
 
+from pixpod.families.components import CLIP_TEXT_ENCODER, UNET_REGION, VAE, VAE_REGION
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
-    Control,
     FamilySpec,
     Guidance,
-    RegionSpec,
     Role,
     WorkingMemory,
 )
@@ -17,13 +16,7 @@ SD15 = FamilySpec(
     name="sd15",
     title="SD 1.5",
     components=(
-        ComponentSpec(
-            name="text_encoder",
-            role=Role.TEXT_ENCODER,
-            library="transformers",
-            class_name="CLIPTextModel",
-            gib_16=0.23,
-        ),
+        CLIP_TEXT_ENCODER,
         ComponentSpec(
             name="unet",
             role=Role.DENOISER,
@@ -31,15 +24,9 @@ SD15 = FamilySpec(
             class_name="UNet2DConditionModel",
             gib_16=1.60,
         ),
-        ComponentSpec(
-            name="vae",
-            role=Role.VAE,
-            library="diffusers",
-            class_name="AutoencoderKL",
-            gib_16=0.16,
-        ),
+        VAE,
     ),
-    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "StableDiffusionPipeline"},
+    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusionPipeline"},
     calls="pixpod.engine.execution.pipelines.sd15:Sd15Calls",
     size_multiple_px=8,
     schedulers=UNET_SCHEDULERS,
@@ -57,15 +44,7 @@ SD15 = FamilySpec(
     ),
     # Launching kernels at less cost speeds SD 1.5 up 2.5 times (stable-fast, RTX 4090), and
     # compiling with channels-last takes a third off (fal's table, A100).
-    regions=(
-        RegionSpec(
-            component="unet",
-            classes=("UNet2DConditionModel",),
-            is_channels_last=True,
-            has_cuda_graphs=True,
-        ),
-        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
-    ),
+    regions=(UNET_REGION, VAE_REGION),
     # As for SDXL.
     working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0),
     pipeline_options={"requires_safety_checker": False},

@@ -1,13 +1,12 @@
 """SDXL: a UNet with two CLIP text encoders."""
 
+from pixpod.families.components import CLIP_TEXT_ENCODER, UNET_REGION, VAE, VAE_REGION
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
-    Control,
     FamilySpec,
     Guidance,
-    RegionSpec,
     Role,
     WorkingMemory,
 )
@@ -17,13 +16,7 @@ SDXL = FamilySpec(
     name="sdxl",
     title="SDXL",
     components=(
-        ComponentSpec(
-            name="text_encoder",
-            role=Role.TEXT_ENCODER,
-            library="transformers",
-            class_name="CLIPTextModel",
-            gib_16=0.23,
-        ),
+        CLIP_TEXT_ENCODER,
         ComponentSpec(
             name="text_encoder_2",
             role=Role.TEXT_ENCODER,
@@ -38,15 +31,9 @@ SDXL = FamilySpec(
             class_name="UNet2DConditionModel",
             gib_16=4.78,
         ),
-        ComponentSpec(
-            name="vae",
-            role=Role.VAE,
-            library="diffusers",
-            class_name="AutoencoderKL",
-            gib_16=0.16,
-        ),
+        VAE,
     ),
-    pipelines={(Mode.TEXT_TO_IMAGE, Control.NONE): "StableDiffusionXLPipeline"},
+    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusionXLPipeline"},
     calls="pixpod.engine.execution.pipelines.sdxl:SdxlCalls",
     size_multiple_px=8,
     schedulers=UNET_SCHEDULERS,
@@ -70,15 +57,7 @@ SDXL = FamilySpec(
         ),
     ),
     # Compiling with channels-last takes a seventh off SDXL (fal's table, A100).
-    regions=(
-        RegionSpec(
-            component="unet",
-            classes=("UNet2DConditionModel",),
-            is_channels_last=True,
-            has_cuda_graphs=True,
-        ),
-        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
-    ),
+    regions=(UNET_REGION, VAE_REGION),
     # Decoding as for FLUX, whose VAE is the same network. Denoising is an estimate for two rows
     # of classifier-free guidance.
     working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0),

@@ -20,14 +20,6 @@ class Role(StrEnum):
     VAE = "vae"
 
 
-class Control(StrEnum):
-    """Which kind of ControlNet steers a pipeline."""
-
-    NONE = "none"
-    CONTROLNET = "controlnet"
-    UNION = "union"
-
-
 class Guidance(StrEnum):
     """The way in which a family makes images follow the prompt.
 
@@ -136,7 +128,7 @@ class FamilySpec:
     """Everything that distinguishes one model architecture from another.
 
     `components` are in the order in which an image needs them. `pipelines` has the diffusers
-    class for each mode and control; what is missing is refused. `calls` is where the code for
+    class for each mode; what is missing is refused. `calls` is where the code for
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
@@ -149,7 +141,7 @@ class FamilySpec:
     name: str
     title: str
     components: tuple[ComponentSpec, ...]
-    pipelines: Mapping[tuple[Mode, Control], str]
+    pipelines: Mapping[Mode, str]
     calls: str
     size_multiple_px: int
     schedulers: Mapping[str, SchedulerSpec]
@@ -193,14 +185,11 @@ class FamilySpec:
     @property
     def text_to_image(self) -> str:
         """Class that the `model_index.json` of this family's repositories names."""
-        return self.pipelines[Mode.TEXT_TO_IMAGE, Control.NONE]
+        return self.pipelines[Mode.TEXT_TO_IMAGE]
 
     def names_of(self, role: Role) -> tuple[str, ...]:
         return tuple(component.name for component in self.components if component.role is role)
 
     def component(self, name: str) -> ComponentSpec:
         """Raises KeyError."""
-        found = next((each for each in self.components if each.name == name), None)
-        if found is None:
-            raise KeyError(name)
-        return found
+        return {each.name: each for each in self.components}[name]

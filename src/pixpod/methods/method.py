@@ -3,26 +3,19 @@
 from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec, Size
-from pixpod.families import Control
-from pixpod.job import GenerationRequest, Mode
+from pixpod.job import GenerationRequest
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
     """The pipeline and denoiser calls that generate the images of one request.
 
-    `pipeline` is the name of a diffusers class. `calls` are the denoiser calls of one image, for
-    each of the stages that denoise.
+    `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
     """
 
-    mode: Mode
     pipeline: str
     size: Size
-    calls: tuple[int, ...]
-
-    @property
-    def num_calls(self) -> int:
-        return sum(self.calls)
+    num_calls: int
 
 
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
@@ -33,8 +26,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
     """
     scheduler = spec.family.schedulers[request.sampling.scheduler]
     return Method(
-        mode=request.mode,
-        pipeline=spec.family.pipelines[request.mode, Control.NONE],
+        pipeline=spec.family.pipelines[request.mode],
         size=(request.width, request.height),
-        calls=(scheduler.num_calls(request.sampling.num_inference_steps),),
+        num_calls=scheduler.num_calls(request.sampling.num_inference_steps),
     )

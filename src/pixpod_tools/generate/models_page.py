@@ -112,7 +112,7 @@ def _limit_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
 
 
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
-    yield "modes", *(code(sorted({mode for mode, _ in each.pipelines})) for each in families)
+    yield "modes", *(code(sorted(each.pipelines)) for each in families)
     yield "pipeline", *(code(each.pipelines.values()) for each in families)
     yield "components", *(code(each.component_names) for each in families)
     yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
