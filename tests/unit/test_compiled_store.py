@@ -123,7 +123,7 @@ def test_folder_under_a_foreign_name_is_refused(store, put):
 
 def test_index_of_another_format_asks_to_build_again(store, put):
     index = put().path.with_name(INDEX)
-    index.write_text(json.dumps({**json.loads(index.read_text()), "format": 2}))
+    index.write_text(json.dumps({**json.loads(index.read_text()), "format": 1}))
     with pytest.raises(UnusablePackage, match="build again"):
         store.find(HERE, KIND)
 

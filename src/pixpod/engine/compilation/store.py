@@ -6,7 +6,7 @@
             FluxTransformerBlock-5d2e0f6b1c3a4978.pt2
 
 A package is code and as trusted as the image that contains it: the checksum detects damage, not
-manipulation. Standard library only.
+manipulation.
 """
 
 import hashlib
@@ -14,13 +14,16 @@ import json
 import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Annotated
+
+from pydantic import Field, TypeAdapter
 
 from pixpod.weights.disk import disk_faults, sha256_of, write_durably
 
 INDEX = "index.json"
-FORMAT = 1
+FORMAT = 2
 
 Constant = bool | int | float | str | None
 
@@ -98,11 +101,14 @@ class CallForm:
 class Package:
     """A compiled kind of region, in the file at `path`."""
 
-    kind: str
+    kind: Annotated[str, Field(pattern=r"^\w+-[0-9a-f]{16}$")]
     form: CallForm
     path: Path
     size_bytes: int
     sha256: str
+
+
+_PACKAGES = TypeAdapter(tuple[Package, ...])
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -161,9 +167,8 @@ class CompiledStore:
             index = _read_index(folder)
             kept = {} if index.fault else dict(index.packages)
             kept.pop(kind, None)
-            _write_index(
-                folder, compile_key, kept
-            )  # never an index that names another file's checksum
+            # never an index that names another file's checksum
+            _write_index(folder, compile_key, kept)
             built.replace(target)
             _write_index(folder, compile_key, {**kept, kind: package})
         return package
@@ -204,79 +209,33 @@ def _facts(compile_key: CompileKey) -> dict[str, str]:
 
 def _read_index(folder: Path) -> PackageIndex:
     """Return an empty index if the folder does not exist."""
+    nothing = PackageIndex(folder=folder, compile_key=None, packages={})
     try:
         document = json.loads((folder / INDEX).read_text(encoding="utf-8"))
         if document["format"] != FORMAT:
             fault = f"format {document['format']!r}: expected {FORMAT}; build again"
-            return PackageIndex(folder=folder, compile_key=None, packages={}, fault=fault)
+            return replace(nothing, fault=fault)
         compile_key = CompileKey(**document["compile_key"])
-        packages = [_parse_package(folder, entry) for entry in document["packages"]]
+        packages = _PACKAGES.validate_python(
+            [{**entry, "path": folder / f"{entry['kind']}.pt2"} for entry in document["packages"]]
+        )
     except FileNotFoundError:
-        return PackageIndex(folder=folder, compile_key=None, packages={})
+        return nothing
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as exc:
-        fault = f"{INDEX} cannot be read ({type(exc).__name__})"
-        return PackageIndex(folder=folder, compile_key=None, packages={}, fault=fault)
+        return replace(nothing, fault=f"{INDEX} cannot be read ({type(exc).__name__})")
+    index = replace(nothing, compile_key=compile_key)
     if compile_key.folder != folder.name:
         fault = "the folder was renamed; its name must be that of its compile key"
-        return PackageIndex(folder=folder, compile_key=compile_key, packages={}, fault=fault)
-    return PackageIndex(
-        folder=folder, compile_key=compile_key, packages={each.kind: each for each in packages}
-    )
-
-
-def _parse_package(folder: Path, entry: dict[str, object]) -> Package:
-    """Raises ValueError, KeyError or TypeError for anything that `_write_index` did not write."""
-    match entry:
-        case {
-            "kind": str(kind),
-            "size_bytes": int(size_bytes),
-            "sha256": str(sha256),
-            "arguments": str(arguments),
-            "result": str(result),
-            "leaves": list(leaves),
-            "max_elements": int(max_elements),
-        } if re.fullmatch(r"\w+-[0-9a-f]{16}", kind):
-            form = CallForm(
-                arguments=arguments,
-                result=result,
-                leaves=tuple(map(_parse_leaf, leaves)),
-                max_elements=max_elements,
-            )
-            path = folder / f"{kind}.pt2"
-            return Package(kind=kind, form=form, path=path, size_bytes=size_bytes, sha256=sha256)
-    raise ValueError("package")
-
-
-def _parse_leaf(entry: dict[str, object]) -> Leaf:
-    match entry:
-        case {"constant": bool() | int() | float() | str() | None as constant}:
-            return Leaf(constant=constant)
-        case {"shape": list(shape), "dtype": str(dtype), "example": list(example)}:
-            return Leaf(shape=tuple(shape), dtype=dtype, example=tuple(example))
-    raise ValueError("leaf")
+        return replace(index, fault=fault)
+    return replace(index, packages={each.kind: each for each in packages})
 
 
 def _write_index(folder: Path, compile_key: CompileKey, packages: Mapping[str, Package]) -> None:
     document = {
         "format": FORMAT,
         "compile_key": asdict(compile_key),
-        "packages": [_render_package(package) for package in packages.values()],
-    }
-    write_durably(folder / INDEX, json.dumps(document, indent=1) + "\n")
-
-
-def _render_package(package: Package) -> dict[str, object]:
-    return {
-        "kind": package.kind,
-        "size_bytes": package.size_bytes,
-        "sha256": package.sha256,
-        "arguments": package.form.arguments,
-        "result": package.form.result,
-        "max_elements": package.form.max_elements,
-        "leaves": [
-            {"constant": leaf.constant}
-            if leaf.shape is None
-            else {"shape": leaf.shape, "dtype": leaf.dtype, "example": leaf.example}
-            for leaf in package.form.leaves
+        "packages": [
+            {**asdict(package), "path": package.path.name} for package in packages.values()
         ],
     }
+    write_durably(folder / INDEX, json.dumps(document, indent=1) + "\n")
