@@ -32,7 +32,7 @@ def generate(
     stages = {StageName.DENOISE: _LoggedDenoise(calls)}
     runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0), stages=stages)
     runnable = RunnableModel(model, runner, BootTimeline(time.perf_counter))
-    queue: RequestQueue[RunnableModel] = RequestQueue()
+    queue = RequestQueue()
     try:
         generation = queue.submit(runnable, request, cancel=CancelToken()).result(LIMIT_S)
     finally:

@@ -64,7 +64,7 @@ def result(item: BatchItem) -> ItemResult:
     )
 
 
-class DeviceQueue(RequestQueue[Device]):
+class DeviceQueue(RequestQueue):
     """A queue all of whose requests are for one model."""
 
     def __init__(self, device: Device, **options) -> None:

@@ -49,7 +49,7 @@ class DiffusionEngine:
         self._timeline = timeline
         self._preload = preload
         self._warmup_sizes = warmup_sizes
-        self._queue: RequestQueue[RunnableModel] = RequestQueue(is_batching=is_batching)
+        self._queue = RequestQueue(is_batching=is_batching)
         self._preloads: tuple[Future[RunnableModel], ...] = ()
         self._handled: set[Future[RunnableModel]] = set()
         self._has_generated = False

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from pixpod.engine.base import Cancelled, CancelToken, OnStep, StepListener
 from pixpod.engine.scheduling.batching import (
@@ -51,15 +51,12 @@ class ExecutableModel(Protocol):
         ...
 
 
-Model = TypeVar("Model", bound=ExecutableModel)
-
-
 @dataclass(slots=True, kw_only=True, eq=False)
-class _Entry(Generic[Model]):
+class _Entry:
     """A request from its arrival to its answer."""
 
     request_id: int
-    model: Model
+    model: ExecutableModel
     request: GenerationRequest
     cancel: CancelToken
     on_step: StepListener | None
@@ -114,8 +111,8 @@ class _Entry(Generic[Model]):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch(Generic[Model]):
-    entries: tuple[_Entry[Model], ...]
+class _Batch:
+    entries: tuple[_Entry, ...]
     allocations: tuple[Allocation, ...]
 
     @property
@@ -127,7 +124,7 @@ class _Batch(Generic[Model]):
         return [entry.item(allocation.num_images) for entry, allocation in pairs]
 
 
-class RequestQueue(Generic[Model]):
+class RequestQueue:
     """A queue and the one thread that serves it. All methods may be called from any thread.
 
     Warm-ups wait until no request does, and give way to requests that come. Without
@@ -139,7 +136,7 @@ class RequestQueue(Generic[Model]):
         self._clock = clock
         self._fair_queue = FairQueue()
         self._lock = threading.RLock()
-        self._entries: dict[int, _Entry[Model]] = {}
+        self._entries: dict[int, _Entry] = {}
         self._num_requests = 0
         self._is_executing = False
         self._is_stopped = False
@@ -147,7 +144,7 @@ class RequestQueue(Generic[Model]):
 
     def submit(
         self,
-        model: Model,
+        model: ExecutableModel,
         request: GenerationRequest,
         *,
         cancel: CancelToken,
@@ -222,13 +219,13 @@ class RequestQueue(Generic[Model]):
                 partial(self._finish_batch, batch)
             )
 
-    def _limit(self, entries: Sequence[_Entry[Model]], key: BatchKey) -> int:
+    def _limit(self, entries: Sequence[_Entry], key: BatchKey) -> int:
         if not self._is_batching:
             return 1
         first = next(entry for entry in entries if batch_key_of(entry.request) == key)
         return first.model.max_batch_size(first.request)
 
-    def _settle(self, entry: _Entry[Model], result: ItemResult | BaseException) -> None:
+    def _settle(self, entry: _Entry, result: ItemResult | BaseException) -> None:
         if entry.cancel.is_cancelled:
             self._finish(entry, Cancelled())
         elif isinstance(result, ItemResult):
@@ -238,7 +235,7 @@ class RequestQueue(Generic[Model]):
         elif not (isinstance(result, Cancelled) and entry.is_warmup):  # that one runs again
             self._finish(entry, result)
 
-    def _finish(self, entry: _Entry[Model], error: BaseException | None) -> None:
+    def _finish(self, entry: _Entry, error: BaseException | None) -> None:
         del self._entries[entry.request_id]
         if error is not None:
             entry.answer.set_exception(error)
@@ -247,7 +244,7 @@ class RequestQueue(Generic[Model]):
 
     # --- on the device's thread ---------------------------------------------------------------
 
-    def _run(self, batch: _Batch[Model]) -> list[ItemResult | WorkerError]:
+    def _run(self, batch: _Batch) -> list[ItemResult | WorkerError]:
         began_at = self._clock()
         for entry in batch.entries:
             entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
@@ -256,7 +253,7 @@ class RequestQueue(Generic[Model]):
         finally:
             self._fair_queue.charge(batch.key, self._clock() - began_at)
 
-    def _step(self, batch: _Batch[Model], step: int) -> None:
+    def _step(self, batch: _Batch, step: int) -> None:
         with self._lock:
             has_requests = any(not entry.is_warmup for entry in self._entries.values())
         if all(e.cancel.is_cancelled or (e.is_warmup and has_requests) for e in batch.entries):
@@ -265,7 +262,7 @@ class RequestQueue(Generic[Model]):
             entry.report_step(step, allocation.num_images)
 
     def _finish_batch(
-        self, batch: _Batch[Model], execution: "Future[list[ItemResult | WorkerError]]"
+        self, batch: _Batch, execution: "Future[list[ItemResult | WorkerError]]"
     ) -> None:
         """Called when a batch has been executed, or failed as a whole."""
         error = execution.exception()
