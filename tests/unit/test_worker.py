@@ -13,6 +13,7 @@ from PIL import Image
 from support.factories import OFFER, make_job
 
 from pixpod import errors
+from pixpod.contract.types import TimingsReply
 from pixpod.environment import Secret
 from pixpod.errors import (
     InvalidInput,
@@ -30,7 +31,7 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import PHASES, RefusingWorker, Worker, WorkerOptions
+from pixpod.serving.worker import RefusingWorker, Worker, WorkerOptions
 from pixpod.testing.fake_engine import FakeEngine
 
 PROMPT = "PLANTEDPROMPT on a blue background"
@@ -151,7 +152,7 @@ def test_reply_is_honest_about_what_ran(build):
         "precision": "float32",
         "weights": "fake",
     }
-    phases = [phase for phase in PHASES if phase != "onload"]
+    phases = [phase for phase in TimingsReply.model_fields if phase != "onload"]
     assert list(reply["timings_ms"]) == phases, "those that ran, in order"
     assert reply["steps"] == OFFER.models["sdxl-tiny"].defaults.num_inference_steps
     assert reply["timings_ms"]["denoise"] == 2.0

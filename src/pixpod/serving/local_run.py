@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +37,7 @@ def run_job(handler: Handler, text: str) -> dict[str, Any]:
         job = _parse(text)
     except WorkerError as error:
         return failure(error)
-    reply = asyncio.run(_call(handler, job))
+    reply = asyncio.run(handler(job))
     if "error" in reply:
         return {"id": job["id"], "status": "FAILED", **reply}
     return {"id": job["id"], "status": "COMPLETED", "output": reply}
@@ -47,10 +46,6 @@ def run_job(handler: Handler, text: str) -> dict[str, Any]:
 def failure(error: WorkerError) -> dict[str, Any]:
     """What `run_job` returns for a job that did not get as far as a worker."""
     return {"id": DEFAULT_ID, "status": "FAILED", **render_error(error)}
-
-
-async def _call(handler: Handler, job: Mapping[str, Any]) -> dict[str, Any]:
-    return await handler(job)
 
 
 def _read(path: Path) -> str:

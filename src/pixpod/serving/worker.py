@@ -5,7 +5,7 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -25,7 +25,7 @@ from pixpod.job import (
     WorkerReport,
 )
 from pixpod.logs import job_context
-from pixpod.methods import StageName, method_of
+from pixpod.methods import method_of
 from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.outputs.storage import ImageStore, image_key
 from pixpod.pricing import PriceList
@@ -37,19 +37,8 @@ from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
-Handler = Callable[[Mapping[str, Any]], Awaitable[dict[str, Any]]]
+Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
-
-PHASES = (
-    "load",
-    "queue",
-    "onload",
-    *StageName,
-    "encode",
-    "upload",
-    "total",
-)
-"""Phases of a job in the order of the reply, which has those that ran."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -216,13 +205,11 @@ class Worker:
         is_first = self._images_served == 0
         self._images_served += len(stored)
         self._refresh.served(len(stored))
-        spent = timeline.milliseconds()
-        timings_ms = {phase: spent[phase] for phase in PHASES if phase in spent}
         return JobResult(
             images=stored,
             model=generation.model,
             steps=generation.num_calls,
-            timings_ms=timings_ms,
+            timings_ms=timeline.milliseconds(),
             cost=self._prices.cost(self._engine.device_name, round(generation.device_ms, 1)),
             worker=WorkerReport(
                 id=self._options.worker_id,
