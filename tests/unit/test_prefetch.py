@@ -188,7 +188,7 @@ def test_file_with_several_names_is_read_once(tmp_path, make_prefetch):
     for model, path in (("a", first), ("b", hard), ("c", soft)):
         prefetch.add(model, {path: file})
     assert prefetch.wait(hard) is prefetch.wait(soft) is prefetch.wait(first)
-    assert [(span.model, span.path.name) for span in prefetch.spans()] == [("a", "first")]
+    assert [span.subject for span in prefetch.spans()] == [f"a/{tmp_path.name}/first"]
 
 
 def test_shared_file_is_read_once(tmp_path, make_prefetch):
@@ -199,7 +199,7 @@ def test_shared_file_is_read_once(tmp_path, make_prefetch):
     prefetch.add("first", {path: file})
     prefetch.add("second", {tmp_path / "link": file})
     assert prefetch.wait(tmp_path / "link") is prefetch.wait(path)
-    assert [span.model for span in prefetch.spans()] == ["first"]
+    assert [span.subject for span in prefetch.spans()] == [f"first/{tmp_path.name}/weights"]
 
 
 class SlowFirst:
@@ -234,7 +234,7 @@ def test_models_are_read_in_their_order_unless_one_is_preferred(
     clock.may_go_on.set()
     for path in paths.values():
         prefetch.wait(path)
-    assert "".join(span.model for span in prefetch.spans()) == order
+    assert "".join(span.subject[0] for span in prefetch.spans()) == order
 
 
 def test_preferring_what_is_unknown_changes_nothing(make_prefetch):

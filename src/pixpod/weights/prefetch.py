@@ -22,6 +22,7 @@ from pathlib import Path
 import xxhash
 
 from pixpod.errors import OutOfMemory, WeightsUnreadable
+from pixpod.timeline import Span
 from pixpod.weights.manifest import CHUNK_BYTES, WeightFile
 
 NICENESS = 10
@@ -36,17 +37,6 @@ class Verify(StrEnum):
     SIZES = "sizes"
     CHUNKS = "chunks"
     FULL = "full"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReadSpan:
-    """When the bytes of one model's file came, in seconds of the prefetch's clock."""
-
-    model: str
-    path: Path
-    began_s: float
-    ended_s: float
-    size_bytes: int
 
 
 class MappedFile:
@@ -157,14 +147,14 @@ class Prefetch:
         """The file, of which `ranges` tells what may be used already."""
         return self._files[path.resolve()].mapped
 
-    def spans(self) -> tuple[ReadSpan, ...]:
-        """What has been read whole so far, in the order of the first bytes."""
+    def spans(self) -> tuple[Span, ...]:
+        """What has been read whole so far as spans of the boot, in the order of the first bytes."""
         with self._changed:
             done = [file for file in self._inodes.values() if not file.unread]
         spans = (
-            ReadSpan(
-                model=file.model,
-                path=file.path,
+            Span(
+                phase="read",
+                subject=f"{file.model}/{file.path.parent.name}/{file.path.name}",
                 began_s=file.began_s,
                 ended_s=file.ended_s,
                 size_bytes=len(file.mapped.bytes),

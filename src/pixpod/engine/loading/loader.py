@@ -150,17 +150,8 @@ class ModelLoader:
             self._prefetch.wait(path)
 
     def reading(self) -> tuple[Span, ...]:
-        """When the bytes of each file came, as spans of the boot."""
-        return tuple(
-            Span(
-                phase="read",
-                subject=f"{read.model}/{read.path.parent.name}/{read.path.name}",
-                began_s=read.began_s,
-                ended_s=read.ended_s,
-                size_bytes=read.size_bytes,
-            )
-            for read in self._prefetch.spans()
-        )
+        """Return when the bytes of each file came."""
+        return self._prefetch.spans()
 
     def stop(self) -> None:
         """End what is under way, drop all models and free the device."""
