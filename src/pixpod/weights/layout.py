@@ -6,7 +6,6 @@ Standard library only. The sources that a deployment may have are in `sources`.
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
@@ -49,31 +48,6 @@ class Weights:
     vae: Path | None = None
     precision: Precision | None = None
     files: tuple[WeightFile, ...] = ()
-
-
-class WeightsSource(Protocol):
-    """One of the places where a deployment's weights may be."""
-
-    @property
-    def name(self) -> str:
-        """`baked`, `platform_cache`, `volume` or `hub`: what a reply says of its weights."""
-        ...
-
-    def find(self, spec: ModelSpec) -> Weights | None:
-        """The model's weights as they are on a local disk now; None if they are not. Quick."""
-        ...
-
-    def fetch(self, spec: ModelSpec) -> Weights | None:
-        """The model's weights on a local disk, copied or downloaded first if need be.
-
-        None if this source does not have the model. May take minutes; safe to call from several
-        processes at once.
-
-        Raises:
-            ModelUnavailable: this source should have the model, but cannot give it to anybody.
-            WeightsUnreadable, DiskFull: this host could not fetch it.
-        """
-        ...
 
 
 def check_layout(spec: ModelSpec, weights: Weights) -> None:

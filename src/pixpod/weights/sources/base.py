@@ -6,14 +6,13 @@ from typing import Protocol
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import WeightsUnreadable
-from pixpod.weights.disk import Progress, write_durably
-from pixpod.weights.layout import Weights, WeightsSource
+from pixpod.weights.disk import Progress
+from pixpod.weights.layout import Weights
 from pixpod.weights.manifest import (
     MANIFEST,
     Manifest,
     ManifestEntry,
     read_manifest,
-    render_manifest,
 )
 
 log = logging.getLogger(__name__)
@@ -21,8 +20,29 @@ log = logging.getLogger(__name__)
 _STEP_PERCENT = 10
 
 
-class Source(WeightsSource, Protocol):
-    """A source that can also tell what it has."""
+class Source(Protocol):
+    """One of the places where a deployment's weights may be."""
+
+    @property
+    def name(self) -> str:
+        """`baked`, `platform_cache`, `volume` or `hub`: what a reply says of its weights."""
+        ...
+
+    def find(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights as they are on a local disk now; None if they are not. Quick."""
+        ...
+
+    def fetch(self, spec: ModelSpec) -> Weights | None:
+        """The model's weights on a local disk, copied or downloaded first if need be.
+
+        None if this source does not have the model. May take minutes; safe to call from several
+        processes at once.
+
+        Raises:
+            ModelUnavailable: this source should have the model, but cannot give it to anybody.
+            WeightsUnreadable, DiskFull: this host could not fetch it.
+        """
+        ...
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -69,11 +89,6 @@ def weights_of(directory: Path, entry: ManifestEntry, source: str) -> Weights:
         precision=entry.precision,
         files=entry.files,
     )
-
-
-def finish(directory: Path, entry: ManifestEntry) -> None:
-    """Mark a directory as a complete copy of one model: its manifest is written last."""
-    write_durably(directory / MANIFEST, render_manifest({entry.name: entry}))
 
 
 def is_whole(weights: Weights) -> bool:

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.weights.disk import disk_faults, exclusive
+from pixpod.weights.disk import disk_faults, exclusive, write_durably
 from pixpod.weights.layout import Weights
-from pixpod.weights.manifest import ManifestEntry
-from pixpod.weights.sources.base import finish, is_whole, read_manifest_if_there, weights_of
+from pixpod.weights.manifest import MANIFEST, ManifestEntry, render_manifest
+from pixpod.weights.sources.base import is_whole, read_manifest_if_there, weights_of
 
 _LOCK = "copying.lock"
 _VERSION_DIGITS = 16
@@ -53,12 +53,11 @@ class LocalCopies:
             yield folder
 
     def finish(self, version: str, entry: ManifestEntry) -> None:
-        finish(self.folder(entry.name, version), entry)
+        """Mark a copy as complete: its manifest is written last."""
+        path = self.folder(entry.name, version) / MANIFEST
+        write_durably(path, render_manifest({entry.name: entry}))
 
     def folder(self, model: str, version: str) -> Path:
-        return self.directory / self.source / model / version_name(version)
-
-
-def version_name(version: str) -> str:
-    """Short, and fit for a path, whatever a version is called."""
-    return hashlib.sha256(version.encode()).hexdigest()[:_VERSION_DIGITS]
+        """Return a path that suits any version, whatever it is called."""
+        name = hashlib.sha256(version.encode()).hexdigest()[:_VERSION_DIGITS]
+        return self.directory / self.source / model / name
