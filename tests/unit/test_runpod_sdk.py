@@ -39,11 +39,12 @@ def test_only_the_processors_name_is_asked_of_cpuinfo():
 def test_processor_has_its_name_and_cpuinfo_stays_out():
     name, is_real_loaded, is_importable = run(
         "import sys\n"
-        "from pixpod.serving.runpod_sdk import _processor_name_from_proc, _processor_name\n"
+        "from pixpod.engine.device_probe import processor_name\n"
+        "from pixpod.serving.runpod_sdk import _processor_name_from_proc\n"
         "with _processor_name_from_proc():\n"
         "    import runpod\n"
         "from runpod.serverless.utils import rp_debugger\n"
-        "print(rp_debugger.PROCESSOR == _processor_name())\n"
+        "print(rp_debugger.PROCESSOR == processor_name())\n"
         "print('cpuinfo' in sys.modules)\n"
         "import cpuinfo\n"
         "print(hasattr(cpuinfo, 'get_cpu_info_json'))\n"

@@ -1,4 +1,4 @@
-"""Asks the CUDA driver for its cards, in milliseconds and long before torch is there.
+"""Asks the system for its devices, in milliseconds and long before torch is there.
 
 Standard library only. Sources: the CUDA driver API's `cuInit`, `cuDeviceGetCount`,
 `cuDriverGetVersion`, `cuDeviceGet`, `cuDeviceGetAttribute` and `cuDeviceTotalMem`; its guide to
@@ -7,6 +7,7 @@ minor version compatibility.
 
 import ctypes
 import importlib.util
+import re
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -71,6 +72,16 @@ def _describe_first(driver: ctypes.CDLL) -> ProbedGpu:
         raise DeviceUnavailable(f"the CUDA driver of this host gave status {status} for its card")
     major, minor = (number.value for number in numbers.values())
     return ProbedGpu(capability=(major, minor), memory_bytes=memory_bytes.value)
+
+
+def processor_name() -> str | None:
+    """Return the processor's name as Linux has it, or None."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return None
+    found = re.search(r"^model name\s*: *(.+?) *$", text, re.MULTILINE)
+    return found and found[1]
 
 
 def cuda_of_torch() -> int | None:

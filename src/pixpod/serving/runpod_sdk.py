@@ -10,10 +10,10 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn, Protocol
 
+from pixpod.engine.device_probe import processor_name
 from pixpod.errors import WorkerError
 from pixpod.timeline import BootTimeline
 
@@ -109,7 +109,7 @@ def _processor_name_from_proc() -> Iterator[None]:
     that takes more than a second, because it tries everything that any system may offer.
     """
     stand_in = ModuleType("cpuinfo")
-    stand_in.get_cpu_info = lambda: {"brand_raw": _processor_name()}  # type: ignore[attr-defined]
+    stand_in.get_cpu_info = lambda: {"brand_raw": processor_name() or "unknown"}  # type: ignore[attr-defined]
     before = sys.modules.get("cpuinfo")
     sys.modules["cpuinfo"] = before or stand_in
     try:
@@ -117,12 +117,3 @@ def _processor_name_from_proc() -> Iterator[None]:
     finally:
         if before is None:
             del sys.modules["cpuinfo"]
-
-
-def _processor_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "unknown"
-    names = (line.partition(":")[2].strip() for line in lines if line.startswith("model name"))
-    return next(names, "unknown")

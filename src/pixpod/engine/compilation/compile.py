@@ -34,6 +34,7 @@ from pixpod.engine.compilation.cuda_graphs import CudaGraphs, GraphedRegion
 from pixpod.engine.compilation.regions import kind_of
 from pixpod.engine.compilation.store import CompiledStore, CompileKey, UnusablePackage
 from pixpod.engine.device import name_device
+from pixpod.engine.device_probe import processor_name
 from pixpod.engine.model import Compilation, LoadedModel
 from pixpod.families import FamilySpec, RegionSpec
 
@@ -73,7 +74,7 @@ def compile_key_of(device: torch.device) -> CompileKey:
     versions["recipe"] = hashlib.sha256(options.encode()).hexdigest()[:8]
     major_minor = torch.cuda.get_device_capability(device) if is_cuda else ()
     return CompileKey(
-        device_name=name_device(device) if is_cuda else _name_processor(),
+        device_name=name_device(device) if is_cuda else processor_name() or "cpu",
         capability=".".join(map(str, major_minor)) or torch.backends.cpu.get_cpu_capability(),
         versions=versions,
     )
@@ -231,13 +232,3 @@ def _version(package: str) -> str:
         return metadata.version(package)
     except metadata.PackageNotFoundError:
         return "none"
-
-
-def _name_processor() -> str:
-    """Packages for a CPU are built for the very processor."""
-    try:
-        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    except OSError:
-        return "cpu"
-    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
-    return names[0] if names else "cpu"
