@@ -142,7 +142,7 @@ def test_sizes_and_batches_need_no_graph_but_those_of_the_warm_up(graphs):
         with torch._dynamo.config.patch(error_on_recompile=True):
             for call, expected in zip(calls, eager, strict=True):
                 assert_same(generate(model, **call), expected, precision)
-        assert compilation.warnings == ()
+        assert compilation.warnings == []
         assert len(graphs) - before == counted[name, precision]
     assert counted == {
         ("flux-tiny", Precision.FLOAT8_DYNAMIC): 6,
@@ -171,7 +171,7 @@ def test_nothing_is_compiled_on_a_cpu_unless_it_is_requested():
     model = load("sd15-tiny", Precision.FLOAT32)
     compilation = compile_model(model, NOWHERE)
     assert compilation.modes == {"unet": "eager", "vae": "eager"}
-    assert compilation.warnings == ()
+    assert compilation.warnings == []
     assert not isinstance(model.components["unet"].forward, RegionForward)
 
 

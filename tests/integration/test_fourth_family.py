@@ -177,7 +177,7 @@ def test_regions_are_compiled_and_change_no_pixel(spec, load, tmp_path):
     found, _ = execute(model, items_of(spec, "a red circle"))
     assert found == expected
     assert compilation.modes == {"transformer": "jit", "vae": "jit"}
-    assert compilation.warnings == ()
+    assert compilation.warnings == []
     assert isinstance(model.denoiser.transformer_blocks[0].forward, RegionForward)
 
 

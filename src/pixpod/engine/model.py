@@ -54,23 +54,19 @@ class OffloadedComponent:
 
 @dataclass(slots=True, kw_only=True)
 class Compilation:
-    """Modes of one model's regions: `modes` has `package`, `jit` or `eager` by component.
+    """Modes of one model's regions: `modes` has `package`, `jit` or `eager` by component, and
+    `warnings` are messages for callers.
 
     Changes while the model is used: code that is compiled at the first image may fail there.
     """
 
     model: str
     modes: dict[str, str] = field(default_factory=dict)
-    reasons: list[str] = field(default_factory=list)
-
-    @property
-    def warnings(self) -> tuple[str, ...]:
-        """Messages for callers about how this model runs."""
-        return tuple(self.reasons)
+    warnings: list[str] = field(default_factory=list)
 
     def run_eagerly(self, component: str, reason: str) -> None:
         self.modes[component] = "eager"
-        self.reasons.append(f"{component} runs eagerly, which is slower: {reason}")
+        self.warnings.append(f"{component} runs eagerly, which is slower: {reason}")
         log.warning(
             "not compiled", extra={"model": self.model, "component": component, "reason": reason}
         )
