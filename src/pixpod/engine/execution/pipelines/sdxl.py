@@ -4,30 +4,26 @@ from collections.abc import Iterator, Mapping
 
 import torch
 
-from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
     TokenLimit,
     clip_limit,
-    decode_latents,
     second_texts,
 )
+from pixpod.engine.execution.pipelines.sd15 import Sd15Calls
 from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Sampling
+from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
 
 
-class SdxlCalls:
-    """Both encoders read the negative prompt."""
+class SdxlCalls(Sd15Calls):
+    """Both encoders read the negative prompt. The first one is that of SD 1.5."""
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
     ) -> Iterator[TokenLimit]:
-        prompts = request.prompts
-        yield clip_limit("prompt", prompts.prompt, tokenizers["tokenizer"])
-        if prompts.negative_prompt is not None:
-            yield clip_limit("negative_prompt", prompts.negative_prompt, tokenizers["tokenizer"])
-        for field, text in second_texts(prompts):
+        yield from super().token_limits(tokenizers, request)
+        for field, text in second_texts(request.prompts):
             yield clip_limit(field, text, tokenizers["tokenizer_2"])
 
     def encode_text(
@@ -46,9 +42,3 @@ class SdxlCalls:
             "pooled_prompt_embeds": pooled,
             "negative_pooled_prompt_embeds": negative_pooled,
         }
-
-    def call_arguments(self, sampling: Sampling) -> Arguments:
-        return {"guidance_scale": sampling.guidance_scale}
-
-    def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
-        return decode_latents(pipe, latents)
