@@ -1,16 +1,16 @@
 """GPUs: what each class computes fast and what is chosen on it, and models by name.
 
-The data is in `gpus.toml`. Standard library only, so that plans can be made and hosts be checked
-without torch.
+The data is in `gpus.toml`. Plans can be made and hosts be checked without torch.
 """
 
 import re
 import tomllib
-from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 from typing import Any
+
+from pydantic import TypeAdapter
 
 from pixpod.errors import DeviceUnavailable
 from pixpod.families import Precision
@@ -30,11 +30,11 @@ class GpuClass:
 
     name: str
     capability: Capability
-    float8_since: tuple[int, int] | None
     attention: str
     compiled: Precision
     eager: Precision
     source: str
+    float8_since: tuple[int, int] | None = None
     cautions: tuple[str, ...] = ()
 
     def has_float8(self, torch_version: str) -> bool:
@@ -93,15 +93,21 @@ def find_gpu_class(capability: Capability) -> GpuClass:
     return replace(found, capability=capability, cautions=(*found.cautions, caution))
 
 
+_CLASSES = TypeAdapter(tuple[GpuClass, ...])
+_GPUS = TypeAdapter(tuple[Gpu, ...])
+
+
 @cache
 def load_gpu_classes() -> tuple[GpuClass, ...]:
     """Return all classes, the oldest first."""
-    return tuple(sorted(map(_parse, _table()["classes"]), key=lambda each: each.capability))
+    return tuple(
+        sorted(_CLASSES.validate_python(_table()["classes"]), key=lambda each: each.capability)
+    )
 
 
 @cache
 def load_gpus() -> tuple[Gpu, ...]:
-    return tuple(Gpu(**{**row, "capability": _pair(row["capability"])}) for row in _table()["gpus"])
+    return _GPUS.validate_python(_table()["gpus"])
 
 
 @cache
@@ -121,24 +127,6 @@ def _table() -> dict[str, Any]:
 def _occurs(name: str, text: str) -> bool:
     pattern = rf"(?<![a-z0-9]){re.escape(name.casefold())}(?![a-z0-9])"
     return re.search(pattern, text.casefold()) is not None
-
-
-def _parse(row: dict[str, Any]) -> GpuClass:
-    return GpuClass(
-        name=row["name"],
-        capability=_pair(row["capability"]),
-        float8_since=_pair(row["float8_since"]) if "float8_since" in row else None,
-        attention=row["attention"],
-        compiled=Precision(row["compiled"]),
-        eager=Precision(row["eager"]),
-        source=" ".join(row["source"].split()),
-        cautions=(row["caution"],) if "caution" in row else (),
-    )
-
-
-def _pair(numbers: Iterable[int]) -> tuple[int, int]:
-    major, minor = numbers
-    return major, minor
 
 
 def _dotted(capability: Capability) -> str:
