@@ -213,18 +213,14 @@ def _check_types(given: dict[str, Any]) -> _Checked:
 
 def _partial_input(sound: dict[str, Any]) -> JobInput:
     """Sound fields only; those that are missing stay None although the type has no None."""
-    required = {"model": None, "prompt": None}
     output = sound.pop("output", None)
-    partial = JobInput.model_construct(**{**required, **_valid(JobInput, sound)})
+    filled = JobInput.model_validate({"model": "-", "prompt": "-", **sound})
+    required = {"model": None, "prompt": None}
+    found = {name: getattr(filled, name) for name in sound}
+    partial = JobInput.model_construct(**{**required, **found})
     if isinstance(output, dict):
         partial.output = OutputInput.model_validate(output)
     return partial
-
-
-def _valid(model: type[JobInput], sound: dict[str, Any]) -> dict[str, Any]:
-    """Sound fields as the model converts them, with stand-ins for what it requires."""
-    filled = model.model_validate({"model": "-", "prompt": "-", **sound})
-    return {name: getattr(filled, name) for name in sound}
 
 
 def _path_of(loc: Sequence[str | int]) -> FieldPath:
