@@ -1,39 +1,17 @@
 """Environment variables: what they accept, and how their values are read. Standard library only."""
 
-import hmac
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
 from typing import Any, Generic, TypeVar
 from urllib.parse import urlsplit
 
+from pydantic import SecretStr
+
 from pixpod.errors import InvalidSettings
 
 T = TypeVar("T")
 Text = TypeVar("Text", bound=str)
-
-
-class Secret:
-    """A string that must not be shown: `repr` and `str` mask it, `reveal` returns it."""
-
-    __slots__ = ("_value",)
-
-    def __init__(self, value: str) -> None:
-        self._value = value
-
-    def reveal(self) -> str:
-        return self._value
-
-    def __repr__(self) -> str:
-        return "Secret('***')"
-
-    def __eq__(self, other: object) -> bool:
-        if not isinstance(other, Secret):
-            return NotImplemented
-        return hmac.compare_digest(self._value.encode(), other._value.encode())
-
-    def __hash__(self) -> int:
-        return hash(self._value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +59,7 @@ def web_address(value: str) -> str:
 
 
 TEXT = Kind("a text", str)
-SECRET = Kind("a text", Secret)
+SECRET = Kind("a text", SecretStr)
 NAMES = Kind("comma-separated names", split_list)
 SWITCH = Kind("one of `true`, `false`", lambda value: not ("true", "false").index(value))
 ADDRESS = Kind("an http or https address without user and password", web_address)

@@ -11,6 +11,8 @@ from difflib import get_close_matches
 from pathlib import Path
 from tempfile import gettempdir
 
+from pydantic import SecretStr
+
 from pixpod.catalog import Size
 from pixpod.environment import (
     NAMES,
@@ -18,7 +20,6 @@ from pixpod.environment import (
     SWITCH,
     Environment,
     Kind,
-    Secret,
     Variable,
     one_of,
     split_list,
@@ -251,7 +252,7 @@ class Settings:
         "Largest reply with inline images, in bytes.",
         default="10000000",
     )
-    key_secret: Secret = variable(
+    key_secret: SecretStr = variable(
         "PIXPOD_KEY_SECRET",
         SECRET,
         "Random string that makes keys of images unguessable, the same on all workers.",
@@ -270,7 +271,7 @@ class Settings:
         default="INFO",
     )
     s3: S3Settings | None
-    hub_token: Secret | None
+    hub_token: SecretStr | None
     worker_id: str
 
     def requested_precision(self, model: str) -> Precision | None:
@@ -378,18 +379,20 @@ def _read_deliveries(
     return tuple(sorted(available, key=lambda delivery: delivery != default))
 
 
-def _derive_key_secret(s3: S3Settings | None) -> Secret:
+def _derive_key_secret(s3: S3Settings | None) -> SecretStr:
     """Derive the secret that makes image keys unguessable from the bucket's secret key.
 
     All workers of a deployment have the same one: a job that another worker retries overwrites its
     own images.
     """
     if s3 is None:
-        return Secret("")
+        return SecretStr("")
     if s3.secret_access_key is None:
         raise InvalidSettings(
             "PIXPOD_KEY_SECRET: expected a random string, the same on all workers, because the S3 "
             "credentials are not in the environment, got none"
         )
-    digest = hashlib.sha256(b"pixpod image keys\0" + s3.secret_access_key.reveal().encode())
-    return Secret(digest.hexdigest())
+    digest = hashlib.sha256(
+        b"pixpod image keys\0" + s3.secret_access_key.get_secret_value().encode()
+    )
+    return SecretStr(digest.hexdigest())

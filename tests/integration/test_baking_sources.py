@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 import torch
 from diffusers import FluxTransformer2DModel
+from pydantic import SecretStr
 from safetensors.torch import load_file, save_file
 from support.hub_server import TOKEN, Repository, running_hub
 from support.ldm_layout import single_file_of
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.precision.precision import QuantizationPlan
-from pixpod.environment import Secret
 from pixpod.errors import (
     HubUnavailable,
     InvalidSettings,
@@ -107,7 +107,7 @@ def test_gated_repository_without_a_token_says_what_to_do(hub, bake_from_hub):
     hub.repositories["org/sdxl"].is_gated = True
     with pytest.raises(ModelUnavailable, match=r"accept its conditions at .*org/sdxl"):
         bake_from_hub()
-    directory = bake_from_hub(token=Secret(TOKEN))
+    directory = bake_from_hub(token=SecretStr(TOKEN))
     assert read_manifest(directory)["sdxl-tiny"].repository == "org/sdxl"
 
 
@@ -136,13 +136,13 @@ def test_token_is_read_from_a_secret_file_and_not_shown(tmp_path):
     file = tmp_path / "hf_token"
     file.write_text("hf_secret\n", encoding="utf-8")
     token = read_token(file)
-    assert token == Secret("hf_secret")
+    assert token == SecretStr("hf_secret")
     assert "hf_secret" not in repr(token)
 
 
 def test_token_of_the_environment_is_used(monkeypatch):
     monkeypatch.setenv("HF_TOKEN", "hf_of_the_environment")
-    assert read_token(None) == Secret("hf_of_the_environment")
+    assert read_token(None) == SecretStr("hf_of_the_environment")
 
 
 @pytest.mark.parametrize(

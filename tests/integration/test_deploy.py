@@ -6,9 +6,9 @@ import sys
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from support.rest_v2_server import API_KEY, PATH, Fault, running_rest_v2
 
-from pixpod.environment import Secret
 from pixpod_tools.deploy.cli import main
 from pixpod_tools.deploy.client import ServerlessApi
 from pixpod_tools.deploy.errors import InvalidConfiguration, PlatformUnavailable
@@ -242,7 +242,7 @@ def slept():
 
 @pytest.fixture
 def api(account, slept):
-    api = ServerlessApi(Secret(API_KEY), account.url, sleep=slept.append, timeout_s=(1, 0.2))
+    api = ServerlessApi(SecretStr(API_KEY), account.url, sleep=slept.append, timeout_s=(1, 0.2))
     yield api
     api.close()
 
@@ -282,7 +282,7 @@ def test_write_without_an_answer_is_not_repeated(api, account, slept):
 
 
 def test_unreachable_platform_is_reported(slept):
-    api = ServerlessApi(Secret(API_KEY), "http://127.0.0.1:9", sleep=slept.append)
+    api = ServerlessApi(SecretStr(API_KEY), "http://127.0.0.1:9", sleep=slept.append)
     with pytest.raises(PlatformUnavailable, match="no connection for GET"):
         api.endpoints()
     assert slept == [1, 2, 4]
@@ -290,7 +290,7 @@ def test_unreachable_platform_is_reported(slept):
 
 def test_key_does_not_travel_in_the_clear():
     with pytest.raises(InvalidConfiguration, match="https"):
-        ServerlessApi(Secret(API_KEY), "http://api.example.org")
+        ServerlessApi(SecretStr(API_KEY), "http://api.example.org")
 
 
 def test_key_is_not_replaced_by_one_of_netrc(api, account, monkeypatch, tmp_path):

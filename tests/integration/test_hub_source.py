@@ -8,10 +8,10 @@ from typing import Any
 
 import huggingface_hub
 import pytest
+from pydantic import SecretStr
 from support.hub_server import SIGNATURE, TOKEN, Repository, running_hub
 from support.weights_directories import CATALOG, WEIGHTS_NAME, files_of, pinned
 
-from pixpod.environment import Secret
 from pixpod.errors import DiskFull, HubUnavailable, ModelUnavailable
 from pixpod.weights.hub_repository import fetch_repository, needed_files
 from pixpod.weights.sources import HubSource
@@ -54,7 +54,7 @@ def small_blocks(monkeypatch):
 @pytest.fixture
 def source(hub, tmp_path):
     def make(token=None, **options):
-        secret = Secret(token) if token else None
+        secret = SecretStr(token) if token else None
         options = {"is_allowed": True, "endpoint": hub.url} | options
         return HubSource(tmp_path / "local", secret, **options)
 

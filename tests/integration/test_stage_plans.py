@@ -16,6 +16,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import SecretStr
 from support import loading
 from support.factories import CATALOG
 
@@ -40,7 +41,6 @@ from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import Budget, make_plan
 from pixpod.engine.model import ComponentNotOnloaded, LoadedModel, Pipeline
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
-from pixpod.environment import Secret
 from pixpod.families import Precision
 from pixpod.job import Delivery, GenerationRequest, ImageResult, Quality
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
@@ -370,7 +370,7 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
         options=WorkerOptions(
             worker_id="test",
             key_prefix="",
-            key_secret=Secret(""),
+            key_secret=SecretStr(""),
             max_reply_bytes=10_000_000,
             max_job_s=120,
         ),

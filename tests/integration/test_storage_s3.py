@@ -15,10 +15,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from pydantic import SecretStr
 from support.faulty_proxy import Fault
 from support.s3_server import FORBIDDEN_BUCKET
 
-from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
 from pixpod.outputs.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
@@ -157,7 +157,7 @@ class TestRefusals:
         ("changes", "code", "variable"),
         [
             (
-                {"secret_access_key": Secret("wrong-secret")},
+                {"secret_access_key": SecretStr("wrong-secret")},
                 "SignatureDoesNotMatch",
                 "PIXPOD_S3_SECRET_ACCESS_KEY",
             ),
@@ -281,7 +281,7 @@ class TestRequest:
         assert "/eu-west-3/s3/aws4_request" in proxy.seen[0].headers["authorization"]
 
     def test_session_token_is_sent_and_named_when_it_is_wrong(self, proxy, moto):
-        settings = moto.settings(endpoint_url=proxy.url, session_token=Secret("made-up"))
+        settings = moto.settings(endpoint_url=proxy.url, session_token=SecretStr("made-up"))
         with pytest.raises(StorageDenied, match="AWS_SESSION_TOKEN") as caught:
             put(S3ImageStore(settings))
         assert proxy.seen[0].headers["x-amz-security-token"] == "made-up"

@@ -12,9 +12,9 @@ from typing import Any
 from boto3.session import Session
 from botocore.config import Config
 from moto.server import ThreadedMotoServer
+from pydantic import SecretStr
 from support.juicefs import juicefs_program, running_gateway
 
-from pixpod.environment import Secret
 from pixpod.outputs.s3_settings import S3Settings
 
 FORBIDDEN_BUCKET = "forbidden"
@@ -37,7 +37,7 @@ class S3Server:
             endpoint_url=self.endpoint_url,
             region="us-east-1",
             access_key_id=self.access_key_id,
-            secret_access_key=Secret(self.secret_access_key),
+            secret_access_key=SecretStr(self.secret_access_key),
             session_token=None,
             prefix="",
             public_base_url=None,

@@ -4,9 +4,9 @@ from dataclasses import FrozenInstanceError, asdict
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from support.factories import make_settings
 
-from pixpod.environment import Secret
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.job import Delivery
@@ -81,7 +81,7 @@ def test_empty_environment_gives_the_defaults():
         ("PIXPOD_PROMPT_CACHE_MB", "0", "prompt_cache_bytes", 0),
         ("PIXPOD_PROMPT_CACHE_MB", "1000", "prompt_cache_bytes", 1_000_000_000),
         ("PIXPOD_OUTPUT_DIR", "out", "output_dir", Path("out")),
-        ("PIXPOD_KEY_SECRET", "hidden", "key_secret", Secret("hidden")),
+        ("PIXPOD_KEY_SECRET", "hidden", "key_secret", SecretStr("hidden")),
         ("PIXPOD_MAX_REPLY_BYTES", "2000", "max_reply_bytes", 2_000),
         ("PIXPOD_USD_PER_GPU_SECOND", "0.00116", "usd_per_gpu_second", 0.00116),
         ("PIXPOD_USD_PER_GPU_SECOND", "1e-4", "usd_per_gpu_second", 1e-4),
@@ -177,7 +177,7 @@ def test_s3_defaults():
     assert (found.bucket, found.endpoint_url, found.region) == ("pictures", None, "us-east-1")
     assert (found.prefix, found.public_base_url, found.link_lifetime_s) == ("", None, 86_400)
     assert (found.checksums, found.addressing_style) == ("when_required", "auto")
-    assert (found.access_key_id, found.secret_access_key) == ("id", Secret("hidden"))
+    assert (found.access_key_id, found.secret_access_key) == ("id", SecretStr("hidden"))
     assert found.session_token is None
 
 
@@ -248,7 +248,7 @@ def test_s3_choices_are_read():
 def test_runpods_address_carries_the_bucket(url, bucket, endpoint_url, region):
     found = runpod_s3(url)
     assert (found.bucket, found.endpoint_url, found.region) == (bucket, endpoint_url, region)
-    assert found.secret_access_key == Secret("hidden")
+    assert found.secret_access_key == SecretStr("hidden")
 
 
 def test_own_bucket_wins_over_that_in_runpods_address():
@@ -270,7 +270,7 @@ def test_session_token_goes_with_the_keys_of_aws_only():
     aws = {"AWS_ACCESS_KEY_ID": "a", "AWS_SECRET_ACCESS_KEY": "b", "AWS_SESSION_TOKEN": "c"}
     assert s3(**aws).session_token is None
     found = make_settings(PIXPOD_S3_BUCKET="pictures", **aws).s3
-    assert found and found.session_token == Secret("c")
+    assert found and found.session_token == SecretStr("c")
 
 
 def test_endpoint_of_aws_is_read_and_the_special_one_first():
@@ -305,14 +305,14 @@ def test_halves_of_different_pairs_do_not_mix():
 def test_key_secret_is_the_same_on_all_workers_and_not_the_bucket_secret():
     first, second = make_settings(**S3), make_settings(**S3, RUNPOD_POD_ID="other")
     assert first.key_secret == second.key_secret
-    assert "hidden" not in first.key_secret.reveal()
+    assert "hidden" not in first.key_secret.get_secret_value()
     assert (
         first.key_secret != make_settings(**S3 | {"PIXPOD_S3_SECRET_ACCESS_KEY": "new"}).key_secret
     )
 
 
 def test_own_key_secret_wins():
-    assert make_settings(**S3, PIXPOD_KEY_SECRET="own").key_secret == Secret("own")
+    assert make_settings(**S3, PIXPOD_KEY_SECRET="own").key_secret == SecretStr("own")
 
 
 def test_s3_without_keys_needs_a_key_secret():
@@ -326,10 +326,10 @@ def test_s3_without_keys_needs_a_key_secret():
 
 
 def test_secret_is_never_shown():
-    secret = Secret("hidden")
+    secret = SecretStr("hidden")
     shown = (repr(secret), str(secret), f"{secret}", f"{secret!r:>20}", "%s" % secret)  # noqa: UP031
     assert all("hidden" not in text and "***" in text for text in (*shown, repr([secret])))
-    assert secret.reveal() == "hidden"
+    assert secret.get_secret_value() == "hidden"
 
 
 def test_settings_never_show_a_secret():
@@ -341,10 +341,10 @@ def test_settings_never_show_a_secret():
 
 
 def test_secrets_compare_by_value_in_any_script():
-    assert Secret("clé") == Secret("clé")
-    assert hash(Secret("clé")) == hash(Secret("clé"))
-    assert Secret("clé") != Secret("cle")
-    assert Secret("a") != "a"
+    assert SecretStr("clé") == SecretStr("clé")
+    assert hash(SecretStr("clé")) == hash(SecretStr("clé"))
+    assert SecretStr("clé") != SecretStr("cle")
+    assert SecretStr("a") != "a"
 
 
 def test_settings_are_frozen():

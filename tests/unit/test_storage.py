@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import SecretStr
 
-from pixpod.environment import Secret
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat
 from pixpod.outputs.storage import DirectoryImageStore, InlineImageStore, clean_prefix, image_key
@@ -42,7 +42,7 @@ def key(
         job_id=job_id,
         index=index,
         format=format,
-        secret=Secret(secret),
+        secret=SecretStr(secret),
     )
 
 

@@ -10,11 +10,11 @@ from importlib import resources
 import pytest
 from jsonschema import Draft202012Validator
 from PIL import Image
+from pydantic import SecretStr
 from support.factories import OFFER, make_job
 
 from pixpod import errors
 from pixpod.contract.types import TimingsReply
-from pixpod.environment import Secret
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -83,7 +83,7 @@ def build(tmp_path):
             options=WorkerOptions(
                 worker_id="pod-1",
                 key_prefix="images",
-                key_secret=Secret("hidden"),
+                key_secret=SecretStr("hidden"),
                 max_reply_bytes=max_reply_bytes,
                 max_job_s=max_job_s,
             ),

@@ -5,13 +5,14 @@ from dataclasses import dataclass
 from typing import NamedTuple
 from urllib.parse import urlsplit, urlunsplit
 
+from pydantic import SecretStr
+
 from pixpod.environment import (
     ADDRESS,
     SECRET,
     TEXT,
     Environment,
     Kind,
-    Secret,
     one_of,
     variable,
     whole,
@@ -71,7 +72,7 @@ class S3Settings:
             "AWS_ACCESS_KEY_ID",
         ),
     )
-    secret_access_key: Secret | None = variable(
+    secret_access_key: SecretStr | None = variable(
         "PIXPOD_S3_SECRET_ACCESS_KEY",
         SECRET,
         "Secret of the access key.",
@@ -82,7 +83,7 @@ class S3Settings:
             "AWS_SESSION_TOKEN",
         ),
     )
-    session_token: Secret | None
+    session_token: SecretStr | None
     prefix: str = variable(
         "PIXPOD_S3_PREFIX", PREFIX, "Prefix of all keys.", no_default="no prefix"
     )
@@ -128,7 +129,7 @@ def read_s3(env: Environment) -> S3Settings | None:
         return None
     found = {
         **env.read_fields(S3Settings),
-        **_read_keys(env)._asdict(),
+        **_read_keys(env),
         "bucket": bucket.name,
         "endpoint_url": bucket.endpoint_url,
         "region": _read_region(env, bucket.endpoint_url),
@@ -136,14 +137,8 @@ def read_s3(env: Environment) -> S3Settings | None:
     return S3Settings(**{**found, "prefix": found["prefix"] or ""})
 
 
-class _Keys(NamedTuple):
-    access_key_id: str | None = None
-    secret_access_key: Secret | None = None
-    session_token: Secret | None = None
-
-
-def _read_keys(env: Environment) -> _Keys:
-    """Return the first pair that is set. A key and a secret of different pairs are never mixed."""
+def _read_keys(env: Environment) -> dict[str, str | SecretStr | None]:
+    """Return the first pair that is set, by field; halves of different pairs are never mixed."""
     for id_name, secret_name, token_name in (
         ("PIXPOD_S3_ACCESS_KEY_ID", "PIXPOD_S3_SECRET_ACCESS_KEY", None),
         ("BUCKET_ACCESS_KEY_ID", "BUCKET_SECRET_ACCESS_KEY", None),
@@ -157,8 +152,12 @@ def _read_keys(env: Environment) -> _Keys:
             )
         if key_id is not None and secret is not None:
             token = env.text(token_name) if token_name else None
-            return _Keys(key_id, Secret(secret), Secret(token) if token else None)
-    return _Keys()
+            return {
+                "access_key_id": key_id,
+                "secret_access_key": SecretStr(secret),
+                "session_token": SecretStr(token) if token else None,
+            }
+    return {"session_token": None}
 
 
 def _read_region(env: Environment, endpoint_url: str | None) -> str:

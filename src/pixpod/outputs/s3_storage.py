@@ -57,8 +57,8 @@ class S3ImageStore:
             endpoint_url=settings.endpoint_url,
             region_name=settings.region,
             aws_access_key_id=settings.access_key_id,
-            aws_secret_access_key=secret.reveal() if secret else None,
-            aws_session_token=token.reveal() if token else None,
+            aws_secret_access_key=secret.get_secret_value() if secret else None,
+            aws_session_token=token.get_secret_value() if token else None,
             config=Config(
                 signature_version="s3v4",
                 retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},

@@ -9,7 +9,8 @@ from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from pixpod.environment import Secret
+from pydantic import SecretStr
+
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
 
@@ -65,7 +66,7 @@ class DirectoryImageStore:
 
 
 def image_key(
-    *, prefix: str, key_prefix: str, job_id: str, index: int, format: ImageFormat, secret: Secret
+    *, prefix: str, key_prefix: str, job_id: str, index: int, format: ImageFormat, secret: SecretStr
 ) -> str:
     """`<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, always the same for one image.
 
@@ -74,7 +75,9 @@ def image_key(
     and cannot be guessed without `secret`.
     """
     shown_id = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", job_id)[:_MAX_JOB_ID_CHARACTERS] or "_"
-    digest = hmac.new(secret.reveal().encode(), f"{index} {job_id}".encode(), hashlib.sha256)
+    digest = hmac.new(
+        secret.get_secret_value().encode(), f"{index} {job_id}".encode(), hashlib.sha256
+    )
     token = digest.hexdigest()[: _TOKEN_BITS // 4]
     parts = (prefix, key_prefix, shown_id, f"{index}-{token}.{format}")
     return "/".join(part for part in parts if part)

@@ -9,11 +9,12 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
+from pydantic import SecretStr
+
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.base import Engine
-from pixpod.environment import Secret
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
     Delivery,
@@ -55,7 +56,7 @@ class WorkerOptions:
 
     worker_id: str
     key_prefix: str
-    key_secret: Secret
+    key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
 

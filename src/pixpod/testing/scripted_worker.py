@@ -13,9 +13,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
+from pydantic import SecretStr
+
 from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
-from pixpod.environment import Secret
 from pixpod.job import Delivery, Quality
 from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
@@ -69,7 +70,7 @@ def build(spec: ScriptedWorker) -> Worker:
         options=WorkerOptions(
             worker_id="scripted",
             key_prefix="",
-            key_secret=Secret(""),
+            key_secret=SecretStr(""),
             max_reply_bytes=10_000_000,
             max_job_s=spec.max_job_s,
         ),

@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pydantic import SecretStr
+
 from pixpod.catalog import ModelSpec
-from pixpod.environment import Secret
 from pixpod.errors import HubUnavailable, ModelUnavailable, WorkerError
 from pixpod.weights.disk import Progress, check_space, disk_faults, sha256_of
 from pixpod.weights.manifest import WeightFile
@@ -99,7 +100,7 @@ def fetch_repository(
     patterns: Sequence[str],
     to: Path,
     *,
-    token: Secret | None = None,
+    token: SecretStr | None = None,
     endpoint: str | None = None,
     progress: Progress | None = None,
 ) -> tuple[WeightFile, ...]:
@@ -117,7 +118,7 @@ def fetch_repository(
 
     _keep_links_out_of_logs()
     # a token of False keeps the library from using one that it finds on the machine
-    api = HfApi(endpoint=endpoint, token=token.reveal() if token else False)
+    api = HfApi(endpoint=endpoint, token=token.get_secret_value() if token else False)
     asked = _Asked(repository=repository, revision=revision, has_token=token is not None)
     with asked.translated():
         tree = api.list_repo_tree(repository, recursive=True, revision=revision)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 from huggingface_hub import get_token
+from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
-from pixpod.environment import Secret
 from pixpod.errors import InvalidSettings, LicenceNotAccepted
 from pixpod.weights.hub_repository import VAE_FILES, fetch_repository, needed_files
 from pixpod.weights.layout import MODEL_INDEX
@@ -53,18 +53,18 @@ class SourceOptions:
     config: Path | None = None
     vae: Path | None = None
     revision: str | None = None
-    token: Secret | None = None
+    token: SecretStr | None = None
     accepted_licences: frozenset[str] = frozenset()
     endpoint: str | None = None
 
 
-def read_token(file: Path | None) -> Secret | None:
+def read_token(file: Path | None) -> SecretStr | None:
     """The token in a file such as a build's secret, else the one that huggingface_hub knows:
     HF_TOKEN or what its login has stored. Raises InvalidSettings for a file without one.
     """
     if file is None:
         found = get_token()
-        return Secret(found) if found else None
+        return SecretStr(found) if found else None
     try:
         text = file.read_text(encoding="utf-8").strip()
     except OSError as exc:
@@ -73,7 +73,7 @@ def read_token(file: Path | None) -> Secret | None:
         text = ""
     if not text.isascii() or len(text.split()) != 1:
         raise InvalidSettings(f"--token-file {file}: expected a file with one token of the hub")
-    return Secret(text)
+    return SecretStr(text)
 
 
 def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:

@@ -12,7 +12,8 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pixpod.environment import Secret
+from pydantic import SecretStr
+
 from pixpod_tools.deploy import configuration, report
 from pixpod_tools.deploy.build import Wanted, build_wanted
 from pixpod_tools.deploy.client import API_URL, ServerlessApi
@@ -94,7 +95,7 @@ def _confirm(plan: Plan, is_agreed: bool) -> None:
         raise NotConfirmed("nothing was changed")
 
 
-def _api_key(file: Path | None, environ: Mapping[str, str]) -> Secret | None:
+def _api_key(file: Path | None, environ: Mapping[str, str]) -> SecretStr | None:
     """From the file if one is named, else from the environment. Never a flag: others see those."""
     if file is None:
         text = environ.get(KEY_VARIABLE, "")
@@ -110,7 +111,7 @@ def _api_key(file: Path | None, environ: Mapping[str, str]) -> Secret | None:
         return None
     if not key.isascii() or not key.isprintable() or not key or " " in key:
         raise CredentialsRefused("the API key has characters that no key has: check its source")
-    return Secret(key)
+    return SecretStr(key)
 
 
 def _keys(given: dict[str, Any]) -> dict[str, Any]:

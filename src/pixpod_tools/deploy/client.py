@@ -8,9 +8,9 @@ from typing import TypeVar
 from urllib.parse import urlsplit
 
 import requests
+from pydantic import SecretStr
 from requests.auth import AuthBase
 
-from pixpod.environment import Secret
 from pixpod_tools.deploy.documents import (
     Document,
     Endpoint,
@@ -64,7 +64,7 @@ class ServerlessApi:
 
     def __init__(
         self,
-        key: Secret,
+        key: SecretStr,
         url: str = API_URL,
         *,
         sleep: Callable[[float], None] = time.sleep,
@@ -168,7 +168,7 @@ class ServerlessApi:
         said = [problem.get("detail"), *(listed if isinstance(listed, list) else [])]
         lines = [each for each in said if isinstance(each, str) and each]
         text = "".join(f"\n    {line[:MAX_LINE]}" for line in lines)
-        return text.replace(self._key.reveal(), "***")
+        return text.replace(self._key.get_secret_value(), "***")
 
 
 def _seconds(retry_after: str | None) -> float:
@@ -179,9 +179,9 @@ def _seconds(retry_after: str | None) -> float:
 class _Bearer(AuthBase):
     """Sets the header by itself, as requests would else prefer what ~/.netrc has for the host."""
 
-    def __init__(self, key: Secret) -> None:
+    def __init__(self, key: SecretStr) -> None:
         self._key = key
 
     def __call__(self, request: requests.PreparedRequest) -> requests.PreparedRequest:
-        request.headers["Authorization"] = f"Bearer {self._key.reveal()}"
+        request.headers["Authorization"] = f"Bearer {self._key.get_secret_value()}"
         return request

@@ -3,8 +3,9 @@
 from dataclasses import replace
 from pathlib import Path
 
+from pydantic import SecretStr
+
 from pixpod.catalog import ModelSpec
-from pixpod.environment import Secret
 from pixpod.errors import ModelUnavailable
 from pixpod.weights.hub_repository import (
     VAE_FILES,
@@ -31,7 +32,7 @@ class HubSource:
     def __init__(
         self,
         local_dir: Path,
-        token: Secret | None,
+        token: SecretStr | None,
         *,
         is_allowed: bool,
         endpoint: str | None = None,
