@@ -53,7 +53,8 @@ def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
     if not isinstance(given, dict):
         raise InvalidInput([*problems, wrong("input", given, "an object")])
     unsupported = list(_unsupported(raw, given))
-    checked = _check_types(_without(given, _unsupported_paths(unsupported)))
+    refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
+    checked = _check_types(_without(given, (tuple(field.split(".")) for field in refused)))
     problems += checked.problems
     spec = find_model(checked.input.model, capabilities)
     if isinstance(spec, ModelSpec):
@@ -134,7 +135,7 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
 def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
     """Features that the job asks for; like any other field, one that is null is absent."""
     output = given.get("output")
-    asked = {path for path in _paths(given) if _value_at(given, path) is not None}
+    asked = {path for path, value in _fields(given).items() if value is not None}
     if raw.get("s3Config") is not None:
         asked.add(("s3Config",))
     for field in sorted(NOT_SUPPORTED):
@@ -145,23 +146,12 @@ def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[P
         yield Problem(field="output.delivery", value="put", accepted=accepted)
 
 
-def _unsupported_paths(found: Iterable[Problem]) -> set[FieldPath]:
-    fields = NOT_SUPPORTED | {problem.field for problem in found}
-    return {tuple(field.split(".")) for field in fields}
-
-
-def _paths(given: Mapping[str, Any]) -> Iterator[FieldPath]:
+def _fields(given: Mapping[str, Any]) -> dict[FieldPath, object]:
+    """Return the values of all fields, of the input itself and of its output."""
     output = given.get("output")
-    yield from ((name,) for name in given)
-    if isinstance(output, dict):
-        yield from (("output", name) for name in output)
-
-
-def _value_at(given: Mapping[str, Any], path: FieldPath) -> object:
-    value: Any = given
-    for name in path:
-        value = value[name]
-    return value
+    inner = output if isinstance(output, dict) else {}
+    found: dict[FieldPath, object] = {(name,): value for name, value in given.items()}
+    return found | {("output", name): value for name, value in inner.items()}
 
 
 def _without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
@@ -195,7 +185,7 @@ class _Checked:
 
 
 def _check_types(given: dict[str, Any]) -> _Checked:
-    garbled = [path for path in _paths(given) if not is_unicode(path[-1])]
+    garbled = [path for path in _fields(given) if not is_unicode(path[-1])]
     given = _without(given, garbled)  # Pydantic stops at a name that is no Unicode
     problems = [unknown_field(path) for path in garbled[: MAX_PROBLEMS + 1]]
     try:

@@ -91,19 +91,16 @@ class DiffusionEngine:
         finally:
             cancel.cancel()
             self._queue.forget_cancelled()
-        self._mark_first_image(request.model)
+        if not self._has_generated:
+            self._has_generated = True
+            self._timeline.mark("first_image", request.model)
+            self._log_boot()
         timings_ms = {"load": round(load_ms, 1), **generation.timings_ms}
         return replace(generation, timings_ms=timings_ms)
 
     def stop(self) -> None:
         self._queue.stop()
         self._loader.stop()
-
-    def _mark_first_image(self, model: str) -> None:
-        if not self._has_generated:
-            self._has_generated = True
-            self._timeline.mark("first_image", model)
-            self._log_boot()
 
     def _log_boot(self) -> None:
         spans = (*self._timeline.spans(), *self._loader.reading())

@@ -82,7 +82,8 @@ def encode(
         image.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text))
     else:
         assert quality is not None, f"{format} has a quality"
-        options = {"subsampling": _subsampling(quality)} if format is ImageFormat.JPEG else {}
+        subsampling = "4:4:4" if quality >= FULL_CHROMA_JPEG_QUALITY else "4:2:0"
+        options = {"subsampling": subsampling} if format is ImageFormat.JPEG else {}
         image.save(file, format.upper(), quality=quality, exif=_exif(text), **options)
     data = file.getvalue()
     return EncodedImage(
@@ -147,10 +148,6 @@ def _exif(text: str | None) -> bytes:
     exif = Image.Exif()
     exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
     return exif.tobytes()
-
-
-def _subsampling(quality: int) -> str:
-    return "4:4:4" if quality >= FULL_CHROMA_JPEG_QUALITY else "4:2:0"
 
 
 def _shortened(prompt: str) -> str:

@@ -26,7 +26,8 @@ _MORE_ROOM = "give the worker more container disk or serve fewer models"
 
 def check_space(directory: Path, needed_bytes: int, what: str) -> None:
     """Raises DiskFull unless so many more bytes fit on the directory's disk."""
-    free_bytes = shutil.disk_usage(_nearest(directory)).free
+    there = next(path for path in (directory, *directory.parents) if path.exists())
+    free_bytes = shutil.disk_usage(there).free
     if needed_bytes > free_bytes:
         raise DiskFull(
             f"{what} needs {needed_bytes} bytes in {directory}, which has {free_bytes} free: "
@@ -93,8 +94,3 @@ def rename_durably(source: Path, target: Path) -> None:
         os.fsync(folder)
     finally:
         os.close(folder)
-
-
-def _nearest(directory: Path) -> Path:
-    """The directory, or what is there of the way to it."""
-    return next(path for path in (directory, *directory.parents) if path.exists())

@@ -119,15 +119,12 @@ def content_of(weights: Weights, component: str) -> str | None:
     try:
         index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        facts = {key: value for key, value in config.items() if not _is_remark(key)}
+        # without remarks, which tell where a config comes from and not what it is of
+        remarks = {key for key in config if key.startswith("_")} | {"transformers_version"}
+        facts = {key: value for key, value in config.items() if key not in remarks}
         return json.dumps([index[component], facts, digests], sort_keys=True)
     except (OSError, ValueError, KeyError, AttributeError) as exc:
         raise WeightsUnreadable(f"{folder}: its configuration is broken") from exc
-
-
-def _is_remark(key: str) -> bool:
-    """Whether an entry of a config tells where it comes from and not what it is of."""
-    return key.startswith("_") or key == "transformers_version"
 
 
 def component_folder(weights: Weights, component: str) -> Path:

@@ -8,7 +8,7 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any, Protocol
+from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_shapes
@@ -51,12 +51,10 @@ def collecting_eager_calls() -> Iterator[Mapping[str, None]]:
         _eager_calls.reset(token)
 
 
-class Compiled(Protocol):
-    """Runs a region in another way than its own."""
-
-    def __call__(self, region: nn.Module, call: Call) -> object:
-        """Raises NotCompiledFor, and TorchDynamoException if it cannot be compiled."""
-        ...
+Compiled = Callable[[nn.Module, Call], object]
+"""Runs a region in another way than its own. Raises NotCompiledFor, and TorchDynamoException if the
+region cannot be compiled.
+"""
 
 
 class RegionForward:
@@ -207,7 +205,8 @@ def _is_close(found: torch.Tensor, expected: torch.Tensor) -> bool:
 
 def _is_served(leaf: object, expected: Leaf) -> bool:
     if expected.shape is None or not isinstance(leaf, torch.Tensor):
-        return expected.shape is None and _equals(leaf, expected.constant)
+        is_equal = type(leaf) is type(expected.constant) and leaf == expected.constant
+        return expected.shape is None and is_equal
     return (
         str(leaf.dtype) == f"torch.{expected.dtype}"
         and leaf.ndim == len(expected.shape)
@@ -236,7 +235,3 @@ def _dtype(leaf: Leaf) -> torch.dtype:
     dtype = getattr(torch, leaf.dtype or "")
     assert isinstance(dtype, torch.dtype)
     return dtype
-
-
-def _equals(found: object, expected: object) -> bool:
-    return type(found) is type(expected) and found == expected

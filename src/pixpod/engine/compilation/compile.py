@@ -166,7 +166,10 @@ def _compile_component(
         compilation.modes[name] = "eager"
         return
     if spec.has_cuda_graphs:
-        compiled = {kind: _with_graphs(each, regions[kind][0]) for kind, each in compiled.items()}
+        device = next(regions[next(iter(regions))][0].parameters()).device
+        compiled = {
+            kind: GraphedRegion(each, CudaGraphs(device)) for kind, each in compiled.items()
+        }
     for kind, those in regions.items():
         for region in those:
             forward = RegionForward(region, name, compiled[kind], compilation)
@@ -220,10 +223,6 @@ def _jit(region: nn.Module, backend: str) -> JitCompiled:
     """Sizes are variables from the start: a new aspect ratio is no reason to compile again."""
     jit = torch.compile(type(region).forward, fullgraph=True, dynamic=True, backend=backend)
     return JitCompiled(jit)
-
-
-def _with_graphs(compiled: Compiled, region: nn.Module) -> GraphedRegion:
-    return GraphedRegion(compiled, CudaGraphs(next(region.parameters()).device))
 
 
 def _version(package: str) -> str:

@@ -7,6 +7,7 @@ are onloaded in less than a millisecond. No text is kept, only its digest.
 import hashlib
 import json
 from collections import OrderedDict
+from collections.abc import Callable
 from dataclasses import astuple
 
 import torch
@@ -46,28 +47,26 @@ class PromptCache:
         if entry is None:
             return None
         self._entries.move_to_end(key)
-        return _to_device(entry, device)
+        return _map_tensors(lambda value: value.to(device, non_blocking=True, copy=True), entry)
 
     def put(self, key: bytes, arguments: Arguments) -> None:
         """Keep a copy of embeddings in host memory, unless they are too large for the cache."""
         if key not in self._entries and _count_bytes(arguments) <= self._max_bytes:
-            self._keep(key, _to_host(arguments))
-
-    def _keep(self, key: bytes, entry: Arguments) -> None:
-        self._entries[key] = entry
-        self.size_bytes += _count_bytes(entry)
-        while self.size_bytes > self._max_bytes:
-            _, oldest = self._entries.popitem(last=False)
-            self.size_bytes -= _count_bytes(oldest)
+            entry = _map_tensors(_pinned_copy, arguments)
+            self._entries[key] = entry
+            self.size_bytes += _count_bytes(entry)
+            while self.size_bytes > self._max_bytes:
+                _, oldest = self._entries.popitem(last=False)
+                self.size_bytes -= _count_bytes(oldest)
 
 
 def _count_bytes(entry: Arguments) -> int:
     return sum(value.nbytes for value in entry.values() if isinstance(value, torch.Tensor))
 
 
-def _to_host(entry: Arguments) -> Arguments:
+def _map_tensors(convert: Callable[[torch.Tensor], torch.Tensor], entry: Arguments) -> Arguments:
     return {
-        name: _pinned_copy(value) if isinstance(value, torch.Tensor) else value
+        name: convert(value) if isinstance(value, torch.Tensor) else value
         for name, value in entry.items()
     }
 
@@ -76,12 +75,3 @@ def _pinned_copy(value: torch.Tensor) -> torch.Tensor:
     is_on_gpu = value.device.type == "cuda"
     copy = torch.empty(value.shape, dtype=value.dtype, device="cpu", pin_memory=is_on_gpu)
     return copy.copy_(value)
-
-
-def _to_device(entry: Arguments, device: torch.device) -> Arguments:
-    return {
-        name: value.to(device, non_blocking=True, copy=True)
-        if isinstance(value, torch.Tensor)
-        else value
-        for name, value in entry.items()
-    }

@@ -137,9 +137,11 @@ def bind(module: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dt
     may be missing as long as its twin is there. Raises NamesDiffer if anything else is missing
     or left over.
     """
-    wide = _kept_in_float32(module) if dtype is torch.float16 else ()
+    # layers that overflow in float16, as both libraries name them, e.g. T5's `wo`
+    named = getattr(module, "_keep_in_fp32_modules", None) or ()
+    wide = {*named} if dtype is torch.float16 else set()
     given = {
-        name: _cast(tensor, torch.float32 if wide and {*name.split(".")} & {*wide} else dtype)
+        name: _cast(tensor, torch.float32 if {*name.split(".")} & wide else dtype)
         for name, tensor in tensors.items()
     }
     for twins in _tied(module):
@@ -154,13 +156,6 @@ def bind(module: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dt
         raise NamesDiffer(f"missing {missing[:3]}, unexpected {unexpected[:3]}")
     _fill_buffers(module, next(iter(given.values())).device)
     module.requires_grad_(False).eval()
-
-
-def _kept_in_float32(module: nn.Module) -> tuple[str, ...]:
-    """Layers that overflow in float16, as transformers and diffusers name them on their classes,
-    e.g. T5's `wo`.
-    """
-    return tuple(getattr(module, "_keep_in_fp32_modules", None) or ())
 
 
 def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:

@@ -88,7 +88,10 @@ def load_component(job: LoadJob, name: str, skeleton: Component) -> Component:
             if device.type == "cuda":
                 torch.cuda.empty_cache()  # of what it was made from
     if name == job.spec.family.vae:
-        _prepare_vae(bound, job)
+        if device.type == "cpu":
+            _decode_in_float32(bound)
+        elif needs_upcast(job.spec, bound, job.plan):
+            bound.float()
     return bound
 
 
@@ -98,14 +101,6 @@ def target_precision(spec: ModelSpec, component: str, plan: QuantizationPlan) ->
         return plan.t5
     is_converted = plan.precision.is_8_bit or plan.is_dequantized
     return plan.precision if component == spec.family.denoiser and is_converted else None
-
-
-def _prepare_vae(vae: Component, job: LoadJob) -> None:
-    """Have a VAE decode in float32 where its own format overflows or is slow."""
-    if job.device.type == "cpu":
-        _decode_in_float32(vae)
-    elif needs_upcast(job.spec, vae, job.plan):
-        vae.float()
 
 
 def needs_upcast(spec: ModelSpec, vae: Component, plan: QuantizationPlan) -> bool:

@@ -68,7 +68,8 @@ def load_model(
             skeletons = {name: build_skeleton(job, name) for name in names}
             index = json.loads((job.weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
             tokenizers = _load_tokenizers(job, index)
-            scheduler_config = _load_scheduler_config(job, index)
+            scheduler_class = getattr(diffusers, index["scheduler"][1])
+            scheduler_config = scheduler_class.load_config(job.weights.folder / "scheduler")
         components = dict(present)
         for name, skeleton in skeletons.items():
             components[name] = admit(name, partial(load_component, job, name, skeleton))
@@ -109,12 +110,6 @@ def _load_tokenizers(job: LoadJob, index: Mapping[str, Any]) -> dict[str, Tokeni
         for name, entry in index.items()
         if name.startswith("tokenizer")
     }
-
-
-def _load_scheduler_config(job: LoadJob, index: Mapping[str, Any]) -> dict[str, object]:
-    scheduler_class = getattr(diffusers, index["scheduler"][1])
-    config: dict[str, object] = scheduler_class.load_config(job.weights.folder / "scheduler")
-    return config
 
 
 def _index_options(index: Mapping[str, Any]) -> dict[str, object]:

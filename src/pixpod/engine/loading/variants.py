@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -49,14 +49,6 @@ FindWeights = Callable[[ModelSpec], Weights | None]
 """Returns weights that are on a local disk now. Raises a WorkerError."""
 
 
-@dataclass(slots=True, eq=False)
-class _Model:
-    """Loaded variants of one model by their label. The lock is held while one is being loaded."""
-
-    lock: threading.Lock = field(default_factory=threading.Lock)
-    loaded: dict[str, RunnableModel] = field(default_factory=dict)
-
-
 class Variants:
     """Loads variants of models; several threads may, but only one at a time of the same model.
 
@@ -87,17 +79,15 @@ class Variants:
         self._prefetch = prefetch
         self._timeline = timeline
         self._lock = threading.Lock()
-        self._models: dict[str, _Model] = {}
+        self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._sharing = sharing
         self._components: dict[ComponentKey, Component] = {}
-        self._loading: defaultdict[ComponentKey, threading.Lock] = defaultdict(threading.Lock)
+        self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
         self._compiling = threading.Lock()  # models may have a decoder in common
 
     def load(self, spec: ModelSpec, weights: Weights, quality: Quality) -> RunnableModel:
         """Return the variant for this quality, loaded if need be. Raises a WorkerError."""
-        with self._lock:
-            model = self._models.setdefault(spec.name, _Model())
-        with model.lock:
+        with self._lock_of(spec.name):
             plan = choose_precision(
                 spec,
                 read_checkpoint_info(spec, weights),
@@ -106,14 +96,15 @@ class Variants:
                 requested=self._requested_precision(spec.name),
                 is_compiling=self._store is not None,
             )
-            if plan.label not in model.loaded:
+            key = (spec.name, plan.label)
+            if key not in self._loaded:
                 loaded = self._compile(self._load(spec, weights, plan))
-                model.loaded[plan.label] = RunnableModel(loaded, self._runner, self._timeline)
-            return model.loaded[plan.label]
+                self._loaded[key] = RunnableModel(loaded, self._runner, self._timeline)
+            return self._loaded[key]
 
     def clear(self) -> None:
         """Drop all models."""
-        self._models.clear()
+        self._loaded.clear()
         self._components.clear()
         self.placement.clear()
 
@@ -126,7 +117,7 @@ class Variants:
             size_bytes = sizes[key]
             if _is_converted_on_device(spec, weights, plan, name):
                 size_bytes += files_bytes(weights, name)  # both exist for a moment
-            with self._loading_of(key):
+            with self._lock_of(key):
                 if key not in self._components:
                     component = self.placement.admit(key, size_bytes, self.device, load)
                     self._components[key] = component
@@ -148,9 +139,10 @@ class Variants:
             job, attention=self._hardware.attention, keys=keys, present=present, admit=admit
         )
 
-    def _loading_of(self, key: ComponentKey) -> threading.Lock:
+    def _lock_of(self, key: object) -> threading.Lock:
+        """Return the lock that is held while a model or a component is being loaded."""
         with self._lock:
-            return self._loading[key]
+            return self._locks[key]
 
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self._store is None:

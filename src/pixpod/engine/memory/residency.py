@@ -160,7 +160,8 @@ def make_plan(needs: Sequence[Need], budget: Budget | None) -> ResidencyPlan:
     resident = all_sizes(needs)
     offloaded: dict[ComponentKey, int] = {}
     if budget is not None:
-        _refuse_what_cannot_fit(needs, budget)
+        if refusals := [text for need in needs if (text := _refusal(need, budget))]:
+            raise ModelUnavailable("; ".join(refusals))
         for key in _offload_order(needs):
             if _works(needs, resident, budget):
                 break
@@ -195,13 +196,8 @@ def _offload_order(needs: Sequence[Need]) -> list[ComponentKey]:
     return [*large, *denoisers, *rest]
 
 
-def _refuse_what_cannot_fit(needs: Sequence[Need], budget: Budget) -> None:
-    refusals = [text for need in needs if (text := _refusal(need, budget))]
-    if refusals:
-        raise ModelUnavailable("; ".join(refusals))
-
-
 def _refusal(need: Need, budget: Budget) -> str | None:
+    """Say why a model cannot work on this GPU whatever is offloaded, and what would help."""
     stage = max(need.stages, key=need.stage_bytes)
     taken = need.stage_bytes(stage) + budget.overhead_bytes
     if taken <= budget.gpu_bytes:

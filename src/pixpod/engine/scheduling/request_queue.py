@@ -13,7 +13,6 @@ from typing import Protocol
 
 from pixpod.engine.base import Cancelled, CancelToken, OnStep, StepListener
 from pixpod.engine.scheduling.batching import (
-    Allocation,
     BatchItem,
     FairQueue,
     ItemResult,
@@ -110,18 +109,8 @@ class _Entry:
         )
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Batch:
-    entries: tuple[_Entry, ...]
-    allocations: tuple[Allocation, ...]
-
-    @property
-    def key(self) -> BatchKey:
-        return batch_key_of(self.entries[0].request)
-
-    def items(self) -> list[BatchItem]:
-        pairs = zip(self.entries, self.allocations, strict=True)
-        return [entry.item(allocation.num_images) for entry, allocation in pairs]
+_Batch = list[tuple[_Entry, int]]
+"""Requests, and the number of images that each has in the batch."""
 
 
 class RequestQueue:
@@ -210,10 +199,7 @@ class RequestQueue:
         entries = urgent or list(self._entries.values())
         queued = [entry.queued() for entry in entries]
         if allocations := choose_batch(queued, self._fair_queue, partial(self._limit, entries)):
-            batch = _Batch(
-                entries=tuple(self._entries[each.request_id] for each in allocations),
-                allocations=allocations,
-            )
+            batch = [(self._entries[each.request_id], each.num_images) for each in allocations]
             self._is_executing = True
             self._device.submit(self._run, batch).add_done_callback(
                 partial(self._finish_batch, batch)
@@ -246,20 +232,22 @@ class RequestQueue:
 
     def _run(self, batch: _Batch) -> list[ItemResult | WorkerError]:
         began_at = self._clock()
-        for entry in batch.entries:
+        first, _ = batch[0]
+        for entry, _ in batch:
             entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
         try:
-            return batch.entries[0].model.execute(batch.items(), partial(self._step, batch))
+            items = [entry.item(num_images) for entry, num_images in batch]
+            return first.model.execute(items, partial(self._step, batch))
         finally:
-            self._fair_queue.charge(batch.key, self._clock() - began_at)
+            self._fair_queue.charge(batch_key_of(first.request), self._clock() - began_at)
 
     def _step(self, batch: _Batch, step: int) -> None:
         with self._lock:
             has_requests = any(not entry.is_warmup for entry in self._entries.values())
-        if all(e.cancel.is_cancelled or (e.is_warmup and has_requests) for e in batch.entries):
+        if all(e.cancel.is_cancelled or (e.is_warmup and has_requests) for e, _ in batch):
             raise Cancelled
-        for entry, allocation in zip(batch.entries, batch.allocations, strict=True):
-            entry.report_step(step, allocation.num_images)
+        for entry, num_images in batch:
+            entry.report_step(step, num_images)
 
     def _finish_batch(
         self, batch: _Batch, execution: "Future[list[ItemResult | WorkerError]]"
@@ -267,10 +255,10 @@ class RequestQueue:
         """Called when a batch has been executed, or failed as a whole."""
         error = execution.exception()
         results: Sequence[ItemResult | BaseException]
-        results = [error] * len(batch.entries) if error else execution.result()
+        results = [error] * len(batch) if error else execution.result()
         with self._lock:
             self._is_executing = False
-            for entry, result in zip(batch.entries, results, strict=True):
+            for (entry, _), result in zip(batch, results, strict=True):
                 entry.waits_since = self._clock()
                 self._settle(entry, result)
             self._start_next()

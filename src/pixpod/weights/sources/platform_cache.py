@@ -42,13 +42,17 @@ class PlatformCacheSource:
         WeightsUnreadable for a snapshot that is not whole: the platform is still filling it, or
         has left it so, on this host only.
         """
+        if spec.repository is None:
+            return None
+        repository = self._hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
         try:
-            snapshot = self._snapshot(spec)
+            snapshot = self._snapshot(spec, repository)
         except OSError as exc:
             raise WeightsUnreadable(f"{spec.name}: {exc.filename}: {exc.strerror}") from exc
         if snapshot is None:
             return None
-        if not (snapshot / MODEL_INDEX).exists() and not self._is_being_filled(spec):
+        is_being_filled = any((repository / "blobs").glob("*.incomplete"))
+        if not (snapshot / MODEL_INDEX).exists() and not is_being_filled:
             raise ModelUnavailable(
                 f"{spec.name}: {snapshot} is not in the layout of diffusers, it has no "
                 f"{MODEL_INDEX}: have the platform cache {spec.repository}"
@@ -78,15 +82,7 @@ class PlatformCacheSource:
             "endpoint: serve the others from the image, the volume or endpoints of their own"
         )
 
-    def _repository(self, spec: ModelSpec) -> Path | None:
-        if spec.repository is None:
-            return None
-        return self._hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
-
-    def _snapshot(self, spec: ModelSpec) -> Path | None:
-        repository = self._repository(spec)
-        if repository is None:
-            return None
+    def _snapshot(self, spec: ModelSpec, repository: Path) -> Path | None:
         snapshots = repository / "snapshots"
         if spec.revision and (snapshots / spec.revision).is_dir():
             return snapshots / spec.revision
@@ -96,10 +92,6 @@ class PlatformCacheSource:
             return None
         is_commit = re.fullmatch("[0-9a-f]{40}", commit) is not None
         return snapshots / commit if is_commit and (snapshots / commit).is_dir() else None
-
-    def _is_being_filled(self, spec: ModelSpec) -> bool:
-        repository = self._repository(spec)
-        return repository is not None and any((repository / "blobs").glob("*.incomplete"))
 
     def _vae(self, spec: ModelSpec) -> Path | None:
         if spec.vae_repository is None:
