@@ -15,7 +15,7 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import Platform, Worker, WorkerOptions
+from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, Settings
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
@@ -56,13 +56,11 @@ def build_worker(
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
         send_progress=platform.send_progress if platform else None,
-        options=WorkerOptions(
-            worker_id=settings.worker_id,
-            key_prefix=settings.s3.prefix if settings.s3 else "",
-            key_secret=settings.key_secret,
-            max_reply_bytes=settings.max_reply_bytes,
-            max_job_s=settings.max_job_s,
-        ),
+        worker_id=settings.worker_id,
+        key_prefix=settings.s3.prefix if settings.s3 else "",
+        key_secret=settings.key_secret,
+        max_reply_bytes=settings.max_reply_bytes,
+        max_job_s=settings.max_job_s,
     )
 
 

@@ -48,7 +48,7 @@ from pixpod.outputs.storage import InlineImageStore
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import Worker, WorkerOptions
+from pixpod.serving.worker import Worker
 from pixpod.timeline import BootTimeline, Span
 
 CPU = torch.device("cpu")
@@ -367,13 +367,11 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
         send_progress=None,
-        options=WorkerOptions(
-            worker_id="test",
-            key_prefix="",
-            key_secret=SecretStr(""),
-            max_reply_bytes=10_000_000,
-            max_job_s=120,
-        ),
+        worker_id="test",
+        key_prefix="",
+        key_secret=SecretStr(""),
+        max_reply_bytes=10_000_000,
+        max_job_s=120,
     )
     job = {"model": spec.name, "prompt": "a red circle", "num_inference_steps": 2}
     async with worker:

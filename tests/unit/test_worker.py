@@ -31,7 +31,7 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import RefusingWorker, Worker, WorkerOptions
+from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.testing.fake_engine import FakeEngine
 
 PROMPT = "PLANTEDPROMPT on a blue background"
@@ -80,13 +80,11 @@ def build(tmp_path):
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
             send_progress=send_progress,
-            options=WorkerOptions(
-                worker_id="pod-1",
-                key_prefix="images",
-                key_secret=SecretStr("hidden"),
-                max_reply_bytes=max_reply_bytes,
-                max_job_s=max_job_s,
-            ),
+            worker_id="pod-1",
+            key_prefix="images",
+            key_secret=SecretStr("hidden"),
+            max_reply_bytes=max_reply_bytes,
+            max_job_s=max_job_s,
         )
 
     return build_worker

@@ -8,7 +8,7 @@ import logging
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
@@ -26,6 +26,7 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
+@dataclass(kw_only=True, eq=False)
 class DiffusionEngine:
     """An Engine over diffusers pipelines.
 
@@ -34,29 +35,22 @@ class DiffusionEngine:
     none on a CPU. Without `is_batching` every image has a batch of its own.
     """
 
-    def __init__(
-        self,
-        *,
-        models: Catalog,
-        loader: ModelLoader,
-        timeline: BootTimeline,
-        preload: bool,
-        warmup_sizes: Sequence[Size] | None,
-        is_batching: bool,
-    ) -> None:
-        self._models = models
-        self._loader = loader
-        self._timeline = timeline
-        self._preload = preload
-        self._warmup_sizes = warmup_sizes
-        self._queue = RequestQueue(is_batching=is_batching)
+    models: Catalog
+    loader: ModelLoader
+    timeline: BootTimeline
+    preload: bool
+    warmup_sizes: Sequence[Size] | None
+    is_batching: bool
+
+    def __post_init__(self) -> None:
+        self._queue = RequestQueue(is_batching=self.is_batching)
         self._preloads: tuple[Future[RunnableModel], ...] = ()
         self._handled: set[Future[RunnableModel]] = set()
         self._has_generated = False
 
     @property
     def device_name(self) -> str:
-        return self._loader.device_name
+        return self.loader.device_name
 
     @property
     def is_warm(self) -> bool:
@@ -64,23 +58,23 @@ class DiffusionEngine:
         return has_begun and self._handled >= {*self._preloads} and self._queue.is_warm
 
     def boot_ms(self) -> dict[str, float]:
-        return self._timeline.milliseconds()
+        return self.timeline.milliseconds()
 
     def start(self) -> None:
-        if self._preload:
-            self._preloads = self._loader.preload(self._models)
+        if self.preload:
+            self._preloads = self.loader.preload(self.models)
             for load in self._preloads:
                 load.add_done_callback(self._handle_preload)
 
     def check_host(self) -> None:
-        self._loader.check_host()
+        self.loader.check_host()
 
     async def generate(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> Generation:
         cancel = CancelToken()
         started = time.perf_counter()
-        loading = asyncio.wrap_future(self._loader.load(request.model, request.quality))
+        loading = asyncio.wrap_future(self.loader.load(request.model, request.quality))
         model = await asyncio.shield(loading)  # other jobs wait for the same load
         load_ms = (time.perf_counter() - started) * 1e3
         execution = self._queue.submit(model, request, cancel=cancel, on_step=on_step)
@@ -93,17 +87,17 @@ class DiffusionEngine:
             self._queue.forget_cancelled()
         if not self._has_generated:
             self._has_generated = True
-            self._timeline.mark("first_image", request.model)
+            self.timeline.mark("first_image", request.model)
             self._log_boot()
         timings_ms = {"load": round(load_ms, 1), **generation.timings_ms}
         return replace(generation, timings_ms=timings_ms)
 
     def stop(self) -> None:
         self._queue.stop()
-        self._loader.stop()
+        self.loader.stop()
 
     def _log_boot(self) -> None:
-        spans = (*self._timeline.spans(), *self._loader.reading())
+        spans = (*self.timeline.spans(), *self.loader.reading())
         log.info("boot timeline", extra={"spans": [asdict(span) for span in spans]})
 
     # --- on the thread that loaded a model ------------------------------------------------------
@@ -117,7 +111,7 @@ class DiffusionEngine:
             self._log_boot()
 
     def _warm_up(self, model: "RunnableModel") -> None:
-        sizes, spec = self._warmup_sizes, model.loaded.spec
+        sizes, spec = self.warmup_sizes, model.loaded.spec
         if sizes is None:
             defaults = spec.defaults
             is_gpu = model.loaded.device.type == "cuda"

@@ -7,6 +7,7 @@ no other worker can have it, and it ages. So a worker takes the fewest that keep
 import asyncio
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.scheduling.batching import max_batch_size
@@ -42,20 +43,20 @@ REPORT_POLL_S = 0.02
 """Time for the SDK to report jobs that were answered just before: a batch ends for all at once."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Concurrency:
     """The SDK's concurrency modifier: how many jobs it may take at a time.
 
     The SDK applies a changed number only while it has no job, and takes none until then. So the
     number changes once, when the worker is warm; and again for a worker that is to be refreshed.
+    `num_taken` counts the jobs that the SDK has taken and not yet reported.
     """
 
-    def __init__(
-        self, *, max_when_warm: int, is_warm: Callable[[], bool], num_taken: Callable[[], int]
-    ) -> None:
-        """`num_taken` counts the jobs that the SDK has taken and not yet reported."""
-        self._max_when_warm = max_when_warm
-        self._is_warm = is_warm
-        self._num_taken = num_taken
+    max_when_warm: int
+    is_warm: Callable[[], bool]
+    num_taken: Callable[[], int]
+
+    def __post_init__(self) -> None:
         self._num_running = 0
         self._limit = 1
         self._is_ending = False
@@ -63,12 +64,12 @@ class Concurrency:
 
     def __call__(self, current: int) -> int:
         """Return the number of jobs to take; `current` is the last number returned."""
-        if self._is_ending and self._num_taken() > 0:
+        if self._is_ending and self.num_taken() > 0:
             self._polls_no_more = True
             # never below: jobs in the SDK's own queue would not be started any more
             return current + 1 if current == self._limit else self._limit
-        if self._is_warm():
-            self._limit = self._max_when_warm
+        if self.is_warm():
+            self._limit = self.max_when_warm
         return self._limit
 
     @contextmanager
@@ -91,7 +92,7 @@ class Concurrency:
         if not (is_urgent or self._polls_no_more or self._limit == 1):
             return False
         waited_s = 0.0
-        while self._num_running <= 1 and self._num_taken() > 1 and waited_s < REPORT_LIMIT_S:
+        while self._num_running <= 1 and self.num_taken() > 1 and waited_s < REPORT_LIMIT_S:
             await asyncio.sleep(REPORT_POLL_S)
             waited_s += REPORT_POLL_S
-        return self._num_running <= 1 and self._num_taken() <= 1
+        return self._num_running <= 1 and self.num_taken() <= 1

@@ -52,21 +52,17 @@ class Position:
         return {"phase": phase, "step": self.step, "steps": self.steps, "percent": self.percent}
 
 
+@dataclass(kw_only=True, eq=False)
 class Progress:
     """Tracks one job. Without a sender, progress is not reported."""
 
-    def __init__(
-        self,
-        *,
-        job_id: str,
-        num_calls: int,
-        send: ProgressSender | None,
-        interval_s: float = INTERVAL_S,
-    ) -> None:
-        self.position = Position(0, num_calls)
-        self._job_id = job_id
-        self._send = send
-        self._interval_s = interval_s
+    job_id: str
+    num_calls: int
+    send: ProgressSender | None
+    interval_s: float = INTERVAL_S
+
+    def __post_init__(self) -> None:
+        self.position = Position(0, self.num_calls)
 
     def on_step(self, step: int, steps: int) -> None:
         """An engine's StepListener; called by the device's thread."""
@@ -78,11 +74,11 @@ class Progress:
 
         A cancelled job has no result that an update could overtake: nothing is waited for.
         """
-        if self._send is None:
+        if self.send is None:
             yield
             return
         is_over = asyncio.Event()
-        reports = asyncio.create_task(self._report(self._send, is_over))
+        reports = asyncio.create_task(self._report(self.send, is_over))
         reports.add_done_callback(_log_unexpected)
         try:
             yield
@@ -95,11 +91,11 @@ class Progress:
 
     async def _report(self, send: ProgressSender, is_over: asyncio.Event) -> None:
         reported_percent = -MIN_PERCENT
-        while not await _is_set_within(is_over, self._interval_s):
+        while not await _is_set_within(is_over, self.interval_s):
             position = self.position
             if position.is_near_end or position.percent - reported_percent < MIN_PERCENT:
                 continue
-            await send(self._job_id, position.as_update())
+            await send(self.job_id, position.as_update())
             reported_percent = position.percent
 
 

@@ -6,7 +6,7 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -50,44 +50,26 @@ class Platform:
     send_progress: ProgressSender
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WorkerOptions:
-    """Settings of a worker. `key_prefix` is the deployment's."""
+@dataclass(slots=True, kw_only=True, eq=False)
+class Worker:
+    """Serves jobs concurrently until closed.
 
+    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's.
+    """
+
+    capabilities: Capabilities
+    engine: Engine
+    stores: Mapping[Delivery, ImageStore]
+    prices: PriceList
+    concurrency: Concurrency
+    refresh: Refresh
+    send_progress: ProgressSender | None
     worker_id: str
     key_prefix: str
     key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
-
-
-class Worker:
-    """Serves jobs concurrently until closed.
-
-    Without `send_progress`, progress is not reported.
-    """
-
-    def __init__(
-        self,
-        *,
-        capabilities: Capabilities,
-        engine: Engine,
-        stores: Mapping[Delivery, ImageStore],
-        prices: PriceList,
-        concurrency: Concurrency,
-        refresh: Refresh,
-        send_progress: ProgressSender | None,
-        options: WorkerOptions,
-    ) -> None:
-        self._capabilities = capabilities
-        self._engine = engine
-        self._stores = stores
-        self._prices = prices
-        self._concurrency = concurrency
-        self._refresh = refresh
-        self._send_progress = send_progress
-        self._options = options
-        self._images_served = 0
+    images_served: int = field(default=0, init=False)
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -98,19 +80,19 @@ class Worker:
 
     def start(self) -> None:
         """Begin to load models in the background; jobs may come at once."""
-        self._engine.start()
+        self.engine.start()
 
     def check_host(self) -> None:
         """Raise a WorkerError if this host cannot serve, whatever the deployment is."""
-        self._engine.check_host()
+        self.engine.check_host()
 
     def max_concurrency(self, current: int) -> int:
         """Return the number of jobs to take at a time; `current` is the last number returned."""
-        return self._concurrency(current)
+        return self.concurrency(current)
 
     def stop(self) -> None:
         """End what is running and free the device; waits for the current step."""
-        self._engine.stop()
+        self.engine.stop()
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """Run one job, `{"id", "input", ...}`, and return its reply for the platform.
@@ -118,18 +100,18 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")), self._concurrency.running():
+        with job_context(raw.get("id")), self.concurrency.running():
             return await self._with_refresh(await self._answer(raw))
 
     async def _answer(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         try:
             if is_describe(raw):
-                return describe(self._capabilities)
+                return describe(self.capabilities)
             return render_result(await self._run(raw))
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
-                self._refresh.failed(error.code)
+                self.refresh.failed(error.code)
             return render_error(error)
         except Exception:
             log.exception("job failed unexpectedly")
@@ -137,8 +119,8 @@ class Worker:
 
     async def _with_refresh(self, reply: dict[str, Any]) -> dict[str, Any]:
         """Add `refresh_worker` to the reply if that is due and costs no other job."""
-        reason = self._refresh.reason
-        if reason and await self._concurrency.end(is_urgent=self._refresh.is_urgent):
+        reason = self.refresh.reason
+        if reason and await self.concurrency.end(is_urgent=self.refresh.is_urgent):
             log.warning("worker asks for a refresh", extra={"reason": reason})
             return {**reply, "refresh_worker": True}
         return reply
@@ -146,15 +128,15 @@ class Worker:
     async def _run(self, raw: Mapping[str, Any]) -> JobResult:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self._capabilities)
+            job = parse_job(raw, self.capabilities)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
-            method = method_of(self._capabilities.models[job.request.model], job.request)
-            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self._send_progress)
-            seconds = limit_s(self._options.max_job_s, job.execution_timeout_s)
+            method = method_of(self.capabilities.models[job.request.model], job.request)
+            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self.send_progress)
+            seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
-                    generation = await self._engine.generate(job.request, progress.on_step)
+                    generation = await self.engine.generate(job.request, progress.on_step)
                 for phase, milliseconds in generation.timings_ms.items():
                     timeline.add(phase, milliseconds)
                 with timeline.phase("encode"):
@@ -172,11 +154,11 @@ class Worker:
         request, output = job.request, job.output
         each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
         largest = len(request.seeds) * base64_bytes(each)
-        if largest > self._options.max_reply_bytes:
+        if largest > self.max_reply_bytes:
             raise ResultTooLarge(
                 f"{len(request.seeds)} inline {output.format} images of "
                 f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self._options.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
+                f"{self.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
                 "for delivery by s3"
             )
 
@@ -191,32 +173,32 @@ class Worker:
 
     async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
         key = image_key(
-            prefix=self._options.key_prefix,
+            prefix=self.key_prefix,
             key_prefix=job.output.key_prefix,
             job_id=job.id,
             index=image.index,
             format=image.format,
-            secret=self._options.key_secret,
+            secret=self.key_secret,
         )
-        return await self._stores[job.output.delivery].put(image, key)
+        return await self.stores[job.output.delivery].put(image, key)
 
     def _finish(
         self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
     ) -> JobResult:
-        is_first = self._images_served == 0
-        self._images_served += len(stored)
-        self._refresh.served(len(stored))
+        is_first = self.images_served == 0
+        self.images_served += len(stored)
+        self.refresh.served(len(stored))
         return JobResult(
             images=stored,
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
-            cost=self._prices.cost(self._engine.device_name, round(generation.device_ms, 1)),
+            cost=self.prices.cost(self.engine.device_name, round(generation.device_ms, 1)),
             worker=WorkerReport(
-                id=self._options.worker_id,
+                id=self.worker_id,
                 cold_start=is_first,
-                boot_ms=self._engine.boot_ms(),
-                images_served=self._images_served,
+                boot_ms=self.engine.boot_ms(),
+                images_served=self.images_served,
             ),
             warnings=generation.warnings,
         )

@@ -24,7 +24,7 @@ from pixpod.pricing import PriceList
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import Worker, WorkerOptions
+from pixpod.serving.worker import Worker
 from pixpod.settings import keep_sdk_quiet
 from pixpod.testing.scripted_engine import ScriptedEngine, ScriptedTimes
 from pixpod.timeline import BootTimeline
@@ -67,13 +67,11 @@ def build(spec: ScriptedWorker) -> Worker:
         ),
         refresh=Refresh(after_images=spec.refresh_after_images),
         send_progress=runpod_sdk.send_progress,
-        options=WorkerOptions(
-            worker_id="scripted",
-            key_prefix="",
-            key_secret=SecretStr(""),
-            max_reply_bytes=10_000_000,
-            max_job_s=spec.max_job_s,
-        ),
+        worker_id="scripted",
+        key_prefix="",
+        key_secret=SecretStr(""),
+        max_reply_bytes=10_000_000,
+        max_job_s=spec.max_job_s,
     )
 
 

@@ -9,6 +9,7 @@ import os
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO
 
@@ -57,19 +58,20 @@ class _Stopped(Exception):
     """No failure of this file: another one has failed."""
 
 
+@dataclass(kw_only=True, eq=False)
 class _Run:
     """One call of `copy_files`. The first file that fails stops the others at their next block."""
 
-    def __init__(
-        self, *, source: Path, target: Path, files: Sequence[WeightFile], progress: Progress
-    ) -> None:
-        self._source = source
-        self._target = target
-        self._progress = progress
-        self._total_bytes = sum(file.size_bytes for file in files)
+    source: Path
+    target: Path
+    files: Sequence[WeightFile]
+    progress: Progress
+    failure: WorkerError | OSError | None = None
+
+    def __post_init__(self) -> None:
+        self._total_bytes = sum(file.size_bytes for file in self.files)
         self._done_bytes = 0
         self._lock = threading.Lock()
-        self.failure: WorkerError | OSError | None = None
 
     def copy(self, file: WeightFile) -> None:
         """Does nothing after a failure, and keeps the first one for the caller to raise."""
@@ -84,7 +86,7 @@ class _Run:
     def _copy(self, file: WeightFile) -> None:
         if self.failure:
             raise _Stopped
-        target = self._target / file.path
+        target = self.target / file.path
         if target.exists() and target.stat().st_size == file.size_bytes:
             self._note(file.size_bytes)
             return
@@ -107,8 +109,8 @@ class _Run:
         """Who is at fault for bytes that are not those of the manifest, read twice."""
         if second == file.sha256:
             return
-        _part(self._target / file.path).unlink()
-        path = self._source / file.path
+        _part(self.target / file.path).unlink()
+        path = self.source / file.path
         if first == second:
             raise ModelUnavailable(
                 f"{path} is damaged: its sha256 is {second}, manifest.toml says {file.sha256}: "
@@ -118,7 +120,7 @@ class _Run:
 
     def _fill(self, file: WeightFile, part: Path) -> str:
         """Append what is missing of the source, and give the sha256 of the whole."""
-        path = self._source / file.path
+        path = self.source / file.path
         digest = hashlib.sha256()
         with _open_source(path) as source, part.open("a+b") as target:
             _check_size(path, os.fstat(source.fileno()).st_size, file)
@@ -147,7 +149,7 @@ class _Run:
     def _note(self, new_bytes: int) -> None:
         with self._lock:
             self._done_bytes += new_bytes
-            self._progress(self._done_bytes, self._total_bytes)
+            self.progress(self._done_bytes, self._total_bytes)
 
 
 def _open_source(path: Path) -> BinaryIO:
