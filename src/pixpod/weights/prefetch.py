@@ -68,6 +68,7 @@ class MappedFile:
                 self._map.madvise(mmap.MADV_WILLNEED, offset, size_bytes)
 
 
+@dataclass(kw_only=True, eq=False)
 class Prefetch:
     """Reads files in the order of their models; `prefer` puts one model first.
 
@@ -76,18 +77,12 @@ class Prefetch:
     The thread that finds it calls `on_damage`, once, so that nobody need wait to know.
     """
 
-    def __init__(
-        self,
-        *,
-        threads: int,
-        verify: Verify,
-        clock: Callable[[], float] = time.perf_counter,
-        on_damage: Callable[[WeightsUnreadable], None] = lambda damage: None,
-    ) -> None:
-        self._verify = verify
-        self._clock = clock
-        self._on_damage = on_damage
-        self._max_threads = threads
+    threads: int
+    verify: Verify
+    clock: Callable[[], float] = time.perf_counter
+    on_damage: Callable[[WeightsUnreadable], None] = lambda damage: None
+
+    def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
         self._files: dict[Path, _File] = {}  # by all their names
@@ -110,7 +105,7 @@ class Prefetch:
             self._add_file(model, path, file)
         with self._changed:
             waiting = sum(len(queue) for queue in self._queues.values())
-            for number in range(len(self._threads), min(self._max_threads, waiting)):
+            for number in range(len(self._threads), min(self.threads, waiting)):
                 thread = threading.Thread(target=self._work, name=f"read-{number}", daemon=True)
                 self._threads.append(thread)
                 thread.start()
@@ -179,7 +174,7 @@ class Prefetch:
         if key in self._files:
             return
         mapped = MappedFile(path, expected.size_bytes)
-        pieces = tuple(_cut(mapped, expected, self._verify))
+        pieces = tuple(_cut(mapped, expected, self.verify))
         with self._changed:
             if mapped.inode not in self._inodes:
                 self._inodes[mapped.inode] = _File(
@@ -191,13 +186,13 @@ class Prefetch:
     def _work(self) -> None:
         _give_way()
         while (piece := self._next()) is not None:
-            began_s = self._clock()
+            began_s = self.clock()
             is_good = piece.read()
             with self._changed:
                 damage = self._note(piece, began_s, is_good)
                 self._changed.notify_all()
             if damage:
-                self._on_damage(damage)
+                self.on_damage(damage)
 
     def _next(self) -> "_Piece | None":
         """The next piece of the first model that has one left; None when reading is over."""
@@ -213,7 +208,7 @@ class Prefetch:
         """The damage, if this is the first."""
         file = self._files[piece.path.resolve()]
         file.began_s = min(file.began_s, began_s)
-        file.ended_s = max(file.ended_s, self._clock())
+        file.ended_s = max(file.ended_s, self.clock())
         if is_good:
             piece.is_read = True
             file.unread -= 1

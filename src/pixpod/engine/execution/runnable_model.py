@@ -1,6 +1,7 @@
 """A loaded model together with the runner of its device: what the request queue executes."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 from pixpod.engine.base import OnStep
 from pixpod.engine.execution.model_runner import ModelRunner
@@ -12,13 +13,13 @@ from pixpod.methods import batch_key_of, method_of, stages_of
 from pixpod.timeline import BootTimeline
 
 
+@dataclass(frozen=True, slots=True, eq=False)
 class RunnableModel:
     """Executes batches of one model. All executions come from the device's thread."""
 
-    def __init__(self, loaded: LoadedModel, runner: ModelRunner, timeline: BootTimeline) -> None:
-        self.loaded = loaded
-        self._runner = runner
-        self._timeline = timeline
+    loaded: LoadedModel
+    runner: ModelRunner
+    timeline: BootTimeline
 
     @property
     def identity(self) -> ModelIdentity:
@@ -33,7 +34,7 @@ class RunnableModel:
         spec = self.loaded.spec
         stages = stages_of(spec, method_of(spec, request))
         wanted = max_batch_size(spec.family, batch_key_of(request))
-        plan = self._runner.placement.plan
+        plan = self.runner.placement.plan
         return bucket(plan.max_batch_size(spec.name, stages, wanted))
 
     def execute(
@@ -41,6 +42,6 @@ class RunnableModel:
     ) -> list[ItemResult | WorkerError]:
         """See `ModelRunner.execute`. Warm-ups are part of the boot."""
         if not items[0].is_warmup:
-            return self._runner.execute(self.loaded, items, on_step)
-        with self._timeline.span("warm", self.loaded.spec.name):
-            return self._runner.execute(self.loaded, items, on_step)
+            return self.runner.execute(self.loaded, items, on_step)
+        with self.timeline.span("warm", self.loaded.spec.name):
+            return self.runner.execute(self.loaded, items, on_step)

@@ -7,7 +7,7 @@ import logging
 import threading
 from collections import defaultdict
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -49,6 +49,7 @@ FindWeights = Callable[[ModelSpec], Weights | None]
 """Returns weights that are on a local disk now. Raises a WorkerError."""
 
 
+@dataclass(kw_only=True, eq=False)
 class Variants:
     """Loads variants of models; several threads may, but only one at a time of the same model.
 
@@ -57,30 +58,22 @@ class Variants:
     models keeps embeddings of prompts in `prompt_cache_bytes`.
     """
 
-    def __init__(
-        self,
-        *,
-        device: torch.device,
-        hardware: Hardware,
-        plan: ResidencyPlan,
-        sharing: Sharing,
-        compiled_dir: Path | None,
-        requested_precision: RequestedPrecision,
-        prefetch: Prefetch,
-        timeline: BootTimeline,
-        prompt_cache_bytes: int,
-    ) -> None:
-        self.placement = Placement(plan)
-        self.device = device
-        self._runner = ModelRunner(self.placement, PromptCache(prompt_cache_bytes))
-        self._hardware = hardware
-        self._store = None if compiled_dir is None else CompiledStore(compiled_dir)
-        self._requested_precision = requested_precision
-        self._prefetch = prefetch
-        self._timeline = timeline
+    device: torch.device
+    hardware: Hardware
+    plan: ResidencyPlan
+    sharing: Sharing
+    compiled_dir: Path | None
+    requested_precision: RequestedPrecision
+    prefetch: Prefetch
+    timeline: BootTimeline
+    prompt_cache_bytes: int
+
+    def __post_init__(self) -> None:
+        self.placement = Placement(self.plan)
+        self._runner = ModelRunner(self.placement, PromptCache(self.prompt_cache_bytes))
+        self._store = None if self.compiled_dir is None else CompiledStore(self.compiled_dir)
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
-        self._sharing = sharing
         self._components: dict[ComponentKey, Component] = {}
         self._locks: defaultdict[object, threading.Lock] = defaultdict(threading.Lock)
         self._compiling = threading.Lock()  # models may have a decoder in common
@@ -91,15 +84,15 @@ class Variants:
             plan = choose_precision(
                 spec,
                 read_checkpoint_info(spec, weights),
-                self._hardware,
+                self.hardware,
                 quality=quality,
-                requested=self._requested_precision(spec.name),
+                requested=self.requested_precision(spec.name),
                 is_compiling=self._store is not None,
             )
             key = (spec.name, plan.label)
             if key not in self._loaded:
                 loaded = self._compile(self._load(spec, weights, plan))
-                self._loaded[key] = RunnableModel(loaded, self._runner, self._timeline)
+                self._loaded[key] = RunnableModel(loaded, self._runner, self.timeline)
             return self._loaded[key]
 
     def clear(self) -> None:
@@ -109,7 +102,7 @@ class Variants:
         self.placement.clear()
 
     def _load(self, spec: ModelSpec, weights: Weights, plan: QuantizationPlan) -> LoadedModel:
-        keys = self._sharing.keys_of(spec, plan, weights)
+        keys = self.sharing.keys_of(spec, plan, weights)
         sizes = need_of(spec, plan, weights, keys).sizes
 
         def admit(name: str, load: Callable[[], Component]) -> Component:
@@ -129,14 +122,14 @@ class Variants:
             weights=weights,
             plan=plan,
             device=self.device,
-            prefetch=self._prefetch,
-            timeline=self._timeline,
+            prefetch=self.prefetch,
+            timeline=self.timeline,
         )
         present = {
             name: self._components[key] for name, key in keys.items() if key in self._components
         }
         return load_model(
-            job, attention=self._hardware.attention, keys=keys, present=present, admit=admit
+            job, attention=self.hardware.attention, keys=keys, present=present, admit=admit
         )
 
     def _lock_of(self, key: object) -> threading.Lock:
@@ -150,7 +143,7 @@ class Variants:
         components = dict.fromkeys(region.component for region in model.spec.family.regions)
         with (
             self._compiling,
-            self._timeline.span("compile", model.spec.name),
+            self.timeline.span("compile", model.spec.name),
             self.placement.pinning(model, components),
         ):
             return replace(model, compilation=compile_model(model, self._store))

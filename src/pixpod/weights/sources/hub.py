@@ -1,7 +1,8 @@
 """Weights that are downloaded from the hub, if the deployment allows it."""
 
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from pydantic import SecretStr
 
@@ -20,6 +21,7 @@ from pixpod.weights.sources.base import log_progress
 from pixpod.weights.sources.local_copies import LocalCopies
 
 
+@dataclass(eq=False)
 class HubSource:
     """The catalog's repositories at their pinned revisions. Touches no network unless allowed.
 
@@ -27,28 +29,23 @@ class HubSource:
     """
 
     name = "hub"
-    names: tuple[str, ...] = ()
+    names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(
-        self,
-        local_dir: Path,
-        token: SecretStr | None,
-        *,
-        is_allowed: bool,
-        endpoint: str | None = None,
-    ) -> None:
-        self._copies = LocalCopies(directory=local_dir, source=self.name)
-        self._token = token
-        self._is_allowed = is_allowed
-        self._endpoint = endpoint
+    local_dir: Path
+    token: SecretStr | None
+    is_allowed: bool
+    endpoint: str | None = None
+
+    def __post_init__(self) -> None:
+        self._copies = LocalCopies(directory=self.local_dir, source=self.name)
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        if not self._is_allowed or spec.repository is None or spec.revision is None:
+        if not self.is_allowed or spec.repository is None or spec.revision is None:
             return None
         return self._copies.find(spec.name, _version(spec))
 
     def fetch(self, spec: ModelSpec) -> Weights | None:
-        if not self._is_allowed or spec.repository is None:
+        if not self.is_allowed or spec.repository is None:
             return None
         _check_pinned(spec.name, "revision", spec.repository, spec.revision)
         _check_pinned(spec.name, "vae_revision", spec.vae_repository, spec.vae_revision)
@@ -62,7 +59,7 @@ class HubSource:
         return self.find(spec)
 
     def why_not(self, spec: ModelSpec) -> str:
-        if not self._is_allowed:
+        if not self.is_allowed:
             return "downloading is not allowed (PIXPOD_ALLOW_HUB)"
         return "the catalog names no repository"
 
@@ -95,8 +92,8 @@ class HubSource:
                 revision,
                 patterns,
                 to,
-                token=self._token,
-                endpoint=self._endpoint,
+                token=self.token,
+                endpoint=self.endpoint,
                 progress=log_progress(f"downloading {repository}", spec.name),
             )
 

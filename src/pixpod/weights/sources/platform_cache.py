@@ -5,8 +5,9 @@ https://docs.runpod.io/serverless/endpoints/model-caching
 
 import json
 import re
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import ClassVar
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
@@ -20,6 +21,7 @@ from pixpod.weights.layout import (
 from pixpod.weights.manifest import WeightFile
 
 
+@dataclass(frozen=True)
 class PlatformCacheSource:
     """`<hub_cache_dir>/models--<organisation>--<name>/{refs/main,snapshots/<commit>/}`.
 
@@ -29,11 +31,10 @@ class PlatformCacheSource:
     """
 
     name = "platform_cache"
-    names: tuple[str, ...] = ()
+    names: ClassVar[tuple[str, ...]] = ()
 
-    def __init__(self, hub_cache_dir: Path, *, weights_dir: Path) -> None:
-        self._hub_cache_dir = hub_cache_dir
-        self._weights_dir = weights_dir
+    hub_cache_dir: Path
+    weights_dir: Path
 
     def find(self, spec: ModelSpec) -> Weights | None:
         """The pinned revision, else the one that the cache calls main.
@@ -44,7 +45,7 @@ class PlatformCacheSource:
         """
         if spec.repository is None:
             return None
-        repository = self._hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
+        repository = self.hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
         try:
             snapshot = self._snapshot(spec, repository)
         except OSError as exc:
@@ -73,12 +74,12 @@ class PlatformCacheSource:
         return self.find(spec)
 
     def why_not(self, spec: ModelSpec) -> str:
-        cached = sorted(path.name for path in self._hub_cache_dir.glob("models--*"))
+        cached = sorted(path.name for path in self.hub_cache_dir.glob("models--*"))
         if not cached:
-            return f"{self._hub_cache_dir} has no model"
+            return f"{self.hub_cache_dir} has no model"
         names = ", ".join(name.removeprefix("models--").replace("--", "/", 1) for name in cached)
         return (
-            f"{self._hub_cache_dir} holds {names}, and the platform caches one repository per "
+            f"{self.hub_cache_dir} holds {names}, and the platform caches one repository per "
             "endpoint: serve the others from the image, the volume or endpoints of their own"
         )
 
@@ -96,7 +97,7 @@ class PlatformCacheSource:
     def _vae(self, spec: ModelSpec) -> Path | None:
         if spec.vae_repository is None:
             return None
-        folder = self._weights_dir / spec.vae_repository.rpartition("/")[2]
+        folder = self.weights_dir / spec.vae_repository.rpartition("/")[2]
         return folder if (folder / "config.json").is_file() else None
 
 
