@@ -1,5 +1,6 @@
 """Calls of pipelines as the worker's own runner makes them, described as JSON."""
 
+import threading
 import time
 from collections.abc import Iterable
 from dataclasses import asdict, replace
@@ -7,7 +8,6 @@ from typing import Any
 
 import torch
 
-from pixpod.engine.base import CancelToken
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.prompt_cache import PromptCache
@@ -34,7 +34,7 @@ def generate(
     runnable = RunnableModel(model, runner, BootTimeline(time.perf_counter))
     queue = RequestQueue()
     try:
-        generation = queue.submit(runnable, request, cancel=CancelToken()).result(LIMIT_S)
+        generation = queue.submit(runnable, request, cancel=threading.Event()).result(LIMIT_S)
     finally:
         queue.stop()
     return generation, {"batch_key": asdict(batch_key_of(request)), "calls": calls}

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import pytest
 from support.factories import make_request
 
-from pixpod.engine.base import Cancelled, CancelToken
+from pixpod.engine.base import Cancelled
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.errors import InvalidInput, OutOfMemory, Problem
@@ -90,7 +90,7 @@ def submit(queue, *, cancel=None, on_step=None, is_warmup=False, **changes):
     return queue.submit(
         queue.device,
         make_request(**changes),
-        cancel=cancel or CancelToken(),
+        cancel=cancel or threading.Event(),
         on_step=on_step,
         is_warmup=is_warmup,
     )
@@ -158,21 +158,21 @@ def test_other_kinds_alternate_with_a_long_request(make_queue):
 
 
 def test_cancelled_request_ends_at_its_next_step(make_queue):
-    device, cancel = Device(is_held=True), CancelToken()
+    device, cancel = Device(is_held=True), threading.Event()
     queue = make_queue(device)
     first = occupy(device, queue, cancel=cancel)
-    cancel.cancel()
+    cancel.set()
     device.release()
     with pytest.raises(Cancelled):
         first.result(LONG_S)
 
 
 def test_cancelled_while_waiting_is_never_executed(make_queue):
-    device, cancel = Device(is_held=True), CancelToken()
+    device, cancel = Device(is_held=True), threading.Event()
     queue = make_queue(device)
     first = occupy(device, queue)
     second = submit(queue, cancel=cancel, width=128)
-    cancel.cancel()
+    cancel.set()
     device.release()
     with pytest.raises(Cancelled):
         second.result(LONG_S)
@@ -184,8 +184,8 @@ def test_cancelled_one_leaves_its_neighbours_alone(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
     occupy(device, queue, width=128)
-    cancel = CancelToken()
-    goes = submit(queue, cancel=cancel, on_step=lambda step, steps: cancel.cancel())
+    cancel = threading.Event()
+    goes = submit(queue, cancel=cancel, on_step=lambda step, steps: cancel.set())
     stays = submit(queue)
     device.release()
     with pytest.raises(Cancelled):

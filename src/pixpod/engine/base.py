@@ -1,6 +1,5 @@
 """The engine as the worker sees it. Knows no tensor."""
 
-import threading
 from collections.abc import Callable
 from typing import Protocol
 
@@ -9,20 +8,6 @@ from pixpod.job import Generation, GenerationRequest
 
 class Cancelled(Exception):
     """A generation ended early because nobody waits for it; never leaves an engine."""
-
-
-class CancelToken:
-    """Signals to the device's thread that nobody waits for a generation."""
-
-    def __init__(self) -> None:
-        self._event = threading.Event()
-
-    def cancel(self) -> None:
-        self._event.set()
-
-    @property
-    def is_cancelled(self) -> bool:
-        return self._event.is_set()
 
 
 StepListener = Callable[[int, int], None]

@@ -5,6 +5,7 @@ Imports no torch itself: that takes seconds, in which a worker can already take 
 
 import asyncio
 import logging
+import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
@@ -12,7 +13,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
-from pixpod.engine.base import Cancelled, CancelToken, StepListener
+from pixpod.engine.base import Cancelled, StepListener
 from pixpod.engine.loading.loader import ModelLoader
 from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.engine.scheduling.warmup import warmup_requests
@@ -72,7 +73,7 @@ class DiffusionEngine:
     async def generate(
         self, request: GenerationRequest, on_step: StepListener | None = None
     ) -> Generation:
-        cancel = CancelToken()
+        cancel = threading.Event()
         started = time.perf_counter()
         loading = asyncio.wrap_future(self.loader.load(request.model, request.quality))
         model = await asyncio.shield(loading)  # other jobs wait for the same load
@@ -83,7 +84,7 @@ class DiffusionEngine:
         except Cancelled as exc:
             raise asyncio.CancelledError from exc
         finally:
-            cancel.cancel()
+            cancel.set()
             self._queue.forget_cancelled()
         if not self._has_generated:
             self._has_generated = True
@@ -118,7 +119,7 @@ class DiffusionEngine:
             sizes = [(defaults.width, defaults.height)] if is_gpu else []
         for request in warmup_requests(spec, sizes, model.max_batch_size):
             self._queue.submit(
-                model, request, cancel=CancelToken(), is_warmup=True
+                model, request, cancel=threading.Event(), is_warmup=True
             ).add_done_callback(_log_failure)
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Protocol
 
-from pixpod.engine.base import Cancelled, CancelToken, OnStep, StepListener
+from pixpod.engine.base import Cancelled, OnStep, StepListener
 from pixpod.engine.scheduling.batching import (
     BatchItem,
     FairQueue,
@@ -57,7 +57,7 @@ class _Entry:
     request_id: int
     model: ExecutableModel
     request: GenerationRequest
-    cancel: CancelToken
+    cancel: threading.Event
     on_step: StepListener | None
     is_warmup: bool
     waits_since: float
@@ -136,14 +136,14 @@ class RequestQueue:
         model: ExecutableModel,
         request: GenerationRequest,
         *,
-        cancel: CancelToken,
+        cancel: threading.Event,
         on_step: StepListener | None = None,
         is_warmup: bool = False,
     ) -> "Future[Generation]":
         """Queue a request whose model is loaded.
 
-        The future raises a WorkerError, or Cancelled: at the next step after `cancel` was
-        cancelled, and when the queue is stopped.
+        The future raises a WorkerError, or Cancelled: at the next step after `cancel` was set,
+        and when the queue is stopped.
         """
         with self._lock:
             self._num_requests += 1
@@ -181,7 +181,7 @@ class RequestQueue:
         with self._lock:
             self._is_stopped = True
             for entry in self._entries.values():
-                entry.cancel.cancel()
+                entry.cancel.set()
         self._device.shutdown(wait=True)
         with self._lock:
             for entry in list(self._entries.values()):
@@ -193,7 +193,7 @@ class RequestQueue:
         """Execute the next batch unless one is being executed; requests come before warm-ups."""
         if self._is_executing or self._is_stopped:
             return
-        for entry in [e for e in self._entries.values() if e.cancel.is_cancelled]:
+        for entry in [e for e in self._entries.values() if e.cancel.is_set()]:
             self._finish(entry, Cancelled())
         urgent = [entry for entry in self._entries.values() if not entry.is_warmup]
         entries = urgent or list(self._entries.values())
@@ -212,7 +212,7 @@ class RequestQueue:
         return first.model.max_batch_size(first.request)
 
     def _settle(self, entry: _Entry, result: ItemResult | BaseException) -> None:
-        if entry.cancel.is_cancelled:
+        if entry.cancel.is_set():
             self._finish(entry, Cancelled())
         elif isinstance(result, ItemResult):
             entry.add(result)
@@ -244,7 +244,7 @@ class RequestQueue:
     def _step(self, batch: _Batch, step: int) -> None:
         with self._lock:
             has_requests = any(not entry.is_warmup for entry in self._entries.values())
-        if all(e.cancel.is_cancelled or (e.is_warmup and has_requests) for e, _ in batch):
+        if all(e.cancel.is_set() or (e.is_warmup and has_requests) for e, _ in batch):
             raise Cancelled
         for entry, num_images in batch:
             entry.report_step(step, num_images)
