@@ -12,7 +12,6 @@ from pixpod.errors import InvalidSettings, WorkerError
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker
@@ -48,7 +47,7 @@ def build_worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
         stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
-        prices=PriceList(settings.usd_per_gpu_second),
+        usd_per_gpu_second=settings.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
             is_warm=lambda: engine.is_warm,

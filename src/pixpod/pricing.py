@@ -7,28 +7,18 @@ from pixpod.gpus import find_gpu, price_basis
 from pixpod.job import Cost
 
 
-class PriceList:
-    """Prices by GPU. A deployment's own price, if given, holds for whatever GPU it has."""
+def estimate_cost(device_name: str, gpu_ms: float, own_usd_per_s: float | None = None) -> Cost:
+    """Return the cost of `gpu_ms` on a device; no estimate for an unknown GPU.
 
-    def __init__(self, own_usd_per_second: float | None = None) -> None:
-        self._own = own_usd_per_second
-
-    def cost(self, device_name: str, gpu_ms: float) -> Cost:
-        """Return the cost of `gpu_ms` on `device_name`; no estimate for an unknown GPU."""
-        usd_per_second, basis = self._price(device_name)
-        return Cost(
-            gpu=device_name,
-            gpu_ms=gpu_ms,
-            estimated_usd=(
-                None if usd_per_second is None else round(gpu_ms / 1e3 * usd_per_second, 8)
-            ),
-            basis=basis,
-        )
-
-    def _price(self, device_name: str) -> tuple[float | None, str]:
-        if self._own is not None:
-            return self._own, "PIXPOD_USD_PER_GPU_SECOND"
-        gpu = find_gpu(device_name)
-        if gpu is None or gpu.usd_per_second is None:
-            return None, "no price is known for this device"
-        return gpu.usd_per_second, price_basis()
+    A deployment's own price, if given, holds for whatever GPU it has.
+    """
+    gpu = find_gpu(device_name)
+    if own_usd_per_s is not None:
+        usd_per_s, basis = own_usd_per_s, "PIXPOD_USD_PER_GPU_SECOND"
+    elif gpu and gpu.usd_per_second is not None:
+        usd_per_s, basis = gpu.usd_per_second, price_basis()
+    else:
+        basis = "no price is known for this device"
+        return Cost(gpu=device_name, gpu_ms=gpu_ms, estimated_usd=None, basis=basis)
+    estimated_usd = round(gpu_ms / 1e3 * usd_per_s, 8)
+    return Cost(gpu=device_name, gpu_ms=gpu_ms, estimated_usd=estimated_usd, basis=basis)

@@ -45,7 +45,6 @@ from pixpod.families import Precision
 from pixpod.job import Delivery, GenerationRequest, ImageResult, Quality
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 from pixpod.outputs.storage import InlineImageStore
-from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker
@@ -363,7 +362,7 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
         ),
         engine=engine,
         stores={Delivery.INLINE: InlineImageStore()},
-        prices=PriceList(None),
+        usd_per_gpu_second=None,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
         send_progress=None,

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pixpod.pricing import PriceList
+from pixpod.pricing import estimate_cost
 
 
 @pytest.mark.parametrize(
@@ -29,7 +29,7 @@ from pixpod.pricing import PriceList
     ],
 )
 def test_gpu_is_found_in_the_name_of_its_driver(device_name, usd_per_second):
-    cost = PriceList().cost(device_name, 10_000.0)
+    cost = estimate_cost(device_name, 10_000.0)
     assert cost.estimated_usd == pytest.approx(10 * usd_per_second)
     assert cost.basis.startswith("RunPod serverless flex price")
     assert (cost.gpu, cost.gpu_ms) == (device_name, 10_000.0)
@@ -37,7 +37,7 @@ def test_gpu_is_found_in_the_name_of_its_driver(device_name, usd_per_second):
 
 @pytest.mark.parametrize("device_name", ["cpu", "unknown", "NVIDIA GH200 480GB", "NVIDIA T4", ""])
 def test_unknown_device_has_no_estimate(device_name):
-    cost = PriceList().cost(device_name, 5.0)
+    cost = estimate_cost(device_name, 5.0)
     assert cost.estimated_usd is None
     assert cost.basis == "no price is known for this device"
 
@@ -45,11 +45,11 @@ def test_unknown_device_has_no_estimate(device_name):
 @pytest.mark.parametrize("device_name", ["cpu", "NVIDIA H100 PCIe"])
 @pytest.mark.parametrize("price", [0.0, 0.5])
 def test_own_price_holds_for_any_device(device_name, price):
-    cost = PriceList(price).cost(device_name, 2_000.0)
+    cost = estimate_cost(device_name, 2_000.0, price)
     assert cost.estimated_usd == 2 * price
     assert cost.basis == "PIXPOD_USD_PER_GPU_SECOND"
 
 
 def test_basis_names_source_and_date():
-    cost = PriceList().cost("NVIDIA L4", 1.0)
+    cost = estimate_cost("NVIDIA L4", 1.0)
     assert cost.basis == "RunPod serverless flex price, documentation of 2026-08-20"

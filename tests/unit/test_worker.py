@@ -28,7 +28,6 @@ from pixpod.errors import (
 from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
-from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import RefusingWorker, Worker
@@ -76,7 +75,7 @@ def build(tmp_path):
             capabilities=OFFER,
             engine=engine or FakeEngine(),
             stores=ours | (stores or {}),
-            prices=PriceList(0.5),
+            usd_per_gpu_second=0.5,
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
             send_progress=send_progress,

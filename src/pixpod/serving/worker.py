@@ -29,7 +29,7 @@ from pixpod.logs import job_context
 from pixpod.methods import method_of
 from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
 from pixpod.outputs.storage import ImageStore, image_key
-from pixpod.pricing import PriceList
+from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
@@ -60,7 +60,7 @@ class Worker:
     capabilities: Capabilities
     engine: Engine
     stores: Mapping[Delivery, ImageStore]
-    prices: PriceList
+    usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
     send_progress: ProgressSender | None
@@ -193,7 +193,9 @@ class Worker:
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
-            cost=self.prices.cost(self.engine.device_name, round(generation.device_ms, 1)),
+            cost=estimate_cost(
+                self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
+            ),
             worker=WorkerReport(
                 id=self.worker_id,
                 cold_start=is_first,

@@ -20,7 +20,6 @@ from pixpod.contract.rules import Capabilities
 from pixpod.job import Delivery, Quality
 from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
-from pixpod.pricing import PriceList
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
@@ -59,7 +58,7 @@ def build(spec: ScriptedWorker) -> Worker:
         ),
         engine=engine,
         stores={Delivery.INLINE: InlineImageStore()},
-        prices=PriceList(spec.usd_per_gpu_second),
+        usd_per_gpu_second=spec.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=spec.max_concurrency,
             is_warm=lambda: engine.is_warm,

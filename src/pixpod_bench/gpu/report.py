@@ -5,7 +5,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TypeVar
 
-from pixpod.pricing import PriceList
+from pixpod.pricing import estimate_cost
 from pixpod_bench.chart import OTHERS, OURS, PUBLISHED, Bar, Panel, save_panels
 from pixpod_bench.gpu.published import Published, published_of
 from pixpod_bench.gpu.results import Entry, Failure, LoadPoint, LoadRow, MemoryRow, Row, TestRun
@@ -39,7 +39,6 @@ class Report:
         self._loads = self._of_kind(LoadRow)
         self._failures = [each for each in self._entries if isinstance(each.result, Failure)]
         self._tests = next(iter(self._of_kind(TestRun).values()), None)
-        self._prices = PriceList()
 
     @property
     def has_failed(self) -> bool:
@@ -54,7 +53,7 @@ class Report:
 
     def usd_per_1000(self, row: Row) -> float | None:
         """Return the price of 1,000 images on a GPU that is never idle, None if unknown."""
-        cost = self._prices.cost(self._device_name, row.total_ms * 1000 / row.batch_size)
+        cost = estimate_cost(self._device_name, row.total_ms * 1000 / row.batch_size)
         return cost.estimated_usd
 
     def tables(self) -> str:
