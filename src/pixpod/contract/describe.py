@@ -38,6 +38,6 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),
-        "defaults": asdict(spec.defaults),
+        "defaults": spec.defaults,
         "limits": {**asdict(spec.limits), "size_multiple_px": family.size_multiple_px},
     }

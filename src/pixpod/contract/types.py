@@ -8,6 +8,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
 
+from pixpod.catalog import Defaults
 from pixpod.job import Delivery, ImageFormat, Mode, Quality
 
 API_VERSION: Literal[1] = 1
@@ -279,30 +280,6 @@ class Reply(BaseModel):
     warnings: list[str]
 
 
-class DefaultsReply(BaseModel):
-    """Values of fields that a request leaves out; null where the model has no such field."""
-
-    width: int
-    height: int
-    num_inference_steps: int
-    scheduler: str
-    guidance_scale: float | None
-    max_sequence_length: int | None
-
-
-class LimitsReply(BaseModel):
-    """The largest request that a model serves. Sides are multiples of `size_multiple_px`."""
-
-    min_side_px: int
-    max_side_px: int
-    size_multiple_px: int
-    max_pixels: int
-    max_steps: int
-    max_guidance: float
-    max_images: int
-    max_sequence_length: int | None
-
-
 class ServedModelReply(BaseModel):
     """A model that the worker serves."""
 
@@ -314,8 +291,10 @@ class ServedModelReply(BaseModel):
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
-    defaults: DefaultsReply
-    limits: LimitsReply
+    defaults: Defaults
+    """Null where the model has no such field."""
+    limits: dict[str, int | float | None]
+    """Those of the catalog, and `size_multiple_px`, of which both sides are multiples."""
 
 
 class DescribeReply(BaseModel):
