@@ -11,10 +11,11 @@ import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from types import ModuleType
-from typing import Any, NoReturn, Protocol
+from typing import NoReturn
 
 from pixpod.engine.device_probe import processor_name
 from pixpod.errors import WorkerError
+from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.timeline import BootTimeline
 
 log = logging.getLogger(__name__)
@@ -23,17 +24,7 @@ UPDATE_LIMIT_S = 5.0
 """For one progress update: the SDK itself would try for minutes, and the result waits for it."""
 
 
-class Served(Protocol):
-    """A worker as the SDK sees it. Any: JSON documents."""
-
-    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]: ...
-
-    def check_host(self) -> None: ...
-
-    def max_concurrency(self, current: int) -> int: ...
-
-
-def serve(worker: Served, timeline: BootTimeline) -> None:
+def serve(worker: Worker | RefusingWorker, timeline: BootTimeline) -> None:
     """Hand jobs of the platform to `worker` until the platform ends it.
 
     No job is taken if `check_host` raises: the SDK reports the worker as unhealthy and exits
