@@ -177,7 +177,9 @@ def example_call(form: CallForm, device: torch.device) -> Call:
     leaves = [
         leaf.constant
         if leaf.shape is None
-        else torch.randn(leaf.example, generator=generator).to(device, _dtype(leaf))
+        else torch.randn(leaf.example, generator=generator).to(
+            device, getattr(torch, leaf.dtype or "")
+        )
         for leaf in form.leaves
     ]
     return Call(leaves=tuple(leaves), spec=treespec_loads(form.arguments))
@@ -229,9 +231,3 @@ def _describe(leaf: object) -> str:
         dtype = str(leaf.dtype).removeprefix("torch.")
         return f"{dtype} of {'x'.join(map(str, leaf.shape))}"
     return repr(leaf) if isinstance(leaf, bool | int | float | None) else type(leaf).__name__
-
-
-def _dtype(leaf: Leaf) -> torch.dtype:
-    dtype = getattr(torch, leaf.dtype or "")
-    assert isinstance(dtype, torch.dtype)
-    return dtype

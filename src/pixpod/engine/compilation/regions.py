@@ -44,7 +44,12 @@ def weight_slots(module: nn.Module) -> tuple[Slot, ...]:
     """All parameters and buffers, in the order in which compiled code takes them."""
     return tuple(
         Slot(
-            name=f"{prefix}{'.' if prefix else ''}{key}", owner=owner, key=key, parts=_parts(weight)
+            name=f"{prefix}{'.' if prefix else ''}{key}",
+            owner=owner,
+            key=key,
+            parts=tuple(weight.__tensor_flatten__()[0])
+            if is_traceable_wrapper_subclass(weight)
+            else (),
         )
         for prefix, child in module.named_modules()
         for owner in (child._parameters, child._buffers)
@@ -121,12 +126,6 @@ def _settle(leaf: object, device: torch.device) -> object:
         return leaf.clone(memory_format=torch.contiguous_format)
     # a slice of a single row is contiguous, but keeps the stride of what it is a slice of
     return leaf.flatten().view(leaf.shape) if leaf.shape[0] == 1 else leaf
-
-
-def _parts(weight: torch.Tensor) -> tuple[str, ...]:
-    if not is_traceable_wrapper_subclass(weight):
-        return ()
-    return tuple(weight.__tensor_flatten__()[0])
 
 
 def _layout(weight: torch.Tensor) -> list[object]:
