@@ -40,7 +40,6 @@ def _encoder(name: str, class_name: str, **sizes: float) -> ComponentSpec:
     return ComponentSpec(
         name=name,
         role=Role.TEXT_ENCODER,
-        library="transformers",
         class_name=class_name,
         **sizes,
     )
@@ -56,14 +55,12 @@ SD3 = FamilySpec(
         ComponentSpec(
             name="transformer",
             role=Role.DENOISER,
-            library="diffusers",
             class_name="SD3Transformer2DModel",
             gib_16=4.2,
         ),
         ComponentSpec(
             name="vae",
             role=Role.VAE,
-            library="diffusers",
             class_name="AutoencoderKL",
             gib_16=0.16,
         ),

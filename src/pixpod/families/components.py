@@ -3,22 +3,13 @@
 from pixpod.families.spec import ComponentSpec, RegionSpec, Role
 
 CLIP_TEXT_ENCODER = ComponentSpec(
-    name="text_encoder",
-    role=Role.TEXT_ENCODER,
-    library="transformers",
-    class_name="CLIPTextModel",
-    gib_16=0.23,
+    name="text_encoder", role=Role.TEXT_ENCODER, class_name="CLIPTextModel", gib_16=0.23
 )
 
-VAE = ComponentSpec(
-    name="vae", role=Role.VAE, library="diffusers", class_name="AutoencoderKL", gib_16=0.16
-)
+VAE = ComponentSpec(name="vae", role=Role.VAE, class_name="AutoencoderKL", gib_16=0.16)
 
 UNET_REGION = RegionSpec(
-    component="unet",
-    classes=("UNet2DConditionModel",),
-    is_channels_last=True,
-    has_cuda_graphs=True,
+    component="unet", classes=("UNet2DConditionModel",), is_channels_last=True, has_cuda_graphs=True
 )
 
 VAE_REGION = RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True)

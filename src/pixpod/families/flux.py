@@ -22,7 +22,6 @@ FLUX = FamilySpec(
         ComponentSpec(
             name="text_encoder_2",
             role=Role.TEXT_ENCODER,
-            library="transformers",
             class_name="T5EncoderModel",
             gib_16=8.87,
             gib_8=4.57,
@@ -30,7 +29,6 @@ FLUX = FamilySpec(
         ComponentSpec(
             name="transformer",
             role=Role.DENOISER,
-            library="diffusers",
             class_name="FluxTransformer2DModel",
             gib_16=22.17,
             gib_8=11.10,
@@ -66,8 +64,7 @@ FLUX = FamilySpec(
     # CUDA graphs change FLUX at 1024 px by less than 1 % (cache-dit, L20).
     regions=(
         RegionSpec(
-            component="transformer",
-            classes=("FluxTransformerBlock", "FluxSingleTransformerBlock"),
+            component="transformer", classes=("FluxTransformerBlock", "FluxSingleTransformerBlock")
         ),
         VAE_REGION,
     ),

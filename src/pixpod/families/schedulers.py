@@ -45,16 +45,10 @@ def _dpm(*, algorithm_type: str, use_karras_sigmas: bool) -> SchedulerSpec:
 
 _DPM_2M = _dpm(algorithm_type="dpmsolver++", use_karras_sigmas=False)
 
+_BY_CLASS = (_EULER, _EULER_ANCESTRAL, _DPM_2M, _UNIPC, _DDIM, _HEUN, _DEIS, _LCM, _TCD)
+
 UNET_SCHEDULERS: Mapping[str, SchedulerSpec] = {
-    "EulerDiscreteScheduler": _EULER,
-    "EulerAncestralDiscreteScheduler": _EULER_ANCESTRAL,
-    "DPMSolverMultistepScheduler": _DPM_2M,
-    "UniPCMultistepScheduler": _UNIPC,
-    "DDIMScheduler": _DDIM,
-    "HeunDiscreteScheduler": _HEUN,
-    "DEISMultistepScheduler": _DEIS,
-    "LCMScheduler": _LCM,
-    "TCDScheduler": _TCD,
+    **{each.class_name: each for each in _BY_CLASS},
     "Euler": _EULER,
     "Euler a": _EULER_ANCESTRAL,
     "DPM++ 2M": _DPM_2M,

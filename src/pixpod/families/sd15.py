@@ -18,11 +18,7 @@ SD15 = FamilySpec(
     components=(
         CLIP_TEXT_ENCODER,
         ComponentSpec(
-            name="unet",
-            role=Role.DENOISER,
-            library="diffusers",
-            class_name="UNet2DConditionModel",
-            gib_16=1.60,
+            name="unet", role=Role.DENOISER, class_name="UNet2DConditionModel", gib_16=1.60
         ),
         VAE,
     ),

@@ -20,16 +20,11 @@ SDXL = FamilySpec(
         ComponentSpec(
             name="text_encoder_2",
             role=Role.TEXT_ENCODER,
-            library="transformers",
             class_name="CLIPTextModelWithProjection",
             gib_16=1.29,
         ),
         ComponentSpec(
-            name="unet",
-            role=Role.DENOISER,
-            library="diffusers",
-            class_name="UNet2DConditionModel",
-            gib_16=4.78,
+            name="unet", role=Role.DENOISER, class_name="UNet2DConditionModel", gib_16=4.78
         ),
         VAE,
     ),

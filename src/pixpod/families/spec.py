@@ -36,18 +36,22 @@ class Guidance(StrEnum):
 class ComponentSpec:
     """A folder with weights, and its size on a device where its files are not at hand.
 
-    `class_name` and `library` name the module's class. `gib_8` is the size with 8 bits a value and
+    `class_name` names the module's class. `gib_8` is the size with 8 bits a value and
     a scale per row, None for a component that is never quantized; `gib_8_adaln16` the same with
     the modulation layers at 16 bits.
     """
 
     name: str
     role: Role
-    library: str
     class_name: str
     gib_16: float
     gib_8: float | None = None
     gib_8_adaln16: float | None = None
+
+    @property
+    def library(self) -> str:
+        """Name of the library that has the class."""
+        return "transformers" if self.role is Role.TEXT_ENCODER else "diffusers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
