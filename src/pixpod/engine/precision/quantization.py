@@ -70,18 +70,11 @@ def convert(
         _detach_from_files(module)
     elif precision in _RECIPES:
         config, layers = _RECIPES[precision]
-        quantize_layers(module, config(), layers(spec), device)
+        with _hardware_check_of_torchao(device):
+            quantize_(module, config(), filter_fn=layers(spec), device=device)
+        _detach_from_files(module)
     else:
         module.to(device)
-
-
-def quantize_layers(
-    module: nn.Module, config: AOBaseConfig, layers: LayerFilter, device: torch.device
-) -> None:
-    """Quantize these Linear layers, and put all of the module on the device."""
-    with _hardware_check_of_torchao(device):
-        quantize_(module, config, filter_fn=layers, device=device)
-    _detach_from_files(module)
 
 
 def holds_float8(module: nn.Module) -> bool:
