@@ -8,7 +8,7 @@ from pixpod.contract.rules import Capabilities
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
-from pixpod.errors import InvalidSettings, WorkerError
+from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
@@ -99,7 +99,8 @@ def _build_engine(
         accepted_licences=settings.accepted_licences,
         verify=settings.verify,
         timeline=timeline,
-        on_host_fault=on_host_fault or _ignore,
+        # without a platform the waiting job is answered with the host's fault
+        on_host_fault=on_host_fault or (lambda error: None),
         memory_limit_gib=settings.memory_limit_gb,
         compiled_dir=settings.compiled_dir if settings.is_compiling else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -112,10 +113,6 @@ def _build_engine(
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
     )
-
-
-def _ignore(error: WorkerError) -> None:
-    """Do nothing: at a desk the waiting job is answered with the host's fault."""
 
 
 def _build_locator(settings: Settings) -> WeightsLocator:
