@@ -8,7 +8,6 @@ import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import Any
 
 import torch
 import torch.fx.experimental._config as symbolic_shapes
@@ -119,17 +118,20 @@ class RegionForward:
         )
 
 
-class JitCompiled:
-    """Compiled in this process, once for each kind of region; its regions share the code."""
+def jit_compiled(region: nn.Module, backend: str) -> Compiled:
+    """Compile regions of this kind in this process, with code that they share.
 
-    def __init__(self, jit: Callable[..., Any]) -> None:
-        self._jit = jit
+    Sizes are variables from the start: a new aspect ratio is no reason to compile again.
+    """
+    jit = torch.compile(type(region).forward, fullgraph=True, dynamic=True, backend=backend)
 
-    def __call__(self, region: nn.Module, call: Call) -> object:
+    def call_jit(region: nn.Module, call: Call) -> object:
         _configure_compiler()
         args, kwargs = tree_unflatten(call.leaves, call.spec)
-        result: object = self._jit(region, *args, **kwargs)
+        result: object = jit(region, *args, **kwargs)
         return result
+
+    return call_jit
 
 
 def _configure_compiler() -> None:

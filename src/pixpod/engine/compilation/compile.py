@@ -22,13 +22,13 @@ from torch.utils._pytree import tree_leaves, tree_unflatten
 
 from pixpod.engine.compilation.calls import (
     Compiled,
-    JitCompiled,
     NotCompiledFor,
     PackageCompiled,
     RegionForward,
     Runner,
     example_call,
     is_close,
+    jit_compiled,
 )
 from pixpod.engine.compilation.cuda_graphs import CudaGraphs, GraphedRegion
 from pixpod.engine.compilation.regions import kind_of
@@ -158,7 +158,7 @@ def _compile_component(
         compilation.modes[name] = "package"
     elif backend:
         compilation.modes[name] = "jit"
-        compiled = {kind: _jit(those[0], backend) for kind, those in regions.items()}
+        compiled = {kind: jit_compiled(those[0], backend) for kind, those in regions.items()}
     elif reason:
         compilation.run_eagerly(name, reason)
         return
@@ -217,12 +217,6 @@ def verify(region: nn.Module, compiled: PackageCompiled) -> None:
         expected = tree_leaves(region(*args, **kwargs))
     if not is_close(found, expected):
         raise UnusablePackage(f"it computes something else than {type(region).__name__}")
-
-
-def _jit(region: nn.Module, backend: str) -> JitCompiled:
-    """Sizes are variables from the start: a new aspect ratio is no reason to compile again."""
-    jit = torch.compile(type(region).forward, fullgraph=True, dynamic=True, backend=backend)
-    return JitCompiled(jit)
 
 
 def _version(package: str) -> str:
