@@ -17,7 +17,7 @@ from pixpod.contract.problems import (
     MAX_PROBLEMS,
     first_ones,
     is_unicode,
-    to_problems,
+    to_problem,
     unknown_field,
     wrong,
 )
@@ -196,7 +196,7 @@ def _check_types(given: dict[str, Any]) -> _Checked:
     sound = _without(given, bad_paths)
     return _Checked(
         _partial_input(sound),
-        problems + to_problems(errors[: MAX_PROBLEMS + 1], given),
+        problems + [to_problem(error, given) for error in errors[: MAX_PROBLEMS + 1]],
         frozenset(".".join(path) for path in bad_paths),
     )
 

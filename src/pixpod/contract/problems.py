@@ -39,12 +39,8 @@ KNOWN_ELSEWHERE = {
 PRIVATE_FIELDS = frozenset({"prompt", "prompt_2", "negative_prompt"})
 
 
-def to_problems(errors: Sequence[Mapping[str, Any]], given: Mapping[str, Any]) -> list[Problem]:
-    """Put Pydantic's errors about `given` into our words. Any: Pydantic's dicts, JSON documents."""
-    return [_to_problem(error, given) for error in errors]
-
-
-def _to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:
+def to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:
+    """Put one of Pydantic's errors about `given` into our words. Any: Pydantic's dict, JSON."""
     path = field_path(error["loc"], given)
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":

@@ -82,16 +82,18 @@ def choose_files(paths: Iterable[str], patterns: Sequence[str]) -> tuple[str, ..
 
 
 def in_boot_order(paths: Iterable[str]) -> tuple[str, ...]:
-    """Small files first, then the weights of text encoders, denoiser and VAE, shard by shard."""
-    return tuple(sorted(paths, key=lambda path: (_stage(path), path)))
+    """Small files first, then the weights of text encoders, denoiser and VAE, shard by shard.
 
+    A component of a name that no family has comes last.
+    """
 
-def _stage(path: str) -> int:
-    """0 is first. A component of a name that no family has comes last."""
-    if not path.endswith(".safetensors"):
-        return 0
-    folder = path.partition("/")[0]
-    return 1 + (_STAGES.index(folder) if folder in _STAGES else len(_STAGES))
+    def stage(path: str) -> int:
+        if not path.endswith(".safetensors"):
+            return -1
+        folder = path.partition("/")[0]
+        return _STAGES.index(folder) if folder in _STAGES else len(_STAGES)
+
+    return tuple(sorted(paths, key=lambda path: (stage(path), path)))
 
 
 def fetch_repository(

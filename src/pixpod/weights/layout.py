@@ -90,21 +90,19 @@ def check_small_files(weights: Weights) -> None:
 def read_checkpoint_info(spec: ModelSpec, weights: Weights) -> CheckpointInfo:
     """Read the format of the files from their sizes and configs. Raises WeightsUnreadable."""
     large = spec.family.large_text_encoder
+    is_t5_float8 = False
     try:
+        if large is not None:  # its config says so, as for `from_pretrained`
+            config = component_folder(weights, large) / "config.json"
+            is_t5_float8 = "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
         denoiser = tensor_paths(component_folder(weights, spec.family.denoiser))
         return CheckpointInfo(
             denoiser=weights.precision,
             denoiser_bytes=sum(path.stat().st_size for path in denoiser),
-            is_t5_float8=large is not None and _is_quantized(weights, large),
+            is_t5_float8=is_t5_float8,
         )
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{spec.name}: the files in {weights.folder} are broken") from exc
-
-
-def _is_quantized(weights: Weights, component: str) -> bool:
-    """Whether some of its layers are float8; its config says so, as for `from_pretrained`."""
-    config = component_folder(weights, component) / "config.json"
-    return "quantization_config" in json.loads(config.read_text(encoding="utf-8"))
 
 
 def content_of(weights: Weights, component: str) -> str | None:
