@@ -5,10 +5,9 @@ Knows neither the platform's words nor the engine: numbers come in, an update go
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 log = logging.getLogger(__name__)
 
@@ -19,12 +18,10 @@ MIN_PERCENT = 10
 """Gain since the last update that is worth another: a long job has ten updates, not hundreds."""
 
 
-class ProgressSender(Protocol):
-    """Reports a job's position to the platform."""
-
-    async def __call__(self, job_id: str, update: Mapping[str, object]) -> None:
-        """Return once the platform has the update or will not get it; never raises."""
-        ...
+ProgressSender = Callable[[str, Mapping[str, object]], Awaitable[None]]
+"""Reports an update about a job, by its id, to the platform. Returns once the platform has it or
+will not get it; never raises.
+"""
 
 
 @dataclass(frozen=True, slots=True)
