@@ -6,15 +6,16 @@
 from collections.abc import Mapping
 
 from pixpod.families.flux import FLUX
-from pixpod.families.precision import STORED_PRECISIONS, Precision
 from pixpod.families.sd15 import SD15
 from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
+    STORED_PRECISIONS,
     ComponentSpec,
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    Precision,
     QuantizationSpec,
     RegionSpec,
     Role,
