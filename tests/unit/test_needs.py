@@ -5,7 +5,7 @@ import json
 import pytest
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.memory.footprints import NoFootprint, known_bytes, measured_bytes
+from pixpod.engine.memory.needs import NoFootprint, known_bytes, measured_bytes
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import GIB, Precision
 from pixpod.methods import StageName, method_of, stages_of

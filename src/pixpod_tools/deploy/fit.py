@@ -4,8 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec
-from pixpod.engine.memory.footprints import known_bytes
-from pixpod.engine.memory.needs import need_of
+from pixpod.engine.memory.needs import known_bytes, need_of
 from pixpod.engine.memory.residency import ResidencyPlan, make_plan
 from pixpod.engine.precision.precision import QuantizationPlan, choose_precision
 from pixpod.errors import WorkerError

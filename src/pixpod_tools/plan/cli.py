@@ -14,7 +14,7 @@ import sys
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
-from pixpod.engine.memory.footprints import NoFootprint
+from pixpod.engine.memory.needs import NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.weights.manifest import read_manifest

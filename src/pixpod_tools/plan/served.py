@@ -7,8 +7,7 @@ from pathlib import Path
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.device_probe import version_of_torch
-from pixpod.engine.memory.footprints import known_bytes
-from pixpod.engine.memory.needs import Need, need_of
+from pixpod.engine.memory.needs import Need, known_bytes, need_of
 from pixpod.engine.memory.residency import Budget, budget_for
 from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.precision.precision import Hardware, QuantizationPlan, choose_precision

@@ -21,9 +21,8 @@ from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.loading.components import LoadJob, target_precision
 from pixpod.engine.loading.model_loading import load_model
-from pixpod.engine.memory.footprints import NoFootprint, files_bytes
 from pixpod.engine.memory.host import free_bytes
-from pixpod.engine.memory.needs import need_of
+from pixpod.engine.memory.needs import NoFootprint, files_bytes, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import ResidencyPlan, budget_for, make_plan
 from pixpod.engine.memory.sharing import Sharing

@@ -1,15 +1,82 @@
-"""GPU memory that a model needs, stage by stage, in numbers only."""
+"""GPU memory that a model needs: bytes of its components and, stage by stage, of its activations.
+
+Sizes are computed from files where there are any, else from the family's table. Numbers only.
+"""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.component_key import ComponentKey, own_keys
-from pixpod.engine.memory.footprints import known_bytes, measured_bytes
 from pixpod.engine.precision.precision import QuantizationPlan
-from pixpod.families import Precision
+from pixpod.errors import WeightsUnreadable
+from pixpod.families import GIB, ComponentSpec, Precision, Role
 from pixpod.methods import StagePlan, method_of, stages_of
-from pixpod.weights.layout import Weights
+from pixpod.weights.layout import Weights, component_folder, tensor_paths
+
+OVERHEAD_BYTES = 1 * GIB
+"""CUDA context and workspaces of cuBLAS and cuDNN, which take 0.6 to 1.0 GiB."""
+
+MARGIN_BYTES = GIB // 2
+"""Part of the memory that the driver shows and no plan uses: an allocator wastes some."""
+
+_SHIPPED_BYTES = round(0.02 * GIB)
+"""Each component of the small models of this repository, whatever their family."""
+
+
+class NoFootprint(Exception):
+    """A precision without a known size; the text lists those that have one."""
+
+
+def known_bytes(spec: ModelSpec, plan: QuantizationPlan) -> Mapping[str, int]:
+    """Return the bytes of each component by the family's table. Raises NoFootprint."""
+    if spec.repository is None:
+        return dict.fromkeys(spec.family.component_names, _SHIPPED_BYTES)
+    return {each.name: _table_bytes(each, plan) for each in spec.family.components}
+
+
+def measured_bytes(spec: ModelSpec, plan: QuantizationPlan, weights: Weights) -> Mapping[str, int]:
+    """Return the bytes of each component, from its files and the format it is loaded in.
+
+    Raises WeightsUnreadable.
+    """
+    stored = weights.precision or Precision.BFLOAT16
+    found = {}
+    for component in spec.family.components:
+        if plan.t5 and component.name == spec.family.large_text_encoder and spec.repository:
+            found[component.name] = _table_bytes(component, plan)
+            continue
+        size_bytes = files_bytes(weights, component.name) * _bits(component, plan.precision)
+        found[component.name] = size_bytes // _bits(component, stored)
+    return found
+
+
+def files_bytes(weights: Weights, component: str) -> int:
+    """Return the size of a component's files. Raises WeightsUnreadable."""
+    paths = tensor_paths(component_folder(weights, component))
+    try:
+        return sum(path.stat().st_size for path in paths)
+    except OSError as exc:
+        raise WeightsUnreadable(f"{exc.filename}: {exc.strerror}") from exc
+
+
+def _table_bytes(component: ComponentSpec, plan: QuantizationPlan) -> int:
+    is_denoiser = component.role is Role.DENOISER
+    is_8_bit = plan.precision.is_8_bit if is_denoiser else bool(plan.t5 and plan.t5.is_8_bit)
+    if not is_8_bit or (component.gib_8 is None and not is_denoiser):
+        return round(component.gib_16 * GIB) * _bits(component, plan.precision) // 16
+    is_adaln_8_bit = plan.adaln.is_8_bit or not is_denoiser
+    gib = component.gib_8 if is_adaln_8_bit else component.gib_8_adaln16
+    if gib is None:
+        raise NoFootprint(", ".join(each for each in Precision if not each.is_8_bit))
+    return round(gib * GIB)
+
+
+def _bits(component: ComponentSpec, precision: Precision) -> int:
+    """Width of most values; only a denoiser has 8 bits."""
+    if precision is Precision.FLOAT32:
+        return 32
+    return 8 if precision.is_8_bit and component.role is Role.DENOISER else 16
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

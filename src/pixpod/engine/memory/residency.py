@@ -8,8 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixpod.engine.component_key import ComponentKey
-from pixpod.engine.memory.footprints import MARGIN_BYTES, OVERHEAD_BYTES
-from pixpod.engine.memory.needs import Need, all_sizes
+from pixpod.engine.memory.needs import MARGIN_BYTES, OVERHEAD_BYTES, Need, all_sizes
 from pixpod.errors import ModelUnavailable
 from pixpod.families import GIB
 from pixpod.methods import StageName, StagePlan
