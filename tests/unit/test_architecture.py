@@ -47,7 +47,7 @@ def test_standard_output_is_left_to_results():
 
 
 def test_nobody_waits_for_the_whole_device():
-    """It breaks the capture of a graph on another thread (`engine.streams`)."""
+    """It breaks the capture of a graph on another thread (`engine.device`)."""
     assert users_of({"torch.cuda.synchronize", "cuda.synchronize"}) == []
 
 

@@ -9,7 +9,7 @@ import torch
 from pixpod.engine.base import OnStep
 from pixpod.engine.compilation.calls import collecting_eager_calls
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
-from pixpod.engine.device import check_device, free_memory
+from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.stages import (
@@ -22,7 +22,6 @@ from pixpod.engine.execution.stages import (
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
-from pixpod.engine.streams import synchronize_stream
 from pixpod.errors import WorkerError
 from pixpod.methods import StageName, StagePlan, stages_of
 

@@ -11,7 +11,7 @@ from itertools import chain
 import torch
 from torch import nn
 
-from pixpod.engine.streams import synchronize_stream
+from pixpod.engine.device import synchronize_stream
 
 PIECE_BYTES = 64 * 1024 * 1024
 """Of page-locked memory, which torch hands out in powers of two: 9 GiB in one piece would take 16.

@@ -6,12 +6,12 @@ from typing import Any
 
 import torch
 
+from pixpod.engine.device import Pace
 from pixpod.engine.execution.batch import Batch, Row
 from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.execution.stages.base import StageContext
 from pixpod.engine.execution.step_cache import step_caching
 from pixpod.engine.model import Pipeline
-from pixpod.engine.streams import Pace
 
 
 class DenoiseStage:
