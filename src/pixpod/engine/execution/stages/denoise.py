@@ -1,6 +1,6 @@
 """Denoises latents, by the pipeline's own loop."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -44,7 +44,7 @@ def _denoise(batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> None:
             num_inference_steps=sampling.num_inference_steps,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             output_type="latent",
-            callback_on_step_end=_StepCallback(batch, len(rows)),
+            callback_on_step_end=_step_callback(batch, len(rows)),
         ).images
     if skipped.num_calls:
         batch.warnings.append(f"turbo: {skipped.num_calls} denoiser calls were skipped")
@@ -60,23 +60,20 @@ def _stack(rows: Sequence[Arguments]) -> Arguments:
     }
 
 
-class _StepCallback:
-    """Called by the pipeline after each denoiser call.
+def _step_callback(batch: Batch, num_rows: int) -> Callable[..., dict[str, Any]]:
+    """Return what the pipeline calls after each denoiser call.
 
-    Reports calls of the whole batch, so that progress only advances where it is split.
+    It reports calls of the whole batch, so that progress only advances where it is split.
     """
+    pace = Pace(batch.model.device)
+    num_calls = batch.method.num_calls
+    num_done = sum(row.latents is not None for row in batch.rows)
 
-    def __init__(self, batch: Batch, num_rows: int) -> None:
-        self._batch = batch
-        self._pace = Pace(batch.model.device)
-        self._num_rows = num_rows
-        self._num_done = sum(row.latents is not None for row in batch.rows)
-
-    def __call__(
-        self, pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]
+    def on_step_end(
+        pipe: Pipeline, step: int, timestep: object, tensors: dict[str, Any]
     ) -> dict[str, Any]:
-        self._pace.step()
-        num_calls = self._batch.method.num_calls
-        done = self._num_done * num_calls + (step + 1) * self._num_rows
-        self._batch.on_step(done // len(self._batch.rows))
+        pace.step()
+        batch.on_step((num_done * num_calls + (step + 1) * num_rows) // len(batch.rows))
         return tensors
+
+    return on_step_end
