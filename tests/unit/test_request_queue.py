@@ -59,7 +59,6 @@ def result(item: BatchItem) -> ItemResult:
         ),
         timings_ms={"denoise": 1.0},
         device_ms=2.0,
-        num_calls=2,
         warnings=("careful",),
     )
 

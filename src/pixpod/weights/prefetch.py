@@ -73,7 +73,7 @@ class Prefetch:
     """Reads files in the order of their models; `prefer` puts one model first.
 
     All methods may be called from any thread. What cannot be read, or is not as its manifest
-    says, is kept in `damage`, and all waits raise it: a host with one bad file serves nothing.
+    says, is raised by all waits: a host with one bad file serves nothing.
     The thread that finds it calls `on_damage`, once, so that nobody need wait to know.
     """
 
@@ -90,10 +90,6 @@ class Prefetch:
         self._queues: dict[str, deque[_Piece]] = {}
         self._damage: WeightsUnreadable | None = None
         self._is_stopped = False
-
-    @property
-    def damage(self) -> WeightsUnreadable | None:
-        return self._damage
 
     def add(self, model: str, files: Mapping[Path, WeightFile]) -> None:
         """Put a model's files behind those that are already to be read.

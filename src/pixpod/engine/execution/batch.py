@@ -107,6 +107,5 @@ class Batch:
             images=tuple(images),
             timings_ms=dict(spent_ms),
             device_ms=sum(spent_ms.values()) * len(rows) / num_rows,
-            num_calls=self.method.num_calls,
             warnings=(*self.model.warnings, *state.warnings, *dict.fromkeys(self.warnings)),
         )

@@ -22,15 +22,11 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemResult:
-    """Images of an item. `device_ms` is its own share of the time that the batch took.
-
-    `num_calls` counts the denoiser calls of one image.
-    """
+    """Images of an item. `device_ms` is its own share of the time that the batch took."""
 
     images: tuple[ImageResult, ...]
     timings_ms: dict[str, float]
     device_ms: float
-    num_calls: int
     warnings: tuple[str, ...]
 
 
