@@ -36,6 +36,11 @@ class LocalCopies:
         weights = weights_of(folder, manifest[model], self.source)
         return weights if is_whole(weights) else None
 
+    def is_first(self, model: str, version: str) -> bool:
+        """Whether there are no other versions, whose room a copy of this one would get."""
+        folder = self.folder(model, version)
+        return not folder.parent.is_dir() or all(path == folder for path in folder.parent.iterdir())
+
     @contextmanager
     def making(self, model: str, version: str) -> Iterator[Path]:
         """A folder for one version, of which there may be a part already, under the lock.
