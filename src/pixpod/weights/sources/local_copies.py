@@ -37,9 +37,16 @@ class LocalCopies:
         return weights if is_whole(weights) else None
 
     def is_first(self, model: str, version: str) -> bool:
-        """Whether there are no other versions, whose room a copy of this one would get."""
+        """Make a version's folder; say whether there are no others, which would make room for it.
+
+        False, too, if it cannot be made: `making` says why.
+        """
         folder = self.folder(model, version)
-        return not folder.parent.is_dir() or all(path == folder for path in folder.parent.iterdir())
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return all(path == folder for path in folder.parent.iterdir())
+        except OSError:
+            return False
 
     @contextmanager
     def making(self, model: str, version: str) -> Iterator[Path]:
