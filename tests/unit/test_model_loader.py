@@ -1,6 +1,7 @@
 """Faults that a booting worker finds, and when it reports them. Nothing here imports torch."""
 
 import gc
+import shutil
 import sys
 import threading
 import time
@@ -15,6 +16,7 @@ from pixpod.engine.device_probe import ProbedGpu
 from pixpod.engine.loading.loader import ModelLoader, gc_disabled
 from pixpod.errors import (
     DeviceUnavailable,
+    DiskFull,
     InternalError,
     LicenceNotAccepted,
     ModelUnavailable,
@@ -25,7 +27,7 @@ from pixpod.job import Quality
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import Weights
 from pixpod.weights.prefetch import Verify
-from pixpod.weights.sources import BakedSource, WeightsLocator
+from pixpod.weights.sources import BakedSource, VolumeSource, WeightsLocator
 
 LIMIT_S = 30
 UNET = f"unet/{WEIGHTS_NAME}"
@@ -130,6 +132,17 @@ def test_check_waits_for_the_first_models_files(tmp_path, make_loader, clock):
     checking.join(LIMIT_S)
     assert not checking.is_alive()
     assert len(loader.reading()) == 3
+
+
+def test_worker_whose_disk_is_too_small_for_the_copy_takes_no_job(
+    tmp_path, make_loader, monkeypatch
+):
+    add_model(tmp_path, "sdxl-tiny")
+    loader = make_loader("sdxl-tiny")
+    loader._locator = WeightsLocator([VolumeSource(tmp_path, tmp_path / "local")])
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: shutil._ntuple_diskusage(9, 9, 0))
+    with pytest.raises(DiskFull, match="which has 0 free"):
+        loader.check_host()
 
 
 def test_first_model_stays_the_first_and_a_job_puts_its_own_before(make_loader, tmp_path):

@@ -327,6 +327,21 @@ def test_disk_without_room_says_what_is_needed_and_what_is_there(source, volume,
         source.fetch(SDXL)
 
 
+def test_copy_that_cannot_fit_is_refused_before_it_is_begun(source, volume, monkeypatch):
+    usage = shutil._ntuple_diskusage(10_000, 9_000, 1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    with pytest.raises(DiskFull, match="1000 free: give the worker more container disk"):
+        source.find(SDXL)
+
+
+def test_copy_may_fit_where_an_older_version_makes_room(source, volume, monkeypatch):
+    source.fetch(SDXL)
+    add_model(volume, "sdxl", revision="2")
+    usage = shutil._ntuple_diskusage(10_000, 9_000, 1_000)
+    monkeypatch.setattr(shutil, "disk_usage", lambda path: usage)
+    assert source.find(SDXL) is None
+
+
 def test_room_is_needed_only_for_what_is_missing(source, volume, monkeypatch):
     weights = source.fetch(SDXL)
     (weights.folder / "scheduler" / "scheduler_config.json").unlink()

@@ -125,13 +125,13 @@ class ModelLoader:
         return self._device_name
 
     def check_host(self) -> None:
-        """Raises a WorkerError of Fault.HOST for what can be found wrong before the first model
-        is loaded: no card that works, or one that cannot run what was asked for; files that are
-        short, damage in what that model needs.
+        """Look for faults of this host that can be found before the first model is loaded: no GPU
+        that works, or one that cannot run the requested precision; no room for weights that must
+        be copied; files that are too short; damage in what the first model needs.
 
-        Waits for the first model's files on this disk to be read, without which no job could
-        begin; a job that is taken earlier would be lost with a bad copy. Says nothing about the
-        deployment's faults.
+        Waits until the first model's files on this disk are read: without them no job could
+        begin, and a job that was taken earlier would be lost with a bad copy. Ignores faults of
+        the deployment, which jobs are answered with. Raises a WorkerError of Fault.HOST.
         """
         hardware = self._probe()
         for spec in self._models.values():

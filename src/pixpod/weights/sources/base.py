@@ -29,7 +29,10 @@ class Source(Protocol):
         ...
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """The model's weights as they are on a local disk now; None if they are not. Quick."""
+        """The model's weights as they are on a local disk now; None if they are not. Quick.
+
+        Raises DiskFull if they are not and can be seen not to fit.
+        """
         ...
 
     def fetch(self, spec: ModelSpec) -> Weights | None:

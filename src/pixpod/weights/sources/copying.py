@@ -32,15 +32,22 @@ def copy_files(source: Path, target: Path, files: Sequence[WeightFile], progress
         WeightsUnreadable: the source or the disk could not be read or written here.
         DiskFull: the files do not fit.
     """
+    check_room(source, target, files)
     with disk_faults(target, f"copy of {source}"):
-        left_bytes = sum(file.size_bytes - _bytes_there(target, file) for file in files)
-        check_space(target, left_bytes, f"copy of {source}")
         run = _Run(source=source, target=target, files=files, progress=progress)
         with ThreadPoolExecutor(_THREADS, thread_name_prefix="copy") as threads:
             for _ in threads.map(run.copy, files):
                 pass
         if run.failure:
             raise run.failure
+
+
+def check_room(source: Path, target: Path, files: Sequence[WeightFile]) -> None:
+    """Raises DiskFull unless what is missing of the files fits on the target's disk."""
+    what = f"copy of {source}"
+    with disk_faults(target, what):
+        left_bytes = sum(file.size_bytes - _bytes_there(target, file) for file in files)
+        check_space(target, left_bytes, what)
 
 
 def _bytes_there(target: Path, file: WeightFile) -> int:

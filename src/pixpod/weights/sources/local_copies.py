@@ -36,6 +36,18 @@ class LocalCopies:
         weights = weights_of(folder, manifest[model], self.source)
         return weights if is_whole(weights) else None
 
+    def is_first(self, model: str, version: str) -> bool:
+        """Make a version's folder; say whether there are no others, which would make room for it.
+
+        False, too, if it cannot be made: `making` says why.
+        """
+        folder = self.folder(model, version)
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            return all(path == folder for path in folder.parent.iterdir())
+        except OSError:
+            return False
+
     @contextmanager
     def making(self, model: str, version: str) -> Iterator[Path]:
         """A folder for one version, of which there may be a part already, under the lock.

@@ -7,7 +7,7 @@ from pixpod.errors import ModelUnavailable
 from pixpod.weights.layout import Weights
 from pixpod.weights.manifest import Manifest, ManifestEntry, render_manifest
 from pixpod.weights.sources.base import listed_names, log_progress, read_manifest_if_there
-from pixpod.weights.sources.copying import copy_files
+from pixpod.weights.sources.copying import check_room, copy_files
 from pixpod.weights.sources.local_copies import LocalCopies
 
 
@@ -28,8 +28,18 @@ class VolumeSource:
         return tuple(self._manifest() or ())
 
     def find(self, spec: ModelSpec) -> Weights | None:
+        """Raises DiskFull if the copy that is missing could not be made: no job need wait for
+        that to be found out.
+        """
         entry = self._entry(spec)
-        return self._copies.find(entry.name, _version(entry)) if entry else None
+        if entry is None:
+            return None
+        version = _version(entry)
+        found = self._copies.find(entry.name, version)
+        if found is None and self._copies.is_first(entry.name, version):
+            folder = self._copies.folder(entry.name, version)
+            check_room(self._volume_dir / entry.path, folder / entry.path, entry.files)
+        return found
 
     def fetch(self, spec: ModelSpec) -> Weights | None:
         entry = self._entry(spec)
