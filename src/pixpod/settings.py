@@ -320,16 +320,26 @@ VARIABLES: Mapping[str, Variable] = {
 }
 """All variables of ours by name. Another name that begins with PREFIX is refused."""
 
+RENAMED: Mapping[str, str] = {
+    "PIXPOD_MAX_HELD_JOBS": "PIXPOD_MAX_CONCURRENCY",
+    "PIXPOD_RENEW_AFTER_IMAGES": "PIXPOD_REFRESH_AFTER_IMAGES",
+}
+"""New names of variables by their old ones, which are refused."""
+
 
 def _check_names(names: Iterable[str]) -> None:
     """Raise InvalidSettings for the first name that begins with PREFIX and is not in VARIABLES."""
     for name in sorted(names):
         if name.startswith(PREFIX) and name not in VARIABLES:
-            close = get_close_matches(name, VARIABLES, n=1, cutoff=0.75)
-            advice = (
-                f"did you mean {close[0]}?" if close else f"expected one of {', '.join(VARIABLES)}"
-            )
-            raise InvalidSettings(f"{name} is not a setting: {advice}")
+            raise InvalidSettings(f"{name} is not a setting: {_advice(name)}")
+
+
+def _advice(name: str) -> str:
+    if new := RENAMED.get(name):
+        return f"it was renamed to {new}"
+    if close := get_close_matches(name, VARIABLES, n=1, cutoff=0.75):
+        return f"did you mean {close[0]}?"
+    return f"expected one of {', '.join(VARIABLES)}"
 
 
 def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:

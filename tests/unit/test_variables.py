@@ -1,4 +1,4 @@
-"""The table of settings: names in the repository, unknown names, defaults, the page."""
+"""The table of settings: names in the repository, unknown and renamed names, defaults, the page."""
 
 import os
 import re
@@ -11,7 +11,7 @@ from support.read_variables import Reads, ours_and_platforms, variables_of
 import pixpod_tools.deploy.cli as deploy_cli
 import runpod_emulator.command_line.cli as emulator_cli
 from pixpod.errors import InvalidSettings
-from pixpod.settings import VARIABLES, Settings, keep_sdk_quiet
+from pixpod.settings import RENAMED, VARIABLES, Settings, keep_sdk_quiet
 from pixpod_tools.generate.platform_variables import PLATFORM_VARIABLES, Program
 from runpod_emulator.settings import EndpointSettings
 
@@ -19,6 +19,7 @@ ROOT = Path(__file__).parents[2]
 FOLDERS = ("src", "docs", "tests", "scripts", ".ci", ".runpod")
 FILES = ("README.md", "Dockerfile", "handler.py", "pyproject.toml")
 NAME = re.compile(r"(?<![A-Z_])PIXPOD_[A-Z][A-Z0-9_]*")
+OLD_NAMES_IN = ("src/pixpod/settings.py", "tests/unit/test_variables.py")
 UNKNOWN = "PIXPOD_" + "ACCEPTALL_LICENCES"
 BUCKET = {"PIXPOD_S3_BUCKET": "images", "PIXPOD_KEY_SECRET": "secret"}
 
@@ -38,6 +39,7 @@ def test_each_name_in_the_repository_is_in_the_table():
         for file in text_files()
         for name in NAME.findall(file.read_text(encoding="utf-8", errors="replace"))
         if name not in VARIABLES
+        if name not in RENAMED or str(file.relative_to(ROOT)) not in OLD_NAMES_IN
     }
     assert unknown == set()
 
@@ -125,6 +127,10 @@ def test_each_variable_has_a_default_or_says_what_applies_instead():
     [
         (UNKNOWN, f"{UNKNOWN} is not a setting: did you mean PIXPOD_ACCEPT_LICENCES?"),
         ("PIXPOD_" + "MODLES", "PIXPOD_" + "MODLES is not a setting: did you mean PIXPOD_MODELS?"),
+        *(
+            (old, f"{old} is not a setting: it was renamed to {new}")
+            for old, new in RENAMED.items()
+        ),
     ],
 )
 def test_unknown_name_is_refused_with_the_right_one(name, message):
