@@ -1,0 +1,19 @@
+"""Methods of running a request: pipeline, stages and the key of its batch. No torch."""
+
+from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
+from pixpod.methods.guidance import is_guided, uses_negative_prompt
+from pixpod.methods.method import Method, method_of
+from pixpod.methods.stages import StageName, StagePlan, stages_of
+
+__all__ = [
+    "BatchKey",
+    "Method",
+    "StageName",
+    "StagePlan",
+    "batch_key_of",
+    "is_guided",
+    "method_of",
+    "num_tokens",
+    "stages_of",
+    "uses_negative_prompt",
+]

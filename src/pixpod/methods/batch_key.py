@@ -1,0 +1,42 @@
+"""Which requests may share a batch."""
+
+from dataclasses import dataclass
+
+from pixpod.job import GenerationRequest, Mode, Quality, Sampling, TextOptions
+
+PIXELS_PER_TOKEN = 256
+"""VAE stride 8 and patches of 2, both squared. UNets are counted in the same way."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BatchKey:
+    """Everything that requests of one batch have in common.
+
+    It holds whatever shapes or scales the denoiser's call. Prompts and seeds differ freely.
+    """
+
+    model: str
+    mode: Mode
+    quality: Quality
+    width: int
+    height: int
+    sampling: Sampling
+    text: TextOptions
+
+
+def batch_key_of(request: GenerationRequest) -> BatchKey:
+    """Return the key of the batches that a request may be part of."""
+    return BatchKey(
+        model=request.model,
+        mode=request.mode,
+        quality=request.quality,
+        width=request.width,
+        height=request.height,
+        sampling=request.sampling,
+        text=request.text,
+    )
+
+
+def num_tokens(key: BatchKey) -> int:
+    """Count the latent and text tokens of one image."""
+    return key.width * key.height // PIXELS_PER_TOKEN + (key.text.max_sequence_length or 0)

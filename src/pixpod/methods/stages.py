@@ -1,0 +1,59 @@
+"""Stages of an image: which components each of them uses, and how much memory it works with."""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from pixpod.catalog import ModelSpec
+from pixpod.families import GIB
+from pixpod.methods.method import Method
+
+_SQUARE_PX = 1024 * 1024
+
+
+class StageName(StrEnum):
+    """Names of stages as a reply's timings have them, in the order in which they run."""
+
+    TEXT_ENCODE = "text_encode"
+    DENOISE = "denoise"
+    DECODE = "decode"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StagePlan:
+    """Needs of one stage on the device. `image_bytes` is for each image of the batch."""
+
+    name: StageName
+    components: tuple[str, ...]
+    fixed_bytes: int
+    image_bytes: int = 0
+
+    def working_bytes(self, batch_size: int) -> int:
+        """Return the bytes for activations, beside those of the components."""
+        return self.fixed_bytes + self.image_bytes * batch_size
+
+
+def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
+    """Return the stages of a method in the order in which they run."""
+    family, memory = spec.family, spec.family.working_memory
+    width, height = method.size
+    squares = width * height / _SQUARE_PX
+    fixed_bytes = round(memory.fixed_gib * GIB)
+    return (
+        StagePlan(
+            name=StageName.TEXT_ENCODE,
+            components=family.text_encoders,
+            fixed_bytes=round(memory.text_gib * GIB),
+        ),
+        StagePlan(
+            name=StageName.DENOISE,
+            components=(family.denoiser,),
+            fixed_bytes=fixed_bytes,
+            image_bytes=round(memory.denoise_gib * squares * GIB),
+        ),
+        StagePlan(
+            name=StageName.DECODE,
+            components=(family.vae,),
+            fixed_bytes=fixed_bytes,
+            image_bytes=round(memory.decode_gib * squares * GIB),
+        ),
+    )
