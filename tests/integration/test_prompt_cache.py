@@ -9,6 +9,7 @@ from hypothesis import strategies as st
 from support.factories import make_request
 from support.loading import load, shipped
 
+from pixpod.engine.execution.conditions import TextCondition
 from pixpod.engine.execution.pipelines import calls_of
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.families import Precision
@@ -33,21 +34,19 @@ def same(found, expected):
 
 
 def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
-    cache = PromptCache(10**6)
+    condition = TextCondition(PromptCache(10**6))
     request, pipe = make_request(negative_prompt="a green square"), sdxl.full_pipeline()
-    key, calls = cache.key(sdxl, request), calls_of(sdxl.spec.family)
     with torch.inference_mode():
-        assert cache.get(key, CPU) is None
-        computed = calls.encode_text(pipe, request, CPU)
-        cache.put(key, computed)
-        expected = calls.encode_text(pipe, request, CPU)
-        found = cache.get(key, CPU)
+        assert condition.find(sdxl, request) is None
+        computed = condition.compute(sdxl, pipe, request)
+        expected = calls_of(sdxl.spec.family).encode_text(pipe, request, CPU)
+        found = condition.find(sdxl, request)
         assert found is not None
         assert same(computed, expected)
         assert same(found, expected)
         for value in (*computed.values(), *found.values()):
             value.zero_()  # whoever got it may do with it what they like
-        assert same(cache.get(key, CPU), expected)
+        assert same(condition.find(sdxl, request), expected)
 
 
 @pytest.mark.parametrize(

@@ -25,6 +25,7 @@ from pixpod.contract.rules import Capabilities
 from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.conditions import TextCondition
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.runnable_model import RunnableModel
@@ -116,7 +117,7 @@ class Observer:
 
     def stages(self) -> dict[StageName, Stage]:
         real: dict[StageName, Stage] = {
-            StageName.TEXT_ENCODE: TextEncodeStage(PromptCache(0)),
+            StageName.TEXT_ENCODE: TextEncodeStage([TextCondition(PromptCache(0))]),
             StageName.DENOISE: DenoiseStage(),
             StageName.DECODE: DecodeStage(),
         }

@@ -1,1 +1,1 @@
-"""Runs batches on a device: stages, and what to do when memory is short."""
+"""Runs batches on a device: stages, conditions, and what to do when memory is short."""

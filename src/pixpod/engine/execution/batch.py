@@ -18,7 +18,7 @@ from pixpod.timeline import Timeline
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ItemState:
-    """One request's rows of a batch. `arguments` are its embeddings, ready for the pipeline."""
+    """One request's rows of a batch. `arguments` are its conditions, ready for the pipeline."""
 
     item: BatchItem
     arguments: Arguments = field(default_factory=dict)

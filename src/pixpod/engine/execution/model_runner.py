@@ -11,6 +11,7 @@ from pixpod.engine.compilation.calls import collecting_eager_calls
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.conditions import TextCondition
 from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.stages import (
     DecodeStage,
@@ -42,7 +43,7 @@ class ModelRunner:
     ) -> None:
         self._placement = placement
         self._stages: Mapping[StageName, Stage] = {
-            StageName.TEXT_ENCODE: TextEncodeStage(prompts),
+            StageName.TEXT_ENCODE: TextEncodeStage([TextCondition(prompts)]),
             StageName.DENOISE: DenoiseStage(),
             StageName.DECODE: DecodeStage(),
             **stages,

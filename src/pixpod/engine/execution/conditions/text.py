@@ -1,0 +1,58 @@
+"""Text as a condition: its length is checked, its embeddings are cached."""
+
+from pixpod.engine.execution.pipelines import Arguments, TokenLimit, calls_of
+from pixpod.engine.execution.prompt_cache import PromptCache
+from pixpod.engine.model import LoadedModel, Pipeline
+from pixpod.errors import InvalidInput, Problem
+from pixpod.job import GenerationRequest
+from pixpod.methods import StageName
+
+
+class TextCondition:
+    """Embeddings of a request's prompts."""
+
+    stage = StageName.TEXT_ENCODE
+
+    def __init__(self, cache: PromptCache) -> None:
+        self._cache = cache
+
+    def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
+        """Return warnings for texts that are cut. Raises InvalidInput unless cutting is allowed.
+
+        Encoders with the same tokenizer find the same, which is reported once.
+        """
+        problems, warnings = [], []
+        calls = calls_of(model.spec.family)
+        for limit in calls.token_limits(model.tokenizers, request):
+            num_tokens = limit.count_tokens()
+            if num_tokens <= limit.limit:
+                continue
+            if request.text.truncate or not limit.is_hard:
+                warnings.append(_truncated(limit, num_tokens))
+            else:
+                problems.append(_too_long(limit, num_tokens))
+        if problems:
+            raise InvalidInput(list(dict.fromkeys(problems)))
+        return list(dict.fromkeys(warnings))
+
+    def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
+        return self._cache.get(self._cache.key(model, request), model.device)
+
+    def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
+        arguments = calls_of(model.spec.family).encode_text(pipe, request, model.device)
+        self._cache.put(self._cache.key(model, request), arguments)
+        return arguments
+
+
+def _truncated(limit: TokenLimit, num_tokens: int) -> str:
+    also = "" if limit.is_hard else " by CLIP; T5 reads it as well"
+    return f"{limit.field}: only {limit.limit} of its {num_tokens} tokens are read{also}"
+
+
+def _too_long(limit: TokenLimit, num_tokens: int) -> Problem:
+    return Problem(
+        field=limit.field,
+        value=f"{num_tokens} tokens",
+        accepted=f"at most {limit.limit} tokens",
+        hint="shorten it, or set on_long_prompt to truncate",
+    )
