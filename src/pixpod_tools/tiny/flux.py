@@ -1,7 +1,5 @@
 """Trains flux-tiny: the FLUX transformer with CLIP and T5, by flow matching."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from diffusers import (
@@ -18,7 +16,7 @@ from pixpod_tools.tiny.data import LatentBucket, sample_batch
 from pixpod_tools.tiny.encoders import WIDTH, FluxText
 from pixpod_tools.tiny.training import Course, train
 
-COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64, save_every_min=4)
+COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64)
 LATENT_CHANNELS = 16
 SIGMA_SHIFT = 3.0
 """Draws training towards noise; the scheduler samples alike (exp(1.1) = 3.0). Without it the
@@ -65,9 +63,8 @@ def train_flux(
     text: FluxText,
     buckets: list[LatentBucket],
     course: Course,
-    save: Callable[[], None],
-) -> int:
-    """Train transformer and text encoders together, in place; returns the number of steps."""
+) -> None:
+    """Train transformer and text encoders together, in place."""
     torch.manual_seed(course.seed)
     rng = np.random.default_rng(course.seed)
     transformer = pipeline.transformer
@@ -97,7 +94,7 @@ def train_flux(
         return functional.mse_loss(velocity, noise - clean)
 
     modules = nn.ModuleList([transformer, text.encoders()])
-    return train(modules, course, batch_loss, save)
+    train(modules, course, batch_loss)
 
 
 def _draw_sigmas(count: int) -> torch.Tensor:

@@ -4,7 +4,6 @@ Zero terminal SNR, v-prediction and trailing steps throughout: without them the 
 pictures leaks into flat backgrounds.
 """
 
-from collections.abc import Callable
 from typing import Any, Protocol
 
 import numpy as np
@@ -25,7 +24,7 @@ from pixpod_tools.tiny.data import Bucket, LatentBucket, sample_batch
 from pixpod_tools.tiny.encoders import WIDTH, Conditioning, Sd15Text, SdxlText, TextStack
 from pixpod_tools.tiny.training import Course, train
 
-COURSE = Course(minutes=28, learning_rate=1e-3, batch_size=32, save_every_min=4)
+COURSE = Course(minutes=28, learning_rate=1e-3, batch_size=32)
 TIMESTEP_SHIFT = 2.5
 """Draws training towards noise, where colours and shapes are decided."""
 ZEROED_SHARE = 0.7
@@ -114,9 +113,8 @@ def train_unet(
     family: UnetFamily,
     buckets: list[LatentBucket],
     course: Course,
-    save: Callable[[], None],
-) -> int:
-    """Train the UNet in place, the text encoders stay as they are; returns the steps made."""
+) -> None:
+    """Train the UNet in place; the text encoders stay as they are."""
     torch.manual_seed(course.seed)
     rng = np.random.default_rng(course.seed)
     alphas = DDPMScheduler(**_BETAS, rescale_betas_zero_snr=True).alphas_cumprod
@@ -133,7 +131,7 @@ def train_unet(
         velocity = alpha.sqrt() * noise - (1 - alpha).sqrt() * latents
         return functional.mse_loss(pipeline.unet(noisy, timesteps, **conditioning).sample, velocity)
 
-    return train(pipeline.unet, course, batch_loss, save)
+    train(pipeline.unet, course, batch_loss)
 
 
 def _draw_timesteps(count: int) -> torch.Tensor:

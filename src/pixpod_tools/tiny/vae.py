@@ -1,7 +1,6 @@
 """Trains the autoencoder that all three tiny checkpoints share: 16 channels, 8 times smaller."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -24,8 +23,8 @@ SHARES = (0.8, 0.1, 0.1)
 """How often a batch comes from each of `BUCKETS`; the larger ones teach a convolution no more."""
 
 
-def train_vae(vae: AutoencoderKL, course: Course, out: Path, *, decoder_only: bool = False) -> None:
-    """Train in place and save to `out`; the scaling factor makes latents of unit variance.
+def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False) -> None:
+    """Train in place; the scaling factor makes latents of unit variance.
 
     With `decoder_only` latents stay what they are, so that image models trained on them still fit.
     """
@@ -44,11 +43,10 @@ def train_vae(vae: AutoencoderKL, course: Course, out: Path, *, decoder_only: bo
         loss: torch.Tensor = (error + 0.5 * error.square()).mean() + KL_WEIGHT * kl
         return loss
 
-    train(vae, course, batch_loss, save=lambda: vae.save_pretrained(out))
+    train(vae, course, batch_loss)
     latents = encode(vae, render_scenes(BUCKETS[0])[0][:1024])
     # Stable Diffusion pipelines know no shift_factor. The mean is under 0.05, so nobody needs one.
     vae.register_to_config(scaling_factor=1.0 / latents.std().item(), shift_factor=0.0)
-    vae.save_pretrained(out)
 
 
 def build_vae() -> AutoencoderKL:
