@@ -14,12 +14,14 @@ from diffusers import TorchAoConfig
 from torch import nn
 from transformers import TorchAoConfig as TransformersTorchAoConfig
 
+from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import (
     float8_dynamic_recipe,
     linear_layers,
     token_layers,
 )
-from pixpod.families import ComponentSpec, QuantizationSpec
+from pixpod.families import ComponentSpec, FamilySpec, Precision, QuantizationSpec
 from pixpod_tools.bake.parts import Planner, float8_parts
 from pixpod_tools.bake.shards import PlannedTensor
 
@@ -87,6 +89,19 @@ class Storage:
     dtype: torch.dtype
     is_float8: bool = False
     is_adaln_float8: bool = True
+
+
+def storage_of(family: FamilySpec, plan: QuantizationPlan, component: str) -> Storage:
+    """Return how a plan stores a component of a pipeline."""
+    float8 = Precision.FLOAT8_DYNAMIC
+    precisions = {family.denoiser: plan.precision}
+    if plan.precision is float8 and family.large_text_encoder and plan.t5:
+        precisions[family.large_text_encoder] = plan.t5
+    return Storage(
+        dtype=DTYPE[plan.precision],
+        is_float8=precisions.get(component) is float8,
+        is_adaln_float8=plan.adaln is float8,
+    )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -18,9 +18,9 @@ import torch
 from pixpod.errors import InvalidSettings
 from pixpod_tools.bake.architectures import ARCHITECTURES, Architecture, Config
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
-from pixpod_tools.bake.components import Component, plan_component
+from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.layout import write_component, write_json
-from pixpod_tools.bake.recipes import ModelRecipe, storage_of
+from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.shards import PlannedTensor, Progress
 
 STD = 0.02
@@ -92,7 +92,7 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
         plan_component(
             each,
             _full_config(each.class_name, architecture.components[each.name]),
-            storage_of(family, recipe, each.name),
+            storage_of(family, recipe.plan, each.name),
             family.quantization,
         )
         for each in family.components

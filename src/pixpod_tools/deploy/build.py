@@ -13,7 +13,7 @@ from pixpod_tools.deploy.endpoint import CpuCompute, EndpointSpec, GpuCompute
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import ServedModel, files_gb
 from pixpod_tools.deploy.pools import Pool, choose_pools, load_pools, named_pools
-from pixpod_tools.deploy.profiles import Profile, find_profile, served_models
+from pixpod_tools.deploy.profiles import CPU_FLAVORS, served_models
 
 DEFAULT_IDLE_TIMEOUT_S = 5
 """The console's default; the API's own is 10."""
@@ -31,10 +31,9 @@ class Wanted:
 
 def build_wanted(wanted: Configuration) -> Wanted:
     """Raises InvalidConfiguration for what cannot work, before anything is sent."""
-    profile = find_profile(wanted)
-    models = served_models(wanted, profile, load_catalog())
+    models = served_models(wanted, load_catalog())
     _check_volume(wanted)
-    compute = _compute(wanted, profile, models)
+    compute = _compute(wanted, models)
     uses_queue_delay = wanted.scaler is Scaler.QUEUE_DELAY
     idle_timeout_s = wanted.idle_timeout_s or DEFAULT_IDLE_TIMEOUT_S
     spec = EndpointSpec(
@@ -70,13 +69,11 @@ def _check_volume(wanted: Configuration) -> None:
         raise InvalidConfiguration("network_volume_id", wanted.network_volume_id, accepted)
 
 
-def _compute(
-    wanted: Configuration, profile: Profile | None, models: tuple[ServedModel, ...]
-) -> GpuCompute | CpuCompute:
-    flavor = wanted.cpu or (profile.cpu if profile and wanted.gpu_pools is None else None)
-    if flavor is not None:
-        if wanted.gpu_pools is not None:
-            raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
+def _compute(wanted: Configuration, models: tuple[ServedModel, ...]) -> GpuCompute | CpuCompute:
+    if wanted.cpu is not None and wanted.gpu_pools is not None:
+        raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
+    flavor = wanted.cpu or CPU_FLAVORS.get(wanted.profile)
+    if flavor is not None and wanted.gpu_pools is None:
         return CpuCompute(flavor=flavor, vcpus=wanted.vcpus)
     pools = load_pools()
     return GpuCompute(
