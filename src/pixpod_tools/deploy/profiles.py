@@ -48,11 +48,11 @@ def served_models(wanted: Configuration, catalog: Catalog) -> tuple[ServedModel,
 
 def _baked_plans(wanted: Configuration) -> Mapping[str, QuantizationPlan]:
     """Return the models of the profile; none without one, which a baked image must have."""
-    if wanted.profile in PROFILES:
-        return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile]}
-    if wanted.profile is not None or wanted.mode is Mode.BAKED:
+    if wanted.profile is None and wanted.mode is not Mode.BAKED:
+        return {}
+    if wanted.profile is None or wanted.profile not in PROFILES:
         raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(PROFILES)}")
-    return {}
+    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile]}
 
 
 def _with_t5(plan: QuantizationPlan) -> QuantizationPlan:
