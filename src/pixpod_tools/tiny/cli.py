@@ -8,21 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
-from transformers import PreTrainedModel
+from diffusers import AutoencoderKL, DiffusionPipeline
 
 from pixpod_tools.tiny import flux, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
-from pixpod_tools.tiny.encoders import FluxText, TextStack
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import publish, publish_vae
 from pixpod_tools.tiny.training import Course
+from pixpod_tools.tiny.untrained import untrained_pipeline, untrained_vae
 
 ROOT = Path(__file__).parents[3]
 MODEL_CACHE = ROOT / "model_cache" / "tiny"
-FAMILIES: dict[str, Callable[[], unet.UnetFamily]] = {
-    "sdxl": unet.SdxlFamily,
-    "sd15": unet.Sd15Family,
+UNETS: dict[str, tuple[pretrain.Read, unet.Condition]] = {
+    "sdxl": (unet.read_sdxl, unet.condition_sdxl),
+    "sd15": (unet.read_sd15, unet.condition_sd15),
 }
 
 
@@ -54,25 +53,27 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def train_vae(options: argparse.Namespace) -> None:
-    model = AutoencoderKL.from_pretrained(options.init) if options.init else vae.build_vae()
+    model = (
+        AutoencoderKL.from_pretrained(options.init)
+        if options.init
+        else untrained_vae(MODEL_CACHE / "shared" / "vae")
+    )
     vae.train_vae(model, _course(vae.COURSE, options), decoder_only=options.decoder_only)
     model.save_pretrained(options.work / "vae")
     publish_vae(options.work / "vae", options.out)
 
 
 def train_flux(options: argparse.Namespace) -> None:
-    text, autoencoder = FluxText(), _vae(options)
-    pipeline = flux.build_flux(autoencoder, text)
-    _prepare(pipeline, text, options)
-    flux.train_flux(pipeline, text, load_latents(autoencoder), _course(flux.COURSE, options))
+    pipeline = _prepare(flux.read, options)
+    flux.train_flux(pipeline, load_latents(pipeline.vae), _course(flux.COURSE, options))
     _save(pipeline, options)
 
 
 def train_unet(options: argparse.Namespace) -> None:
-    family, autoencoder = FAMILIES[options.command](), _vae(options)
-    pipeline = family.build(autoencoder)
-    _prepare(pipeline, family.text, options)
-    unet.train_unet(pipeline, family, load_latents(autoencoder), _course(unet.COURSE, options))
+    read, condition = UNETS[options.command]
+    pipeline = _prepare(read, options)
+    course = _course(unet.COURSE, options)
+    unet.train_unet(pipeline, condition, load_latents(pipeline.vae), course)
     _save(pipeline, options)
 
 
@@ -95,19 +96,14 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _vae(options: argparse.Namespace) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(options.work / "vae").eval().requires_grad_(False)
-
-
-def _prepare(pipeline: DiffusionPipeline, text: TextStack, options: argparse.Namespace) -> None:
-    """Load the weights of `--init`, or pre-train the text encoders."""
-    if options.init is None:
-        pretrain.pretrain(text, replace(pretrain.COURSE, seed=options.seed))
-        return
-    for name, component in pipeline.components.items():
-        if isinstance(component, (ModelMixin, PreTrainedModel)) and name != "vae":
-            loaded = type(component).from_pretrained(options.init / name, dtype=torch.float32)
-            component.load_state_dict(loaded.state_dict())
+def _prepare(read: pretrain.Read, options: argparse.Namespace) -> DiffusionPipeline:
+    """Load the weights of `--init`, or pre-train fresh text encoders."""
+    autoencoder = AutoencoderKL.from_pretrained(options.work / "vae").eval().requires_grad_(False)
+    if options.init:
+        return DiffusionPipeline.from_pretrained(options.init, vae=autoencoder, dtype=torch.float32)
+    pipeline = untrained_pipeline(MODEL_CACHE / f"{options.command}-tiny", autoencoder)
+    pretrain.pretrain(pipeline, read, replace(pretrain.COURSE, seed=options.seed))
+    return pipeline
 
 
 def _save(pipeline: DiffusionPipeline, options: argparse.Namespace) -> None:

@@ -5,7 +5,6 @@ from collections.abc import Callable
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
 
 from pixpod_tools.tiny.data import BUCKETS, encode, render_scenes, to_tensor
 from pixpod_tools.tiny.training import Course, train
@@ -47,29 +46,6 @@ def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False)
     latents = encode(vae, render_scenes(BUCKETS[0])[0][:1024])
     # Stable Diffusion pipelines know no shift_factor. The mean is under 0.05, so nobody needs one.
     vae.register_to_config(scaling_factor=1.0 / latents.std().item(), shift_factor=0.0)
-
-
-def build_vae() -> AutoencoderKL:
-    """0.88 M parameters, of which half draw and half see."""
-    channels = (16, 32, 48, 64)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=2,  # with one or two channels a group, contrast is normalised away
-        sample_size=64,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    )
-    for name, module in vae.named_modules():
-        if name.endswith(("conv2", "to_out.0")):  # residual branches start silent
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    return vae
 
 
 def _weights(pictures: torch.Tensor) -> torch.Tensor:
