@@ -23,7 +23,6 @@ BAKE = """
 import json, sys, threading
 from pathlib import Path
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.recipes import parse_recipe
 from pixpod_tools.bake.sources import SourceOptions
 from pixpod.catalog import load_catalog
@@ -35,7 +34,7 @@ def anonymous_bytes():
 def bake_to(folder, source):
     options = SourceOptions(location=source, own_models=Path("model_cache"))
     recipe = parse_recipe("flux-tiny=float8_dynamic,t5=float8_dynamic")
-    bake(Path(folder), recipe, load_catalog(), options, 10**9, byte_bar)
+    bake(Path(folder), recipe, load_catalog(), options, 10**9)
 
 to, source = sys.argv[1:]
 bake_to(to + "/first", None)  # all that is imported late, and the allocator's first blocks

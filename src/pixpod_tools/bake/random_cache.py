@@ -159,7 +159,7 @@ def _write_small_parts(
         tokenizer.save_pretrained(folder / name)
         index[name] = ["transformers", "CLIPTokenizer" if is_clip else "T5Tokenizer"]
     for component in components:
-        index[component.name] = [component.kind.library, component.kind.model_class.__name__]
+        index[component.name] = [component.spec.library, component.spec.class_name]
     getattr(diffusers, scheduler)(**architecture.scheduler).save_config(folder / "scheduler")
     write_json(folder / "model_index.json", index)
 
