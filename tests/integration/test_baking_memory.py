@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.mid_size_flux import MID_SIZE_FLUX_TRANSFORMER
 
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import Precision
-from pixpod_tools.bake.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
+from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.random_cache import plan_model, write_random_model
 from pixpod_tools.bake.recipes import ModelRecipe
 
@@ -57,7 +58,7 @@ print(json.dumps(peak - before))
 @pytest.fixture
 def mid_size_source(tmp_path):
     """150 MB in which no tensor has more than 3; and the bytes of its largest one."""
-    tiny = ARCHITECTURES["flux-tiny"]
+    tiny = get_architecture("flux-tiny")
     configs = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
     architecture = replace(tiny, components=configs)
     recipe = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))

@@ -16,7 +16,7 @@ import diffusers
 import torch
 
 from pixpod.errors import InvalidSettings
-from pixpod_tools.bake.architectures import ARCHITECTURES, Architecture, Config
+from pixpod_tools.bake.architectures import Architecture, Config, get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.layout import write_component, write_json
@@ -40,10 +40,7 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
 
     Raises InvalidSettings for a name without one, or a size for a model that has no such blocks.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise InvalidSettings(f"--random {name}: expected {known}")
-    architecture = ARCHITECTURES[name]
+    architecture = get_architecture(name)
     if size_bytes is None:
         return architecture
     if (
@@ -160,7 +157,8 @@ def _write_small_parts(
         index[name] = ["transformers", "CLIPTokenizer" if is_clip else "T5Tokenizer"]
     for component in components:
         index[component.name] = [component.spec.library, component.spec.class_name]
-    getattr(diffusers, scheduler)(**architecture.scheduler).save_config(folder / "scheduler")
+    scheduler_class = getattr(diffusers, scheduler)
+    scheduler_class.from_config(dict(architecture.scheduler)).save_config(folder / "scheduler")
     write_json(folder / "model_index.json", index)
 
 
