@@ -86,18 +86,14 @@ def measure_here(
         _check(compile_model(model, store, backend=backend), way)
     ready_s = time.perf_counter() - started
     width, height = spec.defaults.width, spec.defaults.height
-    first_s = _time_image(model, width, height)
-    other_size_s = _time_image(model, width // 2, height)
-    two_rows_s = _time_image(model, width, height, num_rows=2)
-    warm_s = min(_time_image(model, width, height) for _ in range(WARM_IMAGES))
     times = Times(
         ready_s=ready_s,
-        first_s=first_s,
-        other_size_s=other_size_s,
-        two_rows_s=two_rows_s,
-        warm_s=warm_s,
+        first_s=_time_image(model, width, height),
+        other_size_s=_time_image(model, width // 2, height),
+        two_rows_s=_time_image(model, width, height, num_rows=2),
+        warm_s=min(_time_image(model, width, height) for _ in range(WARM_IMAGES)),
     )
-    return json.dumps(asdict(times)) + "\n"
+    return json.dumps(asdict(times))
 
 
 def _measure_in_process(
