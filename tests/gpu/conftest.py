@@ -14,7 +14,7 @@ from pixpod.job import GenerationRequest
 from pixpod.testing import sample_requests
 from pixpod.testing.random_models import build_random_model
 from pixpod.testing.runners import LocalRunner
-from pixpod_tools.bake.architectures import ARCHITECTURES
+from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
 
@@ -56,7 +56,7 @@ def load_random() -> Callable[[str, Precision, torch.device], LoadedModel]:
     catalog = load_catalog()
     clip, t5 = clip_tokenizer(), t5_tokenizer()
     return lambda name, precision, device: build_random_model(
-        ARCHITECTURES[name], clip, t5, catalog[name], precision, device
+        get_architecture(name), clip, t5, catalog[name], precision, device
     )
 
 

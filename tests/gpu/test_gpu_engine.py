@@ -7,13 +7,13 @@ from typing import Any
 import pytest
 import torch
 from support.likeness import psnr_db
+from support.mid_size_flux import MID_SIZE_FLUX_TRANSFORMER
 
 from pixpod.bootstrap import build_engine
 from pixpod.engine.precision.quantization import quantize_float8_dynamic
 from pixpod.families import FLUX, Precision
 from pixpod.settings import Settings
 from pixpod.testing.random_models import build_random_component
-from pixpod_tools.bake.architectures import MID_SIZE_FLUX_TRANSFORMER
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer
 
 pytestmark = pytest.mark.gpu

@@ -28,7 +28,6 @@ from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
 from pixpod.families import Precision
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.bake import bake, bake_random
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.parts import float8_parts
 from pixpod_tools.bake.random_cache import find_architecture, plan_model
 from pixpod_tools.bake.recipes import ModelRecipe
@@ -53,7 +52,7 @@ FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=FLOAT8, t5
 
 def bake_tiny(directory, recipe=FLUX, max_shard_bytes=ONE_SHARD, **options):
     source = SourceOptions(**{"location": None, "own_models": CACHE, **options})
-    bake(directory, recipe, CATALOG, source, max_shard_bytes, byte_bar)
+    bake(directory, recipe, CATALOG, source, max_shard_bytes)
     return directory / recipe.model
 
 
@@ -401,7 +400,7 @@ def test_random_model_generates_finite_noise(tmp_path, precision):
     recipe = ModelRecipe(
         model="flux-tiny", plan=QuantizationPlan(precision=precision, t5=precision)
     )
-    bake_random(tmp_path, recipe, None, 1_000_000, byte_bar)
+    bake_random(tmp_path, recipe, None, 1_000_000)
     manifest = read_manifest(tmp_path)
     assert manifest["flux-tiny"].revision == "random"
     assert verify_directory(tmp_path, manifest, CATALOG, lambda size_bytes: None) == []

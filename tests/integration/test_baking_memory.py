@@ -7,10 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from support.mid_size_flux import MID_SIZE_FLUX_TRANSFORMER
 
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import Precision
-from pixpod_tools.bake.architectures import ARCHITECTURES, MID_SIZE_FLUX_TRANSFORMER
+from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.random_cache import plan_model, write_random_model
 from pixpod_tools.bake.recipes import ModelRecipe
 
@@ -23,7 +24,6 @@ BAKE = """
 import json, sys, threading
 from pathlib import Path
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.recipes import parse_recipe
 from pixpod_tools.bake.sources import SourceOptions
 from pixpod.catalog import load_catalog
@@ -35,7 +35,7 @@ def anonymous_bytes():
 def bake_to(folder, source):
     options = SourceOptions(location=source, own_models=Path("model_cache"))
     recipe = parse_recipe("flux-tiny=float8_dynamic,t5=float8_dynamic")
-    bake(Path(folder), recipe, load_catalog(), options, 10**9, byte_bar)
+    bake(Path(folder), recipe, load_catalog(), options, 10**9)
 
 to, source = sys.argv[1:]
 bake_to(to + "/first", None)  # all that is imported late, and the allocator's first blocks
@@ -58,7 +58,7 @@ print(json.dumps(peak - before))
 @pytest.fixture
 def mid_size_source(tmp_path):
     """150 MB in which no tensor has more than 3; and the bytes of its largest one."""
-    tiny = ARCHITECTURES["flux-tiny"]
+    tiny = get_architecture("flux-tiny")
     configs = {**tiny.components, "transformer": MID_SIZE_FLUX_TRANSFORMER}
     architecture = replace(tiny, components=configs)
     recipe = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.BFLOAT16))

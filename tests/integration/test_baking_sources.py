@@ -25,7 +25,6 @@ from pixpod.errors import (
 from pixpod.families import Precision
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.sources import SourceOptions, read_token
 
@@ -68,7 +67,7 @@ def bake_from_hub(hub, tmp_path):
     def run(spec=SDXL, **options):
         given = {"location": "hub", "own_models": CACHE, "endpoint": hub.url, **options}
         directory = tmp_path / "weights"
-        bake(directory, RECIPE, {spec.name: spec}, SourceOptions(**given), 10**9, byte_bar)
+        bake(directory, RECIPE, {spec.name: spec}, SourceOptions(**given), 10**9)
         return directory
 
     return run
@@ -164,7 +163,7 @@ FLUX = ModelRecipe(model="flux-tiny", plan=QuantizationPlan(precision=Precision.
 
 def bake_flux(directory, location, **options):
     source = SourceOptions(location=str(location), own_models=CACHE, **options)
-    bake(directory, FLUX, CATALOG, source, 10**9, byte_bar)
+    bake(directory, FLUX, CATALOG, source, 10**9)
     return read_manifest(directory)["flux-tiny"]
 
 
@@ -275,9 +274,9 @@ def test_single_file_in_its_authors_layout_gives_the_same_tensors(tmp_path):
     options = SourceOptions(
         location=str(file), own_models=CACHE, config=configs_of(source, tmp_path)
     )
-    bake(tmp_path / "from_file", recipe, CATALOG, options, 10**9, byte_bar)
+    bake(tmp_path / "from_file", recipe, CATALOG, options, 10**9)
     options = SourceOptions(location=None, own_models=CACHE)
-    bake(tmp_path / "from_folder", recipe, CATALOG, options, 10**9, byte_bar)
+    bake(tmp_path / "from_folder", recipe, CATALOG, options, 10**9)
     files = [
         path.relative_to(tmp_path / "from_folder")
         for path in (tmp_path / "from_folder").rglob("*.safetensors")

@@ -31,7 +31,6 @@ from pixpod.weights.layout import files_to_read
 from pixpod.weights.prefetch import Prefetch, Verify
 from pixpod.weights.sources import BakedSource
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.sources import SourceOptions
 
@@ -53,7 +52,7 @@ def folders(tmp_path_factory):
     )
     recipe = ModelRecipe(model=NAME, plan=PLAN)
     catalog = load_catalog(entry, families=ALL_FAMILIES)
-    bake(root / "weights", recipe, catalog, options, 4_000_000_000, byte_bar)
+    bake(root / "weights", recipe, catalog, options, 4_000_000_000)
     return root / "repository", root / "weights", entry
 
 

@@ -18,7 +18,7 @@ from pixpod_bench.gpu.runner import Runner
 from pixpod_bench.gpu.slices import TINY, LoadScenario, MemoryScenario, Mode, Scenario, make_slices
 from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
-from pixpod_tools.bake.architectures import ARCHITECTURES
+from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer
 
 MAY_BE_ZERO = {"float8_layers", "spread_percent", "graphs", "late_graphs"}
@@ -217,7 +217,7 @@ def test_load_is_measured_with_and_without_batching_and_beside_stock(deployment)
     ],
 )
 def test_full_size_components_have_the_published_number_of_parameters(model, component, millions):
-    architecture = ARCHITECTURES[model]
+    architecture = get_architecture(model)
     module = build_random_component(
         architecture.family.component(component),
         architecture.components[component],

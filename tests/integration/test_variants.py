@@ -29,7 +29,6 @@ from pixpod.timeline import BootTimeline
 from pixpod.weights.prefetch import Verify
 from pixpod.weights.sources import BakedSource, WeightsLocator
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.sources import SourceOptions
 
@@ -65,7 +64,7 @@ def float8_dir(tmp_path_factory):
     directory = tmp_path_factory.mktemp("weights")
     recipe = ModelRecipe(model=FLUX, plan=QuantizationPlan(precision=FLOAT8, t5=FLOAT8))
     source = SourceOptions(location=None, own_models=SOURCE_WEIGHTS_DIR)
-    bake(directory, recipe, CATALOG, source, 4_000_000_000, byte_bar)
+    bake(directory, recipe, CATALOG, source, 4_000_000_000)
     return directory
 
 

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from pixpod_tools.deploy.build import build_wanted
+from pixpod_tools.deploy.build import build_spec
 from pixpod_tools.deploy.configuration import Configuration, parse, read_file
-from pixpod_tools.deploy.endpoint import CpuCompute, GpuCompute
+from pixpod_tools.deploy.documents import fields_of
 from pixpod_tools.deploy.errors import InvalidConfiguration
 
 BASE = {"name": "pixpod", "image": "example.org/pixpod:1.0", "profile": "flux-schnell+sdxl"}
@@ -18,7 +18,7 @@ VOLUME = BASE | {"mode": "volume", "network_volume_id": "vol1"}
 
 
 def wanted(**keys):
-    return build_wanted(parse(BASE | keys))
+    return build_spec(parse(BASE | keys))
 
 
 @pytest.mark.parametrize(
@@ -67,7 +67,7 @@ def test_what_cannot_work_is_refused(keys, words):
 
 def test_baked_image_needs_a_profile():
     with pytest.raises(InvalidConfiguration, match="profile: expected any of tiny"):
-        build_wanted(parse({"name": "x", "image": "x:1"}))
+        build_spec(parse({"name": "x", "image": "x:1"}))
 
 
 @pytest.mark.parametrize(
@@ -95,60 +95,60 @@ def test_secrets_go_by_reference():
     env = wanted(
         env={"PIXPOD_S3_BUCKET": "images"},
         secrets={"PIXPOD_S3_ACCESS_KEY_ID": "id", "PIXPOD_S3_SECRET_ACCESS_KEY": "s3-key"},
-    ).spec.env
+    ).env
     assert env["PIXPOD_S3_SECRET_ACCESS_KEY"] == "{{ RUNPOD_SECRET_s3-key }}"
     assert env["PIXPOD_S3_BUCKET"] == "images"
 
 
 def test_models_are_told_to_the_worker():
-    assert wanted().spec.env == {"PIXPOD_MODELS": "flux-schnell,sdxl"}
+    assert wanted().env == {"PIXPOD_MODELS": "flux-schnell,sdxl"}
 
 
 def test_precision_is_told_to_the_worker_only_if_asked_for():
-    env = wanted(precision={"sdxl": "bfloat16"}).spec.env
+    env = wanted(precision={"sdxl": "bfloat16"}).env
     assert env["PIXPOD_PRECISION"] == "sdxl=bfloat16"
 
 
 def test_baked_flux_goes_to_the_cheapest_cards_with_float8():
-    spec = build_wanted(parse(FLUX_DEV | {"profile": "flux-dev-24gb"})).spec
-    assert isinstance(spec.compute, GpuCompute)
-    assert spec.compute.pools[0].id == "ADA_24"
-    assert spec.compute.min_cuda == "13.0"
+    spec = build_spec(parse(FLUX_DEV | {"profile": "flux-dev-24gb"}))
+    assert spec.pools[0].id == "ADA_24"
+    assert fields_of(spec)["gpu.minCudaVersion"] == "13.0"
     assert spec.container_disk_gb == 35
     assert spec.env["PIXPOD_ACCEPT_LICENCES"] == "flux-1-dev-non-commercial"
 
 
 def test_subset_of_a_profile_needs_less():
-    spec = wanted(models=["sdxl"]).spec
+    spec = wanted(models=["sdxl"])
     assert spec.env == {"PIXPOD_MODELS": "sdxl"}
-    assert isinstance(spec.compute, GpuCompute)
-    assert spec.compute.pools[0].id == "AMPERE_16"
+    assert spec.pools[0].id == "AMPERE_16"
 
 
 def test_tiny_profile_runs_on_a_cpu():
-    spec = wanted(profile="tiny").spec
-    assert spec.compute == CpuCompute(flavor="cpu5c", vcpus=4)
+    spec = wanted(profile="tiny")
+    assert fields_of(spec)["cpu"] == [{"id": "cpu5c", "vcpuCount": 4}]
 
 
 def test_tiny_profile_runs_on_a_gpu_if_requested():
-    assert isinstance(wanted(profile="tiny", gpu_pools=["ADA_24"]).spec.compute, GpuCompute)
+    spec = wanted(profile="tiny", gpu_pools=["ADA_24"])
+    assert fields_of(spec)["gpu.pools"] == ["ADA_24"]
+    assert "cpu" not in fields_of(spec)
 
 
 def test_cached_model_is_a_thing_of_the_console():
-    built = build_wanted(parse(CACHED | {"models": ["sdxl"]}))
+    built = build_spec(parse(CACHED | {"models": ["sdxl"]}))
     assert any("stabilityai/stable-diffusion-xl-base-1.0" in remark for remark in built.remarks)
-    assert built.spec.network_volume_ids == ()
-    assert built.spec.container_disk_gb == 20
+    assert fields_of(built)["networkVolumes"] == []
+    assert built.container_disk_gb == 20
 
 
 def test_cost_of_quantizing_at_boot_is_a_remark():
     keys = CACHED | {"models": ["flux-schnell"], "precision": {"flux-schnell": "float8_dynamic"}}
-    assert any("quantizes" in remark for remark in build_wanted(parse(keys)).remarks)
+    assert any("quantizes" in remark for remark in build_spec(parse(keys)).remarks)
 
 
 def test_volume_is_attached_and_its_copy_fits_on_the_disk():
-    spec = build_wanted(parse(VOLUME)).spec
-    assert spec.network_volume_ids == ("vol1",)
+    spec = build_spec(parse(VOLUME))
+    assert fields_of(spec)["networkVolumes"] == ["vol1"]
     assert spec.container_disk_gb == 50
 
 
@@ -160,8 +160,8 @@ def test_precision_that_no_worker_takes_is_refused_even_for_named_pools():
 
 
 def test_idle_timeout_is_the_platforms_business_with_request_count():
-    assert wanted().spec.idle_timeout_s == 5
-    assert wanted(scaler="request_count").spec.idle_timeout_s is None
+    assert fields_of(wanted())["workers.idleTimeout"] == 5
+    assert "workers.idleTimeout" not in fields_of(wanted(scaler="request_count"))
 
 
 @pytest.mark.parametrize(
@@ -196,5 +196,5 @@ def test_file_that_cannot_be_read_is_named(tmp_path, content):
 def test_documented_file_works_and_names_every_key():
     text = (Path(__file__).resolve().parents[2] / "docs/deploy.md").read_text(encoding="utf-8")
     example = text[text.index("```toml") + 7 :].partition("```")[0]
-    assert build_wanted(parse(tomllib.loads(example)))
+    assert build_spec(parse(tomllib.loads(example)))
     assert [field.name for field in fields(Configuration) if field.name not in example] == []

@@ -8,8 +8,8 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from pixpod.settings import VARIABLES, Settings
+from pixpod_tools.deploy.build import disk_gb
 from pixpod_tools.deploy.configuration import Configuration, Mode
-from pixpod_tools.deploy.disk import disk_gb
 from pixpod_tools.deploy.pools import load_pools
 
 ROOT = Path(__file__).resolve().parents[2]

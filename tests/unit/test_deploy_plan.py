@@ -1,10 +1,11 @@
 """What is sent for a difference, and what the user reads of it."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 
-from pixpod_tools.deploy.build import build_wanted
+from pixpod_tools.deploy.build import build_spec
 from pixpod_tools.deploy.configuration import parse
 from pixpod_tools.deploy.documents import UnreadableAnswer, parse_endpoint, parse_listing
 from pixpod_tools.deploy.errors import EndpointConflict
@@ -21,7 +22,7 @@ KEYS = {
 
 
 def spec_of(**keys):
-    return build_wanted(parse(KEYS | keys)).spec
+    return build_spec(parse(KEYS | keys))
 
 
 def there(spec, **changes):
@@ -205,7 +206,7 @@ def test_plan_shows_old_and_new_but_no_value_that_may_be_secret():
         env__PIXPOD_KEY_SECRET="hunter2",
         env__OTHER="hunter2",
     )
-    text = plan_text(make_plan(SPEC, [endpoint]), SPEC, ["a remark"])
+    text = plan_text(make_plan(SPEC, [endpoint]), replace(SPEC, remarks=("a remark",)))
     assert text.splitlines()[:7] == [
         "endpoint 'pixpod' (ep1): update",
         "  workers.max: 9 -> 3",
@@ -221,13 +222,13 @@ def test_plan_shows_old_and_new_but_no_value_that_may_be_secret():
 def test_hidden_values_that_differ_are_said_to_change():
     spec = spec_of(env={"OTHER": "new"})
     endpoint = there(spec, env__OTHER="old")
-    text = plan_text(make_plan(spec, [endpoint]), spec, [])
+    text = plan_text(make_plan(spec, [endpoint]), spec)
     assert "  env.OTHER: changes\n" in text
 
 
 def test_plan_says_what_it_costs():
     spec = spec_of(min_workers=2, max_workers=4, gpu_pools=["ADA_48_PRO", "ADA_80_PRO"])
-    text = plan_text(make_plan(spec, ()), spec, [])
+    text = plan_text(make_plan(spec, ()), spec)
     assert "ADA_48_PRO    $0.00053 a second, $1.91 an hour" in text
     assert "min_workers 2: $91.58 to $200.45 a day, even without a job" in text
     assert "max_workers 4: $7.63 to $16.70 an hour, if all work" in text
@@ -235,7 +236,7 @@ def test_plan_says_what_it_costs():
 
 def test_pool_without_a_price_is_said_to_have_none():
     spec = spec_of(models=["sdxl"], gpu_pools=["ADA_32_PRO"])
-    assert "ADA_32_PRO    no price is known" in plan_text(make_plan(spec, ()), spec, [])
+    assert "ADA_32_PRO    no price is known" in plan_text(make_plan(spec, ()), spec)
 
 
 def test_first_job_is_ready_to_paste():

@@ -11,8 +11,8 @@ from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import GIB, Precision
 from pixpod.gpus import find_gpu
+from pixpod_tools.deploy.build import disk_gb
 from pixpod_tools.deploy.configuration import Mode
-from pixpod_tools.deploy.disk import disk_gb
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import ServedModel, files_gb, fit
 from pixpod_tools.deploy.pools import MAX_CHOSEN, choose_pools, load_pools, named_pools

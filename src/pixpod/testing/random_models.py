@@ -73,7 +73,9 @@ def build_random_model(
             name.replace("text_encoder", "tokenizer"): clip if _is_clip(family, name) else t5
             for name in family.text_encoders
         },
-        scheduler_config=getattr(diffusers, scheduler.class_name)(**architecture.scheduler).config,
+        scheduler_config=getattr(diffusers, scheduler.class_name)
+        .from_config(dict(architecture.scheduler))
+        .config,
         pipeline_options=family.pipeline_options,
     )
 

@@ -16,14 +16,14 @@ from pixpod.testing.runners import LocalRunner
 from pixpod_bench.gpu.measure import Subject
 from pixpod_bench.gpu.slices import Mode, Side, Variant
 from pixpod_bench.gpu.stock import StockRunner, compile_stock
-from pixpod_tools.bake.architectures import ARCHITECTURES
+from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
 
 def build_model(name: str, precision: Precision, device: torch.device) -> LoadedModel:
     spec = load_catalog()[name]
     return build_random_model(
-        ARCHITECTURES[name], clip_tokenizer(), t5_tokenizer(), spec, precision, device
+        get_architecture(name), clip_tokenizer(), t5_tokenizer(), spec, precision, device
     )
 
 

@@ -9,7 +9,7 @@ from PIL import Image
 
 from pixpod.catalog import ModelSpec, load_catalog
 from pixpod_bench.machine import ROOT
-from pixpod_tools.tiny import sample_training_scene
+from pixpod_tools.tiny.scenes import sample_training_scene
 
 WEIGHTS = ROOT / "model_cache"
 MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")

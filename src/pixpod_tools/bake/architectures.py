@@ -1,14 +1,20 @@
-"""Architectures for random weights, as data: published full-size configurations and tiny ones.
+"""Architectures for random weights: published full-size configurations as data, and tiny ones.
 
 Names are those of the catalog, whose entries have the defaults and limits of requests.
 """
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
+from pixpod.errors import InvalidSettings
 from pixpod.families import FLUX, SD15, SDXL, FamilySpec
 
 Config = Mapping[str, object]
+
+_TINY_CHECKPOINTS = Path(__file__).parents[3] / "model_cache" / "tiny"
+_NOTES = ("architectures", "dtype", "model_type", "transformers_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -43,7 +49,6 @@ _SDXL_VAE = {
     "force_upcast": False,  # as the fp16-safe VAE that is served with SDXL
 }
 _SD15_VAE = {**_VAE, "latent_channels": 4, "scaling_factor": 0.18215, "sample_size": 512}
-_TINY_VAE = {"block_out_channels": (16, 16, 32, 32), "norm_num_groups": 8, "layers_per_block": 1}
 
 _CLIP_L = {
     "vocab_size": 49408,
@@ -63,38 +68,17 @@ _CLIP_BIG_G = {
     "hidden_act": "gelu",
     "projection_dim": 1280,
 }
-_TINY_CLIP = {
-    "vocab_size": 256,
-    "hidden_size": 64,
-    "intermediate_size": 128,
-    "num_hidden_layers": 2,
-    "num_attention_heads": 4,
-    "projection_dim": 64,
-}
-
-_T5 = {
+_T5_XXL = {
     "feed_forward_proj": "gated-gelu",
     "is_encoder_decoder": False,
     "use_cache": False,
     "dropout_rate": 0.0,
-}
-_T5_XXL = {
-    **_T5,
     "vocab_size": 32128,
     "d_model": 4096,
     "d_kv": 64,
     "d_ff": 10240,
     "num_layers": 24,
     "num_heads": 64,
-}
-_TINY_T5 = {
-    **_T5,
-    "vocab_size": 256,
-    "d_model": 64,
-    "d_kv": 16,
-    "d_ff": 128,
-    "num_layers": 2,
-    "num_heads": 4,
 }
 
 _FLUX_TRANSFORMER = {
@@ -144,17 +128,7 @@ _EULER = {
     "steps_offset": 1,
 }
 
-MID_SIZE_FLUX_TRANSFORMER: Config = {
-    **_FLUX_TRANSFORMER,
-    "num_layers": 4,
-    "num_single_layers": 8,
-    "num_attention_heads": 4,
-    "joint_attention_dim": 512,
-    "pooled_projection_dim": 256,
-}
-"""Deep and wide enough for FP8 to behave as in the full one; 71 million parameters."""
-
-ARCHITECTURES: Mapping[str, Architecture] = {
+FULL_SIZE: Mapping[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
         Architecture(
@@ -200,61 +174,35 @@ ARCHITECTURES: Mapping[str, Architecture] = {
             },
             scheduler=_EULER,
         ),
-        Architecture(
-            name="flux-tiny",
-            family=FLUX,
-            components={
-                "text_encoder": _TINY_CLIP,
-                "text_encoder_2": _TINY_T5,
-                "transformer": {
-                    **_FLUX_TRANSFORMER,
-                    "num_layers": 2,
-                    "num_single_layers": 2,
-                    "attention_head_dim": 32,
-                    "num_attention_heads": 4,
-                    "joint_attention_dim": 64,
-                    "pooled_projection_dim": 64,
-                    "axes_dims_rope": (8, 12, 12),
-                },
-                "vae": _FLUX_VAE | _TINY_VAE,
-            },
-            scheduler=_FLOW_MATCH,
-        ),
-        Architecture(
-            name="sdxl-tiny",
-            family=SDXL,
-            components={
-                "text_encoder": _TINY_CLIP,
-                "text_encoder_2": _TINY_CLIP,
-                "unet": {
-                    **_SDXL_UNET,
-                    "block_out_channels": (32, 64, 64),
-                    "norm_num_groups": 16,
-                    "attention_head_dim": (2, 4, 4),
-                    "cross_attention_dim": 128,
-                    "transformer_layers_per_block": 1,
-                    "addition_time_embed_dim": 32,
-                    "projection_class_embeddings_input_dim": 64 + 6 * 32,
-                },
-                "vae": _SDXL_VAE | _TINY_VAE,
-            },
-            scheduler=_EULER,
-        ),
-        Architecture(
-            name="sd15-tiny",
-            family=SD15,
-            components={
-                "text_encoder": _TINY_CLIP,
-                "unet": {
-                    **_SD15_UNET,
-                    "block_out_channels": (32, 64, 64, 64),
-                    "norm_num_groups": 16,
-                    "attention_head_dim": 4,
-                    "cross_attention_dim": 64,
-                },
-                "vae": _SD15_VAE | _TINY_VAE,
-            },
-            scheduler=_EULER,
-        ),
     )
 }
+TINY: Mapping[str, FamilySpec] = {"flux-tiny": FLUX, "sdxl-tiny": SDXL, "sd15-tiny": SD15}
+
+
+def get_architecture(name: str) -> Architecture:
+    """Return a published architecture or that of a tiny checkpoint which ships.
+
+    Raises InvalidSettings for any other name.
+    """
+    if name in FULL_SIZE:
+        return FULL_SIZE[name]
+    if name not in TINY:
+        known = ", ".join((*FULL_SIZE, *TINY))
+        raise InvalidSettings(f"--random {name}: expected {known}")
+    folder = _TINY_CHECKPOINTS / name
+    return Architecture(
+        name=name,
+        family=TINY[name],
+        components={
+            each.name: _read(folder / each.name / "config.json") for each in TINY[name].components
+        },
+        scheduler=_read(folder / "scheduler" / "scheduler_config.json"),
+    )
+
+
+def _read(file: Path) -> Config:
+    """Return a config without what a library notes in it about the file."""
+    config: dict[str, object] = json.loads(file.read_text(encoding="utf-8"))
+    return {
+        key: value for key, value in config.items() if not key.startswith("_") and key not in _NOTES
+    }

@@ -9,7 +9,7 @@ from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.weights.disk import check_space, disk_faults
 from pixpod.weights.manifest import ManifestEntry
-from pixpod_tools.bake.bars import Bars
+from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.convert import convert, plan_conversion
 from pixpod_tools.bake.directory import add_model, is_baked
 from pixpod_tools.bake.random_cache import find_architecture, plan_model, write_random_model
@@ -26,7 +26,6 @@ def bake(
     catalog: Catalog,
     options: SourceOptions,
     max_shard_bytes: int,
-    bars: Bars,
 ) -> None:
     """Put a model into the directory unless it is there already, whole and by the same recipe.
 
@@ -36,20 +35,20 @@ def bake(
     dtype = DTYPE[recipe.plan.precision]
     with (
         disk_faults(directory, spec.name),
-        opened(spec, options, dtype, directory, bars) as origin,
+        opened(spec, options, dtype, directory) as origin,
     ):
         entry = _entry(spec, recipe, origin)
-        if is_baked(directory, entry, bars):
+        if is_baked(directory, entry):
             log.info("already baked", extra={"model": spec.name})
             return
         conversion = plan_conversion(spec, recipe, origin.folder, origin.vae)
         check_space(directory, conversion.size_bytes, spec.name)
 
         def make(folder: Path) -> None:
-            with bars(f"{spec.name}: converting", conversion.size_bytes) as bar:
+            with byte_bar(f"{spec.name}: converting", conversion.size_bytes) as bar:
                 convert(conversion, folder, max_shard_bytes, bar.update)
 
-        add_model(directory, entry, make, bars)
+        add_model(directory, entry, make)
 
 
 def bake_random(
@@ -57,7 +56,6 @@ def bake_random(
     recipe: ModelRecipe,
     size_bytes: int | None,
     max_shard_bytes: int,
-    bars: Bars,
 ) -> None:
     """A model of random weights; its revision in the manifest is `random`."""
     architecture = find_architecture(recipe.model, size_bytes)
@@ -75,10 +73,10 @@ def bake_random(
         check_space(directory, total_bytes, recipe.model)
 
         def make(folder: Path) -> None:
-            with bars(f"{recipe.model}: writing", total_bytes) as bar:
+            with byte_bar(f"{recipe.model}: writing", total_bytes) as bar:
                 write_random_model(folder, architecture, components, max_shard_bytes, bar.update)
 
-        add_model(directory, entry, make, bars)
+        add_model(directory, entry, make)
 
 
 def _get_spec(recipe: ModelRecipe, catalog: Catalog) -> ModelSpec:

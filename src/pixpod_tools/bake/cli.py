@@ -91,13 +91,13 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _bake(options: argparse.Namespace) -> int:
+    from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_tools.bake.bake import bake
-    from pixpod_tools.bake.bars import byte_bar
     from pixpod_tools.bake.directory import list_models
     from pixpod_tools.bake.recipes import get_profile, parse_recipe
     from pixpod_tools.bake.sources import SourceOptions, read_token
 
-    _silence()
+    silence_libraries()
     directory = _required(options.to, "--to DIR")
     recipes = (
         get_profile(options.profile)
@@ -115,21 +115,21 @@ def _bake(options: argparse.Namespace) -> int:
     )
     catalog = load_catalog(options.catalog)
     for recipe in recipes:
-        bake(directory, recipe, catalog, asked, options.shard_gb, byte_bar)
+        bake(directory, recipe, catalog, asked, options.shard_gb)
     _say_models(list_models(directory))
     return 0
 
 
 def _bake_random(options: argparse.Namespace) -> int:
+    from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_tools.bake.bake import bake_random
-    from pixpod_tools.bake.bars import byte_bar
     from pixpod_tools.bake.directory import list_models
     from pixpod_tools.bake.recipes import parse_random_recipe
 
-    _silence()
+    silence_libraries()
     directory = _required(options.to, "--to DIR")
     recipe = parse_random_recipe(options.random, load_catalog(options.catalog))
-    bake_random(directory, recipe, options.size_gb, options.shard_gb, byte_bar)
+    bake_random(directory, recipe, options.size_gb, options.shard_gb)
     _say_models(list_models(directory))
     return 0
 
@@ -181,12 +181,6 @@ def _say_models(models: Mapping[str, int]) -> None:
 
 def _say(*parts: str) -> None:
     sys.stdout.write(": ".join(parts) + "\n")
-
-
-def _silence() -> None:
-    from pixpod.engine.loading.model_loading import silence_libraries
-
-    silence_libraries()
 
 
 def _required(value: T | None, name: str) -> T:

@@ -14,34 +14,19 @@ from diffusers import TorchAoConfig
 from torch import nn
 from transformers import TorchAoConfig as TransformersTorchAoConfig
 
+from pixpod.engine.loading.components import DTYPE
+from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import (
     float8_dynamic_recipe,
     linear_layers,
     token_layers,
 )
-from pixpod.families import ComponentSpec, QuantizationSpec
+from pixpod.families import ComponentSpec, FamilySpec, Precision, QuantizationSpec
 from pixpod_tools.bake.parts import Planner, float8_parts
 from pixpod_tools.bake.shards import PlannedTensor
 
 Config = dict[str, Any]
 """The JSON of a `config.json`, hence Any."""
-
-_Class = Any
-"""A class of diffusers or transformers, which have no types."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ComponentClass:
-    """How a class of diffusers or transformers is built, named on disk and run through.
-
-    `order` lists top-level modules as a forward pass meets them, where that is not the order
-    in which the class makes them; what it does not name comes where it is made, after those.
-    """
-
-    model_class: _Class
-    library: str
-    stem: str
-    order: tuple[str, ...] = ()
 
 
 _ORDER: Mapping[str, tuple[str, ...]] = {
@@ -58,23 +43,13 @@ _ORDER: Mapping[str, tuple[str, ...]] = {
         *("encoder", "quant_conv"),
     ),
 }
-"""Order of top-level modules in a forward pass, for classes that make them in another order."""
+"""Order of top-level modules in a forward pass, for classes that make them in another order.
 
-_LIBRARIES = {
-    "diffusers": (diffusers, "diffusion_pytorch_model"),
-    "transformers": (transformers, "model"),
-}
+What is not named comes where it is made, after those.
+"""
 
-
-def class_of(component: ComponentSpec) -> ComponentClass:
-    """Return the class of a family's component."""
-    library, stem = _LIBRARIES[component.library]
-    return ComponentClass(
-        model_class=getattr(library, component.class_name),
-        library=component.library,
-        stem=stem,
-        order=_ORDER.get(component.class_name, ()),
-    )
+STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+"""Names of weight files by library."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,17 +64,33 @@ class Storage:
     is_adaln_float8: bool = True
 
 
+def storage_of(family: FamilySpec, plan: QuantizationPlan, component: str) -> Storage:
+    """Return how a plan stores a component of a pipeline."""
+    float8 = Precision.FLOAT8_DYNAMIC
+    precisions = {family.denoiser: plan.precision}
+    if plan.precision is float8 and family.large_text_encoder and plan.t5:
+        precisions[family.large_text_encoder] = plan.t5
+    return Storage(
+        dtype=DTYPE[plan.precision],
+        is_float8=precisions.get(component) is float8,
+        is_adaln_float8=plan.adaln is float8,
+    )
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Component:
     """A component as it will be stored. `metadata` goes into each shard's header."""
 
-    name: str
-    kind: ComponentClass
+    spec: ComponentSpec
     config: Config
     storage: Storage
     tensors: tuple[PlannedTensor, ...]
     float8_names: frozenset[str]
     metadata: Mapping[str, str]
+
+    @property
+    def name(self) -> str:
+        return self.spec.name
 
     @property
     def size_bytes(self) -> int:
@@ -120,20 +111,19 @@ def plan_component(
 
     Tied weights are stored once, under the first of their names.
     """
-    kind = class_of(component)
-    module = build_on_meta(kind, config)
+    module = _build_on_meta(component, config)
+    order = _ORDER.get(component.class_name, ())
     float8_layers = (
         _float8_layers(module, storage, quantization) if storage.is_float8 else frozenset()
     )
     planner = Planner()
     planned = [
         planner.plan(key, _cast(tensor, storage.dtype), key in float8_layers)
-        for key, tensor in in_execution_order(_untied(module), kind.order).items()
+        for key, tensor in in_execution_order(_untied(module), order).items()
     ]
     return Component(
-        name=component.name,
-        kind=kind,
-        config=_stored_config(kind, config, storage),
+        spec=component,
+        config=_stored_config(component.library, config, storage),
         storage=storage,
         tensors=tuple(planned),
         float8_names=frozenset(tensor.name for tensor in planned if len(tensor.parts) > 1),
@@ -141,13 +131,16 @@ def plan_component(
     )
 
 
-def build_on_meta(kind: ComponentClass, config: Config) -> nn.Module:
+def _build_on_meta(component: ComponentSpec, config: Config) -> nn.Module:
+    is_diffusers = component.library == "diffusers"
+    # Any: the classes of both libraries have no types
+    model_class: Any = getattr(diffusers if is_diffusers else transformers, component.class_name)
     with torch.device("meta"):
-        if kind.library == "diffusers":
-            module = kind.model_class.from_config(config)
-        else:
-            module = kind.model_class(kind.model_class.config_class.from_dict(config))
-    assert isinstance(module, nn.Module)
+        module: nn.Module = (
+            model_class.from_config(config)
+            if is_diffusers
+            else model_class(model_class.config_class.from_dict(config))
+        )
     return module
 
 
@@ -184,13 +177,13 @@ def _float8_layers(
     )
 
 
-def _stored_config(kind: ComponentClass, config: Config, storage: Storage) -> Config:
+def _stored_config(library: str, config: Config, storage: Storage) -> Config:
     """What stock `from_pretrained` needs; which layers are float8 is in the shards' headers."""
     stored = {key: value for key, value in config.items() if not key.startswith("_name")}
-    if kind.library == "transformers":
+    if library == "transformers":
         stored = {key: value for key, value in stored.items() if key != "torch_dtype"}
         stored |= {"dtype": str(storage.dtype).removeprefix("torch.")}
     if storage.is_float8:
-        quantizer = TorchAoConfig if kind.library == "diffusers" else TransformersTorchAoConfig
+        quantizer = TorchAoConfig if library == "diffusers" else TransformersTorchAoConfig
         stored["quantization_config"] = quantizer(float8_dynamic_recipe()).to_dict()
     return stored

@@ -18,11 +18,11 @@ from safetensors import SafetensorError, safe_open
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
 from pixpod.weights.layout import MODEL_INDEX, tensor_paths
-from pixpod_tools.bake.components import Component, plan_component
+from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.directory import NOT_LISTED
 from pixpod_tools.bake.layout import write_component, write_json
 from pixpod_tools.bake.names import match_names
-from pixpod_tools.bake.recipes import ModelRecipe, storage_of
+from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.shards import PlannedTensor, Progress
 
 _SMALL_KINDS = {".json", ".txt", ".model"}
@@ -66,7 +66,7 @@ def plan_conversion(
         config = _read_json(folder / "config.json")
         if "quantization_config" in config:
             raise ModelUnavailable(f"{folder}: is quantised already: bake from 16-bit weights")
-        storage = storage_of(spec.family, recipe, name)
+        storage = storage_of(spec.family, recipe.plan, name)
         components.append(plan_component(component, config, storage, spec.family.quantization))
     return Conversion(source=source, index=index, components=tuple(components), folders=folders)
 

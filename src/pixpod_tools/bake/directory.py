@@ -18,7 +18,7 @@ from pixpod.weights.manifest import (
     read_manifest,
     render_manifest,
 )
-from pixpod_tools.bake.bars import Bars
+from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.checksums import describe_files, total_bytes
 from pixpod_tools.bake.verify import verify_entry
 
@@ -28,12 +28,12 @@ NOT_LISTED = ("LICENSE", "README", "NOTICE")
 _STAMP = "bake.json"
 
 
-def is_baked(directory: Path, entry: ManifestEntry, bars: Bars) -> bool:
+def is_baked(directory: Path, entry: ManifestEntry) -> bool:
     """Whether the directory has this very model already, every byte of it."""
     found = _manifest(directory).get(entry.name)
     if found is None or replace(found, files=()) != entry:
         return False
-    with bars(f"{entry.name}: checking", found.size_bytes) as bar:
+    with byte_bar(f"{entry.name}: checking", found.size_bytes) as bar:
         return not verify_entry(directory, found, bar.update)
 
 
@@ -44,9 +44,7 @@ def list_models(directory: Path) -> dict[str, int]:
     return {name: entry.size_bytes for name, entry in _manifest(directory).items()}
 
 
-def add_model(
-    directory: Path, entry: ManifestEntry, make: Callable[[Path], None], bars: Bars
-) -> None:
+def add_model(directory: Path, entry: ManifestEntry, make: Callable[[Path], None]) -> None:
     """Let `make` fill a folder, checksum what it wrote, and list it in the manifest.
 
     `make` gets a folder that may hold what an earlier run of the same entry has finished.
@@ -54,7 +52,7 @@ def add_model(
     part = _prepare(directory, entry)
     make(part)
     paths = in_boot_order(_listed(part))
-    with bars(f"{entry.name}: checksums", total_bytes(part, paths)) as bar:
+    with byte_bar(f"{entry.name}: checksums", total_bytes(part, paths)) as bar:
         files = describe_files(part, paths, bar.update)
     (part / _STAMP).unlink()
     others = {name: other for name, other in _manifest(directory).items() if name != entry.name}

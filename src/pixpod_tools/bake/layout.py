@@ -4,7 +4,7 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pixpod_tools.bake.components import Component
+from pixpod_tools.bake.components import STEMS, Component
 from pixpod_tools.bake.shards import Progress, Read, write_shards
 
 
@@ -18,7 +18,7 @@ def write_component(
     write_json(part / "config.json", component.config)
     write_shards(
         part,
-        component.kind.stem,
+        STEMS[component.spec.library],
         component.tensors,
         read,
         metadata=component.metadata,

@@ -16,11 +16,11 @@ import diffusers
 import torch
 
 from pixpod.errors import InvalidSettings
-from pixpod_tools.bake.architectures import ARCHITECTURES, Architecture, Config
+from pixpod_tools.bake.architectures import Architecture, Config, get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
-from pixpod_tools.bake.components import Component, plan_component
+from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.layout import write_component, write_json
-from pixpod_tools.bake.recipes import ModelRecipe, storage_of
+from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.shards import PlannedTensor, Progress
 
 STD = 0.02
@@ -40,10 +40,7 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
 
     Raises InvalidSettings for a name without one, or a size for a model that has no such blocks.
     """
-    if name not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise InvalidSettings(f"--random {name}: expected {known}")
-    architecture = ARCHITECTURES[name]
+    architecture = get_architecture(name)
     if size_bytes is None:
         return architecture
     if (
@@ -92,7 +89,7 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
         plan_component(
             each,
             _full_config(each.class_name, architecture.components[each.name]),
-            storage_of(family, recipe, each.name),
+            storage_of(family, recipe.plan, each.name),
             family.quantization,
         )
         for each in family.components
@@ -159,8 +156,9 @@ def _write_small_parts(
         tokenizer.save_pretrained(folder / name)
         index[name] = ["transformers", "CLIPTokenizer" if is_clip else "T5Tokenizer"]
     for component in components:
-        index[component.name] = [component.kind.library, component.kind.model_class.__name__]
-    getattr(diffusers, scheduler)(**architecture.scheduler).save_config(folder / "scheduler")
+        index[component.name] = [component.spec.library, component.spec.class_name]
+    scheduler_class = getattr(diffusers, scheduler)
+    scheduler_class.from_config(dict(architecture.scheduler)).save_config(folder / "scheduler")
     write_json(folder / "model_index.json", index)
 
 

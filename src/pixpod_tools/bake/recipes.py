@@ -1,15 +1,16 @@
-"""Formats in which models are baked: profiles as data, and their notation on the command line."""
+"""Formats in which models are baked: profiles as data, and their notation on the command line.
+
+scripts/deploy and scripts/build_image read the profiles too, so nothing here needs torch.
+"""
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pixpod.catalog import Catalog
-from pixpod.engine.loading.components import DTYPE
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
 from pixpod.families import STORED_PRECISIONS, FamilySpec, Precision
-from pixpod_tools.bake.components import Storage
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,20 +39,6 @@ class ModelRecipe:
             f"denoiser in {plan.precision} (e4m3fn with a scale per row; activations likewise, "
             f"when they come) but for {', '.join(kept)}; {t5}; all else in bfloat16"
         )
-
-
-def storage_of(family: FamilySpec, recipe: ModelRecipe, component: str) -> Storage:
-    """Return how a recipe stores a component of a pipeline."""
-    float8 = Precision.FLOAT8_DYNAMIC
-    plan = recipe.plan
-    precisions = {family.denoiser: plan.precision}
-    if plan.precision is float8 and family.large_text_encoder and plan.t5:
-        precisions[family.large_text_encoder] = plan.t5
-    return Storage(
-        dtype=DTYPE[plan.precision],
-        is_float8=precisions.get(component) is float8,
-        is_adaln_float8=plan.adaln is float8,
-    )
 
 
 def _float8(

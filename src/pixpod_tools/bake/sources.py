@@ -18,7 +18,7 @@ from pixpod.errors import InvalidSettings, LicenceNotAccepted
 from pixpod.weights.hub_repository import VAE_FILES, fetch_repository, needed_files
 from pixpod.weights.layout import MODEL_INDEX
 from pixpod.weights.manifest import MANIFEST, read_manifest
-from pixpod_tools.bake.bars import Bars
+from pixpod_tools.bake.bars import byte_bar
 from pixpod_tools.bake.single_file import as_folder
 
 HUB = "hub"
@@ -87,7 +87,7 @@ def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
 
 @contextmanager
 def opened(
-    spec: ModelSpec, options: SourceOptions, dtype: torch.dtype, directory: Path, bars: Bars
+    spec: ModelSpec, options: SourceOptions, dtype: torch.dtype, directory: Path
 ) -> Iterator[Origin]:
     """The model's weights as a folder, for as long as they are needed.
 
@@ -108,7 +108,7 @@ def opened(
     path = Path(location)
     if location == HUB:
         downloads = directory / _DOWNLOADS / spec.name
-        yield _fetch(spec, options, downloads, bars)
+        yield _fetch(spec, options, downloads)
         shutil.rmtree(downloads)
         if not any(downloads.parent.iterdir()):
             downloads.parent.rmdir()
@@ -119,7 +119,7 @@ def opened(
         yield _local(spec, options, path)
 
 
-def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path, bars: Bars) -> Origin:
+def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path) -> Origin:
     revision = options.revision or spec.revision
     if spec.repository is None or revision is None:
         raise InvalidSettings(
@@ -130,8 +130,8 @@ def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path, bars: Bars)
     vae = options.vae
     if vae is None and spec.vae_repository and spec.vae_revision:
         vae = downloads / "vae"
-        _fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options, bars)
-    _fetch_to(folder, spec.repository, revision, needed_files(spec), options, bars)
+        _fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options)
+    _fetch_to(folder, spec.repository, revision, needed_files(spec), options)
     return Origin(folder=folder, revision=revision, repository=spec.repository, vae=vae)
 
 
@@ -141,9 +141,8 @@ def _fetch_to(
     revision: str,
     patterns: tuple[str, ...],
     options: SourceOptions,
-    bars: Bars,
 ) -> None:
-    with bars(f"{repository}: fetching", None) as bar:
+    with byte_bar(f"{repository}: fetching", None) as bar:
         seen = 0
 
         def progress(done_bytes: int, total_bytes: int) -> None:

@@ -3,11 +3,10 @@
 from collections.abc import Mapping
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pixpod_tools.boot_report.report import READ, BootReport, Phase
+from pixpod_tools.row_chart import BAR, GREY, MARK, save_row_chart
 
 COLOURS: Mapping[str, str] = {
     "start": "#9aa5b1",
@@ -22,67 +21,46 @@ COLOURS: Mapping[str, str] = {
     "warm": "#6aab8e",
 }
 _OTHER = "#c8cdd3"
-_INK, _PALE, _MOMENT = "#22303c", "#e4e8ec", "#b3372f"
-
-WIDTH_INCHES = 10.0
 ROW_INCHES = 0.3
-LABEL_INCHES = 2.1
-"""Of the names beside the rows."""
-
 MOMENT_INCHES = 0.22
 """Of one moment's words; they stand above the rows, one over the other."""
-
-_HEAD_INCHES, _FOOT_INCHES, _RIM_INCHES = 0.75, 0.6, 0.1
-_BAR = 0.72
 
 
 def save_boot_chart(report: BootReport, path: Path) -> None:
     """Write the chart; the file's ending is its format: svg, png or pdf."""
-    rows_inches = len(report.phases) * ROW_INCHES + _RIM_INCHES
-    height = _HEAD_INCHES + MOMENT_INCHES * len(report.moments) + rows_inches + _FOOT_INCHES
-    with mpl.rc_context({"font.family": "DejaVu Sans", "svg.hashsalt": "boot"}):
-        figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white")
-        left = LABEL_INCHES / WIDTH_INCHES
-        axes = figure.add_axes((left, _FOOT_INCHES / height, 0.97 - left, rows_inches / height))
-        _prepare(axes, report)
+
+    def draw(axes: Axes) -> None:
         for row, phase in enumerate(report.phases):
             _draw_bar(axes, row, phase, report.total_s)
         for number, moment in enumerate(report.moments):
             _draw_moment(axes, number, moment, report)
-        figure.text(0.02, 1 - 0.3 / height, _title(report), fontsize=13, color=_INK, weight="bold")
-        figure.text(0.02, 1 - 0.55 / height, _subtitle(report), fontsize=9, color="#5a6772")
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=160, metadata=metadata)
 
-
-def _prepare(axes: Axes, report: BootReport) -> None:
-    rows = len(report.phases)
-    axes.set_xlim(0, report.total_s * 1.02)
-    axes.set_ylim(rows - 0.4, -0.7)
-    axes.set_yticks(range(rows), [_name(phase) for phase in report.phases], fontsize=8.5)
-    axes.tick_params(axis="y", length=0, colors=_INK)
-    axes.tick_params(axis="x", labelsize=8.5, colors="#5a6772", length=3)
-    axes.set_xlabel("seconds since the process began", fontsize=9, color="#5a6772")
-    axes.grid(axis="x", color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#c8cdd3")
+    save_row_chart(
+        path,
+        title=_title(report),
+        subtitle=_subtitle(report),
+        labels=[_name(phase) for phase in report.phases],
+        unit="seconds since the process began",
+        limit=report.total_s,
+        row_inches=ROW_INCHES,
+        above_inches=MOMENT_INCHES * len(report.moments),
+        draw=draw,
+    )
 
 
 def _draw_bar(axes: Axes, row: int, phase: Phase, total_s: float) -> None:
     colour = COLOURS.get(phase.name, _OTHER)
     width = max(phase.took_s, total_s * 0.002)  # what took no time is still to be seen
-    axes.barh(row, width, left=phase.began_s, height=_BAR, color=colour, linewidth=0)
+    axes.barh(row, width, left=phase.began_s, height=BAR, color=colour, linewidth=0)
     text = _label(phase)
     is_room_right = phase.ended_s < total_s * 0.72
     is_inside = phase.took_s > total_s * 0.011 * len(text)
     if is_inside:
         place, side, ink = phase.began_s + phase.took_s / 2, "center", "white"
     elif is_room_right:
-        place, side, ink = phase.began_s + width + total_s * 0.006, "left", "#5a6772"
+        place, side, ink = phase.began_s + width + total_s * 0.006, "left", GREY
     else:
-        place, side, ink = phase.began_s - total_s * 0.006, "right", "#5a6772"
+        place, side, ink = phase.began_s - total_s * 0.006, "right", GREY
     label = axes.text(place, row, text, va="center", ha=side, fontsize=7.5, color=ink, zorder=3)
     if not is_inside:  # moments pass behind it
         label.set_bbox({"facecolor": "white", "alpha": 0.85, "linewidth": 0, "pad": 0.6})
@@ -90,12 +68,11 @@ def _draw_bar(axes: Axes, row: int, phase: Phase, total_s: float) -> None:
 
 def _draw_moment(axes: Axes, number: int, moment: Phase, report: BootReport) -> None:
     """A line through all rows and up to its words; words of later moments stand higher."""
-    rows_inches = len(report.phases) * ROW_INCHES + _RIM_INCHES
-    top = 1 + MOMENT_INCHES * (number + 0.5) / rows_inches
+    top = 1 + MOMENT_INCHES * (number + 0.5) / (len(report.phases) * ROW_INCHES)
     axes.axvline(
         moment.began_s,
         ymax=top,
-        color=_MOMENT,
+        color=MARK,
         linewidth=1,
         linestyle=(0, (4, 3)),
         alpha=0.85,
@@ -112,7 +89,7 @@ def _draw_moment(axes: Axes, number: int, moment: Phase, report: BootReport) -> 
         ha="right" if is_right else "left",
         va="center",
         fontsize=8.5,
-        color=_MOMENT,
+        color=MARK,
         bbox={"facecolor": "white", "linewidth": 0, "pad": 0.8},
         annotation_clip=False,
     )

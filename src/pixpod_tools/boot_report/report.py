@@ -4,6 +4,8 @@ import json
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+from tabulate import tabulate
+
 from pixpod.timeline import Span
 
 MESSAGE = "boot timeline"
@@ -108,15 +110,14 @@ def format_boot(report: BootReport) -> str:
     """A table: phases, then all that was read of each model, then the moments."""
     titles = ("phase", "of", "began s", "ended s", "took s", "GB", "GB/s")
     rows = [_cells(phase) for phase in report.phases]
-    rows += [("", "") + ("",) * 5]
+    rows += [("",) * len(titles)]
     rows += [_cells(phase, name="read, in all") for phase in report.reads]
     rows += [
         (phase.name.replace("_", " "), phase.subject, f"{phase.began_s:.2f}", *("",) * 4)
         for phase in report.moments
     ]
-    widths = [max(map(len, column)) for column in zip(titles, *rows, strict=True)]
-    lines = [titles, tuple("-" * width for width in widths), *rows]
-    return "".join(_line(line, widths) for line in lines)
+    sides = ("left", "left", *("right",) * 5)
+    return tabulate(rows, titles, colalign=sides, disable_numparse=True) + "\n"
 
 
 def _object_in(line: str) -> dict[str, object] | None:
@@ -174,12 +175,3 @@ def _cells(phase: Phase, name: str | None = None) -> tuple[str, ...]:
         "" if phase.size_bytes is None else f"{phase.size_bytes / 1e9:.2f}",
         "" if rate is None else f"{rate:.2f}",
     )
-
-
-def _line(cells: Sequence[str], widths: Sequence[int]) -> str:
-    """Words to the left, figures to the right."""
-    texts = [
-        cell.ljust(width) if column < 2 else cell.rjust(width)
-        for column, (cell, width) in enumerate(zip(cells, widths, strict=True))
-    ]
-    return "  ".join(texts).rstrip() + "\n"

@@ -1,12 +1,17 @@
 """All packages of a model, into a store."""
 
+import sys
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 from torch import nn
+from tqdm import tqdm
 
+from pixpod.catalog import ModelSpec
 from pixpod.engine.compilation.compile import (
     PACKAGE_OPTIONS,
     compile_key_of,
@@ -17,6 +22,7 @@ from pixpod.engine.compilation.compile import (
 from pixpod.engine.compilation.store import CompiledStore, Package, UnusablePackage
 from pixpod.engine.model import LoadedModel
 from pixpod_tools.compile.exporting import CannotPackage, build_package, samples, watch_calls
+from pixpod_tools.compile.models import load
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,3 +87,21 @@ def check_packages(model: LoadedModel, store: CompiledStore) -> None:
     if refused:
         reasons = "; ".join(compilation.warnings) or "its packages do not run"
         raise CannotPackage(f"{model.spec.name}: {', '.join(refused)}: {reasons}")
+
+
+def build_model(
+    spec: ModelSpec, weights_dir: Path, device: torch.device, store_dir: Path, *, is_anew: bool
+) -> str:
+    """Build what is missing of a model, or all, and check it; return a line about it."""
+    model = load(spec, weights_dir, device)
+    store = CompiledStore(store_dir)
+    tasks = tasks_left(model, store, is_anew=is_anew)
+    started = time.perf_counter()
+    with tqdm(total=len(tasks), desc=spec.name, unit="kind", disable=not tasks) as bar:
+        for package in build_packages(model, tasks, store, store_dir):
+            bar.update()
+            bar.write(f"  {package.size_bytes / 1e6:8.1f} MB  {package.kind}", file=sys.stdout)
+    check_packages(model, store)
+    seconds = time.perf_counter() - started
+    built = f"{len(tasks)} built in {seconds:.0f} s" if tasks else "all there"
+    return f"{spec.name} ({model.identity.precision}): {built}, checked"

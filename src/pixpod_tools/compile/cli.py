@@ -13,17 +13,11 @@ an image.
 import argparse
 import logging
 import sys
-import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
 
-from pixpod.catalog import Catalog, ModelSpec, load_catalog
-from pixpod.engine.compilation.store import CompiledStore
+from pixpod.catalog import load_catalog
 from pixpod.errors import WorkerError
-
-if TYPE_CHECKING:
-    import torch
 
 WEIGHTS = Path(__file__).parents[3] / "model_cache"
 
@@ -39,75 +33,38 @@ def main(arguments: Sequence[str] | None = None) -> int:
     from pixpod_tools.compile.exporting import CannotPackage
 
     try:
-        return _run(given)
+        for line in _run(given):
+            sys.stdout.write(line + "\n")
     except (WorkerError, CannotPackage) as error:
         sys.stderr.write(f"scripts/compile: {error}\n")
         return 1
+    return 0
 
 
-def _run(given: argparse.Namespace) -> int:
+def _run(given: argparse.Namespace) -> Iterator[str]:
+    """Yield lines for standard output."""
+    from pixpod.engine.compilation.compile import compile_key_of
     from pixpod.engine.device import prepare_device
+    from pixpod_tools.compile.building import build_model
+    from pixpod_tools.compile.listing import list_store
     from pixpod_tools.compile.measuring import Way, measure, measure_here
     from pixpod_tools.compile.models import choose_models
 
     device = prepare_device(given.device)
     store_dir: Path = given.to or given.weights / "compiled"
     if given.list is not None:
-        return _list(given.list, device)
-    catalog = load_catalog(given.catalog)
-    if given.measure is not None:
-        (spec,) = choose_models(catalog, given.weights, [given.measure], device)
-        if given.way is not None:  # this is the process that is measured
-            sys.stdout.write(measure_here(spec, given.weights, device, store_dir, Way(given.way)))
-        else:
-            for line in measure(spec, given.weights, device, catalog_file=given.catalog):
-                sys.stdout.write(line + "\n")
-        return 0
-    return _build(given, catalog, device, store_dir)
-
-
-def _list(directory: Path, device: "torch.device") -> int:
-    from pixpod.engine.compilation.compile import compile_key_of
-    from pixpod_tools.compile.listing import list_store
-
-    for line in list_store(directory, compile_key_of(device)):
-        sys.stdout.write(line + "\n")
-    return 0
-
-
-def _build(
-    given: argparse.Namespace, catalog: Catalog, device: "torch.device", store_dir: Path
-) -> int:
-    from pixpod.engine.compilation.compile import compile_key_of
-    from pixpod_tools.compile.models import choose_models
-
-    specs = choose_models(catalog, given.weights, given.model, device)
-    sys.stdout.write(f"{store_dir}/{compile_key_of(device).folder}\n")
-    for spec in specs:
-        _build_model(spec, given, device, store_dir)
-    return 0
-
-
-def _build_model(
-    spec: ModelSpec, given: argparse.Namespace, device: "torch.device", store_dir: Path
-) -> None:
-    from tqdm import tqdm
-
-    from pixpod_tools.compile.building import build_packages, check_packages, tasks_left
-    from pixpod_tools.compile.models import load
-
-    model = load(spec, given.weights, device)
-    store = CompiledStore(store_dir)
-    tasks = tasks_left(model, store, is_anew=given.anew)
-    started = time.perf_counter()
-    with tqdm(total=len(tasks), desc=spec.name, unit="kind", disable=not tasks) as bar:
-        for package in build_packages(model, tasks, store, store_dir):
-            bar.update()
-            bar.write(f"  {package.size_bytes / 1e6:8.1f} MB  {package.kind}", file=sys.stdout)
-    check_packages(model, store)
-    seconds = time.perf_counter() - started
-    built = f"{len(tasks)} built in {seconds:.0f} s" if tasks else "all there"
-    sys.stdout.write(f"{spec.name} ({model.identity.precision}): {built}, checked\n")
+        yield from list_store(given.list, compile_key_of(device))
+        return
+    names = given.model if given.measure is None else [given.measure]
+    specs = choose_models(load_catalog(given.catalog), given.weights, names, device)
+    if given.measure is None:
+        yield f"{store_dir}/{compile_key_of(device).folder}"
+        for spec in specs:
+            yield build_model(spec, given.weights, device, store_dir, is_anew=given.anew)
+    elif given.way is not None:  # this is the process that is measured
+        yield measure_here(specs[0], given.weights, device, store_dir, Way(given.way))
+    else:
+        yield from measure(specs[0], given.weights, device, catalog_file=given.catalog)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -23,6 +23,7 @@ from pixpod.engine.model import Compilation, LoadedModel
 from pixpod_tools.compile.building import build_packages, tasks_left
 from pixpod_tools.compile.exporting import CannotPackage
 from pixpod_tools.compile.models import load
+from pixpod_tools.generate.markdown import table
 
 WARM_IMAGES = 5
 
@@ -68,9 +69,7 @@ def measure(
         size_mb = sum(package.size_bytes for package in packages) / 1e6
     built = f"{len(packages)} packages, {size_mb:.1f} MB, built in {build_s:.0f} s"
     yield f"{spec.name} on {device}: {built}"
-    yield ""
-    yield from _table(found)
-    yield ""
+    yield "\n" + _table(found)
     yield json.dumps({way: asdict(times) for way, times in found.items()})
 
 
@@ -87,18 +86,14 @@ def measure_here(
         _check(compile_model(model, store, backend=backend), way)
     ready_s = time.perf_counter() - started
     width, height = spec.defaults.width, spec.defaults.height
-    first_s = _time_image(model, width, height)
-    other_size_s = _time_image(model, width // 2, height)
-    two_rows_s = _time_image(model, width, height, num_rows=2)
-    warm_s = min(_time_image(model, width, height) for _ in range(WARM_IMAGES))
     times = Times(
         ready_s=ready_s,
-        first_s=first_s,
-        other_size_s=other_size_s,
-        two_rows_s=two_rows_s,
-        warm_s=warm_s,
+        first_s=_time_image(model, width, height),
+        other_size_s=_time_image(model, width // 2, height),
+        two_rows_s=_time_image(model, width, height, num_rows=2),
+        warm_s=min(_time_image(model, width, height) for _ in range(WARM_IMAGES)),
     )
-    return json.dumps(asdict(times)) + "\n"
+    return json.dumps(asdict(times))
 
 
 def _measure_in_process(
@@ -146,12 +141,16 @@ def _time_image(model: LoadedModel, width: int, height: int, num_rows: int = 1) 
     return time.perf_counter() - started
 
 
-def _table(found: Mapping[Way, Times]) -> Iterator[str]:
+def _table(found: Mapping[Way, Times]) -> str:
     fields = list(asdict(found[Way.EAGER]))
     titles = [field.removesuffix("_s").replace("_", " ") for field in fields]
-    yield f"| seconds | {' | '.join(titles)} | start and first, to eager |"
-    yield f"|---{'|---' * (len(fields) + 1)}|"
     base = found[Way.EAGER].ready_s + found[Way.EAGER].first_s
-    for way, times in found.items():
-        values = " | ".join(f"{value:.2f}" for value in asdict(times).values())
-        yield f"| {way} | {values} | {(times.ready_s + times.first_s) / base:.1f} |"
+    rows = [
+        (
+            way,
+            *(f"{value:.2f}" for value in asdict(times).values()),
+            f"{(times.ready_s + times.first_s) / base:.1f}",
+        )
+        for way, times in found.items()
+    ]
+    return table(("seconds", *titles, "start and first, to eager"), rows)

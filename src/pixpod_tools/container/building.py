@@ -11,16 +11,6 @@ from pixpod_tools.container.base import LOCAL_BASE, LOCAL_PYTHON, provide_local_
 from pixpod_tools.container.commands import run
 from pixpod_tools.container.wheels import provide_wheels
 
-PROFILES = (
-    "tiny",
-    "flux-schnell+sdxl",
-    "flux-dev",
-    "flux-dev-24gb",
-    "flux-dev-adaln16",
-    "all",
-    "slim",
-)
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:

@@ -10,7 +10,8 @@ import tempfile
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from pixpod_tools.container.building import PROFILES, BuildSettings, build
+from pixpod_tools.bake.recipes import PROFILES
+from pixpod_tools.container.building import BuildSettings, build
 from pixpod_tools.container.commands import ImageError
 from pixpod_tools.container.layers import layer_table, save
 from pixpod_tools.container.running import run_command

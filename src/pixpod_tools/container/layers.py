@@ -18,7 +18,6 @@ class Layer:
     """`made_by` is the Dockerfile's line as the builder keeps it; `blob` an uncompressed tar."""
 
     digest: str
-    size_bytes: int
     made_by: str
     blob: Path
 
@@ -60,7 +59,6 @@ def save(image: str, folder: Path) -> SavedImage:
     layers = tuple(
         Layer(
             digest=each["digest"],
-            size_bytes=(folder / _hex(each["digest"])).stat().st_size,
             made_by=line,
             blob=folder / _hex(each["digest"]),
         )

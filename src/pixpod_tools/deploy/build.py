@@ -1,65 +1,54 @@
 """Builds the endpoint that a configuration describes, and remarks about it."""
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.settings import Settings
-from pixpod_tools.deploy.configuration import Configuration, Mode, Scaler
-from pixpod_tools.deploy.disk import disk_gb
-from pixpod_tools.deploy.endpoint import CpuCompute, EndpointSpec, GpuCompute
+from pixpod_tools.deploy.configuration import Configuration, Mode
+from pixpod_tools.deploy.endpoint import EndpointSpec
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import ServedModel, files_gb
 from pixpod_tools.deploy.pools import Pool, choose_pools, load_pools, named_pools
-from pixpod_tools.deploy.profiles import Profile, find_profile, served_models
+from pixpod_tools.deploy.profiles import CPU_FLAVORS, served_models
 
-DEFAULT_IDLE_TIMEOUT_S = 5
-"""The console's default; the API's own is 10."""
+SOFTWARE_GB = 12.0
+"""Image without weights, in 10^9 bytes: Python, torch and the CUDA libraries that it needs."""
+
+SCRATCH_GB = 5.0
+"""Compiled artefacts, logs, images on their way."""
+
+_STEP_GB = 5
 
 _OURS = ("PIXPOD_MODELS", "PIXPOD_PRECISION", "PIXPOD_ACCEPT_LICENCES")
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wanted:
-    """The endpoint, and remarks of one line each that the user reads before it is applied."""
-
-    spec: EndpointSpec
-    remarks: tuple[str, ...]
-
-
-def build_wanted(wanted: Configuration) -> Wanted:
+def build_spec(wanted: Configuration) -> EndpointSpec:
     """Raises InvalidConfiguration for what cannot work, before anything is sent."""
-    profile = find_profile(wanted)
-    models = served_models(wanted, profile, load_catalog())
+    models = served_models(wanted, load_catalog())
     _check_volume(wanted)
-    compute = _compute(wanted, profile, models)
-    uses_queue_delay = wanted.scaler is Scaler.QUEUE_DELAY
-    idle_timeout_s = wanted.idle_timeout_s or DEFAULT_IDLE_TIMEOUT_S
-    spec = EndpointSpec(
-        name=wanted.name,
-        image=wanted.image,
+    if wanted.cpu is not None and wanted.gpu_pools is not None:
+        raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
+    default_cpu = CPU_FLAVORS.get(wanted.profile) if wanted.gpu_pools is None else None
+    cpu = wanted.cpu or default_cpu
+    pools = () if cpu else _choose_pools(wanted, models)
+    return EndpointSpec(
+        configuration=wanted,
         env=_environment(wanted, models),
-        compute=compute,
-        min_workers=wanted.min_workers,
-        max_workers=wanted.max_workers,
-        idle_timeout_s=idle_timeout_s if uses_queue_delay else None,
-        scaler=wanted.scaler,
-        scaler_value=wanted.scaler_value,
-        execution_timeout_s=wanted.execution_timeout_s,
-        flashboot=wanted.flashboot,
+        pools=pools,
+        cpu=cpu,
         container_disk_gb=wanted.container_disk_gb or disk_gb(wanted.mode, files_gb(models)),
-        network_volume_ids=(wanted.network_volume_id,) if wanted.network_volume_id else (),
-        data_centers=wanted.data_centers,
-        registry_auth_id=wanted.registry_auth_id,
+        remarks=tuple(_remarks(wanted, models, pools)),
     )
-    return Wanted(spec=spec, remarks=tuple(_remarks(wanted, models, compute)))
 
 
-def secret_reference(name: str) -> str:
-    """How the platform is told to put a secret's value into a variable."""
-    return f"{{{{ RUNPOD_SECRET_{name} }}}}"
+def disk_gb(mode: Mode, weights_gb: float) -> int:
+    """Return what to ask for. The image lies on the container disk; so does a volume's copy."""
+    if mode is Mode.CACHED_MODEL:
+        weights_gb = 0.0
+    return math.ceil((SOFTWARE_GB + SCRATCH_GB + weights_gb) / _STEP_GB) * _STEP_GB
 
 
 def _check_volume(wanted: Configuration) -> None:
@@ -70,22 +59,11 @@ def _check_volume(wanted: Configuration) -> None:
         raise InvalidConfiguration("network_volume_id", wanted.network_volume_id, accepted)
 
 
-def _compute(
-    wanted: Configuration, profile: Profile | None, models: tuple[ServedModel, ...]
-) -> GpuCompute | CpuCompute:
-    flavor = wanted.cpu or (profile.cpu if profile and wanted.gpu_pools is None else None)
-    if flavor is not None:
-        if wanted.gpu_pools is not None:
-            raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
-        return CpuCompute(flavor=flavor, vcpus=wanted.vcpus)
+def _choose_pools(wanted: Configuration, models: tuple[ServedModel, ...]) -> tuple[Pool, ...]:
     pools = load_pools()
-    return GpuCompute(
-        pools=named_pools(pools, wanted.gpu_pools, models)
-        if wanted.gpu_pools is not None
-        else choose_pools(pools, models),
-        excluded_types=wanted.exclude_gpus,
-        min_cuda=wanted.min_cuda,
-    )
+    if wanted.gpu_pools is not None:
+        return named_pools(pools, wanted.gpu_pools, models)
+    return choose_pools(pools, models)
 
 
 def _environment(wanted: Configuration, models: tuple[ServedModel, ...]) -> Mapping[str, str]:
@@ -101,7 +79,9 @@ def _environment(wanted: Configuration, models: tuple[ServedModel, ...]) -> Mapp
     }
     plain = {name: value for name, value in own.items() if value} | wanted.env
     _check_settings(plain, wanted.secrets)
-    references = {name: secret_reference(secret) for name, secret in wanted.secrets.items()}
+    references = {
+        name: f"{{{{ RUNPOD_SECRET_{secret} }}}}" for name, secret in wanted.secrets.items()
+    }
     return dict(sorted((plain | references).items()))
 
 
@@ -117,13 +97,9 @@ def _check_settings(plain: Mapping[str, str], secrets: Mapping[str, str]) -> Non
 
 
 def _remarks(
-    wanted: Configuration,
-    models: tuple[ServedModel, ...],
-    compute: GpuCompute | CpuCompute,
+    wanted: Configuration, models: tuple[ServedModel, ...], pools: tuple[Pool, ...]
 ) -> list[str]:
-    remarks = []
-    if isinstance(compute, GpuCompute):
-        remarks += [_fit_text(pool, models) for pool in compute.pools]
+    remarks = [_fit_text(pool, models) for pool in pools]
     if wanted.mode is Mode.CACHED_MODEL:
         remarks.append(
             "REST v2 has no field for the cached model: after applying, set it in the console "

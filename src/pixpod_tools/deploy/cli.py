@@ -15,7 +15,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from pixpod_tools.deploy import configuration, report
-from pixpod_tools.deploy.build import Wanted, build_wanted
+from pixpod_tools.deploy.build import build_spec
 from pixpod_tools.deploy.client import API_URL, ServerlessApi
 from pixpod_tools.deploy.configuration import FlashBoot, Mode, Scaler
 from pixpod_tools.deploy.documents import Endpoint
@@ -47,33 +47,29 @@ def deploy(given: dict[str, Any], environ: Mapping[str, str]) -> None:
     """Raises DeployError."""
     dry_run, is_agreed = given.pop("dry_run"), given.pop("yes")
     url, key_file = given.pop("api_url"), given.pop("api_key_file")
-    wanted = build_wanted(configuration.parse(_keys(given)))
+    spec = build_spec(configuration.parse(_keys(given)))
     key = _api_key(key_file, environ)
     if key is None:
         if not dry_run:
             raise CredentialsRefused(
                 f"no API key: set {KEY_VARIABLE} or name its file by --api-key-file"
             )
-        _write(_plan_text(make_plan(wanted.spec, ()), wanted))
+        _write(report.plan_text(make_plan(spec, ()), spec))
         _write("without an API key nothing was read: this is the plan if no endpoint is there\n")
         return
     api = ServerlessApi(key, url)
     try:
-        plan = make_plan(wanted.spec, api.endpoints())
-        _write(_plan_text(plan, wanted))
+        plan = make_plan(spec, api.endpoints())
+        _write(report.plan_text(plan, spec))
         if dry_run:
             return
         _confirm(plan, is_agreed)
         endpoint = _apply(plan, api)
     finally:
         api.close()
-    _write(report.left_text(differences(wanted.spec, endpoint)))
-    model = wanted.spec.env["PIXPOD_MODELS"].partition(",")[0]
+    _write(report.left_text(differences(spec, endpoint)))
+    model = spec.env["PIXPOD_MODELS"].partition(",")[0]
     _write(report.done_text(endpoint, model))
-
-
-def _plan_text(plan: Plan, wanted: Wanted) -> str:
-    return report.plan_text(plan, wanted.spec, wanted.remarks)
 
 
 def _apply(plan: Plan, api: ServerlessApi) -> Endpoint:

@@ -6,26 +6,26 @@ the document, e.g. `workers.max`.
 
 import re
 from collections.abc import Mapping
-from types import MappingProxyType
 from typing import Any
 
 from pydantic import BaseModel, Field, TypeAdapter, ValidationError
 
 from pixpod_tools.deploy.configuration import FlashBoot, Scaler
-from pixpod_tools.deploy.endpoint import EndpointSpec, GpuCompute
+from pixpod_tools.deploy.endpoint import EndpointSpec
 
 Document = dict[str, Any]
 Fields = Mapping[str, Any]
 """Values by place, leaves only: `env.NAME`, `gpu.pools`, `workers.max`."""
 
 ENV = "env."
-_FLASHBOOT = MappingProxyType(
-    {
-        FlashBoot.OFF: "OFF",
-        FlashBoot.ON: "FLASHBOOT",
-        FlashBoot.PRIORITY: "PRIORITY_FLASHBOOT",
-    }
-)
+DEFAULT_IDLE_TIMEOUT_S = 5
+"""The console's default; the API's own is 10."""
+
+_FLASHBOOT: Mapping[FlashBoot, str] = {
+    FlashBoot.OFF: "OFF",
+    FlashBoot.ON: "FLASHBOOT",
+    FlashBoot.PRIORITY: "PRIORITY_FLASHBOOT",
+}
 
 
 class RequestUrls(BaseModel):
@@ -94,43 +94,37 @@ def _first(error: ValidationError) -> str:
 
 def fields_of(spec: EndpointSpec) -> Fields:
     """All that we keep as it should be. None, or an empty list, is a field that is not set."""
+    wanted = spec.configuration
     fields: dict[str, Any] = {
-        "image": spec.image,
+        "image": wanted.image,
         "disk": spec.container_disk_gb,
-        "registry": spec.registry_auth_id,
-        **_compute_fields(spec),
-        "workers.min": spec.min_workers,
-        "workers.max": spec.max_workers,
+        "registry": wanted.registry_auth_id,
     }
-    if spec.idle_timeout_s is not None:
-        fields["workers.idleTimeout"] = spec.idle_timeout_s
-    fields |= {
-        **_scaling_fields(spec),
-        "timeout": spec.execution_timeout_s * 1_000,
-        "flashboot": _FLASHBOOT[spec.flashboot],
-        "dataCenterIds": list(spec.data_centers),
-        "networkVolumes": list(spec.network_volume_ids),
-        **{f"{ENV}{name}": value for name, value in spec.env.items()},
-    }
-    return fields
-
-
-def _compute_fields(spec: EndpointSpec) -> Fields:
-    if isinstance(spec.compute, GpuCompute):
-        return {
-            "gpu.pools": [pool.id for pool in spec.compute.pools],
-            "gpu.excludedTypes": list(spec.compute.excluded_types),
+    if spec.pools:
+        fields |= {
+            "gpu.pools": [pool.id for pool in spec.pools],
+            "gpu.excludedTypes": list(wanted.exclude_gpus),
             "gpu.count": 1,
-            "gpu.minCudaVersion": spec.compute.min_cuda,
+            "gpu.minCudaVersion": wanted.min_cuda,
             "gpu.allowedCudaVersions": [],
         }
-    return {"cpu": [{"id": spec.compute.flavor, "vcpuCount": spec.compute.vcpus}]}
-
-
-def _scaling_fields(spec: EndpointSpec) -> Fields:
-    if spec.scaler is Scaler.REQUEST_COUNT:
-        return {"scaling.type": "REQUEST_COUNT", "scaling.requestCount": int(spec.scaler_value)}
-    return {"scaling.type": "QUEUE_DELAY", "scaling.queueDelay": spec.scaler_value}
+    else:
+        fields["cpu"] = [{"id": spec.cpu, "vcpuCount": wanted.vcpus}]
+    fields |= {"workers.min": wanted.min_workers, "workers.max": wanted.max_workers}
+    if wanted.scaler is Scaler.REQUEST_COUNT:
+        fields["scaling.type"] = "REQUEST_COUNT"
+        fields["scaling.requestCount"] = int(wanted.scaler_value)
+    else:
+        fields["workers.idleTimeout"] = wanted.idle_timeout_s or DEFAULT_IDLE_TIMEOUT_S
+        fields["scaling.type"] = "QUEUE_DELAY"
+        fields["scaling.queueDelay"] = wanted.scaler_value
+    return fields | {
+        "timeout": wanted.execution_timeout_s * 1_000,
+        "flashboot": _FLASHBOOT[wanted.flashboot],
+        "dataCenterIds": list(wanted.data_centers),
+        "networkVolumes": [wanted.network_volume_id] if wanted.network_volume_id else [],
+        **{f"{ENV}{name}": value for name, value in spec.env.items()},
+    }
 
 
 def fields_there(endpoint: Endpoint) -> Fields:
@@ -166,7 +160,7 @@ def creation(spec: EndpointSpec) -> Document:
         for place, value in fields_of(spec).items()
         if value is not None and value != []
     }
-    return {"name": spec.name, "type": "QUEUE", **_nested(set_fields)}
+    return {"name": spec.configuration.name, "type": "QUEUE", **_nested(set_fields)}
 
 
 def update(spec: EndpointSpec, changed: set[str]) -> Document:

@@ -8,7 +8,7 @@ from enum import StrEnum
 
 from pixpod_tools.deploy import documents
 from pixpod_tools.deploy.documents import ENV, Document, Endpoint
-from pixpod_tools.deploy.endpoint import EndpointSpec, GpuCompute
+from pixpod_tools.deploy.endpoint import EndpointSpec
 from pixpod_tools.deploy.errors import EndpointConflict
 
 _UNORDERED = {
@@ -81,11 +81,12 @@ def differences(spec: EndpointSpec, endpoint: Endpoint) -> tuple[Change, ...]:
 
 
 def _find(spec: EndpointSpec, endpoints: Sequence[Endpoint]) -> Endpoint | None:
-    found = [endpoint for endpoint in endpoints if endpoint.name == spec.name]
+    name = spec.configuration.name
+    found = [endpoint for endpoint in endpoints if endpoint.name == name]
     if len(found) > 1:
         ids = ", ".join(endpoint.id for endpoint in found)
         raise EndpointConflict(
-            f"{len(found)} endpoints are named {spec.name!r} ({ids}): "
+            f"{len(found)} endpoints are named {name!r} ({ids}): "
             "rename or delete all but one in the console"
         )
     if not found:
@@ -93,14 +94,14 @@ def _find(spec: EndpointSpec, endpoints: Sequence[Endpoint]) -> Endpoint | None:
     endpoint = found[0]
     if endpoint.type not in (None, "QUEUE"):
         raise EndpointConflict(
-            f"endpoint {spec.name!r} ({endpoint.id}) is of type {endpoint.type}, which cannot be "
+            f"endpoint {name!r} ({endpoint.id}) is of type {endpoint.type}, which cannot be "
             "changed: choose another name or delete it in the console"
         )
-    wants_gpu = isinstance(spec.compute, GpuCompute)
+    wants_gpu = bool(spec.pools)
     if (endpoint.gpu is not None) != wants_gpu:
         kinds = ("CPU", "GPU") if wants_gpu else ("GPU", "CPU")
         raise EndpointConflict(
-            f"endpoint {spec.name!r} ({endpoint.id}) runs on {kinds[0]}, which cannot be changed "
+            f"endpoint {name!r} ({endpoint.id}) runs on {kinds[0]}, which cannot be changed "
             f"to {kinds[1]}: choose another name or delete it in the console"
         )
     return endpoint

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from importlib import resources
 
-from pixpod.gpus import Gpu, find_gpu, price_basis
+from pixpod.gpus import Gpu, find_gpu
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import Fit, ServedModel, fit
 
@@ -17,12 +17,11 @@ MAX_CHOSEN = 3
 class Pool:
     """GPUs that the platform gives out as one. `usd_per_second` is that of the dearest.
 
-    A pool without a price is taken by name only. `price_basis` is the source of prices.
+    A pool without a price is taken by name only.
     """
 
     id: str
     gpus: tuple[Gpu, ...]
-    price_basis: str
 
     @property
     def usd_per_second(self) -> float | None:
@@ -38,7 +37,7 @@ class Pool:
 def load_pools() -> tuple[Pool, ...]:
     text = resources.files("pixpod_tools.deploy").joinpath("pools.toml").read_text(encoding="utf-8")
     return tuple(
-        Pool(id=entry["id"], gpus=tuple(map(_gpu, entry["gpus"])), price_basis=price_basis())
+        Pool(id=entry["id"], gpus=tuple(map(_gpu, entry["gpus"])))
         for entry in tomllib.loads(text)["pools"]
     )
 

@@ -1,64 +1,29 @@
-"""Models that an endpoint serves and their formats; profiles of images are in `profiles.toml`."""
+"""Models that an endpoint serves, and the formats of their files."""
 
-import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
-from importlib import resources
-
-from pydantic import TypeAdapter
+from dataclasses import replace
 
 from pixpod.catalog import Catalog
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import Precision
+from pixpod_tools.bake.recipes import PROFILES
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import ServedModel
 
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Profile:
-    """Content of an image. `cpu` is the kind of CPU worker that it runs on, if it needs no GPU.
-
-    `t5` and `adaln` are as in `QuantizationPlan`, for all models in float8.
-    """
-
-    models: Mapping[str, Precision]
-    t5: Precision = Precision.BFLOAT16
-    adaln: Precision = Precision.FLOAT8_DYNAMIC
-    cpu: str | None = None
+CPU_FLAVORS: Mapping[str | None, str] = {"tiny": "cpu5c"}
+"""Kinds of CPU workers for the profiles that need no GPU."""
 
 
-def load_profiles() -> Mapping[str, Profile]:
-    text = (
-        resources.files("pixpod_tools.deploy").joinpath("profiles.toml").read_text(encoding="utf-8")
-    )
-    return TypeAdapter(dict[str, Profile]).validate_python(tomllib.loads(text))
-
-
-def find_profile(wanted: Configuration) -> Profile | None:
-    """Raises InvalidConfiguration for an unknown name, or if a baked image's is missing."""
-    profiles = load_profiles()
-    if wanted.profile is None:
-        if wanted.mode is Mode.BAKED:
-            raise InvalidConfiguration("profile", None, f"any of {', '.join(profiles)}")
-        return None
-    if wanted.profile not in profiles:
-        raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(profiles)}")
-    return profiles[wanted.profile]
-
-
-def served_models(
-    wanted: Configuration, profile: Profile | None, catalog: Catalog
-) -> tuple[ServedModel, ...]:
+def served_models(wanted: Configuration, catalog: Catalog) -> tuple[ServedModel, ...]:
     """Return the configured models, else all of the profile. Raises InvalidConfiguration."""
-    profile = profile or Profile(models={})
-    held = profile.models
-    names = tuple(held) if wanted.models is None else wanted.models
-    if wanted.mode is Mode.BAKED and not held:
+    baked = _baked_plans(wanted)
+    names = tuple(baked) if wanted.models is None else wanted.models
+    if wanted.mode is Mode.BAKED and not baked:
         raise InvalidConfiguration(
             "profile", wanted.profile, "one with weights in mode baked; else set mode and models"
         )
-    offered = held if wanted.mode is Mode.BAKED else catalog
+    offered = baked if wanted.mode is Mode.BAKED else catalog
     for name in names:
         if name not in offered:
             raise InvalidConfiguration("models", name, f"any of {', '.join(offered)}")
@@ -72,17 +37,29 @@ def served_models(
     return tuple(
         ServedModel(
             spec=catalog[name],
-            baked=_baked(profile, held.get(name) or catalog[name].precision["cuda"]),
+            baked=_with_t5(
+                baked.get(name) or QuantizationPlan(precision=catalog[name].precision["cuda"])
+            ),
             requested=wanted.precision.get(name),
         )
         for name in names
     )
 
 
-def _baked(profile: Profile, precision: Precision) -> QuantizationPlan:
-    if precision is not Precision.FLOAT8_DYNAMIC:
-        return QuantizationPlan(precision=precision)
-    return QuantizationPlan(precision=precision, t5=profile.t5, adaln=profile.adaln)
+def _baked_plans(wanted: Configuration) -> Mapping[str, QuantizationPlan]:
+    """Return the models of the profile; none without one, which a baked image must have."""
+    if wanted.profile is None and wanted.mode is not Mode.BAKED:
+        return {}
+    if wanted.profile is None or wanted.profile not in PROFILES:
+        raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(PROFILES)}")
+    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile]}
+
+
+def _with_t5(plan: QuantizationPlan) -> QuantizationPlan:
+    """Return a float8 plan that says what the bake makes of T5."""
+    if plan.precision is not Precision.FLOAT8_DYNAMIC:
+        return plan
+    return replace(plan, t5=plan.t5 or Precision.BFLOAT16)
 
 
 def _check_cacheable(names: tuple[str, ...], catalog: Catalog) -> None:

@@ -3,8 +3,9 @@
 import json
 from collections.abc import Iterable
 
+from pixpod.gpus import price_basis
 from pixpod_tools.deploy.documents import ENV, Endpoint, is_reference
-from pixpod_tools.deploy.endpoint import EndpointSpec, GpuCompute
+from pixpod_tools.deploy.endpoint import EndpointSpec
 from pixpod_tools.deploy.plan import Action, Change, Plan
 
 SECONDS_A_DAY = 86_400
@@ -12,12 +13,12 @@ _SHOWN = ("PIXPOD_", "RUNPOD_")
 _HIDDEN = ("KEY", "SECRET", "TOKEN", "PASSWORD", "URL")
 
 
-def plan_text(plan: Plan, spec: EndpointSpec, remarks: Iterable[str]) -> str:
+def plan_text(plan: Plan, spec: EndpointSpec) -> str:
     """The whole plan; ends with a line end."""
     known = f" ({plan.endpoint.id})" if plan.endpoint else ""
-    lines = [f"endpoint {spec.name!r}{known}: {plan.action}"]
+    lines = [f"endpoint {spec.configuration.name!r}{known}: {plan.action}"]
     lines += [f"  {change_text(change, plan.action)}" for change in plan.changes]
-    lines += [f"  note: {remark}" for remark in remarks]
+    lines += [f"  note: {remark}" for remark in spec.remarks]
     lines += _cost_lines(spec)
     return "\n".join(lines) + "\n"
 
@@ -45,21 +46,21 @@ def _shown(place: str, value: object) -> str:
 
 
 def _cost_lines(spec: EndpointSpec) -> list[str]:
-    if not isinstance(spec.compute, GpuCompute):
-        return [f"cost: no price is known for CPU workers of kind {spec.compute.flavor}"]
-    pools = spec.compute.pools
-    lines = [f"cost while a worker starts, works or idles ({pools[0].price_basis}):"]
-    prices = [pool.usd_per_second for pool in pools]
-    for pool, price in zip(pools, prices, strict=True):
+    if not spec.pools:
+        return [f"cost: no price is known for CPU workers of kind {spec.cpu}"]
+    lines = [f"cost while a worker starts, works or idles ({price_basis()}):"]
+    prices = [pool.usd_per_second for pool in spec.pools]
+    for pool, price in zip(spec.pools, prices, strict=True):
         words = "no price is known" if price is None else f"${price:.5f} a second"
         hourly = "" if price is None else f", ${price * 3_600:.2f} an hour"
         lines.append(f"  {pool.id:<13} {words}{hourly}")
     known = [price for price in prices if price is not None]
     if known:
-        span = _dollars(min(known), max(known), spec.min_workers * SECONDS_A_DAY)
-        lines.append(f"  min_workers {spec.min_workers}: {span} a day, even without a job")
-        span = _dollars(min(known), max(known), spec.max_workers * 3_600)
-        lines.append(f"  max_workers {spec.max_workers}: {span} an hour, if all work")
+        least, most = spec.configuration.min_workers, spec.configuration.max_workers
+        span = _dollars(min(known), max(known), least * SECONDS_A_DAY)
+        lines.append(f"  min_workers {least}: {span} a day, even without a job")
+        span = _dollars(min(known), max(known), most * 3_600)
+        lines.append(f"  max_workers {most}: {span} an hour, if all work")
     return lines
 
 

@@ -4,23 +4,18 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
-import matplotlib as mpl
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 
 from pixpod.engine.component_key import ComponentKey
-from pixpod.engine.memory.residency import Budget, ResidencyPlan
+from pixpod.engine.memory.residency import ResidencyPlan
 from pixpod.families import GIB
+from pixpod_tools.row_chart import BAR, INK, MARK, save_row_chart
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
 """Colours of models, in their order; further ones begin again."""
 
-_CUDA, _WORK, _INK, _PALE, _LIMIT = "#9aa5b1", "#dfe4e8", "#22303c", "#e4e8ec", "#b3372f"
+_CUDA, _WORK = "#9aa5b1", "#dfe4e8"
 _NOTE = "hatched: otherwise offloaded to host memory; pale: activations for one default image"
-_BAR = 0.72
-WIDTH_INCHES = 10.0
-ROW_INCHES = 0.42
-_LABEL_INCHES, _HEAD_INCHES, _FOOT_INCHES = 2.3, 0.75, 0.6
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -35,25 +30,27 @@ class Piece:
 
 def save_chart(title: str, plan: ResidencyPlan, path: Path) -> None:
     """Write the chart; the file's ending is its format: svg, png or pdf."""
+    assert plan.budget is not None
+    gpu_bytes = plan.budget.gpu_bytes
     bars = dict(_bars(plan))
-    rows_inches = len(bars) * ROW_INCHES + 0.1
-    height = _HEAD_INCHES + rows_inches + _FOOT_INCHES
-    with mpl.rc_context(
-        {"font.family": "DejaVu Sans", "svg.hashsalt": "plan", "hatch.linewidth": 0.6}
-    ):
-        figure = Figure(figsize=(WIDTH_INCHES, height), facecolor="white")
-        left = _LABEL_INCHES / WIDTH_INCHES
-        axes = figure.add_axes((left, _FOOT_INCHES / height, 0.97 - left, rows_inches / height))
-        assert plan.budget is not None
-        _prepare(axes, list(bars), plan.budget)
+
+    def draw(axes: Axes) -> None:
+        axes.axvline(gpu_bytes / GIB, color=MARK, linewidth=1.2, linestyle=(0, (4, 3)))
         for row, pieces in enumerate(bars.values()):
-            _add_bar(axes, row, pieces, plan.budget.gpu_bytes)
-        figure.text(
-            0.02, 1 - 0.3 / height, _headline(title, plan), fontsize=13, color=_INK, weight="bold"
-        )
-        figure.text(0.02, 1 - 0.55 / height, _NOTE, fontsize=9, color="#5a6772")
-        metadata = {"Date": None} if path.suffix == ".svg" else {}
-        figure.savefig(path, dpi=160, metadata=metadata)
+            _add_bar(axes, row, pieces, gpu_bytes)
+
+    count = len(plan.offloaded)
+    where = f"{count} components offloaded" if count else "all resident"
+    save_row_chart(
+        path,
+        title=f"{title}: {gpu_bytes / GIB:.1f} GiB, {where}",
+        subtitle=_NOTE,
+        labels=list(bars),
+        unit="GiB of the GPU",
+        limit=gpu_bytes / GIB,
+        row_inches=0.42,
+        draw=draw,
+    )
 
 
 def _bars(plan: ResidencyPlan) -> Iterator[tuple[str, list[Piece]]]:
@@ -84,22 +81,6 @@ def _colour(plan: ResidencyPlan, key: ComponentKey) -> str:
     return COLOURS[names.index(key.model) % len(COLOURS)]
 
 
-def _prepare(axes: Axes, labels: list[str], budget: Budget) -> None:
-    limit = budget.gpu_bytes / GIB
-    axes.set_xlim(0, limit * 1.03)
-    axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_yticks(range(len(labels)), labels, fontsize=9)
-    axes.tick_params(axis="y", length=0, colors=_INK)
-    axes.tick_params(axis="x", labelsize=8.5, colors="#5a6772", length=3)
-    axes.set_xlabel("GiB of the GPU", fontsize=9, color="#5a6772")
-    axes.grid(axis="x", color=_PALE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    axes.axvline(limit, color=_LIMIT, linewidth=1.2, linestyle=(0, (4, 3)))
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color("#c8cdd3")
-
-
 def _add_bar(axes: Axes, row: int, pieces: list[Piece], gpu_bytes: int) -> None:
     begin = 0.0
     for piece in pieces:
@@ -108,7 +89,7 @@ def _add_bar(axes: Axes, row: int, pieces: list[Piece], gpu_bytes: int) -> None:
             row,
             width,
             left=begin,
-            height=_BAR,
+            height=BAR,
             color=piece.colour,
             edgecolor="white",
             linewidth=0.8,
@@ -116,17 +97,10 @@ def _add_bar(axes: Axes, row: int, pieces: list[Piece], gpu_bytes: int) -> None:
         )
         text = f"{piece.label} {width:.1f}"
         if width * GIB > gpu_bytes * 0.0105 * len(text):
-            ink = _INK if piece.colour == _WORK else "white"
+            ink = INK if piece.colour == _WORK else "white"
             words = axes.text(
                 begin + width / 2, row, text, va="center", ha="center", fontsize=7.5, color=ink
             )
             if piece.is_passing:
                 words.set_bbox({"facecolor": piece.colour, "linewidth": 0, "pad": 1.0})
         begin += width
-
-
-def _headline(title: str, plan: ResidencyPlan) -> str:
-    assert plan.budget is not None
-    offloaded = len(plan.offloaded)
-    where = f"{offloaded} components offloaded" if offloaded else "all resident"
-    return f"{title}: {plan.budget.gpu_bytes / GIB:.1f} GiB, {where}"

@@ -8,22 +8,20 @@ from dataclasses import replace
 from pathlib import Path
 
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, ModelMixin
-from transformers import PreTrainedModel
+from diffusers import AutoencoderKL, DiffusionPipeline
 
-from pixpod_tools.tiny import flux, pretrain, report, unet, vae
-from pixpod_tools.tiny.data import LatentBucket, load_latents
-from pixpod_tools.tiny.encoders import FluxText, TextStack
-from pixpod_tools.tiny.evaluate import evaluate, show
+from pixpod_tools.tiny import flux, pretrain, unet, vae
+from pixpod_tools.tiny.data import load_latents
+from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import publish, publish_vae
-from pixpod_tools.tiny.suites import MODELS
 from pixpod_tools.tiny.training import Course
+from pixpod_tools.tiny.untrained import untrained_pipeline, untrained_vae
 
 ROOT = Path(__file__).parents[3]
-MODEL_CACHE, DOCS = ROOT / "model_cache" / "tiny", ROOT / "docs"
-FAMILIES: dict[str, Callable[[], unet.UnetFamily]] = {
-    "sdxl": unet.SdxlFamily,
-    "sd15": unet.Sd15Family,
+MODEL_CACHE = ROOT / "model_cache" / "tiny"
+UNETS: dict[str, tuple[pretrain.Read, unet.Condition]] = {
+    "sdxl": (unet.read_sdxl, unet.condition_sdxl),
+    "sd15": (unet.read_sd15, unet.condition_sd15),
 }
 
 
@@ -43,13 +41,10 @@ def _parser() -> argparse.ArgumentParser:
         "--work",
         type=Path,
         default=Path(tempfile.gettempdir()) / "train_tiny",
-        help="scratch: 32-bit weights and cached latents",
+        help="where 32-bit weights are put",
     )
     parser.add_argument("--minutes", type=float, help="training time, instead of the usual")
     parser.add_argument("--init", type=Path, help="checkpoint to continue from")
-    parser.add_argument(
-        "--model", choices=[model.name for model in MODELS], help="evaluate this one only"
-    )
     parser.add_argument("--learning-rate", type=float, help="peak, instead of the usual")
     parser.add_argument("--decoder-only", action="store_true", help="vae: keep the latents")
     parser.add_argument("--threads", type=int, default=1, help="two trainings fight over cores")
@@ -58,42 +53,32 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def train_vae(options: argparse.Namespace) -> None:
-    model = AutoencoderKL.from_pretrained(options.init) if options.init else vae.build_vae()
-    course = _course(vae.COURSE, options)
-    vae.train_vae(model, course, options.work / "vae", decoder_only=options.decoder_only)
-    publish_vae(model, options.out)
-    if not options.decoder_only:
-        for stale in options.work.glob("latents-*.pt"):
-            stale.unlink()
+    model = (
+        AutoencoderKL.from_pretrained(options.init)
+        if options.init
+        else untrained_vae(MODEL_CACHE / "shared" / "vae")
+    )
+    vae.train_vae(model, _course(vae.COURSE, options), decoder_only=options.decoder_only)
+    model.save_pretrained(options.work / "vae")
+    publish_vae(options.work / "vae", options.out)
 
 
 def train_flux(options: argparse.Namespace) -> None:
-    text = FluxText()
-    pipeline = flux.build_flux(_vae(options), text)
-    save = _prepare(pipeline, text, "flux-tiny", options)
-    flux.train_flux(pipeline, text, _latents(options), _course(flux.COURSE, options), save)
+    pipeline = _prepare(flux.read, options)
+    flux.train_flux(pipeline, load_latents(pipeline.vae), _course(flux.COURSE, options))
+    _save(pipeline, options)
 
 
 def train_unet(options: argparse.Namespace) -> None:
-    family = FAMILIES[options.command]()
-    pipeline = family.build(_vae(options))
-    save = _prepare(pipeline, family.text, f"{options.command}-tiny", options)
-    unet.train_unet(pipeline, family, _latents(options), _course(unet.COURSE, options), save)
+    read, condition = UNETS[options.command]
+    pipeline = _prepare(read, options)
+    course = _course(unet.COURSE, options)
+    unet.train_unet(pipeline, condition, load_latents(pipeline.vae), course)
+    _save(pipeline, options)
 
 
 def run_evaluation(options: argparse.Namespace) -> None:
-    accuracy = DOCS / "benchmarks" / "tiny-accuracy.json"
-    for model in MODELS:
-        if options.model in (None, model.name):
-            result = evaluate(model, options.out / model.name)
-            known = {**report.read_json(accuracy), model.name: result}
-            results = {each.name: known[each.name] for each in MODELS if each.name in known}
-            report.write_json(results, accuracy)
-            table = report.accuracy_table(result)
-            report.write_between_marks(table, options.out / model.name / "README.md")
-            report.write_between_marks(report.summary_table(results), options.out / "README.md")
-    rows = {model.name: show(model, options.out / model.name) for model in MODELS}
-    report.save_sheet(rows, DOCS / "images" / "tiny-grid.png")
+    evaluate(options.out, ROOT / "docs" / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:
@@ -111,45 +96,20 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _prepare(
-    pipeline: DiffusionPipeline, text: TextStack, name: str, options: argparse.Namespace
-) -> Callable[[], None]:
-    """Start from `--init` or from freshly pre-trained text encoders; returns how to save."""
+def _prepare(read: pretrain.Read, options: argparse.Namespace) -> DiffusionPipeline:
+    """Load the weights of `--init`, or pre-train fresh text encoders."""
+    autoencoder = AutoencoderKL.from_pretrained(options.work / "vae").eval().requires_grad_(False)
     if options.init:
-        _load_weights(pipeline, options.init)
-    else:
-        _load_words(text, options.work / f"{name}-words.pt", options.seed)
-
-    def save() -> None:
-        pipeline.save_pretrained(options.work / name)
-        publish(pipeline, options.out / name)
-
-    return save
+        return DiffusionPipeline.from_pretrained(options.init, vae=autoencoder, dtype=torch.float32)
+    pipeline = untrained_pipeline(MODEL_CACHE / f"{options.command}-tiny", autoencoder)
+    pretrain.pretrain(pipeline, read, replace(pretrain.COURSE, seed=options.seed))
+    return pipeline
 
 
-def _load_words(text: TextStack, cache: Path, seed: int) -> None:
-    """Pre-train the text encoders, or take them from the cache of an earlier run."""
-    encoders = text.encoders()
-    if not cache.exists():
-        accuracy = pretrain.pretrain(text, replace(pretrain.COURSE, seed=seed))
-        logging.info("text encoders answer %.1f %% of the questions", 100 * accuracy)
-        torch.save(encoders.state_dict(), cache)
-    encoders.load_state_dict(torch.load(cache, weights_only=True))
-
-
-def _load_weights(pipeline: DiffusionPipeline, folder: Path) -> None:
-    for name, component in pipeline.components.items():
-        if isinstance(component, (ModelMixin, PreTrainedModel)) and name != "vae":
-            loaded = type(component).from_pretrained(folder / name, dtype=torch.float32)
-            component.load_state_dict(loaded.state_dict())
-
-
-def _vae(options: argparse.Namespace) -> AutoencoderKL:
-    return AutoencoderKL.from_pretrained(options.work / "vae").eval().requires_grad_(False)
-
-
-def _latents(options: argparse.Namespace) -> list[LatentBucket]:
-    return load_latents(_vae(options), options.work)
+def _save(pipeline: DiffusionPipeline, options: argparse.Namespace) -> None:
+    name = f"{options.command}-tiny"
+    pipeline.save_pretrained(options.work / name)
+    publish(options.work / name, options.out / name)
 
 
 def _course(usual: Course, options: argparse.Namespace) -> Course:

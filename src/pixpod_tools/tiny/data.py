@@ -1,17 +1,12 @@
 """Training pictures and their latents, in three sizes; drawn from a seed, stored nowhere."""
 
-import logging
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
 
 from pixpod_tools.tiny.scenes import Pixels, Scene, draw, sample_training_scene
-
-log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,12 +40,6 @@ def to_tensor(pictures: Pixels) -> torch.Tensor:
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
-def to_pixels(tensor: torch.Tensor) -> Pixels:
-    """The way back from `to_tensor`, clipped."""
-    levels = ((tensor.float().clamp(-1, 1) + 1) * 127.5).round().byte()
-    return np.asarray(levels.permute(0, 2, 3, 1).numpy())
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentBucket:
     """Scaled latents (count x channels x height/8 x width/8) of one picture size."""
@@ -60,22 +49,14 @@ class LatentBucket:
     scenes: list[Scene]
 
 
-def load_latents(vae: AutoencoderKL, cache: Path) -> list[LatentBucket]:
-    """Latents of every bucket; encoded once and kept in `cache`, which belongs to one VAE."""
-    cache.mkdir(parents=True, exist_ok=True)
-    return [_load_bucket(vae, bucket, cache) for bucket in BUCKETS]
+def load_latents(vae: AutoencoderKL) -> list[LatentBucket]:
+    """Return the latents of every bucket."""
+    return [_load_bucket(vae, bucket) for bucket in BUCKETS]
 
 
-def _load_bucket(vae: AutoencoderKL, bucket: Bucket, cache: Path) -> LatentBucket:
-    path = cache / f"latents-{bucket.width}x{bucket.height}-{bucket.num_pictures}.pt"
+def _load_bucket(vae: AutoencoderKL, bucket: Bucket) -> LatentBucket:
     pictures, scenes = render_scenes(bucket)
-    if not path.exists():
-        log.info("encoding latents", extra={"cache": str(path)})
-        draft = path.with_suffix(f".{os.getpid()}")  # another training may be waiting for it
-        torch.save(encode(vae, pictures), draft)
-        draft.rename(path)
-    latents = torch.load(path, weights_only=True)
-    return LatentBucket(bucket=bucket, latents=latents, scenes=scenes)
+    return LatentBucket(bucket=bucket, latents=encode(vae, pictures), scenes=scenes)
 
 
 @torch.no_grad()

@@ -1,142 +1,215 @@
-"""Runs the suites on a published checkpoint and counts what came true."""
+"""Counts what of the prompts the published checkpoints obey: tables for the model cards, a sheet.
 
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+`scripts/acceptance tiny-models` judges them through the worker instead, FP8 included.
+"""
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from diffusers import DiffusionPipeline, StableDiffusionXLImg2ImgPipeline
-from numpy.typing import NDArray
-from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow, quant_api
-from torchao.quantization import quantize_ as quantise
+from diffusers import DiffusionPipeline
+from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from pixpod_tools.tiny.checker import Verdict, check
-from pixpod_tools.tiny.scenes import Pixels, is_held_out
-from pixpod_tools.tiny.suites import COMMON_SUITES, SHOWN, Case, Mode, Suite, TinyModel
+from pixpod_tools.tiny.captions import UNSEEN_WORDS
+from pixpod_tools.tiny.checker import check
+from pixpod_tools.tiny.scenes import (
+    Colour,
+    Pixels,
+    Position,
+    Scene,
+    Shape,
+    Size,
+    grid_scenes,
+    is_held_out,
+    with_article,
+)
 
 BATCH_SIZE = 28
-REFINER_START = 0.8
-KEPT_EXACT = ("x_embedder", "context_embedder", "time_text_embed", "norm_out", "proj_out")
-"""Parts of the FLUX transformer that are not quantised: small, and close to the input or output."""
+Options = Mapping[str, Any]
+"""Whatever a pipeline takes, hence Any."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Score:
-    """Shares of the pictures in which something is right; `all_three` leaves out size and place."""
+class Case(NamedTuple):
+    scene: Scene
+    prompt: str
+    seed: int
 
-    num_pictures: int
-    background: float
-    colour: float
-    shape: float
-    all_three: float
-    size: float
-    position: float
 
-    @classmethod
-    def of(cls, verdicts: Sequence[Verdict]) -> "Score":
-        def share(aspect: str) -> float:
-            return round(float(np.mean([getattr(verdict, aspect) for verdict in verdicts])), 4)
+def _cases(scenes: Sequence[Scene]) -> list[Case]:
+    """Each scene has its place as its seed."""
+    return [Case(scene, scene.caption, seed) for seed, scene in enumerate(scenes)]
 
-        return cls(
-            num_pictures=len(verdicts),
-            background=share("background"),
-            colour=share("colour"),
-            shape=share("shape"),
-            all_three=share("is_right"),
-            size=share("size"),
-            position=share("position"),
+
+GRID = _cases(grid_scenes())
+SAMPLE = GRID[::4]
+"""Every fourth combination: 56 cases over all shapes and colours."""
+_TRAINED = [case for case in GRID if not is_held_out(case.scene)]
+
+SUITES: Mapping[str, tuple[Sequence[Case], Options]] = {
+    "canonical, trained": (_TRAINED, {}),
+    "canonical, held out": ([case for case in GRID if is_held_out(case.scene)], {}),
+    "other seeds": ([case._replace(seed=case.seed + 1000) for case in GRID], {}),
+    "4 steps": (GRID, {"num_inference_steps": 4}),
+    "20 steps": (GRID, {"num_inference_steps": 20}),
+    "64x96": (GRID, {"width": 64, "height": 96}),
+    "96x64": (GRID, {"width": 96, "height": 64}),
+    **{
+        position.value: (
+            _cases([replace(case.scene, position=position) for case in _TRAINED[place::6]]),
+            {},
         )
+        for place, position in enumerate(tuple(Position)[1:])
+    },
+    **{
+        size.value: (_cases([replace(case.scene, size=size) for case in _TRAINED[place::4]]), {})
+        for place, size in enumerate((Size.SMALL, Size.LARGE))
+    },
+    "capitals": ([case._replace(prompt=case.prompt.upper()) for case in SAMPLE], {}),
+    "unseen words": (
+        [
+            case._replace(prompt=f"{case.prompt}, {words}")
+            for case, words in zip(SAMPLE, itertools.cycle(UNSEEN_WORDS), strict=False)
+        ],
+        {},
+    ),
+    "no background": (
+        [case._replace(prompt=with_article(case.scene.subject)) for case in SAMPLE],
+        {},
+    ),
+}
+_GUIDANCE = {f"guidance {scale:g}": (SAMPLE, {"guidance_scale": scale}) for scale in (5.0, 7.5)}
+OWN_SUITES: Mapping[str, Mapping[str, tuple[Sequence[Case], Options]]] = {
+    "flux-tiny": {
+        f"{length} text tokens": (SAMPLE, {"max_sequence_length": length})
+        for length in (24, 128, 256, 512)
+    },
+    "sdxl-tiny": _GUIDANCE,
+    "sd15-tiny": _GUIDANCE,
+}
+DEFAULTS: Mapping[str, Options] = {
+    "flux-tiny": {"num_inference_steps": 8, "guidance_scale": 3.5, "max_sequence_length": 48},
+    "sdxl-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
+    "sd15-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
+}
+"""How each checkpoint is best used, by its name."""
+
+SHOWN = tuple(
+    Scene(
+        colour=Colour(colour),
+        shape=Shape(shape),
+        background=Colour(background),
+        size=Size(size),
+        position=Position(position),
+    )
+    for colour, shape, background, size, position in (
+        ("red", "circle", "blue", "", ""),
+        ("yellow", "triangle", "purple", "", ""),
+        ("white", "cross", "green", "", ""),
+        ("orange", "square", "black", "", ""),
+        ("green", "circle", "white", "small", ""),
+        ("blue", "square", "yellow", "large", ""),
+        ("purple", "cross", "orange", "large", ""),
+        ("black", "triangle", "red", "small", ""),
+        ("red", "square", "white", "", "on the left"),
+        ("yellow", "circle", "black", "", "on the right"),
+        ("blue", "triangle", "orange", "", "at the top"),
+        ("white", "cross", "purple", "", "at the bottom"),
+    )
+)
+"""The sample sheet: all colours and shapes, some sizes, all positions."""
+
+_ASPECTS = ("background", "colour", "shape", "is_right", "size", "position")
+_START, _END = "<!-- accuracy: written by scripts/train_tiny evaluate -->", "<!-- end -->"
+
+Scores = Mapping[str, Sequence[float]]
+"""By suite: the number of images, and the percentage of them with each of `_ASPECTS` right."""
 
 
-def load_pipeline(folder: Path) -> DiffusionPipeline:
-    pipeline = DiffusionPipeline.from_pretrained(folder, dtype=torch.float32)
-    pipeline.set_progress_bar_config(disable=True)
-    return pipeline
+def evaluate(cache: Path, sheet: Path) -> None:
+    """Judge all checkpoints in the folder `cache`; write its cards' tables and the sheet."""
+    results, rows = {}, {}
+    for name in DEFAULTS:
+        pipeline = DiffusionPipeline.from_pretrained(cache / name, dtype=torch.float32)
+        pipeline.set_progress_bar_config(disable=True)
+        suites = tqdm({**SUITES, **OWN_SUITES[name]}.items(), desc=name)
+        results[name] = {
+            suite: score(pipeline, cases, {**DEFAULTS[name], **options})
+            for suite, (cases, options) in suites
+        }
+        rows[name] = list(generate(pipeline, _cases(SHOWN), DEFAULTS[name]))
+        _write_between_marks(_accuracy_table(results[name]), cache / name / "README.md")
+    _write_between_marks(_summary_table(results), cache / "README.md")
+    save_sheet(rows, sheet)
 
 
-def evaluate(model: TinyModel, folder: Path) -> dict[str, Any]:
-    """All suites for one model: scores by suite, and the canonical cases that fail."""
-    pipeline = load_pipeline(folder)
-    suites = [*COMMON_SUITES, *model.own_suites]
-    suites.sort(key=lambda suite: list(Mode).index(suite.mode))  # casting cannot be taken back
-    scores: dict[str, Any] = {}
-    failures: list[dict[str, Any]] = []
-    for suite in tqdm(suites, desc=model.name):
-        verdicts = judge(pipeline, model, suite)
-        if suite.name == "canonical":
-            failures = [
-                {"prompt": case.prompt, "seed": case.seed, "held_out": is_held_out(case.scene)}
-                for case, verdict in zip(suite.cases, verdicts, strict=True)
-                if not verdict.is_right
-            ]
-        scores |= _scores(suite, verdicts)
-    return {"defaults": model.defaults, "scores": scores, "failures": failures}
+def score(pipeline: DiffusionPipeline, cases: Sequence[Case], options: Options) -> list[float]:
+    """Return one row of `Scores`."""
+    images = generate(pipeline, cases, options)
+    verdicts = [check(image, case.scene) for image, case in zip(images, cases, strict=True)]
+    shares = [np.mean([getattr(each, aspect) for each in verdicts]) for aspect in _ASPECTS]
+    return [len(cases), *(100 * float(share) for share in shares)]
 
 
-def show(model: TinyModel, folder: Path) -> list[Pixels]:
-    """One picture for every scene of the sample sheet."""
-    return list(generate(load_pipeline(folder), model, SHOWN))
-
-
-def judge(pipeline: DiffusionPipeline, model: TinyModel, suite: Suite) -> list[Verdict]:
-    pictures = generate(pipeline, model, suite)
-    return [check(picture, case.scene) for picture, case in zip(pictures, suite.cases, strict=True)]
-
-
-def generate(pipeline: DiffusionPipeline, model: TinyModel, suite: Suite) -> Iterator[Pixels]:
-    """Pictures for every case, in order, each from its own generator."""
-    if suite.mode in (Mode.BFLOAT16, Mode.FLOAT8):
-        pipeline.to(torch.bfloat16)
-    if suite.mode is Mode.FLOAT8:
-        quantise_float8(pipeline)
-    options = {**model.defaults, **suite.options, "width": suite.width, "height": suite.height}
-    for start in range(0, len(suite.cases), BATCH_SIZE):
-        batch = suite.cases[start : start + BATCH_SIZE]
-        call = {**options, "prompt": [case.prompt for case in batch], "generator": _seeds(batch)}
-        images = (
-            _refined(pipeline, call)
-            if suite.mode is Mode.REFINED
-            else pipeline(**call, output_type="np").images
-        )
+def generate(
+    pipeline: DiffusionPipeline, cases: Sequence[Case], options: Options
+) -> Iterator[Pixels]:
+    """Yield an image for every case, in order, each from its own generator."""
+    for start in range(0, len(cases), BATCH_SIZE):
+        batch = cases[start : start + BATCH_SIZE]
+        images = pipeline(
+            prompt=[case.prompt for case in batch],
+            generator=[torch.Generator().manual_seed(case.seed) for case in batch],
+            output_type="np",
+            **{"width": 64, "height": 64, **options},
+        ).images
         yield from np.rint(images * 255).astype(np.uint8)
 
 
-def _refined(pipeline: DiffusionPipeline, call: dict[str, Any]) -> NDArray[np.float32]:
-    refiner = StableDiffusionXLImg2ImgPipeline(**pipeline.components, add_watermarker=False)
-    refiner.set_progress_bar_config(disable=True)
-    latents = pipeline(**call, denoising_end=REFINER_START, output_type="latent").images
-    kept = {name: value for name, value in call.items() if name not in ("width", "height")}
-    # The pipeline takes an image of four channels for latents, these have 16: so hand them over as
-    # `latents`, which wins over whatever `image` holds.
-    kept |= {"image": latents[:, :4], "latents": latents, "denoising_start": REFINER_START}
-    return np.asarray(refiner(**kept, output_type="np").images)
+def _accuracy_table(scores: Scores) -> str:
+    """Return one model's scores in percent."""
+    lines = [
+        "| asked | pictures | background | colour | shape | all three | size | position |",
+        "|---|--:|--:|--:|--:|--:|--:|--:|",
+    ]
+    for suite, (count, *shares) in scores.items():
+        lines.append(f"| {suite} | {count} | {' | '.join(f'{share:.1f}' for share in shares)} |")
+    return "\n".join(lines)
 
 
-def _seeds(batch: Sequence[Case]) -> list[torch.Generator]:
-    return [torch.Generator().manual_seed(case.seed) for case in batch]
+def _summary_table(results: Mapping[str, Scores]) -> str:
+    """Return the share of `is_right` in percent; empty where a model has no such suite."""
+    lines = [f"| all three right | {' | '.join(results)} |", "|---" + "|--:" * len(results) + "|"]
+    column = 1 + _ASPECTS.index("is_right")
+    for suite in dict.fromkeys(suite for scores in results.values() for suite in scores):
+        rows = [scores.get(suite) for scores in results.values()]
+        cells = [f"{row[column]:.1f}" if row else "" for row in rows]
+        lines.append(f"| {suite} | {' | '.join(cells)} |")
+    return "\n".join(lines)
 
 
-def quantise_float8(pipeline: DiffusionPipeline) -> None:
-    """FP8 in place. torchao emulates it on a CPU once its check of the GPU is out of the way."""
-    quant_api._check_hardware_support = lambda granularity: None
-    quantise(
-        pipeline.transformer,
-        Float8DynamicActivationFloat8WeightConfig(granularity=PerRow()),
-        filter_fn=lambda module, name: (
-            isinstance(module, torch.nn.Linear) and not name.startswith(KEPT_EXACT)
-        ),
-    )
+def _write_between_marks(text: str, path: Path) -> None:
+    """Replace what stands between the two marks of a Markdown file, which has to hold them."""
+    before, _, rest = path.read_text().partition(_START)
+    _, _, after = rest.partition(_END)
+    path.write_text(f"{before}{_START}\n\n{text}\n\n{_END}{after}")
 
 
-def _scores(suite: Suite, verdicts: list[Verdict]) -> dict[str, Any]:
-    groups = {suite.name: verdicts}
-    if suite.name == "canonical":
-        pairs = list(zip(suite.cases, verdicts, strict=True))
-        groups = {
-            "canonical, trained": [v for case, v in pairs if not is_held_out(case.scene)],
-            "canonical, held out": [v for case, v in pairs if is_held_out(case.scene)],
-        }
-    return {name: asdict(Score.of(group)) for name, group in groups.items()}
+def save_sheet(rows: Mapping[str, Sequence[Pixels]], path: Path) -> None:
+    """Save a row of images for each model, one for each of `SHOWN`."""
+    figure = Figure(figsize=(1.4 * len(SHOWN), 1.4 * len(rows) + 0.6), layout="constrained")
+    grid = figure.subplots(len(rows), len(SHOWN))
+    for (name, images), line in zip(rows.items(), grid, strict=True):
+        line[0].set_ylabel(name)
+        for axes, image in zip(line, images, strict=True):
+            axes.imshow(image, interpolation="lanczos")
+            axes.set(xticks=[], yticks=[])
+    for axes, scene in zip(grid[0], SHOWN, strict=True):
+        words = " ".join(filter(None, (scene.size, scene.colour, scene.shape)))
+        title = "\n".join(filter(None, (words, scene.position, f"on {scene.background}")))
+        axes.set_title(title, fontsize=9)
+    figure.savefig(path, dpi=100)

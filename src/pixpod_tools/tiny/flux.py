@@ -1,73 +1,34 @@
 """Trains flux-tiny: the FLUX transformer with CLIP and T5, by flow matching."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
-from diffusers import (
-    AutoencoderKL,
-    FlowMatchEulerDiscreteScheduler,
-    FluxPipeline,
-    FluxTransformer2DModel,
-)
+from diffusers import FluxPipeline
 from torch import nn
 from torch.nn import functional
 
 from pixpod_tools.tiny.captions import vary
 from pixpod_tools.tiny.data import LatentBucket, sample_batch
-from pixpod_tools.tiny.encoders import WIDTH, FluxText
+from pixpod_tools.tiny.pretrain import Conditioning
 from pixpod_tools.tiny.training import Course, train
+from pixpod_tools.tiny.untrained import text_encoders
 
-COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64, save_every_min=4)
-LATENT_CHANNELS = 16
+COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64)
 SIGMA_SHIFT = 3.0
 """Draws training towards noise; the scheduler samples alike (exp(1.1) = 3.0). Without it the
 prototype learnt shapes three times as slowly."""
 TEXT_LENGTHS, TEXT_LENGTH_SHARES = (24, 48, 77, 128), (0.55, 0.35, 0.07, 0.03)
 
 
-def build_flux(vae: AutoencoderKL, text: FluxText) -> FluxPipeline:
-    """2.1 M parameters in the transformer; every Linear is a multiple of 16 wide, as FP8 asks."""
-    transformer = FluxTransformer2DModel(
-        in_channels=4 * LATENT_CHANNELS,
-        num_layers=2,
-        num_single_layers=3,
-        attention_head_dim=32,
-        num_attention_heads=4,
-        joint_attention_dim=WIDTH,
-        pooled_projection_dim=WIDTH,
-        guidance_embeds=True,
-        axes_dims_rope=(8, 12, 12),
+def read(pipeline: FluxPipeline, captions: list[str], max_tokens: int) -> Conditioning:
+    """Encode captions as the pipeline does."""
+    sequence, pooled, _ = pipeline.encode_prompt(
+        captions, None, device="cpu", max_sequence_length=max_tokens
     )
-    nn.init.zeros_(transformer.proj_out.weight)
-    nn.init.zeros_(transformer.proj_out.bias)
-    scheduler = FlowMatchEulerDiscreteScheduler(
-        shift=SIGMA_SHIFT,
-        use_dynamic_shifting=True,
-        base_shift=1.1,
-        max_shift=1.4,
-        base_image_seq_len=256,
-        max_image_seq_len=4096,
-    )
-    return FluxPipeline(
-        scheduler=scheduler,
-        vae=vae,
-        text_encoder=text.text_encoder,
-        tokenizer=text.tokenizer,
-        text_encoder_2=text.text_encoder_2,
-        tokenizer_2=text.tokenizer_2,
-        transformer=transformer,
-    )
+    return sequence, pooled
 
 
-def train_flux(
-    pipeline: FluxPipeline,
-    text: FluxText,
-    buckets: list[LatentBucket],
-    course: Course,
-    save: Callable[[], None],
-) -> int:
-    """Train transformer and text encoders together, in place; returns the number of steps."""
+def train_flux(pipeline: FluxPipeline, buckets: list[LatentBucket], course: Course) -> None:
+    """Train transformer and text encoders together, in place."""
     torch.manual_seed(course.seed)
     rng = np.random.default_rng(course.seed)
     transformer = pipeline.transformer
@@ -76,7 +37,7 @@ def train_flux(
         latents, scenes, _ = sample_batch(buckets, course.batch_size, rng)
         captions = [vary(scene, rng) for scene in scenes]
         max_tokens = int(rng.choice(TEXT_LENGTHS, p=TEXT_LENGTH_SHARES))
-        sequence, pooled = text.read(captions, max_tokens)
+        sequence, pooled = read(pipeline, captions, max_tokens)
         clean = FluxPipeline._pack_latents(latents, *latents.shape)
         noise = torch.randn_like(clean)
         sigma = _draw_sigmas(course.batch_size)
@@ -96,8 +57,8 @@ def train_flux(
         )[0]
         return functional.mse_loss(velocity, noise - clean)
 
-    modules = nn.ModuleList([transformer, text.encoders()])
-    return train(modules, course, batch_loss, save)
+    modules = nn.ModuleList([transformer, text_encoders(pipeline)])
+    train(modules, course, batch_loss)
 
 
 def _draw_sigmas(count: int) -> torch.Tensor:

@@ -2,27 +2,23 @@
 
 import json
 import shutil
-import uuid
 from pathlib import Path
 
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
-from safetensors.torch import load_file, save_file
 
 SHARED = "shared"
 _LINKED = {"AutoencoderKL": "vae", "CLIPTokenizer": "clip_tokenizer"}
 """Class of a component -> folder under `shared`."""
 
 
-def publish(pipeline: DiffusionPipeline, out: Path) -> None:
-    """Write `pipeline` to the folder `out` in bf16, beside the folder of shared parts.
+def publish(source: Path, out: Path) -> None:
+    """Write the pipeline in the folder `source` to `out` in bf16, beside the shared parts.
 
-    A checkpoint that lies there already is replaced, its model card is kept. Leaves
-    the pipeline's weights as they are.
+    A checkpoint that lies there already is replaced, its model card is kept.
     """
-    draft = out.with_name(f".{out.name}-{uuid.uuid4().hex[:8]}")
-    pipeline.save_pretrained(draft)
-    _halve(draft)
+    draft = out.with_name(f".{out.name}")
+    DiffusionPipeline.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
     _share(draft)
     _forget_where_from(draft)
     if (card := out / "README.md").exists():
@@ -30,11 +26,10 @@ def publish(pipeline: DiffusionPipeline, out: Path) -> None:
     _replace(out, draft)
 
 
-def publish_vae(vae: AutoencoderKL, cache: Path) -> None:
+def publish_vae(source: Path, cache: Path) -> None:
     """Write the autoencoder that the pipelines in the folder `cache` link to."""
     draft = cache / SHARED / ".vae"
-    vae.save_pretrained(draft)
-    _halve(draft)
+    AutoencoderKL.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
     _forget_where_from(draft)
     _replace(cache / SHARED / "vae", draft)
 
@@ -45,24 +40,13 @@ def _replace(folder: Path, draft: Path) -> None:
     draft.rename(folder)
 
 
-def _halve(folder: Path) -> None:
-    """Rewrite every weight file in bf16, as `from_pretrained` would cast it."""
-    for path in folder.rglob("*.safetensors"):
-        weights = {name: tensor.bfloat16() for name, tensor in load_file(path).items()}
-        save_file(weights, path, metadata={"format": "pt"})
-    for config in folder.rglob("config.json"):
-        settings = json.loads(config.read_text())
-        if "dtype" in settings:
-            settings["dtype"] = str(torch.bfloat16).removeprefix("torch.")
-            config.write_text(json.dumps(settings, indent=2) + "\n")
-
-
 def _share(folder: Path) -> None:
     """Move what all families share to `shared` (unless it lies there) and link to it."""
     shared = folder.parent / SHARED
     shared.mkdir(parents=True, exist_ok=True)
+    index = json.loads((folder / "model_index.json").read_text())
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        name = _LINKED.get(_class_of(folder, component))
+        name = _LINKED.get(index[component][1])
         if name is None:
             continue
         if (shared / name).exists():
@@ -71,10 +55,6 @@ def _share(folder: Path) -> None:
             (folder / component).rename(shared / name)
             _forget_where_from(shared / name)
         (folder / component).symlink_to(Path("..") / SHARED / name, target_is_directory=True)
-
-
-def _class_of(folder: Path, component: str) -> str:
-    return str(json.loads((folder / "model_index.json").read_text())[component][1])
 
 
 def _forget_where_from(folder: Path) -> None:

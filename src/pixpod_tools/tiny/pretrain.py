@@ -5,60 +5,70 @@ their conditioning from the first step, each by itself; that also carries over t
 out of training. The heads are thrown away.
 """
 
+from collections.abc import Callable
 from enum import StrEnum
+from typing import Any
 
 import numpy as np
 import torch
+from diffusers import DiffusionPipeline
 from torch import nn
 from torch.nn import functional
 
 from pixpod_tools.tiny.captions import vary
-from pixpod_tools.tiny.encoders import WIDTH, Conditioning, TextStack
 from pixpod_tools.tiny.scenes import Colour, Position, Scene, Shape, Size, sample_training_scene
 from pixpod_tools.tiny.training import Course, train
+from pixpod_tools.tiny.untrained import text_encoders
 
-COURSE = Course(minutes=3.5, learning_rate=2e-3, batch_size=48, save_every_min=60)
+COURSE = Course(minutes=3.5, learning_rate=2e-3, batch_size=48)
 TEXT_LENGTHS = (24, 48)
 _NOT_SAID = -100  # the label that cross entropy leaves out
 _QUESTIONS: tuple[type[StrEnum], ...] = (Colour, Colour, Shape, Size, Position)
 
 
+Conditioning = tuple[torch.Tensor, torch.Tensor]
+"""Sequence (batch x tokens x channels) and pooled vector (batch x channels)."""
+
+Read = Callable[[Any, list[str], int], Conditioning]
+"""Encodes captions for a pipeline; the number of tokens matters only to T5."""
+
+
 class CaptionClassifier(nn.Module):
     """Linear heads on three views of the text: its middle, its last token, its pooled vector."""
 
-    def __init__(self, text: TextStack) -> None:
+    def __init__(self, pipeline: DiffusionPipeline, read: Read) -> None:
         super().__init__()
-        self.encoders = text.encoders()
-        widths = (text.sequence_width, text.sequence_width, WIDTH)
+        self.encoders = text_encoders(pipeline)
         num_answers = sum(len(question) for question in _QUESTIONS)
-        self.heads = nn.ModuleList(nn.Linear(width, num_answers) for width in widths)
+        views = _views(read(pipeline, [""], TEXT_LENGTHS[0]))
+        self.heads = nn.ModuleList(nn.Linear(view.shape[-1], num_answers) for view in views)
 
     def answer(self, conditioning: Conditioning) -> list[list[torch.Tensor]]:
         """Logits per view and question."""
-        sequence, pooled = conditioning
         sizes = [len(question) for question in _QUESTIONS]
-        views = (sequence.mean(dim=1), sequence[:, -1], pooled)
         return [
             list(head(view).split(sizes, dim=-1))
-            for head, view in zip(self.heads, views, strict=True)
+            for head, view in zip(self.heads, _views(conditioning), strict=True)
         ]
 
 
-def pretrain(text: TextStack, course: Course) -> float:
-    """Train the encoders of `text` in place; returns the share of right answers at the end."""
+def _views(conditioning: Conditioning) -> tuple[torch.Tensor, ...]:
+    sequence, pooled = conditioning
+    return sequence.mean(dim=1), sequence[:, -1], pooled
+
+
+def pretrain(pipeline: DiffusionPipeline, read: Read, course: Course) -> None:
+    """Train the text encoders in place."""
     torch.manual_seed(course.seed)
     rng = np.random.default_rng(course.seed)
-    classifier = CaptionClassifier(text)
-
-    def answers_and_labels() -> tuple[list[list[torch.Tensor]], torch.Tensor]:
-        scenes = [sample_training_scene(rng) for _ in range(course.batch_size)]
-        captions = [vary(scene, rng) for scene in scenes]
-        labels = [_labels(*pair) for pair in zip(scenes, captions, strict=True)]
-        max_tokens = TEXT_LENGTHS[int(rng.integers(len(TEXT_LENGTHS)))]
-        return classifier.answer(text.read(captions, max_tokens)), torch.tensor(labels)
+    classifier = CaptionClassifier(pipeline, read)
 
     def batch_loss() -> torch.Tensor:
-        answers, labels = answers_and_labels()
+        scenes = [sample_training_scene(rng) for _ in range(course.batch_size)]
+        captions = [vary(scene, rng) for scene in scenes]
+        labels = torch.tensor([_labels(*pair) for pair in zip(scenes, captions, strict=True)])
+        max_tokens = TEXT_LENGTHS[int(rng.integers(len(TEXT_LENGTHS)))]
+        answers = classifier.answer(read(pipeline, captions, max_tokens))
         losses = [
             functional.cross_entropy(logits, labels[:, question])
             for view in answers
@@ -66,18 +76,7 @@ def pretrain(text: TextStack, course: Course) -> float:
         ]
         return torch.stack(losses).sum() / len(answers)
 
-    train(classifier, course, batch_loss, save=lambda: None)
-    with torch.no_grad():
-        answers, labels = answers_and_labels()
-    return _accuracy(answers, labels)
-
-
-def _accuracy(answers: list[list[torch.Tensor]], labels: torch.Tensor) -> float:
-    said = labels != _NOT_SAID
-    right = [
-        torch.stack([logits.argmax(dim=-1) for logits in view], dim=1) == labels for view in answers
-    ]
-    return float(torch.stack([view[said].float().mean() for view in right]).mean())
+    train(classifier, course, batch_loss)
 
 
 def _labels(scene: Scene, caption: str) -> list[int]:

@@ -1,12 +1,10 @@
 """Trains the autoencoder that all three tiny checkpoints share: 16 channels, 8 times smaller."""
 
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
-from torch import nn
 
 from pixpod_tools.tiny.data import BUCKETS, encode, render_scenes, to_tensor
 from pixpod_tools.tiny.training import Course, train
@@ -24,8 +22,8 @@ SHARES = (0.8, 0.1, 0.1)
 """How often a batch comes from each of `BUCKETS`; the larger ones teach a convolution no more."""
 
 
-def train_vae(vae: AutoencoderKL, course: Course, out: Path, *, decoder_only: bool = False) -> None:
-    """Train in place and save to `out`; the scaling factor makes latents of unit variance.
+def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False) -> None:
+    """Train in place; the scaling factor makes latents of unit variance.
 
     With `decoder_only` latents stay what they are, so that image models trained on them still fit.
     """
@@ -44,34 +42,10 @@ def train_vae(vae: AutoencoderKL, course: Course, out: Path, *, decoder_only: bo
         loss: torch.Tensor = (error + 0.5 * error.square()).mean() + KL_WEIGHT * kl
         return loss
 
-    train(vae, course, batch_loss, save=lambda: vae.save_pretrained(out))
+    train(vae, course, batch_loss)
     latents = encode(vae, render_scenes(BUCKETS[0])[0][:1024])
     # Stable Diffusion pipelines know no shift_factor. The mean is under 0.05, so nobody needs one.
     vae.register_to_config(scaling_factor=1.0 / latents.std().item(), shift_factor=0.0)
-    vae.save_pretrained(out)
-
-
-def build_vae() -> AutoencoderKL:
-    """0.88 M parameters, of which half draw and half see."""
-    channels = (16, 32, 48, 64)
-    vae = AutoencoderKL(
-        down_block_types=("DownEncoderBlock2D",) * len(channels),
-        up_block_types=("UpDecoderBlock2D",) * len(channels),
-        block_out_channels=channels,
-        layers_per_block=1,
-        latent_channels=16,
-        norm_num_groups=2,  # with one or two channels a group, contrast is normalised away
-        sample_size=64,
-        use_quant_conv=False,
-        use_post_quant_conv=False,
-        scaling_factor=1.0,
-        shift_factor=0.0,
-    )
-    for name, module in vae.named_modules():
-        if name.endswith(("conv2", "to_out.0")):  # residual branches start silent
-            nn.init.zeros_(module.weight)
-            nn.init.zeros_(module.bias)
-    return vae
 
 
 def _weights(pictures: torch.Tensor) -> torch.Tensor:
