@@ -23,6 +23,7 @@ from runpod_emulator.command_line.flags import configuration_of, fault_rules, pa
 from runpod_emulator.command_line.hub_run import Progress, Target, run_hub_tests
 from runpod_emulator.command_line.hub_tests import HubTests, read_hub_tests, report_of
 from runpod_emulator.command_line.logs import LogFormat, configure_logging
+from runpod_emulator.command_line.project import check_sdk
 from runpod_emulator.command_line.state_dir import checked_key, kept_key, prepare_state_dir
 from runpod_emulator.command_line.welcome import KEY_VARIABLE, KeySource, welcome
 from runpod_emulator.emulator import Emulator
@@ -33,7 +34,6 @@ from runpod_emulator.workers.environ import worker_environ
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_HANDLER = Path("handler.py")
 DEFAULT_TESTS = Path(".runpod/tests.json")
 
 BEHAVIOUR_UNDER_TEST = Behaviour(min_execution_timeout_s=0, terminate_grace_s=2)
@@ -64,7 +64,7 @@ def prepare_serve(
     given: argparse.Namespace, environ: Mapping[str, str]
 ) -> Coroutine[Any, Any, int]:
     """Check everything that can be checked before anything starts. Raises EmulatorError."""
-    configuration = configuration_of(given)
+    configuration = configuration_of(given, environ)
     rules = fault_rules(given)
     key, source = _own_key(given, environ)
     configure_logging(
@@ -72,7 +72,7 @@ def prepare_serve(
     )
     settings = configuration.settings(key)
     _check_host(settings.host, source)
-    _check_environs(settings.endpoints)
+    _check_workers(settings.endpoints, environ)
     return serve(settings, source, rules)
 
 
@@ -99,8 +99,8 @@ async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[F
 def prepare_test(given: argparse.Namespace, environ: Mapping[str, str]) -> Coroutine[Any, Any, int]:
     """Raises EmulatorError."""
     file = read_hub_tests(getattr(given, "tests", DEFAULT_TESTS))
-    endpoint = _endpoint_under_test(given, file)
-    _check_environs((endpoint,))
+    endpoint = _endpoint_under_test(given, file, environ)
+    _check_workers((endpoint,), environ)
     if "execution_timeout_s" in given:
         file = file.without_timeouts()
     is_verbose = "verbose" in given
@@ -134,12 +134,12 @@ async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bo
 ACTIONS = {"serve": prepare_serve, "test": prepare_test}
 
 
-def _endpoint_under_test(given: argparse.Namespace, file: HubTests) -> EndpointSettings:
+def _endpoint_under_test(
+    given: argparse.Namespace, file: HubTests, environ: Mapping[str, str]
+) -> EndpointSettings:
     """Return the endpoint with one worker, and the machine and environment of the file."""
-    if "command" not in given and "handler" not in given:
-        given.handler = DEFAULT_HANDLER
     given.env = [*file.env.items(), *getattr(given, "env", ())]
-    (endpoint,) = configuration_of(given).endpoints
+    (endpoint,) = configuration_of(given, environ).endpoints
     return replace(
         endpoint,
         workers_min=1,
@@ -167,18 +167,19 @@ def _check_host(host: str, source: KeySource) -> None:
     logger.warning("other machines can reach the emulator, unencrypted", extra={"host": host})
 
 
-def _check_environs(endpoints: Sequence[EndpointSettings]) -> None:
-    """Raises EmulatorError for a variable that is the protocol's own, before a worker does."""
+def _check_workers(endpoints: Sequence[EndpointSettings], environ: Mapping[str, str]) -> None:
+    """Raises EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
     for endpoint in endpoints:
-        worker_environ(
+        workers = worker_environ(
             endpoint,
             Behaviour(),
             base_url="http://localhost",
             worker_id="",
             token="",
             directory=Path(),
-            inherited={},
+            inherited=environ,
         )
+        check_sdk(endpoint.command, workers)
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:

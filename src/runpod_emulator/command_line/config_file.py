@@ -2,7 +2,7 @@
 
 [emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed
 [behaviour]       any field of `Behaviour`
-[endpoints.ID]    handler or command, and any other field of `EndpointSettings`
+[endpoints.ID]    handler (and python) or command, and any other field of `EndpointSettings`
 """
 
 import re
@@ -27,6 +27,7 @@ from pydantic import (
 
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.command_line.problems import validated
+from runpod_emulator.command_line.project import find_python, python_at
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
@@ -88,35 +89,34 @@ class Configuration:
         )
 
 
-def read_config_file(path: Path) -> Configuration:
+def read_config_file(path: Path, environ: Mapping[str, str]) -> Configuration:
     """Relative paths inside are relative to the file. Raises EmulatorError."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EmulatorError(f"{path}: cannot be read as TOML: {error}") from error
-    return parse_configuration(document, path.absolute().parent)
+    return parse_configuration(document, path.absolute().parent, environ)
 
 
-def parse_configuration(document: Mapping[str, object], base: Path) -> Configuration:
+def parse_configuration(
+    document: Mapping[str, object], base: Path, environ: Mapping[str, str]
+) -> Configuration:
     """`document` has the tables of a file; `base` is what relative paths are relative to.
 
+    A handler that names no Python gets the project's: `environ` says which environment is active.
     Raises ConfigurationProblems.
     """
     # Any: the document's fields are made at run time, below
     checked: Any = validated(ConfigurationDocument, document, context={"base": base})
     emulator = _given(checked.emulator)
+    python = find_python(base, environ, Path(sys.executable))
     if "db" in emulator:
         emulator["database"] = emulator.pop("db")
     return Configuration(
         emulator=emulator,
         behaviour=_given(checked.behaviour),
-        endpoints=tuple(_endpoint(key, table) for key, table in checked.endpoints.items()),
+        endpoints=tuple(_endpoint(key, table, python) for key, table in checked.endpoints.items()),
     )
-
-
-def command_of(handler: Path) -> tuple[str, ...]:
-    """Return the command that starts a handler, by the Python that runs the emulator."""
-    return (sys.executable, "-u", str(handler))
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
@@ -128,6 +128,11 @@ def _existing_handler(path: Path, info: ValidationInfo) -> Path:
     if absolute.suffix != ".py" or not absolute.is_file():
         raise ValueError("a Python file that exists; start anything else by a command")
     return absolute
+
+
+def _existing_python(path: Path, info: ValidationInfo) -> Path:
+    is_name = len(path.parts) == 1 and not (_base(info) / path).exists()
+    return python_at(path if is_name else _absolute(path, info))
 
 
 def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
@@ -157,6 +162,7 @@ def _id(key: str) -> str:
 
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
 Handler = Annotated[Path, Field(strict=False), AfterValidator(_existing_handler)]
+Python = Annotated[Path, Field(strict=False), AfterValidator(_existing_python)]
 Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_runnable)]
 
 
@@ -170,18 +176,21 @@ class EmulatorBase(BaseModel):
 
 
 class EndpointBase(BaseModel):
-    """An endpoint's `handler` or `command`, and the checks across its fields."""
+    """An endpoint's `handler` with its `python`, or `command`, and the checks across its fields."""
 
     model_config = STRICT
 
     handler: Handler | None = None
+    python: Python | None = None
     command: Command | None = None
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EndpointBase":
         if (self.handler is None) == (self.command is None):
             raise ValueError("either handler or command")
-        endpoint = _endpoint("", self)
+        if self.python is not None and self.command is not None:
+            raise ValueError("python only with handler; a command names its own program")
+        endpoint = _endpoint("", self, Path())
         least, most = endpoint.workers_min, endpoint.workers_max
         if least > most:
             raise ValueError(f"workers_min of at most workers_max, which are {least} and {most}")
@@ -235,8 +244,8 @@ def _given(table: BaseModel) -> dict[str, Any]:
     return table.model_dump(exclude_unset=True)
 
 
-def _endpoint(key: str, table: EndpointBase) -> EndpointSettings:
+def _endpoint(key: str, table: EndpointBase, python: Path) -> EndpointSettings:
     given = _given(table)
-    handler = given.pop("handler", None)
-    command = given.pop("command", None) or command_of(handler)
+    handler, own_python = given.pop("handler", None), given.pop("python", None)
+    command = given.pop("command", None) or (str(own_python or python), "-u", str(handler))
     return EndpointSettings(id=key, command=command, **given)

@@ -47,7 +47,7 @@ def untouched_logging():
 
 
 def settings(*arguments):
-    return configuration_of(parse_flags(arguments)).settings("key")
+    return configuration_of(parse_flags(arguments), {}).settings("key")
 
 
 def endpoint(*arguments):
@@ -119,9 +119,10 @@ def test_handler_and_command_exclude_each_other(folder):
     assert "either handler or command" in refusal("--handler", "handler.py", "--", "sh")
 
 
-def test_something_must_be_run(folder):
+def test_project_without_a_handler_is_refused_with_what_would_be_run(folder):
+    (folder / "handler.py").unlink()
     assert refusal() == refusal("serve") == refusal("--port", "0")
-    assert refusal().startswith("--handler: expected a Python file, or a command")
+    assert refusal().startswith(f"handler: expected handler.py or src/handler.py in {folder}")
 
 
 def test_misspelt_behaviour_gets_the_right_name(folder):

@@ -17,7 +17,12 @@ LAYERS = (
     {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
     {"api.api_error", "jobs.job"},
     {"workers.billing", "workers.reaper", "workers.state"},
-    {"command_line.logs", "command_line.problems", "command_line.state_dir"},
+    {
+        "command_line.logs",
+        "command_line.problems",
+        "command_line.project",
+        "command_line.state_dir",
+    },
     {"api.fault_injection", "api.metrics", "hazards", "jobs.lifecycle", "settings"},
     {"jobs.store", "workers.process"},
     {"jobs.queue", "jobs.sqlite_store", "jobs.webhooks"},
@@ -31,7 +36,7 @@ LAYERS = (
     {"api.server"},
     {"emulator"},
     {"command_line.config_file", "command_line.hub_tests", "testing"},
-    {"command_line.hub_run", "command_line.welcome"},
+    {"command_line.hub_run", "command_line.welcome", "pytest_plugin"},
     {"command_line.flags"},
     {"command_line.cli"},
     {"__main__"},
@@ -63,6 +68,7 @@ def trees_of(package):
     return {
         name_in(folder, path): ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted(folder.rglob("*.py"))
+        if "build" not in path.parts  # setuptools' copy, while a wheel is made
     }
 
 
