@@ -124,7 +124,11 @@ class Emulator:
             endpoints={each.id: self._build_endpoint(each, prices) for each in settings.endpoints},
             store=self._store,
             behaviour=settings.behaviour,
-            limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
+            limiter=RateLimiter(
+                time.monotonic,
+                is_on=settings.rate_limits,
+                limits_queue=settings.behaviour.queue_limit,
+            ),
             faults=self.faults,
             hazards=self.hazards,
             prices=prices,
