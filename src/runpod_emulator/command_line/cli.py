@@ -176,7 +176,7 @@ def _check_environs(endpoints: Sequence[EndpointSettings]) -> None:
             base_url="http://localhost",
             worker_id="",
             token="",
-            directory=Path(),
+            home=Path(),
             inherited={},
         )
 

@@ -130,8 +130,15 @@ def _existing_handler(path: Path, info: ValidationInfo) -> Path:
     return absolute
 
 
+def _existing_directory(path: Path, info: ValidationInfo) -> Path:
+    absolute = _absolute(path, info)
+    if not absolute.is_dir():
+        raise ValueError("a directory that exists")
+    return absolute
+
+
 def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Files that it names get absolute paths: each worker has a working directory of its own."""
+    """Files that it names get absolute paths: they are relative to the file, not to `workdir`."""
     absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
     if shutil.which(absolute[0]) is None:
         raise ValueError(f"a list that starts with a program, which {command[0]!r} is not")
@@ -156,6 +163,7 @@ def _id(key: str) -> str:
 
 
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+Directory = Annotated[Path, Field(strict=False), AfterValidator(_existing_directory)]
 Handler = Annotated[Path, Field(strict=False), AfterValidator(_existing_handler)]
 Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_runnable)]
 
@@ -176,6 +184,7 @@ class EndpointBase(BaseModel):
 
     handler: Handler | None = None
     command: Command | None = None
+    workdir: Directory = Field(default=Path(), validate_default=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EndpointBase":
@@ -220,7 +229,9 @@ EmulatorTable = create_model(
     ),
 )
 EndpointTable = create_model(
-    "EndpointTable", __base__=EndpointBase, **_columns(EndpointSettings, without=("id", "command"))
+    "EndpointTable",
+    __base__=EndpointBase,
+    **_columns(EndpointSettings, without=("id", "command", "workdir")),
 )
 ConfigurationDocument = create_model(
     "ConfigurationDocument",
@@ -236,7 +247,7 @@ def _given(table: BaseModel) -> dict[str, Any]:
 
 
 def _endpoint(key: str, table: EndpointBase) -> EndpointSettings:
-    given = _given(table)
+    given = {**_given(table), "workdir": table.workdir}
     handler = given.pop("handler", None)
     command = given.pop("command", None) or command_of(handler)
     return EndpointSettings(id=key, command=command, **given)

@@ -39,6 +39,7 @@ _ENDPOINT_KEYS = (
     "gpu",
     "capacity",
     "env",
+    "workdir",
 )
 """The flags of an endpoint, named as in the configuration file."""
 
@@ -180,6 +181,7 @@ def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
     add("--gpu", metavar="NAME", help="sets the price; workers see it in RUNPOD_GPU_TYPE_ID")
     add("--capacity", type=int, metavar="N", help="GPUs available; further workers are throttled")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="for workers; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
 
 
 def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
@@ -210,6 +212,7 @@ def _add_test_flags(parser: argparse.ArgumentParser) -> None:
     add("--handler", type=Path, metavar="FILE", help="default handler.py")
     add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="over the file's; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
     add(
         "--timeout",
         dest="execution_timeout_s",
