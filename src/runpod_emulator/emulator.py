@@ -124,7 +124,11 @@ class Emulator:
             endpoints={each.id: self._build_endpoint(each, prices) for each in settings.endpoints},
             store=self._store,
             behaviour=settings.behaviour,
-            limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
+            limiter=RateLimiter(
+                time.monotonic,
+                is_on=settings.rate_limits,
+                limits_queue=settings.behaviour.queue_limit,
+            ),
             faults=self.faults,
             hazards=self.hazards,
             prices=prices,
@@ -198,30 +202,31 @@ class Emulator:
             await queue.sweep(job)
 
     async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
-        directory = self._directory(worker)
+        home = self._home(worker)
         environ = worker_environ(
             endpoint,
             self.settings.behaviour,
             base_url=self.url,
             worker_id=worker.id,
             token=worker.token,
-            directory=directory,
+            home=home,
             inherited=os.environ,
         )
         return await WorkerProcess.start(
             endpoint.command,
             environ=environ,
-            directory=directory,
+            workdir=endpoint.workdir,
+            home=home,
             log=self.settings.state_dir / "logs" / f"{worker.id}.log",
             reaper=self._reaper,
             echo=functools.partial(_echo, worker.id) if self.settings.echo_logs else None,
         )
 
     def _clear(self, worker: WorkerSession) -> None:
-        """A worker's disk ends with it, as a container's does; its log stays."""
-        shutil.rmtree(self._directory(worker), ignore_errors=True)
+        """Remove a worker's home, which ends with it as a container's disk does."""
+        shutil.rmtree(self._home(worker), ignore_errors=True)
 
-    def _directory(self, worker: WorkerSession) -> Path:
+    def _home(self, worker: WorkerSession) -> Path:
         return self.settings.state_dir / "workers" / worker.id
 
     async def _webhook_body(self, job: Job) -> bytes:

@@ -19,7 +19,7 @@ class Scaler(StrEnum):
 class EndpointSettings:
     """One endpoint; names and defaults are those of RunPod's console.
 
-    `command` starts a worker, e.g. `("python", "/app/handler.py")`. `scaler_value` is seconds for
+    `command` starts a worker, e.g. `("python", "/app/handler.py")`, in `workdir`. `scaler_value` is seconds for
     QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers the
     emulated data centre has GPUs for; further workers are throttled.
     """
@@ -38,6 +38,7 @@ class EndpointSettings:
     gpu_count: int = 1
     capacity: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    workdir: Path = field(default_factory=Path.cwd)
 
     @property
     def start_limit_s(self) -> float:

@@ -101,7 +101,7 @@ async def running_stub_platform(
                 base_url=server.url,
                 worker_id=f"worker-{number}",
                 token=API_KEY,
-                directory=directory,
+                home=directory,
                 inherited=os.environ,
             )
             await stack.enter_async_context(_running(endpoint.command, environ))

@@ -75,7 +75,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 @web.middleware
 async def _only_this_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     name = request.host.rpartition(":")[0] if request.host[-1:] != "]" else request.host
-    if name not in USUAL_NAMES and not is_loopback(name or request.host):
+    name = (name or request.host).lower().removesuffix(".")
+    if name not in USUAL_NAMES and not is_loopback(name):
         raise ApiError(
             403, f"host: expected 127.0.0.1, [::1] or localhost, got {request.host[:80]!r}"
         )

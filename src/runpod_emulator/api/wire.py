@@ -20,6 +20,8 @@ from runpod_emulator.settings import EndpointSettings
 MOST_MS = 10**15
 """More than anybody waits, and few enough to be counted in seconds."""
 
+TOO_DEEP = "expected JSON of fewer levels, got more than can be read"
+
 
 class PolicyFields(BaseModel):
     """Times are milliseconds."""
@@ -89,8 +91,10 @@ def parse_run(raw: bytes) -> RunRequest:
             f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors()
         )
         raise ApiError(400, problems) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, "body: expected a JSON object with the key input") from error
+    except RecursionError as error:
+        raise ApiError(400, f"body: {TOO_DEEP}") from error
 
 
 def policy_of(
@@ -222,8 +226,10 @@ def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
 
     try:
         body = json.loads(raw, parse_constant=replaced.append, parse_float=number)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, f"{route}: expected a JSON object") from error
+    except RecursionError as error:
+        raise ApiError(400, f"{route}: {TOO_DEEP}") from error
     if not isinstance(body, dict):
         raise ApiError(400, f"{route}: expected a JSON object, got {type(body).__name__}")
     return body, bool(replaced)

@@ -176,7 +176,7 @@ def _check_workers(endpoints: Sequence[EndpointSettings], environ: Mapping[str, 
             base_url="http://localhost",
             worker_id="",
             token="",
-            directory=Path(),
+            home=Path(),
             inherited=environ,
         )
         check_sdk(endpoint.command, workers)

@@ -109,13 +109,12 @@ def parse_configuration(
     # Any: the document's fields are made at run time, below
     checked: Any = validated(ConfigurationDocument, document, context={"base": base})
     emulator = _given(checked.emulator)
-    python = find_python(base, environ, Path(sys.executable))
     if "db" in emulator:
         emulator["database"] = emulator.pop("db")
     return Configuration(
         emulator=emulator,
         behaviour=_given(checked.behaviour),
-        endpoints=tuple(_endpoint(key, table, python) for key, table in checked.endpoints.items()),
+        endpoints=tuple(_endpoint(key, table, environ) for key, table in checked.endpoints.items()),
     )
 
 
@@ -135,8 +134,15 @@ def _existing_python(path: Path, info: ValidationInfo) -> Path:
     return python_at(path if is_name else _absolute(path, info))
 
 
+def _existing_directory(path: Path, info: ValidationInfo) -> Path:
+    absolute = _absolute(path, info)
+    if not absolute.is_dir():
+        raise ValueError("a directory that exists")
+    return absolute
+
+
 def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Files that it names get absolute paths: each worker has a working directory of its own."""
+    """Files that it names get absolute paths: they are relative to the file, not to `workdir`."""
     absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
     if shutil.which(absolute[0]) is None:
         raise ValueError(f"a list that starts with a program, which {command[0]!r} is not")
@@ -161,6 +167,7 @@ def _id(key: str) -> str:
 
 
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+Directory = Annotated[Path, Field(strict=False), AfterValidator(_existing_directory)]
 Handler = Annotated[Path, Field(strict=False), AfterValidator(_existing_handler)]
 Python = Annotated[Path, Field(strict=False), AfterValidator(_existing_python)]
 Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_runnable)]
@@ -183,6 +190,7 @@ class EndpointBase(BaseModel):
     handler: Handler | None = None
     python: Python | None = None
     command: Command | None = None
+    workdir: Directory = Field(default=Path(), validate_default=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EndpointBase":
@@ -190,7 +198,7 @@ class EndpointBase(BaseModel):
             raise ValueError("either handler or command")
         if self.python is not None and self.command is not None:
             raise ValueError("python only with handler; a command names its own program")
-        endpoint = _endpoint("", self, Path())
+        endpoint = _endpoint("", self, {})
         least, most = endpoint.workers_min, endpoint.workers_max
         if least > most:
             raise ValueError(f"workers_min of at most workers_max, which are {least} and {most}")
@@ -229,7 +237,9 @@ EmulatorTable = create_model(
     ),
 )
 EndpointTable = create_model(
-    "EndpointTable", __base__=EndpointBase, **_columns(EndpointSettings, without=("id", "command"))
+    "EndpointTable",
+    __base__=EndpointBase,
+    **_columns(EndpointSettings, without=("id", "command", "workdir")),
 )
 ConfigurationDocument = create_model(
     "ConfigurationDocument",
@@ -244,8 +254,10 @@ def _given(table: BaseModel) -> dict[str, Any]:
     return table.model_dump(exclude_unset=True)
 
 
-def _endpoint(key: str, table: EndpointBase, python: Path) -> EndpointSettings:
-    given = _given(table)
-    handler, own_python = given.pop("handler", None), given.pop("python", None)
-    command = given.pop("command", None) or (str(own_python or python), "-u", str(handler))
-    return EndpointSettings(id=key, command=command, **given)
+def _endpoint(key: str, table: EndpointBase, environ: Mapping[str, str]) -> EndpointSettings:
+    given = {**_given(table), "workdir": table.workdir}
+    handler, python = given.pop("handler", None), given.pop("python", None)
+    if handler is not None:
+        python = python or find_python(table.workdir, environ, Path(sys.executable))
+        given["command"] = (str(python), "-u", str(handler))
+    return EndpointSettings(id=key, **given)

@@ -42,6 +42,7 @@ _ENDPOINT_KEYS = (
     "gpu",
     "capacity",
     "env",
+    "workdir",
 )
 """The flags of an endpoint, named as in the configuration file."""
 
@@ -73,7 +74,7 @@ def configuration_of(given: argparse.Namespace, environ: Mapping[str, str]) -> C
     """
     flags = vars(given)
     if not {"handler", "command", "config"} & flags.keys():
-        flags["handler"] = find_handler(Path.cwd())
+        flags["handler"] = find_handler(flags.get("workdir", Path()).absolute())
     endpoint = {key: flags[key] for key in _ENDPOINT_KEYS if key in flags}
     if "env" in endpoint:
         endpoint["env"] = dict(endpoint["env"])
@@ -188,6 +189,7 @@ def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
     add("--gpu", metavar="NAME", help="sets the price; workers see it in RUNPOD_GPU_TYPE_ID")
     add("--capacity", type=int, metavar="N", help="GPUs available; further workers are throttled")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="for workers; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
 
 
 def _add_handler_flags(add: Callable[..., object]) -> None:
@@ -229,6 +231,7 @@ def _add_test_flags(parser: argparse.ArgumentParser) -> None:
     _add_handler_flags(add)
     add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="over the file's; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
     add(
         "--timeout",
         dest="execution_timeout_s",

@@ -59,18 +59,19 @@ class WorkerProcess:
         command: Sequence[str],
         *,
         environ: Mapping[str, str],
-        directory: Path,
+        workdir: Path,
+        home: Path,
         log: Path,
         reaper: Reaper,
         echo: Callable[[str], None] | None,
     ) -> "WorkerProcess":
-        """Run `command` in `directory`, which is made if need be, with exactly `environ`.
+        """Run `command` in `workdir` with exactly `environ`. Makes the directory `home` if need be.
 
         What it prints is appended to `log`, and given to `echo` line by line. The process dies
         with the event loop. Raises `WorkerNotStarted`.
         """
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
             output = _Output(log, echo)
             pipe, write_end = await _open_pipe(output)
             try:
@@ -80,7 +81,7 @@ class WorkerProcess:
                     # a pipe that asyncio made would keep its wait() from returning while open
                     stdout=write_end,
                     stderr=asyncio.subprocess.STDOUT,
-                    cwd=directory,
+                    cwd=workdir,
                     env=environ,
                     start_new_session=True,
                 )

@@ -76,7 +76,7 @@ def test_every_flag_of_an_endpoint_reaches_it(folder):
         *("serve", "--endpoint", "x", "--handler", "handler.py", "--workers-min", "1"),
         *("--workers-max", "5", "--idle-timeout", "0.5", "--scaler", "REQUEST_COUNT"),
         *("--scaler-value", "2", "--execution-timeout", "9", "--gpu", "L4", "--capacity", "3"),
-        *("--env", "A=b=c", "--env", "D="),
+        *("--env", "A=b=c", "--env", "D=", "--workdir", ".."),
     )
     assert made == EndpointSettings(
         id="x",
@@ -90,6 +90,7 @@ def test_every_flag_of_an_endpoint_reaches_it(folder):
         gpu="L4",
         capacity=3,
         env={"A": "b=c", "D": ""},
+        workdir=folder / "..",
     )
 
 

@@ -92,8 +92,11 @@ def test_whole_file_becomes_settings(folder):
         capacity=2,
         gpu="NVIDIA H100 80GB HBM3",
         env={"MODE": "fast"},
+        workdir=folder,
     )
-    assert words == EndpointSettings(id="words", command=("sh", str(folder / "run.sh"), "quick"))
+    assert words == EndpointSettings(
+        id="words", command=("sh", str(folder / "run.sh"), "quick"), workdir=folder
+    )
 
 
 def test_what_is_left_out_has_the_settings_own_defaults(folder, monkeypatch):
