@@ -49,7 +49,10 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorSettings:
-    """The whole emulator. `state_dir` holds workers' directories and logs, and the key file."""
+    """The whole emulator. `state_dir` holds workers' directories and logs, and the key file.
+
+    Web pages of `cors_origin` (`*`: of any) may call it; without it, none.
+    """
 
     endpoints: tuple[EndpointSettings, ...]
     api_key: str = field(repr=False)
@@ -60,4 +63,5 @@ class EmulatorSettings:
     behaviour: Behaviour = field(default_factory=Behaviour)
     rate_limits: bool = True
     echo_logs: bool = True
+    cors_origin: str | None = None
     seed: int = 0

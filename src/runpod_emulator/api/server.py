@@ -1,7 +1,7 @@
 """The HTTP server: routes put together, and what holds for all of them.
 
-Closed by default: every route but the API's description needs a key, and a request that names
-another host is refused, so that no web page can reach it by a name of its own.
+Closed by default: every route needs a key but `/`, the API's description and what answers 501, and
+a request that names another host is refused, so that no web page can reach it by a name of its own.
 """
 
 import logging
@@ -14,7 +14,10 @@ from runpod_emulator.api import openapi
 from runpod_emulator.api.admin_api import AdminApi
 from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.api.client_api import ClientApi
+from runpod_emulator.api.cors import allow_origin
 from runpod_emulator.api.gateway import Gateway
+from runpod_emulator.api.home_page import home_page_route
+from runpod_emulator.api.not_emulated import not_emulated_routes
 from runpod_emulator.api.worker_api import WorkerApi
 from runpod_emulator.jobs.store import StoreUnusable
 
@@ -28,16 +31,22 @@ USUAL_NAMES = ("127.0.0.1", "localhost")
 """The usual host names, checked first because that is cheap."""
 
 
-def make_app(gateway: Gateway, host: str) -> web.Application:
-    """`host` is where it listens; an address that is not of this machine alone accepts any name."""
+def make_app(gateway: Gateway, host: str, cors_origin: str | None = None) -> web.Application:
+    """`host` is where it listens; an address that is not of this machine alone accepts any name.
+
+    Web pages of `cors_origin` may read the answers.
+    """
     middlewares = [_errors_as_json]
     if is_loopback(host):
         middlewares.append(_only_this_host)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
+    if cors_origin is not None:
+        app.middlewares.append(allow_origin(app, cors_origin))
     app.add_routes(WorkerApi(gateway).routes())
     app.add_routes(ClientApi(gateway).routes())
     app.add_routes(AdminApi(gateway).routes())
     app.router.add_get("/openapi.json", _openapi)
+    app.add_routes([home_page_route(gateway), *not_emulated_routes(gateway)])
     return app
 
 
