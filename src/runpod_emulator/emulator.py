@@ -5,7 +5,6 @@ import functools
 import logging
 import os
 import shutil
-import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -26,6 +25,7 @@ from runpod_emulator.jobs.queue import JobQueue
 from runpod_emulator.jobs.sqlite_store import SqliteStore
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.jobs.webhooks import WebhookSender
+from runpod_emulator.sdk_text import WORKER_OUTPUT, parse_line
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 from runpod_emulator.workers.billing import Prices, load_prices
 from runpod_emulator.workers.environ import worker_environ
@@ -35,6 +35,7 @@ from runpod_emulator.workers.reaper import Reaper
 from runpod_emulator.workers.session import WorkerSession
 
 logger = logging.getLogger(__name__)
+worker_output = logging.getLogger(WORKER_OUTPUT)
 
 TICK_S = 0.1
 SWEEP_LIMIT = 200
@@ -155,7 +156,7 @@ class Emulator:
         return JobQueue(endpoint_id, self._store, self.settings.behaviour, self._clock, self)
 
     async def _listen(self) -> None:
-        app = make_app(self.gateway, self.settings.host)
+        app = make_app(self.gateway, self.settings.host, self.settings.cors_origin)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.settings.host, self.settings.port)
@@ -238,4 +239,6 @@ class Emulator:
 
 
 def _echo(worker_id: str, line: str) -> None:
-    sys.stderr.write(f"[{worker_id}] {line}\n")
+    printed = parse_line(line)
+    extra = {"worker": worker_id, "job": printed.job_id}
+    worker_output.log(printed.level, "%s", printed.text, extra=extra)

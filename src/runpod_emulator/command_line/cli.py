@@ -24,6 +24,7 @@ from runpod_emulator.command_line.hub_run import Progress, Target, run_hub_tests
 from runpod_emulator.command_line.hub_tests import HubTests, read_hub_tests, report_of
 from runpod_emulator.command_line.logs import LogFormat, configure_logging
 from runpod_emulator.command_line.project import check_sdk
+from runpod_emulator.command_line.reload import reload_on_change
 from runpod_emulator.command_line.state_dir import checked_key, kept_key, prepare_state_dir
 from runpod_emulator.command_line.welcome import KEY_VARIABLE, KeySource, welcome
 from runpod_emulator.emulator import Emulator
@@ -67,16 +68,17 @@ def prepare_serve(
     configuration = configuration_of(given, environ)
     rules = fault_rules(given)
     key, source = _own_key(given, environ)
-    configure_logging(
-        getattr(given, "log_level", "INFO"), getattr(given, "log_format", LogFormat.TEXT)
-    )
+    level = getattr(given, "log_level", "WARNING" if "echo_logs" in given else "INFO")
+    configure_logging(level, getattr(given, "log_format", LogFormat.TEXT))
     settings = configuration.settings(key)
     _check_host(settings.host, source)
     _check_workers(settings.endpoints, environ)
-    return serve(settings, source, rules)
+    return serve(settings, source, rules, reloads="reload" in given)
 
 
-async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule]) -> int:
+async def serve(
+    settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule], *, reloads: bool
+) -> int:
     """Run an emulator until cancelled."""
     prepare_state_dir(settings.state_dir)
     if source is KeySource.KEPT:
@@ -88,6 +90,8 @@ async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[F
     try:
         sys.stdout.write(welcome(settings, emulator.base_url, source))
         sys.stdout.flush()
+        if reloads:
+            await reload_on_change(emulator.gateway.endpoints.values())
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0

@@ -1,6 +1,6 @@
 """A configuration, from a TOML file or from flags, as checked settings.
 
-[emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed
+[emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed, cors_origin
 [behaviour]       any field of `Behaviour`
 [endpoints.ID]    handler (and python) or command, and any other field of `EndpointSettings`
 """

@@ -28,7 +28,9 @@ from runpod_emulator.settings import Scaler
 
 DEFAULT_ENDPOINT_ID = "endpoint"
 
-_EMULATOR_KEYS = ("host", "port", "db", "state_dir", "rate_limits", "echo_logs", "seed")
+_EMULATOR_KEYS = (
+    *("host", "port", "db", "state_dir", "rate_limits", "echo_logs", "seed", "cors_origin"),
+)
 _ENDPOINT_KEYS = (
     "handler",
     "python",
@@ -212,8 +214,13 @@ def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
     add("--state-dir", type=Path, metavar="DIR", help=f"default {DEFAULT_STATE_DIR}")
     add("--db", type=Path, metavar="FILE", help="default jobs.db in the state folder")
     add("--no-rate-limits", dest="rate_limits", action="store_false", help="the platform has them")
-    add("--quiet", dest="echo_logs", action="store_false", help="do not show workers' logs")
-    add("--log-level", choices=LEVELS, help="of the emulator's own log; default INFO")
+    add(
+        "--quiet",
+        dest="echo_logs",
+        action="store_false",
+        help="no workers' logs; log only warnings",
+    )
+    add("--log-level", choices=LEVELS, help="default INFO, or WARNING with --quiet")
     add("--log-format", type=LogFormat, choices=tuple(LogFormat), help="default text")
     add("--seed", type=int, metavar="N", help="of faults by chance; default 0")
     add(

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 
 import aiohttp
 
-from runpod_emulator.command_line.hub_tests import HubResult, HubTest, HubTests, readable_error
+from runpod_emulator.command_line.hub_tests import HubResult, HubTest, HubTests
 from runpod_emulator.jobs.job import JobStatus
+from runpod_emulator.sdk_text import readable_error
 from runpod_emulator.settings import EndpointSettings
 
 POLL_INTERVAL_S = 0.5

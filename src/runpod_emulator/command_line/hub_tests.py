@@ -109,18 +109,6 @@ class HubResult:
         return "no answer" if self.http_status is None else f"HTTP {self.http_status}"
 
 
-def readable_error(error: str) -> str:
-    """The SDK puts a handler's exception into JSON; its type and message come first here."""
-    try:
-        parsed = json.loads(error)
-    except ValueError:
-        return error
-    if not isinstance(parsed, dict) or "error_message" not in parsed:
-        return error
-    kind = str(parsed.get("error_type", "error")).removeprefix("<class '").removesuffix("'>")
-    return f"{kind}: {parsed['error_message']}\n{parsed.get('error_traceback', '')}"
-
-
 def report_of(results: Sequence[HubResult]) -> str:
     """A table, the errors in full where a line did not hold them, and how many have passed."""
     rows = [("", "test", "status", "seconds", "error"), *(_row(result) for result in results)]

@@ -103,6 +103,12 @@ class Fleet:
         worker.drain(reason, self._tools.clock() + wait_s)
         self._queue.work.notify()
 
+    def restart(self, reason: str) -> None:
+        """Drain all workers; scaling starts others, and those that crashed are tried at once."""
+        self.num_failures = 0
+        for worker in list(self.workers.values()):
+            self.drain(worker, reason)
+
     def kill(self, worker: WorkerSession, reason: str, *, is_blamed: bool = False) -> None:
         """Send SIGKILL; its jobs are requeued when its process is seen to be gone.
 

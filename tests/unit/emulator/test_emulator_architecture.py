@@ -14,8 +14,8 @@ SRC = ROOT / "src"
 ROOMS = {"jobs", "workers", "api", "command_line"}
 
 LAYERS = (
-    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
-    {"api.api_error", "jobs.job"},
+    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "sdk_text", "wake"},
+    {"api.api_error", "api.cors", "jobs.job"},
     {"workers.billing", "workers.reaper", "workers.state"},
     {
         "command_line.logs",
@@ -31,13 +31,13 @@ LAYERS = (
     {"workers.fleet"},
     {"api.limits", "api.wire"},
     {"api.gateway", "api.openapi"},
-    {"api.client_api", "api.snapshot", "api.worker_api"},
+    {"api.client_api", "api.home_page", "api.not_emulated", "api.snapshot", "api.worker_api"},
     {"api.admin_api"},
     {"api.server"},
     {"emulator"},
     {"command_line.config_file", "command_line.hub_tests", "testing"},
     {"command_line.hub_run", "command_line.welcome", "pytest_plugin"},
-    {"command_line.flags"},
+    {"command_line.flags", "command_line.reload"},
     {"command_line.cli"},
     {"__main__"},
 )
@@ -57,7 +57,7 @@ HOMES = {
 """Libraries that few may know; everybody else is given a clock."""
 
 READ_THE_ENVIRONMENT = ["command_line.cli", "emulator"]
-SPEAK_TO_THE_TERMINAL = ["command_line.cli", "emulator"]
+SPEAK_TO_THE_TERMINAL = ["command_line.cli"]
 CATCH_ALL = ["api.server", "emulator", "jobs.webhooks"]
 OTHERS = {"pixpod", "runpod", "torch", "diffusers", "numpy", "PIL"}
 SQL = re.compile(r"\b(SELECT\s|INSERT INTO|UPDATE\s+\w+\s+SET|DELETE FROM|CREATE TABLE|PRAGMA)")

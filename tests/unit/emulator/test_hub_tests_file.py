@@ -10,7 +10,6 @@ from runpod_emulator.command_line.hub_tests import (
     MAX_ERROR_CHARACTERS,
     HubResult,
     read_hub_tests,
-    readable_error,
     report_of,
 )
 from runpod_emulator.errors import ConfigurationProblems, EmulatorError
@@ -182,18 +181,3 @@ def test_long_error_is_cut_in_the_table_and_whole_below():
     table, details, _ = report_of([result(status=JobStatus.FAILED, error=error)]).split("\n\n")
     assert error not in table
     assert error in details
-
-
-def test_exception_in_the_words_of_the_sdk_becomes_readable():
-    told = {
-        "error_type": "<class 'ValueError'>",
-        "error_message": "no such colour",
-        "error_traceback": "Traceback ...",
-        "hostname": "unknown",
-    }
-    assert readable_error(json.dumps(told)) == "ValueError: no such colour\nTraceback ..."
-
-
-@pytest.mark.parametrize("error", ["plain", "3", "{}", '{"code": 1}', "[]", "{"])
-def test_other_errors_stay_as_they_are(error):
-    assert readable_error(error) == error
