@@ -164,7 +164,7 @@ def _parser() -> argparse.ArgumentParser:
     _add_emulator_flags(serve)
     test = commands.add_parser(
         "test",
-        help="run a RunPod Hub tests.json",
+        help="run a RunPod Hub tests.json, or test_input.json",
         usage="runpod-emulator test [FLAGS] [-- COMMAND ...]",
         **shared,
     )
@@ -236,7 +236,7 @@ def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
 def _add_test_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     _add_handler_flags(add)
-    add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json")
+    add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json or test_input.json")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="over the file's; repeat")
     add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
     add(

@@ -35,7 +35,7 @@ LAYERS = (
     {"api.admin_api"},
     {"api.server"},
     {"emulator"},
-    {"command_line.config_file", "command_line.hub_tests", "testing"},
+    {"command_line.config_file", "command_line.hub_file", "command_line.hub_report", "testing"},
     {"command_line.hub_run", "command_line.welcome", "pytest_plugin"},
     {"command_line.flags", "command_line.reload"},
     {"command_line.cli"},
