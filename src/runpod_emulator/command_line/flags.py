@@ -215,6 +215,13 @@ def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
     add("--db", type=Path, metavar="FILE", help="default jobs.db in the state folder")
     add("--no-rate-limits", dest="rate_limits", action="store_false", help="the platform has them")
     add(
+        "--cors",
+        dest="cors_origin",
+        metavar="ORIGIN",
+        help="let web pages of this origin call it, e.g. http://localhost:3000, or * for any",
+    )
+    add("--reload", action="store_true", help="restart workers when Python files change")
+    add(
         "--quiet",
         dest="echo_logs",
         action="store_false",

@@ -6,6 +6,7 @@ import logging
 import shlex
 import stat
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -97,13 +98,13 @@ def test_every_flag_of_an_endpoint_reaches_it(folder):
 def test_every_flag_of_the_emulator_reaches_it(folder):
     made = settings(
         *("--handler", "handler.py", "--host", "::1", "--port", "0", "--state-dir", "s"),
-        *("--db", "d.db", "--no-rate-limits", "--quiet", "--seed", "3"),
+        *("--db", "d.db", "--no-rate-limits", "--quiet", "--seed", "3", "--cors", "*"),
         *("--behaviour", "poll_hold_s=2.5", "--behaviour", "late_progress=reopen"),
         *("--behaviour", "queue_limit=false"),
     )
     assert (made.host, made.port, made.seed) == ("::1", 0, 3)
     assert (made.state_dir, made.database) == (folder / "s", folder / "d.db")
-    assert (made.rate_limits, made.echo_logs) == (False, False)
+    assert (made.rate_limits, made.echo_logs, made.cors_origin) == (False, False, "*")
     assert made.behaviour.poll_hold_s == 2.5
     assert made.behaviour.late_progress == "reopen"
     assert made.behaviour.queue_limit is False
@@ -281,6 +282,13 @@ def test_state_folder_that_cannot_be_made_is_refused_by_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EmulatorError, match="file"):
         prepare_state_dir(tmp_path / "file")
+
+
+def test_version_is_that_of_the_distribution(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"runpod-emulator {version('runpod-emulator')}\n"
 
 
 @pytest.mark.parametrize("source", KeySource)
