@@ -68,8 +68,8 @@ async def main(command, folder):
     reaper = Reaper()
     await reaper.start()
     await WorkerProcess.start(
-        command, environ={}, workdir=folder, home=pathlib.Path(folder), log=pathlib.Path(folder, "log"),
-        reaper=reaper, echo=None,
+        command, environ={}, workdir=folder, home=pathlib.Path(folder),
+        log=pathlib.Path(folder, "log"), reaper=reaper, echo=None,
     )
     await asyncio.sleep(600)
 

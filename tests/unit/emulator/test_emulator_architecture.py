@@ -14,7 +14,7 @@ SRC = ROOT / "src"
 ROOMS = {"jobs", "workers", "api", "command_line"}
 
 LAYERS = (
-    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
+    {*ROOMS, "", "behaviour", "errors", "faults", "file_lock", "ids", "wake"},
     {"api.api_error", "jobs.job"},
     {"workers.billing", "workers.reaper", "workers.state"},
     {"command_line.logs", "command_line.problems", "command_line.state_dir"},
@@ -44,7 +44,7 @@ DECIDING = {
 }
 HOMES = {
     "sqlite3": {"jobs.sqlite_store"},
-    "fcntl": {"jobs.sqlite_store"},
+    "fcntl": {"file_lock"},
     "prometheus_client": {"api.metrics"},
     "argparse": {"command_line.cli", "command_line.flags"},
     "time": {"emulator", "command_line.hub_run", "testing"},
