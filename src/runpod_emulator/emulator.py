@@ -31,6 +31,7 @@ from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 from runpod_emulator.workers.billing import Prices, load_prices
 from runpod_emulator.workers.environ import worker_environ
 from runpod_emulator.workers.fleet import Fleet, FleetTools
+from runpod_emulator.workers.output import remove_old_logs
 from runpod_emulator.workers.process import WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 from runpod_emulator.workers.session import WorkerSession
@@ -211,6 +212,9 @@ class Emulator:
 
     async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
         home = self._home(worker)
+        logs = self.settings.state_dir / "logs"
+        with suppress(OSError):
+            remove_old_logs(logs, living=self._living())
         environ = worker_environ(
             endpoint,
             self.settings.behaviour,
@@ -225,7 +229,7 @@ class Emulator:
             environ=environ,
             workdir=endpoint.workdir,
             home=home,
-            log=self.settings.state_dir / "logs" / f"{worker.id}.log",
+            log=logs / f"{worker.id}.log",
             reaper=self._reaper,
             echo=functools.partial(_echo, worker.id) if self.settings.echo_logs else None,
         )
@@ -233,6 +237,9 @@ class Emulator:
     def _clear(self, worker: WorkerSession) -> None:
         """Remove a worker's home, which ends with it as a container's disk does."""
         shutil.rmtree(self._home(worker), ignore_errors=True)
+
+    def _living(self) -> set[str]:
+        return {id_ for each in self.gateway.endpoints.values() for id_ in each.fleet.workers}
 
     def _home(self, worker: WorkerSession) -> Path:
         return self.settings.state_dir / "workers" / worker.id

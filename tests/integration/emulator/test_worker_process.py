@@ -20,12 +20,8 @@ from pathlib import Path
 import pytest
 
 from runpod_emulator.workers import reaper as reaper_module
-from runpod_emulator.workers.process import (
-    MAX_LINE_BYTES,
-    MAX_LOG_BYTES,
-    WorkerNotStarted,
-    WorkerProcess,
-)
+from runpod_emulator.workers.output import MAX_LINE_BYTES, MAX_LOG_BYTES
+from runpod_emulator.workers.process import WorkerNotStarted, WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 
 SRC = Path(reaper_module.__file__).resolve().parents[1]

@@ -16,7 +16,7 @@ ROOMS = {"jobs", "workers", "api", "command_line"}
 LAYERS = (
     {*ROOMS, "", "behaviour", "errors", "faults", "file_lock", "ids", "wake"},
     {"api.api_error", "jobs.job"},
-    {"workers.billing", "workers.reaper", "workers.state"},
+    {"workers.billing", "workers.output", "workers.reaper", "workers.state"},
     {"command_line.logs", "command_line.problems", "command_line.state_dir"},
     {"api.fault_injection", "api.metrics", "hazards", "jobs.lifecycle", "settings"},
     {"jobs.store", "workers.process"},
