@@ -6,8 +6,8 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -18,6 +18,7 @@ from runpod_emulator.api.limits import RateLimiter
 from runpod_emulator.api.server import make_app
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultPlan
+from runpod_emulator.file_lock import locked
 from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus
@@ -30,6 +31,7 @@ from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 from runpod_emulator.workers.billing import Prices, load_prices
 from runpod_emulator.workers.environ import worker_environ
 from runpod_emulator.workers.fleet import Fleet, FleetTools
+from runpod_emulator.workers.output import remove_old_logs
 from runpod_emulator.workers.process import WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 from runpod_emulator.workers.session import WorkerSession
@@ -65,16 +67,22 @@ class Emulator:
         return f"{self.url}/v2"
 
     async def start(self) -> None:
+        # `parents=True` would ignore the mode of all but the last folder
+        self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as resources:
+            resources.enter_context(_locked_state(self.settings.state_dir))
+            await self._start()
+            self._resources = resources.pop_all()
+
+    async def _start(self) -> None:
         settings = self.settings
         due_at = functools.partial(lifecycle.due_at, behaviour=settings.behaviour)
-        # `parents=True` would ignore the mode of all but the last folder
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (settings.state_dir / "logs").mkdir(mode=0o700, exist_ok=True)
         try:
             self._store = SqliteStore(settings.database, due_at)
         except StoreUnusable as error:
             raise EmulatorError(str(error)) from error
-        # what a killed emulator's workers have left; nobody else is here: the store is locked
+        # what a killed emulator's workers have left
         shutil.rmtree(settings.state_dir / "workers", ignore_errors=True)
         self._sender = WebhookSender(
             self._store, settings.behaviour, self._clock, self._webhook_body, self._forget
@@ -108,6 +116,7 @@ class Emulator:
         await self._runner.cleanup()
         await self._reaper.stop()
         await self._store.close()
+        self._resources.close()
         logger.info("emulator stopped")
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
@@ -204,6 +213,9 @@ class Emulator:
 
     async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
         home = self._home(worker)
+        logs = self.settings.state_dir / "logs"
+        with suppress(OSError):
+            remove_old_logs(logs, living=self._living())
         environ = worker_environ(
             endpoint,
             self.settings.behaviour,
@@ -218,7 +230,7 @@ class Emulator:
             environ=environ,
             workdir=endpoint.workdir,
             home=home,
-            log=self.settings.state_dir / "logs" / f"{worker.id}.log",
+            log=logs / f"{worker.id}.log",
             reaper=self._reaper,
             echo=functools.partial(_echo, worker.id) if self.settings.echo_logs else None,
         )
@@ -226,6 +238,9 @@ class Emulator:
     def _clear(self, worker: WorkerSession) -> None:
         """Remove a worker's home, which ends with it as a container's disk does."""
         shutil.rmtree(self._home(worker), ignore_errors=True)
+
+    def _living(self) -> set[str]:
+        return {id_ for each in self.gateway.endpoints.values() for id_ in each.fleet.workers}
 
     def _home(self, worker: WorkerSession) -> Path:
         return self.settings.state_dir / "workers" / worker.id
@@ -236,6 +251,20 @@ class Emulator:
 
     async def _forget(self, job: Job) -> None:
         await self._store.remove(job)
+
+
+@contextmanager
+def _locked_state(state_dir: Path) -> Iterator[None]:
+    """Keep other emulators away: a start deletes what the last one's workers have left."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(state_dir / "lock"))
+        except BlockingIOError as error:
+            raise EmulatorError(
+                f"state folder {state_dir}: expected no other emulator in it, got one that runs; "
+                "stop it, or name another folder (--state-dir)"
+            ) from error
+        yield
 
 
 def _echo(worker_id: str, line: str) -> None:

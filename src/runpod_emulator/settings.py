@@ -19,9 +19,9 @@ class Scaler(StrEnum):
 class EndpointSettings:
     """One endpoint; names and defaults are those of RunPod's console.
 
-    `command` starts a worker, e.g. `("python", "/app/handler.py")`, in `workdir`. `scaler_value` is seconds for
-    QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers the
-    emulated data centre has GPUs for; further workers are throttled.
+    `command` starts a worker in `workdir`, e.g. `("python", "/app/handler.py")`. `scaler_value` is
+    seconds for QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers
+    the emulated data centre has GPUs for; further workers are throttled.
     """
 
     id: str

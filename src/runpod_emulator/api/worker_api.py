@@ -92,6 +92,8 @@ class WorkerApi:
         is_too_large = len(raw) > self._gateway.behaviour.max_result_bytes
         job = await self._finish(endpoint, worker, job_id, posted, is_too_large=is_too_large)
         worker.release(job_id, self._now())
+        if posted.has_failed_prestart:
+            worker.failed_prestart()
         self._report_result(endpoint, worker, job_id, posted, len(raw), is_late=job is None)
         if posted.must_replace_worker:
             endpoint.fleet.drain(worker, "refresh_worker")

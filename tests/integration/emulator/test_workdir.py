@@ -17,7 +17,7 @@ def handler(job):
 
 runpod.serverless.start({"handler": handler})
 """
-ENDPOINTS = {
+ENDPOINTS: dict[str, dict[str, object]] = {
     "file": {"handler": "src/handler.py"},
     "module": {"command": [sys.executable, "-u", "-m", "src.handler"]},
     "elsewhere": {"handler": "src/handler.py", "workdir": "other"},

@@ -20,12 +20,8 @@ from pathlib import Path
 import pytest
 
 from runpod_emulator.workers import reaper as reaper_module
-from runpod_emulator.workers.process import (
-    MAX_LINE_BYTES,
-    MAX_LOG_BYTES,
-    WorkerNotStarted,
-    WorkerProcess,
-)
+from runpod_emulator.workers.output import MAX_LINE_BYTES, MAX_LOG_BYTES
+from runpod_emulator.workers.process import WorkerNotStarted, WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 
 SRC = Path(reaper_module.__file__).resolve().parents[1]
@@ -68,8 +64,8 @@ async def main(command, folder):
     reaper = Reaper()
     await reaper.start()
     await WorkerProcess.start(
-        command, environ={}, workdir=folder, home=pathlib.Path(folder), log=pathlib.Path(folder, "log"),
-        reaper=reaper, echo=None,
+        command, environ={}, workdir=folder, home=pathlib.Path(folder),
+        log=pathlib.Path(folder, "log"), reaper=reaper, echo=None,
     )
     await asyncio.sleep(600)
 

@@ -14,9 +14,9 @@ SRC = ROOT / "src"
 ROOMS = {"jobs", "workers", "api", "command_line"}
 
 LAYERS = (
-    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "sdk_text", "wake"},
+    {*ROOMS, "", "behaviour", "errors", "faults", "file_lock", "ids", "sdk_text", "wake"},
     {"api.api_error", "api.cors", "jobs.job"},
-    {"workers.billing", "workers.reaper", "workers.state"},
+    {"workers.billing", "workers.output", "workers.reaper", "workers.state"},
     {
         "command_line.logs",
         "command_line.problems",
@@ -49,7 +49,7 @@ DECIDING = {
 }
 HOMES = {
     "sqlite3": {"jobs.sqlite_store"},
-    "fcntl": {"jobs.sqlite_store"},
+    "fcntl": {"file_lock"},
     "prometheus_client": {"api.metrics"},
     "argparse": {"command_line.cli", "command_line.flags"},
     "time": {"emulator", "command_line.hub_run", "testing"},
