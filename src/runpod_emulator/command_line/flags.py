@@ -85,7 +85,8 @@ def configuration_of(given: argparse.Namespace, environ: Mapping[str, str]) -> C
         "behaviour": {name: literal(text) for name, text in flags.get("behaviour", ())},
     }
     if "config" not in flags:
-        document["endpoints"] = {flags.get("endpoint", id_of(flags.get("handler"))): endpoint}
+        project = flags["handler"].parent if "handler" in flags else flags.get("workdir", Path())
+        document["endpoints"] = {flags.get("endpoint", id_of(project.absolute())): endpoint}
         return parse_configuration(document, Path.cwd(), environ)
     misplaced = [key for key in ("endpoint", *_ENDPOINT_KEYS) if key in flags]
     if misplaced:
@@ -109,11 +110,10 @@ def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
     return tuple(tally.rule for tally in plan.rules)
 
 
-def id_of(handler: Path | None) -> str:
-    """The name of the handler's project, as far as it can be an endpoint's id."""
-    parent = handler.absolute().parent if handler else Path()
-    folder = parent.parent.name if parent.name == "src" else parent.name
-    return re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
+def id_of(folder: Path) -> str:
+    """The name of a project's folder, as far as it can be an endpoint's id."""
+    name = folder.parent.name if folder.name == "src" else folder.name
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
 
 
 def literal(text: str) -> object:

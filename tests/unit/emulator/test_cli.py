@@ -114,7 +114,7 @@ def test_command_follows_a_double_dash(folder):
     assert endpoint("--", "sh", "-c", "exit", "--", "--port").command == (
         *("sh", "-c", "exit", "--", "--port"),
     )
-    assert endpoint("--", "sh").id == "endpoint"
+    assert endpoint("--", "sh").id == "my-demo"
 
 
 def test_handler_and_command_exclude_each_other(folder):
@@ -187,16 +187,17 @@ def test_value_of_a_flag_is_what_it_looks_like(text, value):
 
 
 @pytest.mark.parametrize(
-    ("handler", "key"),
+    ("folder", "key"),
     [
-        ("/srv/My_Model 2/handler.py", "my-model-2"),
-        ("/srv/--/handler.py", "endpoint"),
-        ("/handler.py", "endpoint"),
-        (f"/srv/{'x' * 80}/handler.py", "x" * 63),
+        ("/srv/My_Model 2", "my-model-2"),
+        ("/srv/My_Model 2/src", "my-model-2"),
+        ("/srv/--", "endpoint"),
+        ("/", "endpoint"),
+        (f"/srv/{'x' * 80}", "x" * 63),
     ],
 )
-def test_id_is_made_of_the_folders_name(handler, key):
-    assert id_of(Path(handler)) == key
+def test_id_is_made_of_the_folders_name(folder, key):
+    assert id_of(Path(folder)) == key
 
 
 @pytest.mark.parametrize(
