@@ -70,7 +70,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         refusal.headers.update({n: v for n, v in error.headers.items() if n == "Allow"})
         return refusal
     except web.RequestPayloadError:
-        return _refusal(ApiError(400, "body: not what Content-Encoding or its chunks say"))
+        return _refusal(ApiError(400, "body: expected what Content-Encoding and the chunks say"))
     except StoreUnusable as error:
         logger.error("store unusable", extra={"error": str(error)})
         return _refusal(ApiError(503, "the emulator cannot use its database; see its log"))

@@ -330,7 +330,7 @@ def _locked(path: Path) -> Iterator[None]:
             stack.enter_context(locked(lock))
         except BlockingIOError as exc:
             raise StoreUnusable(
-                f"database {path}: another process holds {lock.name}; "
+                f"database {path}: expected no other user, got a process that holds {lock.name}; "
                 "stop the emulator that uses it, or name another database"
             ) from exc
         yield

@@ -20,6 +20,8 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import Scaler
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 DEADLINE_S = 60
 POLL_S = 0.05
 LIFE = replace(QUICK, heartbeat_timeout_s=6.0, terminate_grace_s=20.0, min_execution_timeout_s=0.5)
@@ -191,7 +193,9 @@ class TestDraining:
         assert drained["id"] not in {status["workerId"] for status in others}
         gate.touch()
         status = wait_for(life, held)
-        assert (status["output"], status["workerId"]) == ("released", drained["id"])
+        assert (status["output"], status["workerId"]) == ("released", drained["id"]), reasons_of(
+            life, held
+        )
         assert life.job(held)["executions"] == 1
         assert ending_of(life, drained["id"]) == "drained by hand: exited with 0"
 

@@ -24,6 +24,8 @@ from runpod_emulator.emulator import TICK_S
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 DEADLINE_S = 30
 POLL_S = 0.02
 BY_HAND = replace(QUICK, heartbeat_timeout_s=600.0, refusal_delay_s=0.3)
