@@ -102,19 +102,23 @@ def size_mb(folder):
 @pytest.fixture(scope="module")
 def bare(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("bare") / "venv"
-    print(f"\nbare wheel: {installed(folder, wheel):.0f} MB")
+    check_size("bare wheel", installed(folder, wheel), r"own \(about (\d+) MB\)")
     return folder
 
 
 @pytest.fixture(scope="module")
 def with_sdk(wheel, tmp_path_factory):
     folder = tmp_path_factory.mktemp("with_sdk") / "venv"
-    size = installed(folder, f"{wheel}[sdk]")
-    print(f"\nwith [sdk]: {size:.0f} MB")
-    stated = re.search(r"takes about (\d+) MB", README)
-    assert stated
-    assert size == pytest.approx(int(stated[1]), rel=0.1)
+    check_size("with [sdk]", installed(folder, f"{wheel}[sdk]"), r"takes about (\d+) MB")
     return folder
+
+
+def check_size(what, size, pattern):
+    """Print a size in megabytes, and compare it with the README's."""
+    stated = re.search(pattern, README)
+    assert stated
+    print(f"\n{what}: {size:.0f} MB installed, {stated[1]} MB in the README")
+    assert size == pytest.approx(int(stated[1]), rel=0.1)
 
 
 @pytest.fixture
