@@ -129,7 +129,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--base", type=find_checkout, metavar="DIR", required=True, help="the other checkout")
     add("--pairs", type=int, default=30, metavar="N", help="of runs, one a side; default 30")
     add("--jobs", type=int, default=200, metavar="N", help="of chaos; default 200")
-    add("--rounds", type=int, default=5, metavar="N", help="jobs for each slot; default 5")
+    add("--rounds", type=int, default=10, metavar="N", help="jobs for each slot; default 10")
     add("--load-seconds", type=float, default=5.0, metavar="S", help="of each load; default 5")
     add("--idle-seconds", type=float, default=10.0, metavar="S", help="without a job; default 10")
     return parser

@@ -40,7 +40,7 @@ def compare(base: Path, extent: Extent, pairs: int, on_run: Callable[[], object]
     """`on_run` is called after each of the `2 * pairs` measurements."""
     with ExitStack() as stack:
         sides = {
-            name: functools.partial(_measure, stack.enter_context(_only_emulator(root)), extent)
+            name: functools.partial(_measure, stack.enter_context(only_emulator(root)), extent)
             for name, root in {BASE: base, TREE: ROOT}.items()
         }
         samples = alternate(sides, pairs, on_run)
@@ -80,7 +80,7 @@ def _chaos_s(emulator: Path, num_jobs: int) -> float:
 
 
 @contextmanager
-def _only_emulator(root: Path) -> Iterator[Path]:
+def only_emulator(root: Path) -> Iterator[Path]:
     """A directory for PYTHONPATH with the emulator of a checkout and nothing else of it."""
     with tempfile.TemporaryDirectory() as directory:
         package = "runpod_emulator"
