@@ -124,7 +124,7 @@ def test_second_emulator_on_one_state_folder_is_refused(folder):
     with running(folder, "--handler", "handler.py", "--port", 0):
         done = run(folder, "--handler", "handler.py", "--port", 0)
     assert done.returncode == 1
-    assert "jobs.db" in done.stderr
+    assert "expected no other emulator in it" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -552,8 +552,10 @@ class TestDrainingByHand:
         """Its worker does not react to SIGTERM."""
         behaviour = replace(BY_HAND, terminate_grace_s=1.0)
         env = {"IGNORES_SIGTERM": "1"}
-        with platform_by_hand(handlers, tmp_path, behaviour, env=env) as platform_and_worker:
-            yield platform_and_worker
+        with platform_by_hand(handlers, tmp_path, behaviour, env=env) as (platform, worker):
+            session = platform.gateway.endpoints["test"].fleet.find(worker.id)
+            until(session.process.log_tail)  # before that, SIGTERM would end it
+            yield platform, worker
 
     def test_worker_that_asks_to_be_replaced_gets_no_further_job(self, deaf, pool):
         platform, worker = deaf
