@@ -5,7 +5,7 @@ import os
 
 import runpod
 
-ready = []
+ready: list[str] = []
 
 
 @runpod.serverless.register_prestart_hook
