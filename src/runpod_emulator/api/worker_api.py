@@ -93,7 +93,7 @@ class WorkerApi:
         job = await self._finish(endpoint, worker, job_id, posted, is_too_large=is_too_large)
         worker.release(job_id, self._now())
         if posted.has_failed_prestart:
-            worker.failed_prestart()
+            endpoint.fleet.unfit(worker, "prestart hook failed")
         self._report_result(endpoint, worker, job_id, posted, len(raw), is_late=job is None)
         if posted.must_replace_worker:
             endpoint.fleet.drain(worker, "refresh_worker")

@@ -131,7 +131,8 @@ class Fleet:
             worker.process.kill()
 
     def unfit(self, worker: WorkerSession, reason: str) -> None:
-        """Mark a worker whose own fitness check has failed; the SDK ends it by itself."""
+        """Mark a worker that has failed its own check or hook; the SDK ends it by itself."""
+        worker.is_unfit = True
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason
 
@@ -252,7 +253,7 @@ class Fleet:
         worker.ended(self._tools.clock())
         self._tools.clear(worker)
         for job_id in list(worker.jobs):
-            if not worker.is_end_requested:
+            if not worker.is_end_requested and not worker.is_unfit:
                 self._report_death(worker, job_id, reason, code)
             worker.release(job_id, self._tools.clock())
             await self._requeue(job_id, worker, reason)
@@ -289,7 +290,7 @@ class Fleet:
         logger.info("worker ended", extra={"worker": worker.id, "reason": reason})
 
     def _crashed(self, worker: WorkerSession, reason: str) -> None:
-        """Leave the place of a worker that ended before it ran any job empty for a growing time."""
+        """Keep the place of a worker that was unfit or had no job empty for a growing time."""
         self.num_failures += 1
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason

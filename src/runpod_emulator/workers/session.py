@@ -35,8 +35,8 @@ class WorkerSession:
     """One worker from its start to its end.
 
     `reason` says why it is UNHEALTHY, DRAINING or STOPPED. `retry_at` is when a crashed worker's
-    place may be filled again. `wake` wakes its held job-stop poll. `has_failed_prestart`:
-    a prestart hook (SDK 2.0) has failed, and the worker takes a job only to fail it with the cause.
+    place may be filled again. `wake` wakes its held job-stop poll. `is_unfit`: a fitness
+    check or a prestart hook (SDK 2.0) has failed. Its host is to blame, not a job.
     """
 
     def __init__(
@@ -61,7 +61,7 @@ class WorkerSession:
         self.stops: list[str] = []
         self.num_taken = 0
         self.num_results = 0
-        self.has_failed_prestart = False
+        self.is_unfit = False
         self.is_end_requested = False
         self.is_killed = False
         self.wake = Wake()
@@ -75,8 +75,8 @@ class WorkerSession:
 
     @property
     def has_served(self) -> bool:
-        """Return whether the worker's start succeeded: it has taken a job and could run it."""
-        return self.num_taken > 0 and not self.has_failed_prestart
+        """Return whether the worker has taken a job that it was fit to run."""
+        return self.num_taken > 0 and not self.is_unfit
 
     def polled(self, *, has_jobs: bool, now: float) -> list[str]:
         """Note a poll. Return the assigned jobs that the worker has dropped without a result.
@@ -115,11 +115,6 @@ class WorkerSession:
         if not self.jobs:
             self._set_idle(now)
         return True
-
-    def failed_prestart(self) -> None:
-        """Note that a prestart hook has failed; the SDK ends the worker by itself."""
-        self.has_failed_prestart = True
-        self.reason = "prestart hook failed"
 
     def request_stop(self, job_id: str, now: float) -> None:
         """Send a job-stop for a job that the worker has."""

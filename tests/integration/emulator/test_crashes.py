@@ -30,6 +30,12 @@ def kill(emulator, worker, number=signal.SIGKILL):
     until(lambda: worker.id not in {each["id"] for each in endpoint_of(emulator)["workers"]})
 
 
+def kill_left(emulator):
+    """Let the only worker die; its place stays empty for a time."""
+    (pid,) = (each["pid"] for each in endpoint_of(emulator)["workers"])
+    os.kill(pid, signal.SIGKILL)
+
+
 def test_deaths_with_a_job_are_no_crash_loop_and_delay_no_other_job(by_hand):
     emulator, client, worker = by_hand
     poisoned = [client.submit() for _ in range(4)]
@@ -83,6 +89,18 @@ def test_worker_that_the_emulator_ends_is_no_hazard(by_hand):
     assert hazards_of(emulator, "killed-worker") == []
 
 
+def test_unfit_worker_is_a_crash_loop_though_it_has_a_job(by_hand):
+    """Its host is bad: it leaves its job to another worker."""
+    emulator, client, worker = by_hand
+    client.submit()
+    worker.take()
+    worker.request("GET", f"/ping/{worker.id}?status=unhealthy&check=host&reason=damaged")
+    kill_left(emulator)
+    hazard = until(lambda: hazards_of(emulator, "crash-loop"))[0]
+    assert "fitness check host: damaged" in hazard["message"]
+    assert hazards_of(emulator, "killed-worker") == []
+
+
 @contextmanager
 def worker_with_failing_hook(tmp_path):
     """Its prestart hook has failed: as SDK 2.0, it fails one job with the reason and exits."""
@@ -97,8 +115,7 @@ def worker_with_failing_hook(tmp_path):
 
 def test_failing_prestart_hook_is_a_crash_loop(tmp_path):
     with worker_with_failing_hook(tmp_path) as (emulator, worker):
-        (pid,) = (each["pid"] for each in endpoint_of(emulator)["workers"])
-        os.kill(pid, signal.SIGKILL)
+        kill_left(emulator)
         hazard = until(lambda: hazards_of(emulator, "crash-loop"))[0]
         assert hazard["worker_id"] == worker.id
         assert "prestart hook failed" in hazard["message"]
