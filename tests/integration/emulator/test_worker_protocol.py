@@ -546,6 +546,12 @@ class TestPingsByHand:
             os.kill(pid, signal.SIGKILL)  # the SDK ends itself
 
 
+def until_it_ignores_sigterm(platform, worker):
+    """Wait for its first line: before that, SIGTERM would end it."""
+    session = platform.gateway.endpoints["test"].fleet.find(worker.id)
+    until(session.process.log_tail)
+
+
 class TestDrainingByHand:
     @pytest.fixture
     def deaf(self, handlers, tmp_path):
@@ -553,8 +559,7 @@ class TestDrainingByHand:
         behaviour = replace(BY_HAND, terminate_grace_s=1.0)
         env = {"IGNORES_SIGTERM": "1"}
         with platform_by_hand(handlers, tmp_path, behaviour, env=env) as (platform, worker):
-            session = platform.gateway.endpoints["test"].fleet.find(worker.id)
-            until(session.process.log_tail)  # before that, SIGTERM would end it
+            until_it_ignores_sigterm(platform, worker)
             yield platform, worker
 
     def test_worker_that_asks_to_be_replaced_gets_no_further_job(self, deaf, pool):
@@ -600,6 +605,7 @@ class TestDrainingByHand:
         with running_emulator(settings) as platform:
             worker = WorkerByHand(platform, worker_now(platform)["id"])
             with worker.http:
+                until_it_ignores_sigterm(platform, worker)
                 ids = [submit(platform, {"input": {"n": n}}) for n in range(3)]
                 worker.take_batch(2)
                 ending = pool.submit(platform.stop)
