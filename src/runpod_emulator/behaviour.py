@@ -49,6 +49,8 @@ class Behaviour:
 
     poll_hold_s: float = 20.0
     """Longest time that job-take and job-stop are held; below 30 s for SDKs before 1.7.9."""
+    stream_hold_s: float = 1.0
+    """Time that `/stream` without `?wait=` waits for an item. JavaScript clients poll at once."""
     ping_interval_s: float = 10.0
     """Must be at least 1: the SDK divides milliseconds as integers and breaks on 0."""
     heartbeat_timeout_s: float = 30.0
@@ -91,5 +93,5 @@ class Behaviour:
     """Number of workers that QUEUE_DELAY adds at once."""
     retry_backoff_max_s: float = 60.0
     """Longest pause between starts of a worker that keeps crashing."""
-    unauthorised_delay_s: float = 1.0
-    """Delay before the 401 to a worker, since the SDK repeats the call at once."""
+    refusal_delay_s: float = 1.0
+    """Delay before a 401 or 503 to a worker, since the SDK repeats the call at once."""

@@ -5,10 +5,9 @@ import functools
 import logging
 import os
 import shutil
-import sys
 import time
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
 from aiohttp import web
@@ -19,6 +18,7 @@ from runpod_emulator.api.limits import RateLimiter
 from runpod_emulator.api.server import make_app
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.faults import FaultPlan
+from runpod_emulator.file_lock import locked
 from runpod_emulator.hazards import HazardLog
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus
@@ -26,15 +26,18 @@ from runpod_emulator.jobs.queue import JobQueue
 from runpod_emulator.jobs.sqlite_store import SqliteStore
 from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.jobs.webhooks import WebhookSender
+from runpod_emulator.sdk_text import WORKER_OUTPUT, parse_line
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 from runpod_emulator.workers.billing import Prices, load_prices
 from runpod_emulator.workers.environ import worker_environ
 from runpod_emulator.workers.fleet import Fleet, FleetTools
+from runpod_emulator.workers.output import remove_old_logs
 from runpod_emulator.workers.process import WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 from runpod_emulator.workers.session import WorkerSession
 
 logger = logging.getLogger(__name__)
+worker_output = logging.getLogger(WORKER_OUTPUT)
 
 TICK_S = 0.1
 SWEEP_LIMIT = 200
@@ -64,16 +67,22 @@ class Emulator:
         return f"{self.url}/v2"
 
     async def start(self) -> None:
+        # `parents=True` would ignore the mode of all but the last folder
+        self.settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with ExitStack() as resources:
+            resources.enter_context(_locked_state(self.settings.state_dir))
+            await self._start()
+            self._resources = resources.pop_all()
+
+    async def _start(self) -> None:
         settings = self.settings
         due_at = functools.partial(lifecycle.due_at, behaviour=settings.behaviour)
-        # `parents=True` would ignore the mode of all but the last folder
-        settings.state_dir.mkdir(mode=0o700, parents=True, exist_ok=True)
         (settings.state_dir / "logs").mkdir(mode=0o700, exist_ok=True)
         try:
             self._store = SqliteStore(settings.database, due_at)
         except StoreUnusable as error:
             raise EmulatorError(str(error)) from error
-        # what a killed emulator's workers have left; nobody else is here: the store is locked
+        # what a killed emulator's workers have left
         shutil.rmtree(settings.state_dir / "workers", ignore_errors=True)
         self._sender = WebhookSender(
             self._store, settings.behaviour, self._clock, self._webhook_body, self._forget
@@ -107,6 +116,7 @@ class Emulator:
         await self._runner.cleanup()
         await self._reaper.stop()
         await self._store.close()
+        self._resources.close()
         logger.info("emulator stopped")
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
@@ -124,7 +134,11 @@ class Emulator:
             endpoints={each.id: self._build_endpoint(each, prices) for each in settings.endpoints},
             store=self._store,
             behaviour=settings.behaviour,
-            limiter=RateLimiter(time.monotonic, is_on=settings.rate_limits),
+            limiter=RateLimiter(
+                time.monotonic,
+                is_on=settings.rate_limits,
+                limits_queue=settings.behaviour.queue_limit,
+            ),
             faults=self.faults,
             hazards=self.hazards,
             prices=prices,
@@ -151,7 +165,7 @@ class Emulator:
         return JobQueue(endpoint_id, self._store, self.settings.behaviour, self._clock, self)
 
     async def _listen(self) -> None:
-        app = make_app(self.gateway, self.settings.host)
+        app = make_app(self.gateway, self.settings.host, self.settings.cors_origin)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=1.0)
         await self._runner.setup()
         site = web.TCPSite(self._runner, self.settings.host, self.settings.port)
@@ -198,30 +212,37 @@ class Emulator:
             await queue.sweep(job)
 
     async def _launch(self, endpoint: EndpointSettings, worker: WorkerSession) -> WorkerProcess:
-        directory = self._directory(worker)
+        home = self._home(worker)
+        logs = self.settings.state_dir / "logs"
+        with suppress(OSError):
+            remove_old_logs(logs, living=self._living())
         environ = worker_environ(
             endpoint,
             self.settings.behaviour,
             base_url=self.url,
             worker_id=worker.id,
             token=worker.token,
-            directory=directory,
+            home=home,
             inherited=os.environ,
         )
         return await WorkerProcess.start(
             endpoint.command,
             environ=environ,
-            directory=directory,
-            log=self.settings.state_dir / "logs" / f"{worker.id}.log",
+            workdir=endpoint.workdir,
+            home=home,
+            log=logs / f"{worker.id}.log",
             reaper=self._reaper,
             echo=functools.partial(_echo, worker.id) if self.settings.echo_logs else None,
         )
 
     def _clear(self, worker: WorkerSession) -> None:
-        """A worker's disk ends with it, as a container's does; its log stays."""
-        shutil.rmtree(self._directory(worker), ignore_errors=True)
+        """Remove a worker's home, which ends with it as a container's disk does."""
+        shutil.rmtree(self._home(worker), ignore_errors=True)
 
-    def _directory(self, worker: WorkerSession) -> Path:
+    def _living(self) -> set[str]:
+        return {id_ for each in self.gateway.endpoints.values() for id_ in each.fleet.workers}
+
+    def _home(self, worker: WorkerSession) -> Path:
         return self.settings.state_dir / "workers" / worker.id
 
     async def _webhook_body(self, job: Job) -> bytes:
@@ -232,5 +253,21 @@ class Emulator:
         await self._store.remove(job)
 
 
+@contextmanager
+def _locked_state(state_dir: Path) -> Iterator[None]:
+    """Keep other emulators away: a start deletes what the last one's workers have left."""
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(locked(state_dir / "lock"))
+        except BlockingIOError as error:
+            raise EmulatorError(
+                f"state folder {state_dir}: expected no other emulator in it, got one that runs; "
+                "stop it, or name another folder (--state-dir)"
+            ) from error
+        yield
+
+
 def _echo(worker_id: str, line: str) -> None:
-    sys.stderr.write(f"[{worker_id}] {line}\n")
+    printed = parse_line(line)
+    extra = {"worker": worker_id, "job": printed.job_id}
+    worker_output.log(printed.level, "%s", printed.text, extra=extra)

@@ -29,6 +29,7 @@ class HazardKind(StrEnum):
     BLOCKED_HANDLER = "blocked-handler"
     ENDLESS_STREAM = "endless-stream"
     RETRY_WITHOUT_S3_CONFIG = "retry-without-s3config"
+    KILLED_WORKER = "killed-worker"
     CRASH_LOOP = "crash-loop"
     SLOW_START = "slow-start"
 
@@ -98,9 +99,15 @@ ADVICE = {
         "the emulator deletes a job's s3Config when the job ends, so the retried job runs without "
         "it; to upload its result, submit the job again"
     ),
+    HazardKind.KILLED_WORKER: (
+        "the platform runs this job once more and then gives it up, together with the jobs that "
+        "ran beside it; return an error or raise an exception instead of ending the process, and "
+        "keep memory below the worker's limit"
+    ),
     HazardKind.CRASH_LOOP: (
-        "workers end before they take a job: in production jobs then stay IN_QUEUE without any "
-        "error while each start may be paid for (worker-vllm #29); read the worker's log"
+        "workers end before they run a job: in production jobs then stay IN_QUEUE without any "
+        "error, or fail one by one for a prestart hook, while each start may be paid for "
+        "(worker-vllm #29); read the worker's log"
     ),
     HazardKind.SLOW_START: (
         "a worker that takes longer than 7 minutes to its first poll is marked unhealthy; set "

@@ -19,9 +19,9 @@ class Scaler(StrEnum):
 class EndpointSettings:
     """One endpoint; names and defaults are those of RunPod's console.
 
-    `command` starts a worker, e.g. `("python", "/app/handler.py")`. `scaler_value` is seconds for
-    QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers the
-    emulated data centre has GPUs for; further workers are throttled.
+    `command` starts a worker in `workdir`, e.g. `("python", "/app/handler.py")`. `scaler_value` is
+    seconds for QUEUE_DELAY, requests per worker for REQUEST_COUNT. `capacity` is how many workers
+    the emulated data centre has GPUs for; further workers are throttled.
     """
 
     id: str
@@ -38,6 +38,7 @@ class EndpointSettings:
     gpu_count: int = 1
     capacity: int | None = None
     env: Mapping[str, str] = field(default_factory=dict, repr=False)
+    workdir: Path = field(default_factory=Path.cwd)
 
     @property
     def start_limit_s(self) -> float:
@@ -48,7 +49,10 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorSettings:
-    """The whole emulator. `state_dir` holds workers' directories and logs, and the key file."""
+    """The whole emulator. `state_dir` holds workers' directories and logs, and the key file.
+
+    Web pages of `cors_origin` (`*`: of any) may call it; without it, none.
+    """
 
     endpoints: tuple[EndpointSettings, ...]
     api_key: str = field(repr=False)
@@ -59,4 +63,5 @@ class EmulatorSettings:
     behaviour: Behaviour = field(default_factory=Behaviour)
     rate_limits: bool = True
     echo_logs: bool = True
+    cors_origin: str | None = None
     seed: int = 0

@@ -10,6 +10,8 @@ from support.s3_server import S3Server, running_s3
 
 from runpod_emulator.testing import RunningEmulator, running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 HANDLER = Path(__file__).resolve().parents[2] / "handler.py"
 PROMPT = "a red circle on a blue background, zanzibar"
 LONG_PROMPT = " ".join([PROMPT, *["marmalade"] * 200])

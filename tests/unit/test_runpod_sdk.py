@@ -64,12 +64,14 @@ def test_cpuinfo_that_is_there_already_is_left_alone():
     assert is_same == "True"
 
 
+@pytest.mark.sdk
 def test_report_of_an_unhealthy_worker_takes_a_check_and_a_reason():
     from runpod.serverless.modules import rp_fitness
 
     assert [*inspect.signature(rp_fitness._report_unhealthy).parameters] == ["check", "reason"]
 
 
+@pytest.mark.sdk
 class TestProgress:
     update: ClassVar = {"phase": "denoising", "step": 7, "steps": 28, "percent": 25}
 

@@ -1,7 +1,9 @@
-"""`chaos` kills workers and refuses results while many jobs run; `throughput` counts jobs.
+"""`chaos` kills workers and refuses results while many jobs run; `throughput` counts jobs;
+`compare` measures both and the idle cost beside the emulator of another checkout.
 
-Each prints a table and, last, one line of JSON. Exits 1 if the emulator broke a promise, or
-reached less than 70 % of the ceiling with 4 workers of 32 jobs at once.
+Each prints a table and, last, one line of JSON. Exits 1 if the emulator broke a promise,
+reached less than 70 % of the ceiling with 4 workers of 32 jobs at once, or is worse than the base:
+the 95 % interval of a ratio reaches above 1.05.
 """
 
 import argparse
@@ -16,10 +18,15 @@ from typing import NoReturn
 
 from tqdm import tqdm
 
+from pixpod_bench.base_checkout import find_checkout
+from pixpod_bench.compare import compared_table, compared_verdicts
 from pixpod_bench.emulator import report
 from pixpod_bench.emulator.chaos import run_chaos
+from pixpod_bench.emulator.comparison import Extent
+from pixpod_bench.emulator.comparison import compare as compare_emulators
 from pixpod_bench.emulator.throughput import measure_cell, measure_loads
 from pixpod_bench.emulator.verdict import ChaosSettings
+from pixpod_bench.report import verdict_table
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -69,9 +76,26 @@ def throughput(given: argparse.Namespace) -> int:
     return 1 if any(cell.is_too_slow for cell in cells) else 0
 
 
+def compare(given: argparse.Namespace) -> int:
+    run = report.describe_run()
+    extent = Extent(
+        num_rounds=given.rounds,
+        chaos_jobs=given.jobs,
+        load_seconds=given.load_seconds,
+        idle_seconds=given.idle_seconds,
+    )
+    with tqdm(total=2 * given.pairs, unit="run") as bar:
+        found = compare_emulators(given.base, extent, given.pairs, bar.update)
+    verdicts = compared_verdicts(found)
+    sys.stdout.write(compared_table(found) + verdict_table("not worse than the base", verdicts))
+    results = {"base": str(given.base), "compared": [asdict(each) for each in found]}
+    sys.stdout.write(report.document("emulator-compare", run, results))
+    return 1 if any(verdict.is_met is False for verdict in verdicts) else 0
+
+
 def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(prog="scripts/emulator_bench", description=__doc__)
-    benchmarks = parser.add_subparsers(required=True, metavar="chaos | throughput")
+    benchmarks = parser.add_subparsers(required=True, metavar="chaos | throughput | compare")
     shaken = benchmarks.add_parser("chaos", help="each job must end as promised")
     shaken.set_defaults(work=chaos)
     usual = ChaosSettings()
@@ -99,6 +123,15 @@ def _parser() -> argparse.ArgumentParser:
         metavar="S",
         help="of each load by /run and /status, 0 for none; default 10",
     )
+    compared = benchmarks.add_parser("compare", help="ratios to the emulator of another checkout")
+    compared.set_defaults(work=compare)
+    add = compared.add_argument
+    add("--base", type=find_checkout, metavar="DIR", required=True, help="the other checkout")
+    add("--pairs", type=int, default=30, metavar="N", help="of runs, one a side; default 30")
+    add("--jobs", type=int, default=200, metavar="N", help="of chaos; default 200")
+    add("--rounds", type=int, default=10, metavar="N", help="jobs for each slot; default 10")
+    add("--load-seconds", type=float, default=5.0, metavar="S", help="of each load; default 5")
+    add("--idle-seconds", type=float, default=10.0, metavar="S", help="without a job; default 10")
     return parser
 
 

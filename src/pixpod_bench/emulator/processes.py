@@ -41,10 +41,10 @@ class Server:
         self._process = process
 
     def cpu_s(self) -> float:
-        """Return the CPU time of this process alone, without its children."""
-        stat = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="utf-8")
-        user, system = stat.rpartition(")")[2].split()[11:13]
-        return (int(user) + int(system)) / _TICKS_PER_S
+        """Return the CPU time of this process's threads, without its children."""
+        threads = Path(f"/proc/{self._process.pid}/task").glob("*/schedstat")
+        # in nanoseconds: an idle emulator needs less than a tick (10 ms) in a second
+        return sum(int(each.read_text(encoding="utf-8").split()[0]) for each in threads) / 1e9
 
 
 def machine_busy_s() -> float:
@@ -52,6 +52,12 @@ def machine_busy_s() -> float:
     with Path("/proc/stat").open(encoding="utf-8") as stat:
         user, nice, system, _idle, _iowait, *rest = map(int, stat.readline().split()[1:])
     return (user + nice + system + sum(rest[:3])) / _TICKS_PER_S
+
+
+def own_environ(source: Path | None = None) -> dict[str, str]:
+    """Our environment, with the modules that we find, those in `source` first."""
+    path = [str(source) if source else "", *sys.path]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def own_busy_s() -> float:
@@ -62,9 +68,16 @@ def own_busy_s() -> float:
 
 @asynccontextmanager
 async def running_emulator(
-    worker: Path, num_workers: int, concurrency: int, state_dir: Path
+    worker: Path,
+    num_workers: int,
+    concurrency: int,
+    state_dir: Path,
+    source: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """The emulator as its command line starts it, without limits and without logs of workers."""
+    """The emulator as its command line starts it, without limits and without logs of workers.
+
+    `source` is a directory with another emulator than this checkout's.
+    """
     flags = {
         "--handler": worker,
         "--endpoint": ENDPOINT_ID,
@@ -78,7 +91,7 @@ async def running_emulator(
     }
     given = [str(part) for flag in flags.items() for part in flag]
     command = ("-m", "runpod_emulator", "serve", *given, "--no-rate-limits", "--quiet")
-    async with _running_server(command, {KEY_VARIABLE: API_KEY}) as server:
+    async with _running_server(command, {KEY_VARIABLE: API_KEY}, source) as server:
         yield server
 
 
@@ -101,7 +114,7 @@ async def running_stub_platform(
                 base_url=server.url,
                 worker_id=f"worker-{number}",
                 token=API_KEY,
-                directory=directory,
+                home=directory,
                 inherited=os.environ,
             )
             await stack.enter_async_context(_running(endpoint.command, environ))
@@ -110,11 +123,10 @@ async def running_stub_platform(
 
 @asynccontextmanager
 async def _running_server(
-    arguments: Sequence[str], environ: Mapping[str, str]
+    arguments: Sequence[str], environ: Mapping[str, str], source: Path | None = None
 ) -> AsyncIterator[Server]:
     """End the server with SIGTERM at the end of the context. Raises `ServerNotStarted`."""
-    path = os.pathsep.join(filter(None, sys.path))
-    environ = {**os.environ, "PYTHONPATH": path, **environ}
+    environ = {**own_environ(source), **environ}
     with tempfile.TemporaryFile() as log:
         async with _running((sys.executable, *arguments), environ, PIPE, log) as process:
             assert process.stdout is not None

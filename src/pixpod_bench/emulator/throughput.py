@@ -7,7 +7,6 @@ import asyncio
 import statistics
 import tempfile
 from collections.abc import Awaitable, Callable
-from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from time import perf_counter
@@ -27,6 +26,7 @@ from pixpod_bench.emulator.processes import (
 )
 
 LOOK_S = 0.02
+WARM_UP_ROUNDS = 2
 JOBS_PER_SLOT = 3
 """Jobs under way per client: one runs, one waits, and a client sees its end up to 1 s late."""
 
@@ -93,26 +93,8 @@ class Load:
 async def measure_cell(num_workers: int, concurrency: int, num_rounds: int) -> Cell:
     """`num_rounds` jobs for each that can run at once, after two rounds to warm up."""
     others = _OthersLoad()
-    num_slots = num_workers * concurrency
-    num_jobs, num_warm_up = num_rounds * num_slots, 2 * num_slots
-    with tempfile.TemporaryDirectory() as directory:
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                running_stub_platform(num_workers, concurrency, Path(directory))
-            )
-            client = await stack.enter_async_context(client_of(server.url, ENDPOINT_ID, API_KEY))
-            await _until(client.ready_workers, num_workers)
-            ceiling = await _measure(server, client.completed, num_warm_up, num_jobs)
-        async with AsyncExitStack() as stack:
-            server = await stack.enter_async_context(
-                running_emulator(HANDLER, num_workers, concurrency, Path(directory))
-            )
-            client = await stack.enter_async_context(client_of(server.url, ENDPOINT_ID, API_KEY))
-            await _until(client.ready_workers, num_workers)
-            await stack.enter_async_context(
-                running(submit_and_wait(client) for _ in range(JOBS_PER_SLOT * num_slots))
-            )
-            emulator = await _measure(server, client.seen_completed, num_warm_up, num_jobs)
+    ceiling = await _measure_ceiling(num_workers, concurrency, num_rounds)
+    emulator = await measure_emulator(num_workers, concurrency, num_rounds)
     return Cell(
         num_workers=num_workers,
         concurrency=concurrency,
@@ -122,11 +104,58 @@ async def measure_cell(num_workers: int, concurrency: int, num_rounds: int) -> C
     )
 
 
-async def measure_loads(seconds: float) -> tuple[Load, Load]:
+async def _measure_ceiling(num_workers: int, concurrency: int, num_rounds: int) -> Rate:
+    num_slots = num_workers * concurrency
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            running_stub_platform(num_workers, concurrency, Path(directory)) as server,
+            client_of(server.url, ENDPOINT_ID, API_KEY) as client,
+        ):
+            await _until(client.ready_workers, num_workers)
+            return await _measure(
+                server, client.completed, WARM_UP_ROUNDS * num_slots, num_rounds * num_slots
+            )
+
+
+async def measure_emulator(
+    num_workers: int, concurrency: int, num_rounds: int, source: Path | None = None
+) -> Rate:
+    """One cell without its ceiling; `source` as in `running_emulator`."""
+    num_slots = num_workers * concurrency
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            running_emulator(HANDLER, num_workers, concurrency, Path(directory), source) as server,
+            client_of(server.url, ENDPOINT_ID, API_KEY) as client,
+        ):
+            await _until(client.ready_workers, num_workers)
+            async with running(submit_and_wait(client) for _ in range(JOBS_PER_SLOT * num_slots)):
+                return await _measure(
+                    server,
+                    client.seen_completed,
+                    WARM_UP_ROUNDS * num_slots,
+                    num_rounds * num_slots,
+                )
+
+
+async def measure_idle(seconds: float, source: Path | None = None) -> float:
+    """Return the share of a core that the emulator needs with one SDK worker and no job."""
+    with tempfile.TemporaryDirectory() as directory:
+        async with (
+            running_emulator(HANDLER, 1, 1, Path(directory), source) as server,
+            client_of(server.url, ENDPOINT_ID, API_KEY) as client,
+        ):
+            await _until(client.ready_workers, 1)
+            await asyncio.sleep(1)
+            before_s = server.cpu_s()
+            await asyncio.sleep(seconds)
+            return (server.cpu_s() - before_s) / seconds
+
+
+async def measure_loads(seconds: float, source: Path | None = None) -> tuple[Load, Load]:
     """The API under as much as it takes, then under half of that, with one stub worker."""
     with tempfile.TemporaryDirectory() as directory:
         async with (
-            running_emulator(STUB_WORKER, 1, 1, Path(directory)) as server,
+            running_emulator(STUB_WORKER, 1, 1, Path(directory), source) as server,
             client_of(server.url, ENDPOINT_ID, API_KEY) as client,
         ):
             await _until(client.ready_workers, 1)

@@ -4,7 +4,6 @@ import json
 
 from aiohttp import web
 
-from runpod_emulator.api import metrics
 from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.api.fault_injection import Answer
 from runpod_emulator.api.gateway import Endpoint, Gateway
@@ -41,6 +40,13 @@ class AdminApi:
         return web.json_response(await snapshot(self._gateway))
 
     async def metrics(self, request: web.Request) -> web.StreamResponse:
+        try:
+            from runpod_emulator.api import metrics  # prometheus-client is optional
+        except ImportError as error:
+            install = "pip install 'runpod-emulator[metrics]'"
+            raise ApiError(
+                501, f"metrics: prometheus-client is not installed; {install}"
+            ) from error
         page = metrics.render(await snapshot(self._gateway))
         return web.Response(body=page, content_type="text/plain", charset="utf-8")
 

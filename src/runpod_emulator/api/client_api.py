@@ -13,7 +13,7 @@ from runpod_emulator.api import wire
 from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.api.fault_injection import answer_with_faults
 from runpod_emulator.api.gateway import Endpoint, Gateway
-from runpod_emulator.api.limits import Operation, RateLimited, queue_is_full
+from runpod_emulator.api.limits import Operation, RateLimited
 from runpod_emulator.faults import FaultPoint
 from runpod_emulator.hazards import HazardKind, hazards_of_input
 from runpod_emulator.jobs.job import Job, JobStatus
@@ -81,7 +81,9 @@ class ClientApi:
 
     async def stream(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
         """Return the items since the last call, after waiting for an item or the end of the job."""
-        wait_s = _wait_s(request, STATUS_SYNC_WAIT_MS) if "wait" in request.query else 0.0
+        is_wait_given = "wait" in request.query
+        hold_s = self._gateway.behaviour.stream_hold_s
+        wait_s = _wait_s(request, STATUS_SYNC_WAIT_MS) if is_wait_given else hold_s
         deadline = self._gateway.clock() + wait_s
         while True:
             job = self._found(await endpoint.queue.get(request.match_info["job"]))
@@ -166,8 +168,9 @@ class ClientApi:
         raw = await self._body(request, most)
         requested = wire.parse_run(raw)
         policy = wire.policy_of(requested.policy, settings, behaviour)
-        if queue_is_full(await self._gateway.store.num_queued(settings.id), settings, behaviour):
-            raise ApiError(429, "too many jobs in the queue of this endpoint")
+        operation = Operation.RUNSYNC if is_sync else Operation.RUN
+        num_queued = await self._gateway.store.num_queued(settings.id)
+        self._gateway.limiter.check_queue(operation, settings, num_queued)
         job = await endpoint.queue.submit(
             Submission(
                 payload=wire.to_json(requested.input),

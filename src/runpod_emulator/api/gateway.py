@@ -61,10 +61,18 @@ class Gateway:
             endpoint.fleet.is_short_of_gpus = False
 
     def check_key(self, request: web.Request) -> None:
-        """`Bearer KEY` or the bare key, as the documentation uses both. Raises `ApiError` 401."""
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ").strip()
+        """Raises `ApiError` 401 for a request without the API key."""
+        given = key_in(request)
         if not given:
             raise ApiError(401, "no token provided")
-        # bytes that are no UTF-8 arrive as half surrogate pairs
-        if not hmac.compare_digest(given.encode(errors="replace"), self.api_key.encode()):
+        if not hmac.compare_digest(given, self.api_key.encode()):
             raise ApiError(401, "invalid token")
+
+
+def key_in(request: web.Request) -> bytes:
+    """Return the key that a request carries, bare or as `Bearer KEY`; empty if there is none."""
+    header = request.headers.get("Authorization", "").strip()
+    scheme, _, key = header.partition(" ")
+    given = key.strip() if scheme.lower() == "bearer" else header
+    # bytes that are no UTF-8 arrive as half surrogate pairs
+    return given.encode(errors="replace")

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Final
 
-from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import EndpointSettings
 
 WINDOW_S = 10.0
@@ -63,10 +62,8 @@ The platform raises them with the number of running workers, by a factor it does
 class RateLimited(Exception):
     """More requests than the platform accepts; `retry_after_s` is when another may pass."""
 
-    def __init__(self, operation: Operation, limit: str, retry_after_s: float) -> None:
-        super().__init__(f"{operation}: at most {limit} for one endpoint")
-        self.operation = operation
-        self.limit = limit
+    def __init__(self, message: str, retry_after_s: float) -> None:
+        super().__init__(message)
         self.retry_after_s = retry_after_s
 
 
@@ -88,9 +85,12 @@ class RateLimiter:
     kept for every endpoint seen: admit requests for known endpoints only.
     """
 
-    def __init__(self, clock: Callable[[], float], *, is_on: bool = True) -> None:
+    def __init__(
+        self, clock: Callable[[], float], *, is_on: bool = True, limits_queue: bool = True
+    ) -> None:
         self._clock = clock
         self._is_on = is_on
+        self._limits_queue = limits_queue
         self._usage: defaultdict[tuple[str, Operation], _Usage] = defaultdict(_Usage)
 
     @contextmanager
@@ -107,20 +107,31 @@ class RateLimiter:
         finally:
             usage.running -= 1
 
+    def check_queue(
+        self, operation: Operation, endpoint: EndpointSettings, num_queued: int
+    ) -> None:
+        """Raises `RateLimited` for a full queue. Only older documentation has this limit."""
+        most = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * endpoint.workers_max)
+        if self._is_on and self._limits_queue and num_queued > most:
+            raise RateLimited(
+                f"{operation}: at most {most} queued jobs for one endpoint, {num_queued} are "
+                "queued; --no-rate-limits or --behaviour queue_limit=false lifts this limit",
+                BUSY_RETRY_S,
+            )
+
     def _count(self, usage: _Usage, operation: Operation, limit: Limit) -> None:
         now = self._clock()
         while usage.leave_at and usage.leave_at[0] <= now:
             usage.leave_at.popleft()
         if len(usage.leave_at) >= limit.per_10_s:
             allowed = f"{limit.per_10_s} requests in {WINDOW_S:.0f} s"
-            raise RateLimited(operation, allowed, usage.leave_at[0] - now)
+            raise RateLimited(_refusal(operation, allowed), usage.leave_at[0] - now)
         if limit.concurrent is not None and usage.running >= limit.concurrent:
-            raise RateLimited(operation, f"{limit.concurrent} requests at once", BUSY_RETRY_S)
+            allowed = f"{limit.concurrent} requests at once"
+            raise RateLimited(_refusal(operation, allowed), BUSY_RETRY_S)
         usage.leave_at.append(now + WINDOW_S)
         usage.running += 1
 
 
-def queue_is_full(queued: int, settings: EndpointSettings, behaviour: Behaviour) -> bool:
-    """Return whether a new job is refused with 429. Only older documentation has this limit."""
-    most = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * settings.workers_max)
-    return behaviour.queue_limit and queued > most
+def _refusal(operation: Operation, limit: str) -> str:
+    return f"{operation}: at most {limit} for one endpoint; --no-rate-limits lifts this limit"

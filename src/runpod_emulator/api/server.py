@@ -1,7 +1,7 @@
 """The HTTP server: routes put together, and what holds for all of them.
 
-Closed by default: every route but the API's description needs a key, and a request that names
-another host is refused, so that no web page can reach it by a name of its own.
+Closed by default: every route needs a key but `/`, the API's description and what answers 501, and
+a request that names another host is refused, so that no web page can reach it by a name of its own.
 """
 
 import logging
@@ -14,7 +14,10 @@ from runpod_emulator.api import openapi
 from runpod_emulator.api.admin_api import AdminApi
 from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.api.client_api import ClientApi
+from runpod_emulator.api.cors import allow_origin
 from runpod_emulator.api.gateway import Gateway
+from runpod_emulator.api.home_page import home_page_route
+from runpod_emulator.api.not_emulated import not_emulated_routes
 from runpod_emulator.api.worker_api import WorkerApi
 from runpod_emulator.jobs.store import StoreUnusable
 
@@ -28,16 +31,22 @@ USUAL_NAMES = ("127.0.0.1", "localhost")
 """The usual host names, checked first because that is cheap."""
 
 
-def make_app(gateway: Gateway, host: str) -> web.Application:
-    """`host` is where it listens; an address that is not of this machine alone accepts any name."""
+def make_app(gateway: Gateway, host: str, cors_origin: str | None = None) -> web.Application:
+    """`host` is where it listens; an address that is not of this machine alone accepts any name.
+
+    Web pages of `cors_origin` may read the answers.
+    """
     middlewares = [_errors_as_json]
     if is_loopback(host):
         middlewares.append(_only_this_host)
     app = web.Application(client_max_size=MAX_BODY_BYTES, middlewares=middlewares)
+    if cors_origin is not None:
+        app.middlewares.append(allow_origin(app, cors_origin))
     app.add_routes(WorkerApi(gateway).routes())
     app.add_routes(ClientApi(gateway).routes())
     app.add_routes(AdminApi(gateway).routes())
     app.router.add_get("/openapi.json", _openapi)
+    app.add_routes([home_page_route(gateway), *not_emulated_routes(gateway)])
     return app
 
 
@@ -61,7 +70,7 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
         refusal.headers.update({n: v for n, v in error.headers.items() if n == "Allow"})
         return refusal
     except web.RequestPayloadError:
-        return _refusal(ApiError(400, "body: not what Content-Encoding or its chunks say"))
+        return _refusal(ApiError(400, "body: expected what Content-Encoding and the chunks say"))
     except StoreUnusable as error:
         logger.error("store unusable", extra={"error": str(error)})
         return _refusal(ApiError(503, "the emulator cannot use its database; see its log"))
@@ -75,7 +84,8 @@ async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamR
 @web.middleware
 async def _only_this_host(request: web.Request, handler: Handler) -> web.StreamResponse:
     name = request.host.rpartition(":")[0] if request.host[-1:] != "]" else request.host
-    if name not in USUAL_NAMES and not is_loopback(name or request.host):
+    name = (name or request.host).lower().removesuffix(".")
+    if name not in USUAL_NAMES and not is_loopback(name):
         raise ApiError(
             403, f"host: expected 127.0.0.1, [::1] or localhost, got {request.host[:80]!r}"
         )

@@ -69,8 +69,9 @@ async def _endpoint(gateway: Gateway, endpoint: Endpoint, now: float) -> dict[st
         "settings": {
             name: value
             for name, value in asdict(settings).items()
-            if name not in ("env", "command")
+            if name not in ("env", "command", "workdir")
         },
+        "workdir": str(settings.workdir),
         "command": list(settings.command),
         "jobs": await gateway.store.counts(settings.id),
         "tally": asdict(await gateway.store.tally(settings.id)),

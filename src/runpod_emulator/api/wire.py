@@ -20,6 +20,10 @@ from runpod_emulator.settings import EndpointSettings
 MOST_MS = 10**15
 """More than anybody waits, and few enough to be counted in seconds."""
 
+PRESTART_FAILED = "prestart_failed"
+"""The SDK's `rp_prestart.PRESTART_FAILED_EVENT`."""
+TOO_DEEP = "expected JSON of fewer levels, got more than can be read"
+
 
 class PolicyFields(BaseModel):
     """Times are milliseconds."""
@@ -63,6 +67,7 @@ class PostedResult:
     output: bytes | None
     error: str | None
     must_replace_worker: bool
+    has_failed_prestart: bool
     has_nan: bool
 
 
@@ -89,8 +94,10 @@ def parse_run(raw: bytes) -> RunRequest:
             f"{'.'.join(map(str, each['loc'])) or 'body'}: {each['msg']}" for each in error.errors()
         )
         raise ApiError(400, problems) from error
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, "body: expected a JSON object with the key input") from error
+    except RecursionError as error:
+        raise ApiError(400, f"body: {TOO_DEEP}") from error
 
 
 def policy_of(
@@ -132,8 +139,18 @@ def parse_result(raw: bytes) -> PostedResult:
         output=to_json(body["output"]) if has_output else None,
         error=error_text if is_error else None,
         must_replace_worker=body.get("stopPod") is True,
+        has_failed_prestart=isinstance(error_text, str) and _is_prestart_failure(error_text),
         has_nan=has_nan,
     )
+
+
+def _is_prestart_failure(error: str) -> bool:
+    """Return whether a job failed because a prestart hook of its worker did (SDK 2.0)."""
+    try:
+        cause = json.loads(error)
+    except (ValueError, RecursionError):
+        return False
+    return isinstance(cause, dict) and cause.get("event") == PRESTART_FAILED
 
 
 def parse_chunk(raw: bytes) -> PostedChunk:
@@ -222,8 +239,10 @@ def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
 
     try:
         body = json.loads(raw, parse_constant=replaced.append, parse_float=number)
-    except (ValueError, RecursionError) as error:
+    except ValueError as error:
         raise ApiError(400, f"{route}: expected a JSON object") from error
+    except RecursionError as error:
+        raise ApiError(400, f"{route}: {TOO_DEEP}") from error
     if not isinstance(body, dict):
         raise ApiError(400, f"{route}: expected a JSON object, got {type(body).__name__}")
     return body, bool(replaced)

@@ -12,12 +12,13 @@ from aiohttp import web
 from runpod_emulator.api import wire
 from runpod_emulator.api.api_error import ApiError
 from runpod_emulator.api.fault_injection import Answer, answer_with_faults, drop
-from runpod_emulator.api.gateway import Endpoint, Gateway
+from runpod_emulator.api.gateway import Endpoint, Gateway, key_in
 from runpod_emulator.api.wire import PostedResult, ResultKind
 from runpod_emulator.behaviour import EmptyInput, LateProgress
 from runpod_emulator.faults import FaultAction, FaultPoint, FaultRule
 from runpod_emulator.hazards import HazardKind, hazards_of_chunk, hazards_of_result
 from runpod_emulator.jobs.queue import TakenJob
+from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.wake import Wake
 from runpod_emulator.workers.session import SETTLE_S, WorkerSession
 
@@ -91,6 +92,8 @@ class WorkerApi:
         is_too_large = len(raw) > self._gateway.behaviour.max_result_bytes
         job = await self._finish(endpoint, worker, job_id, posted, is_too_large=is_too_large)
         worker.release(job_id, self._now())
+        if posted.has_failed_prestart:
+            endpoint.fleet.unfit(worker, "prestart hook failed")
         self._report_result(endpoint, worker, job_id, posted, len(raw), is_late=job is None)
         if posted.must_replace_worker:
             endpoint.fleet.drain(worker, "refresh_worker")
@@ -130,21 +133,26 @@ class WorkerApi:
 
     def _faulty(self, point: FaultPoint, answer: Answer) -> Answer:
         async def faulty(request: web.Request) -> web.StreamResponse:
-            return await answer_with_faults(self._gateway.faults, point, request, answer)
+            try:
+                return await answer_with_faults(self._gateway.faults, point, request, answer)
+            except StoreUnusable:
+                await self._delay_refusal()
+                raise
 
         return faulty
 
     async def _authenticate(self, request: web.Request) -> tuple[Endpoint, WorkerSession]:
-        """The worker's own key, raw. Raises `ApiError` 401, late: the SDK knows no back-off."""
+        """Raises `ApiError` 401, late, for a request without the worker's own key."""
         endpoint = self._gateway.endpoint_of(request)
         worker = endpoint.fleet.find(request.match_info["worker"])
-        given = request.headers.get("Authorization", "").removeprefix("Bearer ")
-        # bytes that are no UTF-8 arrive as half surrogate pairs
-        key = given.encode(errors="replace")
-        if worker is None or not hmac.compare_digest(key, worker.token.encode()):
-            await asyncio.sleep(self._gateway.behaviour.unauthorised_delay_s)
+        if worker is None or not hmac.compare_digest(key_in(request), worker.token.encode()):
+            await self._delay_refusal()
             raise ApiError(401, "not the key of this worker")
         return endpoint, worker
+
+    async def _delay_refusal(self) -> None:
+        """Wait: the SDK repeats a refused call at once."""
+        await asyncio.sleep(self._gateway.behaviour.refusal_delay_s)
 
     def _note_poll(self, endpoint: Endpoint, worker: WorkerSession, request: web.Request) -> None:
         has_jobs = request.query.get("job_in_progress") == "1"

@@ -20,9 +20,18 @@ from typing import Any
 from runpod_emulator.api.server import is_loopback
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.command_line.flags import configuration_of, fault_rules, parse_flags
+from runpod_emulator.command_line.hub_file import (
+    HubFile,
+    HubMachine,
+    HubTest,
+    find_tests,
+    read_hub_tests,
+)
+from runpod_emulator.command_line.hub_report import HubResult, report_of
 from runpod_emulator.command_line.hub_run import Progress, Target, run_hub_tests
-from runpod_emulator.command_line.hub_tests import HubTests, read_hub_tests, report_of
 from runpod_emulator.command_line.logs import LogFormat, configure_logging
+from runpod_emulator.command_line.project import check_sdk
+from runpod_emulator.command_line.reload import reload_on_change
 from runpod_emulator.command_line.state_dir import checked_key, kept_key, prepare_state_dir
 from runpod_emulator.command_line.welcome import KEY_VARIABLE, KeySource, welcome
 from runpod_emulator.emulator import Emulator
@@ -33,8 +42,6 @@ from runpod_emulator.workers.environ import worker_environ
 
 logger = logging.getLogger(__name__)
 
-DEFAULT_HANDLER = Path("handler.py")
-DEFAULT_TESTS = Path(".runpod/tests.json")
 
 BEHAVIOUR_UNDER_TEST = Behaviour(min_execution_timeout_s=0, terminate_grace_s=2)
 """The Hub's timeouts are taken as they are, and in the end nobody waits for a worker."""
@@ -64,19 +71,20 @@ def prepare_serve(
     given: argparse.Namespace, environ: Mapping[str, str]
 ) -> Coroutine[Any, Any, int]:
     """Check everything that can be checked before anything starts. Raises EmulatorError."""
-    configuration = configuration_of(given)
+    configuration = configuration_of(given, environ)
     rules = fault_rules(given)
     key, source = _own_key(given, environ)
-    configure_logging(
-        getattr(given, "log_level", "INFO"), getattr(given, "log_format", LogFormat.TEXT)
-    )
+    level = getattr(given, "log_level", "WARNING" if "echo_logs" in given else "INFO")
+    configure_logging(level, getattr(given, "log_format", LogFormat.TEXT))
     settings = configuration.settings(key)
     _check_host(settings.host, source)
-    _check_environs(settings.endpoints)
-    return serve(settings, source, rules)
+    _check_workers(settings.endpoints, environ)
+    return serve(settings, source, rules, reloads="reload" in given)
 
 
-async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule]) -> int:
+async def serve(
+    settings: EmulatorSettings, source: KeySource, rules: Sequence[FaultRule], *, reloads: bool
+) -> int:
     """Run an emulator until cancelled."""
     prepare_state_dir(settings.state_dir)
     if source is KeySource.KEPT:
@@ -88,6 +96,8 @@ async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[F
     try:
         sys.stdout.write(welcome(settings, emulator.base_url, source))
         sys.stdout.flush()
+        if reloads:
+            await reload_on_change(emulator.gateway.endpoints.values())
         await asyncio.Event().wait()
     except asyncio.CancelledError:
         return 0
@@ -98,18 +108,41 @@ async def serve(settings: EmulatorSettings, source: KeySource, rules: Sequence[F
 
 def prepare_test(given: argparse.Namespace, environ: Mapping[str, str]) -> Coroutine[Any, Any, int]:
     """Raises EmulatorError."""
-    file = read_hub_tests(getattr(given, "tests", DEFAULT_TESTS))
-    endpoint = _endpoint_under_test(given, file)
-    _check_environs((endpoint,))
+    if "tests" in given:
+        file = read_hub_tests(given.tests)
+    else:
+        file = find_tests(getattr(given, "workdir", Path()))
     if "execution_timeout_s" in given:
         file = file.without_timeouts()
+    machines = dict.fromkeys(test.machine for test in file.tests)
+    endpoints = {each: _endpoint_under_test(given, each, environ) for each in machines}
+    _check_workers(tuple(endpoints.values()), environ)
+    for warning in file.warnings:
+        sys.stderr.write(f"warning: {warning}\n")
     is_verbose = "verbose" in given
     configure_logging("INFO" if is_verbose else "WARNING", LogFormat.TEXT)
-    return run_tests(file, endpoint, echo_logs=is_verbose)
+    return run_tests(file, endpoints, echo_logs=is_verbose)
 
 
-async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bool) -> int:
-    """Run the tests on an emulator of their own, and delete its state afterwards."""
+async def run_tests(
+    file: HubFile, endpoints: Mapping[HubMachine, EndpointSettings], *, echo_logs: bool
+) -> int:
+    """Run the tests machine by machine, each on an emulator of its own, and print the results."""
+    results: dict[int, HubResult] = {}
+    for machine, endpoint in endpoints.items():
+        chosen = [index for index, test in enumerate(file.tests) if test.machine == machine]
+        tests = [file.tests[index] for index in chosen]
+        run = await _run_on_machine(tests, endpoint, echo_logs=echo_logs)
+        results.update(zip(chosen, run, strict=True))
+    in_order = [results[index] for index in sorted(results)]
+    sys.stdout.write(report_of(in_order, file.not_run))
+    return 0 if all(result.has_passed for result in in_order) else STATUS_FAILED
+
+
+async def _run_on_machine(
+    tests: Sequence[HubTest], endpoint: EndpointSettings, *, echo_logs: bool
+) -> list[HubResult]:
+    """Run tests on an emulator of their own, and delete its state afterwards."""
     with tempfile.TemporaryDirectory(prefix="runpod-emulator-") as state_dir:
         settings = EmulatorSettings(
             endpoints=(endpoint,),
@@ -124,28 +157,27 @@ async def run_tests(file: HubTests, endpoint: EndpointSettings, *, echo_logs: bo
         await emulator.start()
         try:
             target = Target(url=emulator.url, endpoint=endpoint, api_key=settings.api_key)
-            results = await run_hub_tests(file, target, Progress(sys.stderr))
+            return await run_hub_tests(tests, target, Progress(sys.stderr))
         finally:
             await emulator.stop()
-    sys.stdout.write(report_of(results))
-    return 0 if all(result.has_passed for result in results) else STATUS_FAILED
 
 
 ACTIONS = {"serve": prepare_serve, "test": prepare_test}
 
 
-def _endpoint_under_test(given: argparse.Namespace, file: HubTests) -> EndpointSettings:
-    """Return the endpoint with one worker, and the machine and environment of the file."""
-    if "command" not in given and "handler" not in given:
-        given.handler = DEFAULT_HANDLER
-    given.env = [*file.env.items(), *getattr(given, "env", ())]
-    (endpoint,) = configuration_of(given).endpoints
+def _endpoint_under_test(
+    given: argparse.Namespace, machine: HubMachine, environ: Mapping[str, str]
+) -> EndpointSettings:
+    """Return the endpoint with one worker, on a machine of the file."""
+    env = [*machine.env, *getattr(given, "env", ())]
+    chosen = argparse.Namespace(**{**vars(given), "env": env})
+    (endpoint,) = configuration_of(chosen, environ).endpoints
     return replace(
         endpoint,
         workers_min=1,
         workers_max=1,
-        gpu=file.config.gpuTypeId or endpoint.gpu,
-        gpu_count=file.config.gpuCount or endpoint.gpu_count,
+        gpu=machine.gpu or endpoint.gpu,
+        gpu_count=machine.gpu_count or endpoint.gpu_count,
     )
 
 
@@ -167,18 +199,19 @@ def _check_host(host: str, source: KeySource) -> None:
     logger.warning("other machines can reach the emulator, unencrypted", extra={"host": host})
 
 
-def _check_environs(endpoints: Sequence[EndpointSettings]) -> None:
-    """Raises EmulatorError for a variable that is the protocol's own, before a worker does."""
+def _check_workers(endpoints: Sequence[EndpointSettings], environ: Mapping[str, str]) -> None:
+    """Raises EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
     for endpoint in endpoints:
-        worker_environ(
+        workers = worker_environ(
             endpoint,
             Behaviour(),
             base_url="http://localhost",
             worker_id="",
             token="",
-            directory=Path(),
-            inherited={},
+            home=Path(),
+            inherited=environ,
         )
+        check_sdk(endpoint.command, workers)
 
 
 async def _until_signal(work: Coroutine[Any, Any, int]) -> int:

@@ -1,8 +1,8 @@
 """A configuration, from a TOML file or from flags, as checked settings.
 
-[emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed
+[emulator]        host, port, db, state_dir, rate_limits, echo_logs, seed, cors_origin
 [behaviour]       any field of `Behaviour`
-[endpoints.ID]    handler or command, and any other field of `EndpointSettings`
+[endpoints.ID]    handler (and python) or command, and any other field of `EndpointSettings`
 """
 
 import re
@@ -27,6 +27,7 @@ from pydantic import (
 
 from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.command_line.problems import validated
+from runpod_emulator.command_line.project import find_python, python_at
 from runpod_emulator.errors import EmulatorError
 from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
@@ -88,18 +89,21 @@ class Configuration:
         )
 
 
-def read_config_file(path: Path) -> Configuration:
+def read_config_file(path: Path, environ: Mapping[str, str]) -> Configuration:
     """Relative paths inside are relative to the file. Raises EmulatorError."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise EmulatorError(f"{path}: cannot be read as TOML: {error}") from error
-    return parse_configuration(document, path.absolute().parent)
+    return parse_configuration(document, path.absolute().parent, environ)
 
 
-def parse_configuration(document: Mapping[str, object], base: Path) -> Configuration:
+def parse_configuration(
+    document: Mapping[str, object], base: Path, environ: Mapping[str, str]
+) -> Configuration:
     """`document` has the tables of a file; `base` is what relative paths are relative to.
 
+    A handler that names no Python gets the project's: `environ` says which environment is active.
     Raises ConfigurationProblems.
     """
     # Any: the document's fields are made at run time, below
@@ -110,13 +114,8 @@ def parse_configuration(document: Mapping[str, object], base: Path) -> Configura
     return Configuration(
         emulator=emulator,
         behaviour=_given(checked.behaviour),
-        endpoints=tuple(_endpoint(key, table) for key, table in checked.endpoints.items()),
+        endpoints=tuple(_endpoint(key, table, environ) for key, table in checked.endpoints.items()),
     )
-
-
-def command_of(handler: Path) -> tuple[str, ...]:
-    """Return the command that starts a handler, by the Python that runs the emulator."""
-    return (sys.executable, "-u", str(handler))
 
 
 def _absolute(path: Path, info: ValidationInfo) -> Path:
@@ -130,8 +129,20 @@ def _existing_handler(path: Path, info: ValidationInfo) -> Path:
     return absolute
 
 
+def _existing_python(path: Path, info: ValidationInfo) -> Path:
+    is_name = len(path.parts) == 1 and not (_base(info) / path).exists()
+    return python_at(path if is_name else _absolute(path, info))
+
+
+def _existing_directory(path: Path, info: ValidationInfo) -> Path:
+    absolute = _absolute(path, info)
+    if not absolute.is_dir():
+        raise ValueError("a directory that exists")
+    return absolute
+
+
 def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Files that it names get absolute paths: each worker has a working directory of its own."""
+    """Files that it names get absolute paths: they are relative to the file, not to `workdir`."""
     absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
     if shutil.which(absolute[0]) is None:
         raise ValueError(f"a list that starts with a program, which {command[0]!r} is not")
@@ -156,7 +167,9 @@ def _id(key: str) -> str:
 
 
 AbsolutePath = Annotated[Path, Field(strict=False), AfterValidator(_absolute)]
+Directory = Annotated[Path, Field(strict=False), AfterValidator(_existing_directory)]
 Handler = Annotated[Path, Field(strict=False), AfterValidator(_existing_handler)]
+Python = Annotated[Path, Field(strict=False), AfterValidator(_existing_python)]
 Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterValidator(_runnable)]
 
 
@@ -170,18 +183,22 @@ class EmulatorBase(BaseModel):
 
 
 class EndpointBase(BaseModel):
-    """An endpoint's `handler` or `command`, and the checks across its fields."""
+    """An endpoint's `handler` with its `python`, or `command`, and the checks across its fields."""
 
     model_config = STRICT
 
     handler: Handler | None = None
+    python: Python | None = None
     command: Command | None = None
+    workdir: Directory = Field(default=Path(), validate_default=True)
 
     @model_validator(mode="after")
     def _fits_together(self) -> "EndpointBase":
         if (self.handler is None) == (self.command is None):
             raise ValueError("either handler or command")
-        endpoint = _endpoint("", self)
+        if self.python is not None and self.command is not None:
+            raise ValueError("python only with handler; a command names its own program")
+        endpoint = _endpoint("", self, {})
         least, most = endpoint.workers_min, endpoint.workers_max
         if least > most:
             raise ValueError(f"workers_min of at most workers_max, which are {least} and {most}")
@@ -220,7 +237,9 @@ EmulatorTable = create_model(
     ),
 )
 EndpointTable = create_model(
-    "EndpointTable", __base__=EndpointBase, **_columns(EndpointSettings, without=("id", "command"))
+    "EndpointTable",
+    __base__=EndpointBase,
+    **_columns(EndpointSettings, without=("id", "command", "workdir")),
 )
 ConfigurationDocument = create_model(
     "ConfigurationDocument",
@@ -235,8 +254,10 @@ def _given(table: BaseModel) -> dict[str, Any]:
     return table.model_dump(exclude_unset=True)
 
 
-def _endpoint(key: str, table: EndpointBase) -> EndpointSettings:
-    given = _given(table)
-    handler = given.pop("handler", None)
-    command = given.pop("command", None) or command_of(handler)
-    return EndpointSettings(id=key, command=command, **given)
+def _endpoint(key: str, table: EndpointBase, environ: Mapping[str, str]) -> EndpointSettings:
+    given = {**_given(table), "workdir": table.workdir}
+    handler, python = given.pop("handler", None), given.pop("python", None)
+    if handler is not None:
+        python = python or find_python(table.workdir, environ, Path(sys.executable))
+        given["command"] = (str(python), "-u", str(handler))
+    return EndpointSettings(id=key, **given)

@@ -7,10 +7,11 @@ other flag overrides the file.
 import argparse
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from runpod_emulator import __version__
 from runpod_emulator.command_line.config_file import (
     DEFAULT_PORT,
     DEFAULT_STATE_DIR,
@@ -19,6 +20,7 @@ from runpod_emulator.command_line.config_file import (
     read_config_file,
 )
 from runpod_emulator.command_line.logs import LEVELS, LogFormat
+from runpod_emulator.command_line.project import HANDLERS, VIRTUAL_ENV, find_handler
 from runpod_emulator.command_line.welcome import KEY_VARIABLE
 from runpod_emulator.errors import EmulatorError, InvalidConfiguration
 from runpod_emulator.faults import FaultPlan, FaultRule, InvalidFault, parse_rule
@@ -26,9 +28,12 @@ from runpod_emulator.settings import Scaler
 
 DEFAULT_ENDPOINT_ID = "endpoint"
 
-_EMULATOR_KEYS = ("host", "port", "db", "state_dir", "rate_limits", "echo_logs", "seed")
+_EMULATOR_KEYS = (
+    *("host", "port", "db", "state_dir", "rate_limits", "echo_logs", "seed", "cors_origin"),
+)
 _ENDPOINT_KEYS = (
     "handler",
+    "python",
     "command",
     "workers_min",
     "workers_max",
@@ -39,10 +44,10 @@ _ENDPOINT_KEYS = (
     "gpu",
     "capacity",
     "env",
+    "workdir",
 )
 """The flags of an endpoint, named as in the configuration file."""
 
-_INSTEAD_OF_HANDLER = "or a command after a double dash, or --config with a file"
 _EPILOG = """\
 In place of --handler, a command may follow after a double dash:
   -- python -u handler.py --flag
@@ -55,7 +60,7 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     Ends the process as argparse does, with status 2 for a flag that cannot be.
     """
     own, command = _split(arguments)
-    if not own or (own[0].startswith("-") and own[0] not in ("-h", "--help")):
+    if not own or (own[0].startswith("-") and own[0] not in ("-h", "--help", "--version")):
         own = ["serve", *own]
     given = _parser().parse_args(own)
     if command:
@@ -63,9 +68,15 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     return given
 
 
-def configuration_of(given: argparse.Namespace) -> Configuration:
-    """Raises EmulatorError with everything that cannot be used."""
+def configuration_of(given: argparse.Namespace, environ: Mapping[str, str]) -> Configuration:
+    """Raises EmulatorError with everything that cannot be used.
+
+    Without a handler, a command and `--config`, the handler is the one of the project in the
+    current folder; `environ` says which virtual environment is active.
+    """
     flags = vars(given)
+    if not {"handler", "command", "config"} & flags.keys():
+        flags["handler"] = find_handler(flags.get("workdir", Path()).absolute())
     endpoint = {key: flags[key] for key in _ENDPOINT_KEYS if key in flags}
     if "env" in endpoint:
         endpoint["env"] = dict(endpoint["env"])
@@ -74,17 +85,16 @@ def configuration_of(given: argparse.Namespace) -> Configuration:
         "behaviour": {name: literal(text) for name, text in flags.get("behaviour", ())},
     }
     if "config" not in flags:
-        if not {"handler", "command"} & flags.keys():
-            raise InvalidConfiguration("--handler", None, f"a Python file, {_INSTEAD_OF_HANDLER}")
-        document["endpoints"] = {flags.get("endpoint", id_of(flags.get("handler"))): endpoint}
-        return parse_configuration(document, Path.cwd())
+        project = flags["handler"].parent if "handler" in flags else flags.get("workdir", Path())
+        document["endpoints"] = {flags.get("endpoint", id_of(project.absolute())): endpoint}
+        return parse_configuration(document, Path.cwd(), environ)
     misplaced = [key for key in ("endpoint", *_ENDPOINT_KEYS) if key in flags]
     if misplaced:
         raise EmulatorError(f"with --config these belong into the file: {', '.join(misplaced)}")
-    in_file = read_config_file(flags["config"])
+    in_file = read_config_file(flags["config"], environ)
     if not in_file.endpoints:
         raise InvalidConfiguration("endpoints", None, "at least one table [endpoints.ID]")
-    return in_file.overridden_by(parse_configuration(document, Path.cwd()))
+    return in_file.overridden_by(parse_configuration(document, Path.cwd(), environ))
 
 
 def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
@@ -100,10 +110,10 @@ def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
     return tuple(tally.rule for tally in plan.rules)
 
 
-def id_of(handler: Path | None) -> str:
-    """The name of the handler's folder, as far as it can be an endpoint's id."""
-    folder = handler.absolute().parent.name if handler else ""
-    return re.sub(r"[^a-z0-9]+", "-", folder.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
+def id_of(folder: Path) -> str:
+    """The name of a project's folder, as far as it can be an endpoint's id."""
+    name = folder.parent.name if folder.name == "src" else folder.name
+    return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
 
 
 def literal(text: str) -> object:
@@ -136,6 +146,7 @@ def _parser() -> argparse.ArgumentParser:
         epilog="serve is meant if no command is named.",
         allow_abbrev=False,
     )
+    parser.add_argument("--version", action="version", version=f"%(prog)s {__version__}")
     commands = parser.add_subparsers(dest="action", metavar="serve | test", required=True)
     shared: dict[str, Any] = {  # keywords of one function, of several types
         "allow_abbrev": False,
@@ -146,14 +157,14 @@ def _parser() -> argparse.ArgumentParser:
     serve = commands.add_parser(
         "serve",
         help="listen until Ctrl-C",
-        usage="runpod-emulator serve [FLAGS] (--handler FILE | --config FILE | -- COMMAND ...)",
+        usage="runpod-emulator serve [FLAGS] [--handler FILE | --config FILE | -- COMMAND ...]",
         **shared,
     )
     _add_endpoint_flags(serve)
     _add_emulator_flags(serve)
     test = commands.add_parser(
         "test",
-        help="run a RunPod Hub tests.json",
+        help="run a RunPod Hub tests.json, or test_input.json",
         usage="runpod-emulator test [FLAGS] [-- COMMAND ...]",
         **shared,
     )
@@ -163,8 +174,8 @@ def _parser() -> argparse.ArgumentParser:
 
 def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument_group("the endpoint, named as in RunPod's console").add_argument
-    add("--endpoint", metavar="ID", help="default: the name of the handler's folder")
-    add("--handler", type=Path, metavar="FILE", help="the worker's Python file")
+    add("--endpoint", metavar="ID", help="default: the name of the project's folder")
+    _add_handler_flags(add)
     add("--workers-min", type=int, metavar="N", help="active workers; default 0")
     add("--workers-max", type=int, metavar="N", help="default 3")
     add("--idle-timeout", dest="idle_timeout_s", type=float, metavar="S", help="default 5")
@@ -180,6 +191,18 @@ def _add_endpoint_flags(parser: argparse.ArgumentParser) -> None:
     add("--gpu", metavar="NAME", help="sets the price; workers see it in RUNPOD_GPU_TYPE_ID")
     add("--capacity", type=int, metavar="N", help="GPUs available; further workers are throttled")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="for workers; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
+
+
+def _add_handler_flags(add: Callable[..., object]) -> None:
+    names = " or ".join(map(str, HANDLERS))
+    add("--handler", type=Path, metavar="FILE", help=f"the worker's Python file; default {names}")
+    add(
+        "--python",
+        type=Path,
+        metavar="FILE",
+        help=f"runs the handler; default that of {VIRTUAL_ENV}, of .venv, or the emulator's own",
+    )
 
 
 def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
@@ -191,8 +214,20 @@ def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
     add("--state-dir", type=Path, metavar="DIR", help=f"default {DEFAULT_STATE_DIR}")
     add("--db", type=Path, metavar="FILE", help="default jobs.db in the state folder")
     add("--no-rate-limits", dest="rate_limits", action="store_false", help="the platform has them")
-    add("--quiet", dest="echo_logs", action="store_false", help="do not show workers' logs")
-    add("--log-level", choices=LEVELS, help="of the emulator's own log; default INFO")
+    add(
+        "--cors",
+        dest="cors_origin",
+        metavar="ORIGIN",
+        help="let web pages of this origin call it, e.g. http://localhost:3000, or * for any",
+    )
+    add("--reload", action="store_true", help="restart workers when Python files change")
+    add(
+        "--quiet",
+        dest="echo_logs",
+        action="store_false",
+        help="no workers' logs; log only warnings",
+    )
+    add("--log-level", choices=LEVELS, help="default INFO, or WARNING with --quiet")
     add("--log-format", type=LogFormat, choices=tuple(LogFormat), help="default text")
     add("--seed", type=int, metavar="N", help="of faults by chance; default 0")
     add(
@@ -207,9 +242,10 @@ def _add_emulator_flags(parser: argparse.ArgumentParser) -> None:
 
 def _add_test_flags(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
-    add("--handler", type=Path, metavar="FILE", help="default handler.py")
-    add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json")
+    _add_handler_flags(add)
+    add("--tests", type=Path, metavar="FILE", help="default .runpod/tests.json or test_input.json")
     add("--env", type=pair, action="append", metavar="NAME=VALUE", help="over the file's; repeat")
+    add("--workdir", type=Path, metavar="DIR", help="where workers run; default: this directory")
     add(
         "--timeout",
         dest="execution_timeout_s",

@@ -2,14 +2,16 @@
 
 import asyncio
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any, TextIO
 
 import aiohttp
 
-from runpod_emulator.command_line.hub_tests import HubResult, HubTest, HubTests, readable_error
+from runpod_emulator.command_line.hub_file import HubTest
+from runpod_emulator.command_line.hub_report import HubResult
 from runpod_emulator.jobs.job import JobStatus
+from runpod_emulator.sdk_text import readable_error
 from runpod_emulator.settings import EndpointSettings
 
 POLL_INTERVAL_S = 0.5
@@ -27,7 +29,8 @@ class Target:
 
     def limit_s(self, test: HubTest) -> float:
         """Return the time limit of a test: a worker's start plus the longest execution."""
-        execution_s = test.timeout_s or self.endpoint.execution_timeout_s
+        given_ms = test.timeout_ms
+        execution_s = given_ms / 1000 if given_ms else self.endpoint.execution_timeout_s
         return self.endpoint.init_timeout_s + execution_s
 
 
@@ -56,12 +59,14 @@ class Progress:
             self._stream.write("\r\x1b[K")
 
 
-async def run_hub_tests(file: HubTests, target: Target, progress: Progress) -> list[HubResult]:
-    """One after another, in the order of the file."""
+async def run_hub_tests(
+    tests: Sequence[HubTest], target: Target, progress: Progress
+) -> list[HubResult]:
+    """Run one after another."""
     headers = {"Authorization": f"Bearer {target.api_key}"}
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
-        results = [await _Trial(session, target, test, progress).run() for test in file.tests]
+        results = [await _Trial(session, target, test, progress).run() for test in tests]
     progress.clear()
     return results
 
@@ -104,8 +109,8 @@ class _Trial:
     async def _until_final(self) -> str | None:
         """The job's error, or why there is no point in waiting longer."""
         body: dict[str, Any] = {"input": self._test.input}
-        if self._test.timeout is not None:
-            body["policy"] = {"executionTimeout": self._test.timeout}
+        if self._test.timeout_ms is not None:
+            body["policy"] = {"executionTimeout": self._test.timeout_ms}
         self._progress.show(self._test.name, JobStatus.IN_QUEUE)
         job = await self._ask("POST", "/runsync?wait=1000", body)
         while isinstance(job, dict):

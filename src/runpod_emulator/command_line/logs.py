@@ -4,6 +4,9 @@ import json
 import logging
 from datetime import UTC, datetime
 from enum import StrEnum
+from textwrap import indent
+
+from runpod_emulator.sdk_text import WORKER_OUTPUT
 
 LEVELS = ("DEBUG", "INFO", "WARNING", "ERROR")
 
@@ -16,15 +19,22 @@ class LogFormat(StrEnum):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:00:00 INFO job taken  job_id=... worker_id=...`"""
+    """`12:00:00 INFO job taken  job=... worker=...`; further lines of a message are indented.
+
+    A worker's own output is `12:00:00 INFO [worker] text  job=...`.
+    """
 
     def __init__(self) -> None:
         super().__init__("%(asctime)s %(levelname)s %(message)s", "%H:%M:%S")
 
     def formatMessage(self, record: logging.LogRecord) -> str:
-        line = super().formatMessage(record)
-        pairs = (f"{name}={value}" for name, value in _extra(record).items())
-        return "  ".join((line, " ".join(pairs))).rstrip()
+        extra = {name: value for name, value in _extra(record).items() if value is not None}
+        if record.name == WORKER_OUTPUT:
+            record.message = f"[{extra.pop('worker')}] {record.message}"
+        first, _, others = super().formatMessage(record).rstrip().partition("\n")
+        pairs = " ".join(f"{name}={value}" for name, value in extra.items())
+        line = "  ".join((first, pairs)).rstrip()
+        return f"{line}\n{indent(others, '    ')}" if others else line
 
 
 class JsonFormatter(logging.Formatter):

@@ -7,9 +7,11 @@ import json
 import shlex
 from enum import Enum
 from pathlib import Path
+from textwrap import indent
 
+from runpod_emulator.command_line.project import TEST_INPUT
 from runpod_emulator.command_line.state_dir import KEY_FILE
-from runpod_emulator.settings import EmulatorSettings
+from runpod_emulator.settings import EmulatorSettings, EndpointSettings
 
 KEY_VARIABLE = "RUNPOD_EMULATOR_API_KEY"
 
@@ -25,27 +27,45 @@ class KeySource(Enum):
 def welcome(settings: EmulatorSettings, base_url: str, source: KeySource) -> str:
     key_file = settings.state_dir / KEY_FILE
     in_python, in_shell = _key_expressions(key_file, source)
-    modules = "runpod" if source is KeySource.KEPT else "os, runpod"
-    first = settings.endpoints[0].id
-    body = shlex.quote(json.dumps({"input": {"prompt": "Hello"}}))
+    first = settings.endpoints[0]
+    job_in_python, job_in_shell = _first_job(first)
+    lines = [
+        f"import {'json, ' if 'json' in job_in_python else ''}"
+        f"{'' if source is KeySource.KEPT else 'os, '}runpod",
+        f"runpod.endpoint_url_base = {json.dumps(base_url)}",
+        f"runpod.api_key = {in_python}",
+        f"print(runpod.Endpoint({json.dumps(first.id)}).run_sync({job_in_python}))",
+    ]
+    in_program = indent("\n".join(lines), "  ")
     return f"""\
 RunPod emulator at {base_url}
   endpoints  {", ".join(endpoint.id for endpoint in settings.endpoints)}
+  worker     {shlex.join(first.command)}
+  runs in    {first.workdir}
   API key    {source.value.format(path=key_file)}
   logs       {settings.state_dir / "logs"}
   to stop    Ctrl-C lets running jobs end; a second Ctrl-C kills them
 
+For programs that know RunPod already:
+  export RUNPOD_ENDPOINT_BASE_URL={base_url} RUNPOD_API_KEY="{in_shell}"
+
 Python:
-  import {modules}
-  runpod.endpoint_url_base = {json.dumps(base_url)}
-  runpod.api_key = {in_python}
-  print(runpod.Endpoint({json.dumps(first)}).run_sync({{"prompt": "Hello"}}))
+{in_program}
 
 curl:
-  curl -s {base_url}/{first}/runsync -H "Authorization: Bearer {in_shell}" \\
-    -H "Content-Type: application/json" -d {body}
+  curl -s {base_url}/{first.id}/runsync -H "Authorization: Bearer {in_shell}" \\
+    -H "Content-Type: application/json" -d {job_in_shell}
 
 """
+
+
+def _first_job(endpoint: EndpointSettings) -> tuple[str, str]:
+    """Return a job as an argument in Python and in a shell: the project's test input if any."""
+    test_input = endpoint.workdir / TEST_INPUT
+    if test_input.is_file():
+        path = str(test_input)
+        return f"json.load(open({json.dumps(path)}))", shlex.quote(f"@{path}")
+    return '{"prompt": "Hello"}', shlex.quote(json.dumps({"input": {"prompt": "Hello"}}))
 
 
 def _key_expressions(key_file: Path, source: KeySource) -> tuple[str, str]:

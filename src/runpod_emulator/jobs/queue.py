@@ -3,6 +3,7 @@
 It knows no HTTP and no process: workers are ids.
 """
 
+import logging
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,10 @@ from runpod_emulator.ids import new_job_id
 from runpod_emulator.jobs import lifecycle
 from runpod_emulator.jobs.job import Job, JobStatus, Policy, Webhook
 from runpod_emulator.jobs.store import UNCHANGED, JobStore, Unchanged
+from runpod_emulator.sdk_text import readable_error
 from runpod_emulator.wake import Wake
+
+logger = logging.getLogger(__name__)
 
 PURGE_STEP = 500
 
@@ -87,6 +91,7 @@ class JobQueue:
         job = lifecycle.submit(job)
         await self._store.add(job, submission.payload)
         self.work.notify()
+        self._log("job queued", job)
         return job
 
     async def get(self, job_id: str) -> Job | None:
@@ -316,8 +321,24 @@ class JobQueue:
             self.work.notify()
         if after.status is not before.status:
             self._wake(before.id)
+            self._log_change(after)
         if after.webhook is not None and after.webhook.next_at is not None:
             self._listener.webhook_is_due()
+
+    def _log_change(self, job: Job) -> None:
+        if not logger.isEnabledFor(logging.INFO):
+            return
+        if job.status is JobStatus.IN_PROGRESS:
+            self._log("job taken", job, worker=job.worker_id, delay_ms=job.delay_ms)
+        elif job.status is JobStatus.IN_QUEUE:
+            self._log("job queued again", job, reason=job.history[-1].reason, retries=job.retries)
+        else:
+            error = readable_error(job.error or "").partition("\n")[0] or None
+            took = {"worker": job.worker_id, "execution_ms": job.execution_ms}
+            self._log("job ended", job, status=job.status, **took, error=error)
+
+    def _log(self, message: str, job: Job, **extra: object) -> None:
+        logger.info(message, extra={"endpoint": self.endpoint_id, "job": job.id, **extra})
 
     def _wake(self, job_id: str) -> None:
         if job_id in self._ended:

@@ -3,7 +3,6 @@
 A job's record is JSON text; beside it stand the columns that jobs are found and ordered by.
 """
 
-import fcntl
 import json
 import sqlite3
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -11,6 +10,7 @@ from contextlib import ExitStack, closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+from runpod_emulator.file_lock import locked
 from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
 from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
 
@@ -324,19 +324,16 @@ class SqliteStore:
 
 @contextmanager
 def _locked(path: Path) -> Iterator[None]:
-    """The kernel releases the lock with the process, however that ends."""
-    lock_path = path.with_name(f"{path.name}.lock")
-    with _unusable(path):
-        lock_path.touch(mode=0o600)
-        with lock_path.open("rb") as lock:
-            try:
-                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError as exc:
-                raise StoreUnusable(
-                    f"database {path}: another process holds {lock_path.name}; "
-                    "stop the emulator that uses it, or name another database"
-                ) from exc
-            yield
+    lock = path.with_name(f"{path.name}.lock")
+    with _unusable(path), ExitStack() as stack:
+        try:
+            stack.enter_context(locked(lock))
+        except BlockingIOError as exc:
+            raise StoreUnusable(
+                f"database {path}: expected no other user, got a process that holds {lock.name}; "
+                "stop the emulator that uses it, or name another database"
+            ) from exc
+        yield
 
 
 @contextmanager

@@ -34,12 +34,12 @@ def worker_environ(
     base_url: str,
     worker_id: str,
     token: str,
-    directory: Path,
+    home: Path,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
     """`base_url` is without `/v2`. Raises `ProtectedVariable`.
 
-    HOME is `directory`, without anybody's `~/.runpod/config.toml`: the SDK would prefer its key to
+    HOME is `home`, without anybody's `~/.runpod/config.toml`: the SDK would prefer its key to
     `token`. An endpoint that sets HOME itself keeps what is in there, also for its caches.
     """
     protocol = _protocol(endpoint, behaviour, base_url, worker_id, token)
@@ -49,7 +49,7 @@ def worker_environ(
         name: value for name, value in inherited.items() if not name.startswith(PLATFORM_PREFIX)
     }
     if "HOME" not in endpoint.env:
-        environ = {**_kept_from_home(inherited), **environ, "HOME": str(directory.absolute())}
+        environ = {**_kept_from_home(inherited), **environ, "HOME": str(home.absolute())}
     environ = {**environ, **_defaults(endpoint, worker_id), **endpoint.env, **protocol}
     return environ | _no_proxy(environ, base_url)
 

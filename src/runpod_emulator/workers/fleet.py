@@ -5,8 +5,9 @@ What it does is decided elsewhere: how many by `scaling`, who must go by `watchd
 
 import asyncio
 import logging
+import signal
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 
 from runpod_emulator.behaviour import Behaviour
@@ -28,6 +29,12 @@ logger = logging.getLogger(__name__)
 NUM_RETIRED_KEPT = 100
 LOG_TAIL_LINES = 10
 CLOSE_POLL_S = 0.05
+
+SIGNAL_MEANINGS: Mapping[int, str] = {
+    signal.SIGKILL: "most often out of memory",
+    signal.SIGSEGV: "a crash in native code",
+    signal.SIGABRT: "a crash in native code",
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -103,10 +110,16 @@ class Fleet:
         worker.drain(reason, self._tools.clock() + wait_s)
         self._queue.work.notify()
 
+    def restart(self, reason: str) -> None:
+        """Drain all workers; scaling starts others, and those that crashed are tried at once."""
+        self.num_failures = 0
+        for worker in list(self.workers.values()):
+            self.drain(worker, reason)
+
     def kill(self, worker: WorkerSession, reason: str, *, is_blamed: bool = False) -> None:
         """Send SIGKILL; its jobs are requeued when its process is seen to be gone.
 
-        A worker that is to blame counts as crashed unless it has finished a job before.
+        A worker that is to blame counts as crashed unless it has taken a job before.
         """
         worker.reason = reason
         worker.is_end_requested |= not is_blamed
@@ -118,7 +131,8 @@ class Fleet:
             worker.process.kill()
 
     def unfit(self, worker: WorkerSession, reason: str) -> None:
-        """Mark a worker whose own fitness check has failed; the SDK ends it by itself."""
+        """Mark a worker that has failed its own check or hook; the SDK ends it by itself."""
+        worker.is_unfit = True
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason
 
@@ -239,13 +253,21 @@ class Fleet:
         worker.ended(self._tools.clock())
         self._tools.clear(worker)
         for job_id in list(worker.jobs):
+            if not worker.is_end_requested and not worker.is_unfit:
+                self._report_death(worker, job_id, reason, code)
             worker.release(job_id, self._tools.clock())
             await self._requeue(job_id, worker, reason)
-        if worker.is_end_requested or worker.num_results:
+        if worker.is_end_requested or worker.has_served:
             self._retire(worker, reason)
         else:
             tail = "\n".join(process.log_tail(LOG_TAIL_LINES))
             self._crashed(worker, f"{reason}; the end of its log:\n{tail}" if tail else reason)
+
+    def _report_death(self, worker: WorkerSession, job_id: str, reason: str, code: int) -> None:
+        meaning = None if worker.is_killed else SIGNAL_MEANINGS.get(-code)
+        ending = f"{reason} ({meaning})" if meaning else reason
+        detail = f"worker {ending} while it ran this job"
+        self._report(HazardKind.KILLED_WORKER, worker, detail, job_id)
 
     async def _requeue(self, job_id: str, worker: WorkerSession, reason: str) -> None:
         if self._is_closing:
@@ -263,12 +285,12 @@ class Fleet:
         if self._ended_usd is not None:
             self._ended_usd = None if cost is None else self._ended_usd + cost
         self.retired.append(worker)
-        if worker.num_results:
+        if worker.has_served:
             self.num_failures = 0
         logger.info("worker ended", extra={"worker": worker.id, "reason": reason})
 
     def _crashed(self, worker: WorkerSession, reason: str) -> None:
-        """It ended before it finished any job: its place stays empty for a growing time."""
+        """Keep the place of a worker that was unfit or had no job empty for a growing time."""
         self.num_failures += 1
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason

@@ -10,20 +10,15 @@ import logging
 import os
 import shlex
 import signal
-from collections import deque
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from runpod_emulator.errors import EmulatorError
+from runpod_emulator.workers.output import WorkerOutput
 from runpod_emulator.workers.reaper import Reaper, kill_group
 
 logger = logging.getLogger(__name__)
 
-MAX_LOG_BYTES = 10_000_000
-"""A fuller log becomes `NAME.1`, in place of an older one."""
-MAX_LINE_BYTES = 16_384
-"""Lines longer than this reach `echo` and the tail in pieces."""
-TAIL_LINES = 200
 DRAIN_S = 0.5
 """Time to go on reading output when a process that left the group holds the pipe open."""
 
@@ -41,7 +36,7 @@ class WorkerProcess:
     def __init__(
         self,
         process: asyncio.subprocess.Process,
-        output: "_Output",
+        output: WorkerOutput,
         pipe: asyncio.ReadTransport,
         reaper: Reaper,
     ) -> None:
@@ -59,19 +54,20 @@ class WorkerProcess:
         command: Sequence[str],
         *,
         environ: Mapping[str, str],
-        directory: Path,
+        workdir: Path,
+        home: Path,
         log: Path,
         reaper: Reaper,
         echo: Callable[[str], None] | None,
     ) -> "WorkerProcess":
-        """Run `command` in `directory`, which is made if need be, with exactly `environ`.
+        """Run `command` in `workdir` with exactly `environ`. Makes the directory `home` if need be.
 
         What it prints is appended to `log`, and given to `echo` line by line. The process dies
         with the event loop. Raises `WorkerNotStarted`.
         """
         try:
-            directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-            output = _Output(log, echo)
+            home.mkdir(mode=0o700, parents=True, exist_ok=True)
+            output = WorkerOutput(log, echo)
             pipe, write_end = await _open_pipe(output)
             try:
                 process = await asyncio.create_subprocess_exec(
@@ -80,7 +76,7 @@ class WorkerProcess:
                     # a pipe that asyncio made would keep its wait() from returning while open
                     stdout=write_end,
                     stderr=asyncio.subprocess.STDOUT,
-                    cwd=directory,
+                    cwd=workdir,
                     env=environ,
                     start_new_session=True,
                 )
@@ -139,63 +135,7 @@ class WorkerProcess:
         return code
 
 
-class _Output(asyncio.Protocol):
-    """Copies a worker's output to the log, and line by line to `echo` and the tail."""
-
-    def __init__(self, log: Path, echo: Callable[[str], None] | None) -> None:
-        self.tail: deque[str] = deque(maxlen=TAIL_LINES)
-        self.is_closed = asyncio.Event()
-        self._log = log
-        self._echo = echo
-        self._rest = b""
-        log.touch(mode=0o600)
-        self._file = log.open("ab", buffering=0)
-
-    def data_received(self, data: bytes) -> None:
-        self._write(data)
-        *lines, self._rest = (self._rest + data).split(b"\n")
-        if len(self._rest) > MAX_LINE_BYTES:
-            lines.append(self._rest)
-            self._rest = b""
-        for line in lines:
-            self._say(line)
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        self._file.close()
-        self.is_closed.set()
-        if self._rest:
-            self._say(self._rest)
-
-    def _write(self, data: bytes) -> None:
-        if self._file.closed:
-            return
-        try:
-            if self._file.tell() + len(data) > MAX_LOG_BYTES:
-                self._rotate()
-            self._file.write(data)
-        except OSError as exc:
-            self._file.close()
-            logger.warning(
-                "worker log given up", extra={"log": str(self._log), "cause": exc.strerror}
-            )
-
-    def _rotate(self) -> None:
-        self._file.close()
-        self._log.replace(self._log.with_name(f"{self._log.name}.1"))
-        self._log.touch(mode=0o600)
-        self._file = self._log.open("ab", buffering=0)
-
-    def _say(self, line: bytes) -> None:
-        # of a progress bar, what a terminal would show in the end
-        shown = line.rstrip(b"\r").rpartition(b"\r")[2]
-        for start in range(0, len(shown) or 1, MAX_LINE_BYTES):
-            text = shown[start : start + MAX_LINE_BYTES].decode(errors="backslashreplace")
-            self.tail.append(text)
-            if self._echo is not None:
-                self._echo(text)
-
-
-async def _open_pipe(output: _Output) -> tuple[asyncio.ReadTransport, int]:
+async def _open_pipe(output: WorkerOutput) -> tuple[asyncio.ReadTransport, int]:
     """A pipe that is read into `output`; the caller closes the returned end, for writing."""
     read_end, write_end = os.pipe()
     loop = asyncio.get_running_loop()

@@ -35,7 +35,8 @@ class WorkerSession:
     """One worker from its start to its end.
 
     `reason` says why it is UNHEALTHY, DRAINING or STOPPED. `retry_at` is when a crashed worker's
-    place may be filled again. `wake` wakes its held job-stop poll.
+    place may be filled again. `wake` wakes its held job-stop poll. `is_unfit`: a fitness
+    check or a prestart hook (SDK 2.0) has failed. Its host is to blame, not a job.
     """
 
     def __init__(
@@ -58,7 +59,9 @@ class WorkerSession:
         self.retry_at: float | None = None
         self.jobs: dict[str, AssignedJob] = {}
         self.stops: list[str] = []
+        self.num_taken = 0
         self.num_results = 0
+        self.is_unfit = False
         self.is_end_requested = False
         self.is_killed = False
         self.wake = Wake()
@@ -69,6 +72,11 @@ class WorkerSession:
         self.meter = Meter(now)
         self.started_at = now
         self.state = WorkerState.INITIALIZING
+
+    @property
+    def has_served(self) -> bool:
+        """Return whether the worker has taken a job that it was fit to run."""
+        return self.num_taken > 0 and not self.is_unfit
 
     def polled(self, *, has_jobs: bool, now: float) -> list[str]:
         """Note a poll. Return the assigned jobs that the worker has dropped without a result.
@@ -95,6 +103,7 @@ class WorkerSession:
 
     def took(self, job_id: str, now: float) -> None:
         self.jobs[job_id] = AssignedJob(taken_at=now)
+        self.num_taken += 1
         self._set_busy(now)
 
     def release(self, job_id: str, now: float) -> bool:

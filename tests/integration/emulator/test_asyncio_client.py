@@ -9,6 +9,8 @@ from support.endpoint_client import worked_by_hand
 
 from runpod_emulator.testing import running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 
 @pytest.fixture(scope="module")
 def stuck(handlers, tmp_path_factory):

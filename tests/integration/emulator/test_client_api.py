@@ -100,7 +100,7 @@ def worked(working):
 # Who may ask
 
 
-@pytest.mark.parametrize("form", ["Bearer {}", "{}"])
+@pytest.mark.parametrize("form", ["Bearer {}", "bearer {}", "{}"])
 def test_the_key_may_be_sent_bare_or_as_bearer(queueing, client, form):
     headers = {"Authorization": form.format(queueing.api_key)}
     assert client.request("GET", "/health", headers=headers).status_code == 200
@@ -179,6 +179,8 @@ def test_a_wrong_method_is_refused_in_json(client):
         ("192.168.0.1", 403),
         ("localhost", 200),
         ("localhost:1", 200),
+        ("LOCALHOST", 200),
+        ("localhost.:8000", 200),
         ("127.0.0.1", 200),
         ("[::1]", 200),
         ("[::1]:8000", 200),
@@ -294,6 +296,13 @@ def test_a_refused_body_is_answered_with_the_field(client, path, body, named):
     answer = client.request("POST", path, data=body)
     assert answer.status_code == 400, answer.text
     assert answer.json()["error"].startswith(named)
+
+
+def test_json_that_is_nested_too_deeply_is_named_as_such(client):
+    body = b'{"input": ' + b"[" * 5000 + b"]" * 5000 + b"}"
+    answer = client.request("POST", "/run", data=body)
+    expected = "body: expected JSON of fewer levels, got more than can be read"
+    assert (answer.status_code, answer.json()["error"]) == (400, expected)
 
 
 @pytest.mark.parametrize("policy", [{"ttl": 10_000}, {"executionTimeout": 5_000}])
@@ -528,7 +537,10 @@ def test_more_requests_than_documented_are_told_when_to_come_again(queueing_with
     answers = [client.post("/purge-queue") for _ in range(3)]
     assert [each.status_code for each in answers] == [200, 200, 429]
     assert 1 <= int(answers[2].headers["Retry-After"]) <= 10
-    assert answers[2].json()["error"].startswith("purge-queue: at most 2 requests in 10 s")
+    assert answers[2].json()["error"] == (
+        "purge-queue: at most 2 requests in 10 s for one endpoint; "
+        "--no-rate-limits lifts this limit"
+    )
 
 
 def test_limits_of_one_operation_do_not_touch_another(queueing_with):
@@ -544,13 +556,21 @@ def test_a_full_queue_refuses_further_jobs(queueing_with):
     client = queueing_with()
     for _ in range(51):
         client.submit()
-    assert client.post("/run", {"input": 1}).status_code == 429
+    refused = client.post("/run", {"input": 1})
+    assert (refused.status_code, refused.json()["error"]) == (
+        429,
+        "run: at most 50 queued jobs for one endpoint, 51 are queued; "
+        "--no-rate-limits or --behaviour queue_limit=false lifts this limit",
+    )
     client.post("/purge-queue")
     client.submit()
 
 
-def test_the_limit_of_the_queue_can_be_switched_off(queueing_with):
-    client = queueing_with(replace(QUICK, queue_limit=False))
+@pytest.mark.parametrize(
+    "choices", [{"behaviour": replace(QUICK, queue_limit=False)}, {"rate_limits": False}]
+)
+def test_the_limit_of_the_queue_can_be_switched_off(queueing_with, choices):
+    client = queueing_with(**choices)
     for _ in range(52):
         client.submit()
 
@@ -803,6 +823,26 @@ def test_a_stream_that_may_wait_answers_with_an_item_or_the_end(by_hand):
         waiting.join(10)
         items = [each["output"] for each in answers[0]["stream"]]
         assert (answers[0]["status"], items) in (("IN_PROGRESS", ["a"]), ("COMPLETED", []))
+
+
+def test_a_stream_is_held_for_a_second_at_most_when_no_wait_is_requested(by_hand):
+    """Some clients poll without a pause and would reach the rate limit within seconds."""
+    _, client, worker = by_hand()
+    job_id = client.submit()
+    started_at = time.monotonic()
+    assert client.get(f"/stream/{job_id}").json()["stream"] == []
+    assert 0.9 <= time.monotonic() - started_at < 5
+    worker.take()
+    later = threading.Timer(0.3, worker.stream, (job_id, "a"))
+    later.start()
+    started_at = time.monotonic()
+    assert client.get(f"/stream/{job_id}").json()["stream"] == [{"output": "a"}]
+    assert time.monotonic() - started_at < 0.9
+    later.join()
+    worker.done(job_id)
+    started_at = time.monotonic()
+    assert client.get(f"/stream/{job_id}").json()["status"] == "COMPLETED"
+    assert time.monotonic() - started_at < 0.9
 
 
 def test_an_item_above_one_megabyte_arrives_in_pieces(by_hand):

@@ -1,22 +1,17 @@
 """`python -m runpod_emulator` as its users run it, with the real SDK's worker and client."""
 
 import json
-import os
 import re
 import signal
 import socket
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
-from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
-ROOT = Path(__file__).resolve().parents[3]
-LIMIT_S = 60
+from support.emulator_process import LIMIT_S, command, end, environ, run, running, wait_for
 
 HANDLER = """
 import runpod
@@ -43,66 +38,6 @@ def folder(tmp_path):
     (folder / "handler.py").write_text(HANDLER, encoding="utf-8")
     (folder / "stubborn.py").write_text(STUBBORN, encoding="utf-8")
     return folder
-
-
-def command(*arguments):
-    return [sys.executable, "-m", "runpod_emulator", *map(str, arguments)]
-
-
-def environ(folder):
-    kept = {name: os.environ[name] for name in ("PATH",) if name in os.environ}
-    return {**kept, "PYTHONPATH": str(ROOT / "src"), "HOME": str(folder), "TMPDIR": str(folder)}
-
-
-@contextmanager
-def running(folder, *arguments):
-    """The process, once it has printed all that it prints at start, and that text."""
-    with (folder / "stderr").open("wb") as stderr:
-        process = subprocess.Popen(
-            command(*arguments),
-            cwd=folder,
-            env=environ(folder),
-            stdout=subprocess.PIPE,
-            stderr=stderr,
-            text=True,
-        )
-    try:
-        assert process.stdout is not None
-        lines: list[str] = []
-        while not lines or "-d " not in lines[-1]:
-            line = process.stdout.readline()
-            assert line, (folder / "stderr").read_text()
-            lines.append(line)
-        yield process, "".join(lines)
-    finally:
-        process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def end(process, number=signal.SIGTERM):
-    process.send_signal(number)
-    return process.wait(LIMIT_S)
-
-
-def run(folder, *arguments):
-    return subprocess.run(
-        command(*arguments),
-        cwd=folder,
-        env=environ(folder),
-        capture_output=True,
-        text=True,
-        timeout=LIMIT_S * 2,
-    )
-
-
-def wait_for(condition):
-    deadline = time.monotonic() + LIMIT_S
-    while not (found := condition()):
-        assert time.monotonic() < deadline
-        time.sleep(0.05)
-    return found
 
 
 def printed_python(text):
@@ -189,7 +124,7 @@ def test_second_emulator_on_one_state_folder_is_refused(folder):
     with running(folder, "--handler", "handler.py", "--port", 0):
         done = run(folder, "--handler", "handler.py", "--port", 0)
     assert done.returncode == 1
-    assert "jobs.db" in done.stderr
+    assert "expected no other emulator in it" in done.stderr
     assert "Traceback" not in done.stderr
 
 

@@ -11,6 +11,8 @@ from support.endpoint_client import EndpointClient, until
 
 from runpod_emulator.testing import QUICK, running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 
 @pytest.fixture(scope="module")
 def served(handlers, tmp_path_factory):

@@ -20,6 +20,8 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import Scaler
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
 
+pytestmark = pytest.mark.sdk
+
 DEADLINE_S = 60
 POLL_S = 0.05
 LIFE = replace(QUICK, heartbeat_timeout_s=6.0, terminate_grace_s=20.0, min_execution_timeout_s=0.5)
@@ -184,7 +186,9 @@ class TestReplacing:
 
 class TestDraining:
     def test_drained_worker_finishes_its_job_and_gets_no_other(self, life, gate):
-        held = ask(life, "hold", until=str(gate))
+        # by its progress the job has begun: one that the SDK has just received is dropped
+        held = ask(life, "progress", values=["begun"], until=str(gate))
+        until(lambda: call(life, f"/status/{held}").get("output") == "begun")
         drained = worker_of(life, held)
         strike(life, drained, "drain")
         others = [wait_for(life, ask(life, "give", value=n)) for n in range(2)]

@@ -20,12 +20,8 @@ from pathlib import Path
 import pytest
 
 from runpod_emulator.workers import reaper as reaper_module
-from runpod_emulator.workers.process import (
-    MAX_LINE_BYTES,
-    MAX_LOG_BYTES,
-    WorkerNotStarted,
-    WorkerProcess,
-)
+from runpod_emulator.workers.output import MAX_LINE_BYTES, MAX_LOG_BYTES
+from runpod_emulator.workers.process import WorkerNotStarted, WorkerProcess
 from runpod_emulator.workers.reaper import Reaper
 
 SRC = Path(reaper_module.__file__).resolve().parents[1]
@@ -68,8 +64,8 @@ async def main(command, folder):
     reaper = Reaper()
     await reaper.start()
     await WorkerProcess.start(
-        command, environ={}, directory=pathlib.Path(folder), log=pathlib.Path(folder, "log"),
-        reaper=reaper, echo=None,
+        command, environ={}, workdir=folder, home=pathlib.Path(folder),
+        log=pathlib.Path(folder, "log"), reaper=reaper, echo=None,
     )
     await asyncio.sleep(600)
 
@@ -115,7 +111,8 @@ async def start(source, *args, tmp_path, reaper, echo=None):
     return await WorkerProcess.start(
         (*PYTHON, source, *map(str, args)),
         environ={"WORKER": "1"},
-        directory=tmp_path / "worker",
+        workdir=tmp_path,
+        home=tmp_path / "worker",
         log=tmp_path / "worker.log",
         reaper=reaper,
         echo=echo,
@@ -219,7 +216,7 @@ async def test_all_who_wait_get_the_code_even_if_one_gives_up(tmp_path):
 async def test_worker_has_session_folder_and_environment_of_its_own(tmp_path):
     source = """
 import json, os, stat, sys
-mode = stat.S_IMODE(os.stat(".").st_mode)
+mode = stat.S_IMODE(os.stat("worker").st_mode)
 is_leader = os.getpid() == os.getsid(0)
 environ = [os.environ["WORKER"], "HOME" in os.environ]
 print(json.dumps([is_leader, os.getcwd(), mode, sys.stdin.read(), environ]))
@@ -227,7 +224,7 @@ print(json.dumps([is_leader, os.getcwd(), mode, sys.stdin.read(), environ]))
     async with running(source, tmp_path=tmp_path) as worker:
         assert await worker.wait() == 0
         (line,) = worker.log_tail()
-        folder = str((tmp_path / "worker").resolve())
+        folder = str(tmp_path.resolve())
         assert json.loads(line) == [True, folder, 0o700, "", ["1", False]]
 
 
@@ -239,7 +236,8 @@ async def test_command_that_cannot_run_is_named(command, tmp_path):
             await WorkerProcess.start(
                 command,
                 environ={},
-                directory=tmp_path,
+                workdir=tmp_path,
+                home=tmp_path,
                 log=tmp_path / "log",
                 reaper=reaper,
                 echo=None,

@@ -21,11 +21,14 @@ from support.platform import call, submit, wait_for
 
 from runpod_emulator.behaviour import LateProgress, Unlisted
 from runpod_emulator.emulator import TICK_S
+from runpod_emulator.jobs.store import StoreUnusable
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
+
+pytestmark = pytest.mark.sdk
 
 DEADLINE_S = 30
 POLL_S = 0.02
-BY_HAND = replace(QUICK, heartbeat_timeout_s=600.0, unauthorised_delay_s=0.3)
+BY_HAND = replace(QUICK, heartbeat_timeout_s=600.0, refusal_delay_s=0.3)
 """A worker without pings is not lost."""
 IMPATIENT = replace(
     BY_HAND, poll_hold_s=0.4, late_progress=LateProgress.REOPEN, late_result_status=404
@@ -198,6 +201,10 @@ def status_of(platform, job_id):
     return call(platform, f"/status/{job_id}")
 
 
+async def no_space_left(*arguments, **keywords):
+    raise StoreUnusable("database jobs.db: database or disk is full")
+
+
 class TestTakingByHand:
     def test_poll_without_work_is_answered_204_when_its_hold_is_over(self, hasty):
         started_at = time.monotonic()
@@ -272,7 +279,16 @@ class TestKeysByHand:
         started_at = time.monotonic()
         answer = by_hand.get("job-take", key="wrong")
         assert answer.status_code == 401
-        assert time.monotonic() - started_at >= BY_HAND.unauthorised_delay_s
+        assert time.monotonic() - started_at >= BY_HAND.refusal_delay_s
+
+    def test_failure_of_the_database_is_answered_late_too(self, handlers, tmp_path, monkeypatch):
+        with platform_by_hand(handlers, tmp_path, BY_HAND) as (platform, worker):
+            submit(platform, {"input": {"n": 1}})
+            with monkeypatch.context() as full:
+                full.setattr(type(platform.gateway.store), "replace", no_space_left)
+                started_at = time.monotonic()
+                assert worker.get("job-take", job_in_progress=0).status_code == 503
+                assert time.monotonic() - started_at >= BY_HAND.refusal_delay_s
 
     @pytest.mark.parametrize("route", ["job-take", "job-take-batch", "job-stop", "ping"])
     def test_no_key_opens_nothing(self, by_hand, route):
@@ -530,14 +546,21 @@ class TestPingsByHand:
             os.kill(pid, signal.SIGKILL)  # the SDK ends itself
 
 
+def until_it_ignores_sigterm(platform, worker):
+    """Wait for its first line: before that, SIGTERM would end it."""
+    session = platform.gateway.endpoints["test"].fleet.find(worker.id)
+    until(session.process.log_tail)
+
+
 class TestDrainingByHand:
     @pytest.fixture
     def deaf(self, handlers, tmp_path):
         """Its worker does not react to SIGTERM."""
         behaviour = replace(BY_HAND, terminate_grace_s=1.0)
         env = {"IGNORES_SIGTERM": "1"}
-        with platform_by_hand(handlers, tmp_path, behaviour, env=env) as platform_and_worker:
-            yield platform_and_worker
+        with platform_by_hand(handlers, tmp_path, behaviour, env=env) as (platform, worker):
+            until_it_ignores_sigterm(platform, worker)
+            yield platform, worker
 
     def test_worker_that_asks_to_be_replaced_gets_no_further_job(self, deaf, pool):
         platform, worker = deaf
@@ -582,6 +605,7 @@ class TestDrainingByHand:
         with running_emulator(settings) as platform:
             worker = WorkerByHand(platform, worker_now(platform)["id"])
             with worker.http:
+                until_it_ignores_sigterm(platform, worker)
                 ids = [submit(platform, {"input": {"n": n}}) for n in range(3)]
                 worker.take_batch(2)
                 ending = pool.submit(platform.stop)
@@ -829,10 +853,9 @@ class TestEnvironment:
         assert environs[0]["RUNPOD_AI_API_KEY"] != environs[1]["RUNPOD_AI_API_KEY"]
         assert all(emulator.api_key not in value for each in environs for value in each.values())
 
-    def test_each_worker_has_a_home_of_its_own_and_works_in_it(self, reports):
-        folders = [status["output"]["cwd"] for status in reports]
-        assert folders == [status["output"]["environ"]["HOME"] for status in reports]
-        assert [Path(folder).name for folder in folders] == [each["workerId"] for each in reports]
+    def test_each_worker_has_a_home_of_its_own(self, reports):
+        homes = [status["output"]["environ"]["HOME"] for status in reports]
+        assert [Path(home).name for home in homes] == [each["workerId"] for each in reports]
 
 
 class TestConcurrency:

@@ -1,10 +1,11 @@
-"""Yields the `items` of its input; the item "raise" is an exception.
+"""Yields the `items` of its input, each after `pause_s`; the item "raise" is an exception.
 
 `AGGREGATE` in its environment makes it an async generator whose items are returned as well,
 `REFRESH_WORKER` has the worker replaced after each job.
 """
 
 import os
+import time
 
 import runpod
 
@@ -13,6 +14,7 @@ IS_AGGREGATE = "AGGREGATE" in os.environ
 
 def handler(job):
     for item in job["input"]["items"]:
+        time.sleep(job["input"].get("pause_s", 0))
         if item == "raise":
             raise ValueError("broken")
         yield item

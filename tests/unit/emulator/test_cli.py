@@ -6,6 +6,7 @@ import logging
 import shlex
 import stat
 import sys
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,7 @@ def untouched_logging():
 
 
 def settings(*arguments):
-    return configuration_of(parse_flags(arguments)).settings("key")
+    return configuration_of(parse_flags(arguments), {}).settings("key")
 
 
 def endpoint(*arguments):
@@ -76,7 +77,7 @@ def test_every_flag_of_an_endpoint_reaches_it(folder):
         *("serve", "--endpoint", "x", "--handler", "handler.py", "--workers-min", "1"),
         *("--workers-max", "5", "--idle-timeout", "0.5", "--scaler", "REQUEST_COUNT"),
         *("--scaler-value", "2", "--execution-timeout", "9", "--gpu", "L4", "--capacity", "3"),
-        *("--env", "A=b=c", "--env", "D="),
+        *("--env", "A=b=c", "--env", "D=", "--workdir", ".."),
     )
     assert made == EndpointSettings(
         id="x",
@@ -90,19 +91,20 @@ def test_every_flag_of_an_endpoint_reaches_it(folder):
         gpu="L4",
         capacity=3,
         env={"A": "b=c", "D": ""},
+        workdir=folder / "..",
     )
 
 
 def test_every_flag_of_the_emulator_reaches_it(folder):
     made = settings(
         *("--handler", "handler.py", "--host", "::1", "--port", "0", "--state-dir", "s"),
-        *("--db", "d.db", "--no-rate-limits", "--quiet", "--seed", "3"),
+        *("--db", "d.db", "--no-rate-limits", "--quiet", "--seed", "3", "--cors", "*"),
         *("--behaviour", "poll_hold_s=2.5", "--behaviour", "late_progress=reopen"),
         *("--behaviour", "queue_limit=false"),
     )
     assert (made.host, made.port, made.seed) == ("::1", 0, 3)
     assert (made.state_dir, made.database) == (folder / "s", folder / "d.db")
-    assert (made.rate_limits, made.echo_logs) == (False, False)
+    assert (made.rate_limits, made.echo_logs, made.cors_origin) == (False, False, "*")
     assert made.behaviour.poll_hold_s == 2.5
     assert made.behaviour.late_progress == "reopen"
     assert made.behaviour.queue_limit is False
@@ -112,16 +114,17 @@ def test_command_follows_a_double_dash(folder):
     assert endpoint("--", "sh", "-c", "exit", "--", "--port").command == (
         *("sh", "-c", "exit", "--", "--port"),
     )
-    assert endpoint("--", "sh").id == "endpoint"
+    assert endpoint("--", "sh").id == "my-demo"
 
 
 def test_handler_and_command_exclude_each_other(folder):
     assert "either handler or command" in refusal("--handler", "handler.py", "--", "sh")
 
 
-def test_something_must_be_run(folder):
+def test_project_without_a_handler_is_refused_with_what_would_be_run(folder):
+    (folder / "handler.py").unlink()
     assert refusal() == refusal("serve") == refusal("--port", "0")
-    assert refusal().startswith("--handler: expected a Python file, or a command")
+    assert refusal().startswith(f"handler: expected handler.py or src/handler.py in {folder}")
 
 
 def test_misspelt_behaviour_gets_the_right_name(folder):
@@ -184,16 +187,17 @@ def test_value_of_a_flag_is_what_it_looks_like(text, value):
 
 
 @pytest.mark.parametrize(
-    ("handler", "key"),
+    ("folder", "key"),
     [
-        ("/srv/My_Model 2/handler.py", "my-model-2"),
-        ("/srv/--/handler.py", "endpoint"),
-        ("/handler.py", "endpoint"),
-        (f"/srv/{'x' * 80}/handler.py", "x" * 63),
+        ("/srv/My_Model 2", "my-model-2"),
+        ("/srv/My_Model 2/src", "my-model-2"),
+        ("/srv/--", "endpoint"),
+        ("/", "endpoint"),
+        (f"/srv/{'x' * 80}", "x" * 63),
     ],
 )
-def test_id_is_made_of_the_folders_name(handler, key):
-    assert id_of(Path(handler)) == key
+def test_id_is_made_of_the_folders_name(folder, key):
+    assert id_of(Path(folder)) == key
 
 
 @pytest.mark.parametrize(
@@ -279,6 +283,13 @@ def test_state_folder_that_cannot_be_made_is_refused_by_name(tmp_path):
     (tmp_path / "file").touch()
     with pytest.raises(EmulatorError, match="file"):
         prepare_state_dir(tmp_path / "file")
+
+
+def test_version_is_that_of_the_distribution(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"runpod-emulator {version('runpod-emulator')}\n"
 
 
 @pytest.mark.parametrize("source", KeySource)

@@ -58,12 +58,12 @@ def folder(tmp_path):
 def read(folder, text):
     path = folder / "emulator.toml"
     path.write_text(text, encoding="utf-8")
-    return read_config_file(path)
+    return read_config_file(path, {})
 
 
 def problems(document, base=Path("/")):
     with pytest.raises(ConfigurationProblems) as caught:
-        parse_configuration(document, base)
+        parse_configuration(document, base, {})
     return {problem.field: str(problem) for problem in caught.value.problems}
 
 
@@ -92,8 +92,11 @@ def test_whole_file_becomes_settings(folder):
         capacity=2,
         gpu="NVIDIA H100 80GB HBM3",
         env={"MODE": "fast"},
+        workdir=folder,
     )
-    assert words == EndpointSettings(id="words", command=("sh", str(folder / "run.sh"), "quick"))
+    assert words == EndpointSettings(
+        id="words", command=("sh", str(folder / "run.sh"), "quick"), workdir=folder
+    )
 
 
 def test_what_is_left_out_has_the_settings_own_defaults(folder, monkeypatch):
@@ -118,7 +121,9 @@ def test_absolute_paths_stay(folder):
 
 
 def test_other_configuration_overrides_setting_by_setting(folder):
-    flags = parse_configuration({"emulator": {"port": 1}, "behaviour": {"poll_hold_s": 3}}, folder)
+    flags = parse_configuration(
+        {"emulator": {"port": 1}, "behaviour": {"poll_hold_s": 3}}, folder, {}
+    )
     settings = read(folder, WHOLE).overridden_by(flags).settings("key")
     assert (settings.port, settings.seed) == (1, 7)
     assert settings.behaviour.poll_hold_s == 3
@@ -129,7 +134,7 @@ def test_other_configuration_overrides_setting_by_setting(folder):
 def test_every_field_of_the_settings_can_be_set():
     defaults = Behaviour()
     behaviour = {each.name: getattr(defaults, each.name) for each in fields(Behaviour)}
-    assert parse_configuration({"behaviour": behaviour}, Path("/")).settings("").behaviour == (
+    assert parse_configuration({"behaviour": behaviour}, Path("/"), {}).settings("").behaviour == (
         defaults
     )
 
@@ -216,7 +221,7 @@ def test_endpoint_value_that_cannot_work_is_refused(folder, field, value):
 @pytest.mark.parametrize("field", ["workers_min", "idle_timeout_s", "capacity"])
 def test_nothing_is_the_least_that_is_accepted(folder, field):
     endpoint = {"handler": "pictures/handler.py", field: 0}
-    (made,) = parse_configuration({"endpoints": {"x": endpoint}}, folder).endpoints
+    (made,) = parse_configuration({"endpoints": {"x": endpoint}}, folder, {}).endpoints
     assert getattr(made, field) == 0
 
 
@@ -247,7 +252,7 @@ def test_program_in_a_folder_gets_its_absolute_path(folder):
     program = folder / "pictures" / "start"
     program.touch(mode=0o700)
     document = {"endpoints": {"x": {"command": ["pictures/start", "pictures"]}}}
-    (made,) = parse_configuration(document, folder).endpoints
+    (made,) = parse_configuration(document, folder, {}).endpoints
     assert made.command == (str(program), "pictures")
 
 
@@ -268,9 +273,9 @@ def test_file_that_is_no_toml_is_refused_by_name(tmp_path, content):
     path = tmp_path / "emulator.toml"
     path.write_bytes(content)
     with pytest.raises(EmulatorError, match=r"emulator\.toml: cannot be read as TOML"):
-        read_config_file(path)
+        read_config_file(path, {})
 
 
 def test_missing_file_is_refused_by_name(tmp_path):
     with pytest.raises(EmulatorError, match=r"emulator\.toml"):
-        read_config_file(tmp_path / "emulator.toml")
+        read_config_file(tmp_path / "emulator.toml", {})

@@ -14,10 +14,15 @@ SRC = ROOT / "src"
 ROOMS = {"jobs", "workers", "api", "command_line"}
 
 LAYERS = (
-    {*ROOMS, "", "behaviour", "errors", "faults", "ids", "wake"},
-    {"api.api_error", "jobs.job"},
-    {"workers.billing", "workers.reaper", "workers.state"},
-    {"command_line.logs", "command_line.problems", "command_line.state_dir"},
+    {*ROOMS, "", "behaviour", "errors", "faults", "file_lock", "ids", "sdk_text", "wake"},
+    {"api.api_error", "api.cors", "jobs.job"},
+    {"workers.billing", "workers.output", "workers.reaper", "workers.state"},
+    {
+        "command_line.logs",
+        "command_line.problems",
+        "command_line.project",
+        "command_line.state_dir",
+    },
     {"api.fault_injection", "api.metrics", "hazards", "jobs.lifecycle", "settings"},
     {"jobs.store", "workers.process"},
     {"jobs.queue", "jobs.sqlite_store", "jobs.webhooks"},
@@ -26,13 +31,13 @@ LAYERS = (
     {"workers.fleet"},
     {"api.limits", "api.wire"},
     {"api.gateway", "api.openapi"},
-    {"api.client_api", "api.snapshot", "api.worker_api"},
+    {"api.client_api", "api.home_page", "api.not_emulated", "api.snapshot", "api.worker_api"},
     {"api.admin_api"},
     {"api.server"},
     {"emulator"},
-    {"command_line.config_file", "command_line.hub_tests", "testing"},
-    {"command_line.hub_run", "command_line.welcome"},
-    {"command_line.flags"},
+    {"command_line.config_file", "command_line.hub_file", "command_line.hub_report", "testing"},
+    {"command_line.hub_run", "command_line.welcome", "pytest_plugin"},
+    {"command_line.flags", "command_line.reload"},
     {"command_line.cli"},
     {"__main__"},
 )
@@ -44,7 +49,7 @@ DECIDING = {
 }
 HOMES = {
     "sqlite3": {"jobs.sqlite_store"},
-    "fcntl": {"jobs.sqlite_store"},
+    "fcntl": {"file_lock"},
     "prometheus_client": {"api.metrics"},
     "argparse": {"command_line.cli", "command_line.flags"},
     "time": {"emulator", "command_line.hub_run", "testing"},
@@ -52,7 +57,7 @@ HOMES = {
 """Libraries that few may know; everybody else is given a clock."""
 
 READ_THE_ENVIRONMENT = ["command_line.cli", "emulator"]
-SPEAK_TO_THE_TERMINAL = ["command_line.cli", "emulator"]
+SPEAK_TO_THE_TERMINAL = ["command_line.cli"]
 CATCH_ALL = ["api.server", "emulator", "jobs.webhooks"]
 OTHERS = {"pixpod", "runpod", "torch", "diffusers", "numpy", "PIL"}
 SQL = re.compile(r"\b(SELECT\s|INSERT INTO|UPDATE\s+\w+\s+SET|DELETE FROM|CREATE TABLE|PRAGMA)")
@@ -63,6 +68,7 @@ def trees_of(package):
     return {
         name_in(folder, path): ast.parse(path.read_text(encoding="utf-8"))
         for path in sorted(folder.rglob("*.py"))
+        if "build" not in path.parts  # setuptools' copy, while a wheel is made
     }
 
 

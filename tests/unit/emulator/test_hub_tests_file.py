@@ -1,126 +1,203 @@
-"""A tests.json of RunPod's Hub: what it may hold, and how results are told."""
+"""A tests.json of RunPod's Hub, or a test_input.json: what runs, what is a warning or refused."""
 
 import json
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from runpod_emulator.command_line.hub_tests import (
-    MAX_ERROR_CHARACTERS,
-    HubResult,
+from runpod_emulator.command_line.hub_file import (
+    HubMachine,
+    find_tests,
     read_hub_tests,
-    readable_error,
-    report_of,
+    read_test_input,
 )
 from runpod_emulator.errors import ConfigurationProblems, EmulatorError
-from runpod_emulator.jobs.job import JobStatus
 
 ROOT = Path(__file__).resolve().parents[3]
-
-TEMPLATE = {
-    "tests": [
-        {"name": "first", "input": {"param1": "value1"}, "timeout": 10000},
-        {"name": "second", "input": {}},
-    ],
-    "config": {
-        "gpuTypeId": "NVIDIA GeForce RTX 4090",
-        "gpuCount": 2,
-        "env": [{"key": "MODE", "value": "fast"}],
-        "allowedCudaVersions": ["12.7", "12.6"],
-    },
-}
-"""Like the one in the Hub's publishing guide."""
+HUB_FILES = ROOT / "tests" / "support" / "hub_files"
+GPU = "NVIDIA GeForce RTX 4090"
+ONE = {"name": "a", "input": {"x": 1}}
 
 
 @pytest.fixture
-def read(tmp_path):
-    def read(document):
-        path = tmp_path / "tests.json"
+def write(tmp_path):
+    def write(document, name="tests.json"):
+        path = tmp_path / name
+        path.parent.mkdir(exist_ok=True)
         path.write_text(json.dumps(document), encoding="utf-8")
-        return read_hub_tests(path)
+        return path
 
-    return read
+    return write
 
 
 @pytest.fixture
-def problems(read):
-    def problems(document):
+def read(write):
+    return lambda document: read_hub_tests(write(document))
+
+
+@pytest.fixture
+def warnings(read, tmp_path):
+    def warnings(document):
+        prefix = f"{tmp_path / 'tests.json'}: "
+        found = read(document).warnings
+        assert all(warning.startswith(prefix) for warning in found)
+        return sorted(warning.removeprefix(prefix) for warning in found)
+
+    return warnings
+
+
+@pytest.fixture
+def problems(write):
+    def problems(document, read=read_hub_tests):
+        path = write(document)
         with pytest.raises(ConfigurationProblems) as caught:
-            read(document)
-        return {problem.field: str(problem) for problem in caught.value.problems}
+            read(path)
+        found = {each.field: str(each) for each in caught.value.problems}
+        assert all(field.startswith(f"{path}: ") for field in found)
+        assert all(": expected " in text and text.endswith(")") for text in found.values())
+        return {field.removeprefix(f"{path}: "): text for field, text in found.items()}
 
     return problems
 
 
-def result(**given):
-    usual = HubResult(name="first", http_status=200, status=JobStatus.COMPLETED, duration_s=1.25)
-    return replace(usual, **given)
+def hub_file(name):
+    (path,) = HUB_FILES.glob(f"*_{name}.json")
+    return read_hub_tests(path)
 
 
-def test_template_of_the_hub_is_read(read):
-    file = read(TEMPLATE)
-    assert [test.name for test in file.tests] == ["first", "second"]
-    assert file.tests[0].input == {"param1": "value1"}
-    assert [test.timeout_s for test in file.tests] == [10.0, None]
-    assert (file.config.gpuTypeId, file.config.gpuCount) == ("NVIDIA GeForce RTX 4090", 2)
-    assert file.env == {"MODE": "fast"}
+def test_template_of_the_guide_is_read_whole_and_without_a_warning():
+    (test,) = (file := hub_file("guide")).tests
+    assert file.warnings == ()
+    assert (test.name, test.timeout_ms) == ("test_case_name", 10_000)
+    assert test.input == {"param1": "value1", "param2": "value2"}
+    env = (("TEST_ENV_VAR", "test_value"),)
+    assert test.machine == HubMachine(gpu=GPU, gpu_count=1, env=env)
 
 
-def test_configuration_may_be_left_out_or_be_that_of_a_cpu(read):
-    assert read({"tests": TEMPLATE["tests"]}).env == {}
-    assert read({**TEMPLATE, "config": {"cpuFlavor": "cpu3c"}}).config.gpuTypeId is None
+@pytest.mark.parametrize("name", ["cpu", "two_gpus", "environment", "minimal", "any_json"])
+def test_file_after_the_guide_is_no_warning(name):
+    file = hub_file(name)
+    assert file.tests
+    assert (file.warnings, file.not_run) == ((), ())
+
+
+def test_configuration_of_a_test_is_laid_over_that_of_the_file(read):
+    config = {"gpuTypeId": GPU, "gpuCount": 1, "env": [{"key": "A", "value": "1"}]}
+    own = {"gpuCount": 2, "env": [{"key": "B", "value": "2"}]}
+    first, second = read(
+        {"tests": [ONE, {**ONE, "name": "b", "config": own}], "config": config}
+    ).tests
+    assert first.machine == HubMachine(gpu=GPU, gpu_count=1, env=(("A", "1"),))
+    assert second.machine == HubMachine(gpu=GPU, gpu_count=2, env=(("A", "1"), ("B", "2")))
+
+
+def test_tests_of_equal_configuration_share_a_machine():
+    first, second, third = (test.machine for test in hub_file("config_per_test").tests)
+    assert first == third != second
+
+
+def test_unknown_keys_are_warnings(warnings):
+    document = {
+        "tests": [{**ONE, "description": "x"}],
+        "config": {"gpuTypeID": GPU, "containerDiskInGb": 20},
+        "test": [],
+    }
+    assert warnings(document) == [
+        "config.containerDiskInGb: not in the Hub's guide, ignored",
+        "config.gpuTypeID: not in the Hub's guide, ignored; did you mean gpuTypeId?",
+        "test: not in the Hub's guide, ignored",
+        "tests[0].description: not in the Hub's guide, ignored",
+    ]
+
+
+def test_first_of_several_gpus_is_taken():
+    file = hub_file("list_of_gpus")
+    assert file.tests[0].machine.gpu == GPU
+    assert any("expected one GPU type" in warning for warning in file.warnings)
+
+
+def test_equal_and_missing_names_are_warnings_and_run(read, warnings):
+    document = {"tests": [ONE, ONE, {"input": {}}]}
+    assert [test.name for test in read(document).tests] == ["a", "a", "tests[2]"]
+    assert warnings(document) == [
+        "tests: 2 tests are called 'a'; all of them run",
+        "tests[2].name: expected text, so the test is called tests[2]",
+    ]
+
+
+def test_tests_of_a_load_balancing_endpoint_are_left_out():
+    file = hub_file("load_balancer")
+    assert [test.name for test in file.tests] == ["job"]
+    assert file.not_run == ("Health check",)
+
+
+def test_variables_in_other_forms_are_taken_as_text(read):
+    (test,) = hub_file("environment_of_hub_json").tests
+    assert test.machine.env == (("FAST", "true"), ("MODEL", "tiny"), ("STEPS", "4"))
+    (test,) = read({"tests": [ONE], "config": {"env": {"A": "b"}}}).tests
+    assert test.machine.env == (("A", "b"),)
+
+
+def test_whole_numbers_may_be_written_with_a_point(read):
+    (test,) = read({"tests": [{**ONE, "timeout": 10000.0}]}).tests
+    assert test.timeout_ms == 10_000
+    assert type(test.timeout_ms) is int
 
 
 def test_timeouts_can_be_taken_out(read):
-    file = read(TEMPLATE)
-    assert [test.timeout_s for test in file.without_timeouts().tests] == [None, None]
-    assert file.tests[0].timeout_s == 10.0
+    file = read({"tests": [{**ONE, "timeout": 1000}]})
+    assert file.without_timeouts().tests[0].timeout_ms is None
+    assert file.tests[0].timeout_ms == 1000
 
 
-def test_all_problems_are_told_at_once(problems):
+def test_all_refusals_come_at_once_with_their_key_and_a_remedy(problems):
     found = problems(
         {
-            "tests": [{"name": "a", "inputs": {}}, {"name": "", "input": [], "timeout": "9"}],
-            "config": {"gpuTypeID": "x", "env": [{"key": "A", "value": 1}]},
-            "test": [],
+            "tests": [{"name": "a", "inputs": {}}, {"name": "b", "input": []}, "c"],
+            "config": {"gpuTypeId": 4, "env": [{"key": "A", "value": None}, "B"]},
         }
     )
     assert found.keys() == {
         "tests[0].input",
-        "tests[0].inputs",
-        "tests[1].name",
         "tests[1].input",
-        "tests[1].timeout",
-        "config.gpuTypeID",
+        "tests[2]",
+        "config.gpuTypeId",
         "config.env[0].value",
-        "test",
+        "config.env[1]",
     }
-    assert found["tests[0].inputs"] == ("tests[0].inputs: expected input (there is no 'inputs')")
-    assert found["config.env[0].value"] == "config.env[0].value: expected text"
+    assert found["tests[0].input"].endswith("expected an object (rename 'inputs')")
 
 
-@pytest.mark.parametrize("timeout", [0, -1, 1.5, True])
+@pytest.mark.parametrize("timeout", [0, -1, 1.5, True, "9", float("inf"), float("nan")])
 def test_timeout_is_a_whole_number_of_milliseconds(problems, timeout):
-    tests = [{"name": "a", "input": {}, "timeout": timeout}]
-    assert problems({"tests": tests}).keys() == {"tests[0].timeout"}
+    assert problems({"tests": [{**ONE, "timeout": timeout}]}).keys() == {"tests[0].timeout"}
 
 
-def test_no_tests_at_all_are_a_problem(problems):
-    assert problems({"tests": []})["tests"] == "tests: expected a list that is not empty"
+@pytest.mark.parametrize("tests", [[], None, {}, "x"])
+def test_no_tests_at_all_are_refused(problems, tests):
+    assert problems({"tests": tests})["tests"].endswith('(add {"name": "...", "input": {...}})')
 
 
-def test_two_tests_of_one_name_are_a_problem(problems):
-    test = {"name": "a", "input": {}}
-    assert "unlike a" in problems({"tests": [test, test]})["tests"]
+def test_only_tests_of_a_load_balancing_endpoint_are_refused(problems):
+    found = problems({"tests": [{"name": "Health", "method": "GET", "path": "/ping"}]})
+    assert "load-balancing endpoints are not emulated" in found["tests"]
 
 
-@pytest.mark.parametrize("document", [[], "x", None, 3])
-def test_file_that_is_no_object_is_a_problem(problems, document):
-    assert "a table" in problems(document)["document"]
+@pytest.mark.parametrize("config", [[], "x", None, 3])
+@pytest.mark.parametrize("place", ["file", "test"])
+def test_configuration_that_is_no_object_is_refused(problems, config, place):
+    in_file = {"tests": [ONE], "config": config}
+    in_test = {"tests": [{**ONE, "config": config}]}
+    key = problems(in_file if place == "file" else in_test).keys()
+    assert key == {"config" if place == "file" else "tests[0].config"}
 
 
-@pytest.mark.parametrize("content", [b"{", b"", b"\xff"])
+@pytest.mark.parametrize("document", [[], [ONE], "x", None, 3])
+def test_file_that_is_no_object_is_refused(problems, document):
+    assert 'write {"tests": [...]}' in problems(document)["document"]
+
+
+@pytest.mark.parametrize("content", [b"{", b"", b"\xff", b"[" * 100_000])
 def test_file_that_is_no_json_is_refused_by_name(tmp_path, content):
     path = tmp_path / "tests.json"
     path.write_bytes(content)
@@ -133,67 +210,32 @@ def test_missing_file_is_refused_by_name(tmp_path):
         read_hub_tests(tmp_path / "tests.json")
 
 
+def test_values_of_variables_are_never_shown(problems, read):
+    variables = [{"key": "TOKEN", "value": ["4711"]}]
+    assert "4711" not in str(problems({"tests": [ONE], "config": {"env": variables}}))
+    file = read({"tests": [ONE], "config": {"env": [{"key": "TOKEN", "value": "4711"}]}})
+    assert "4711" not in repr(file)
+
+
+def test_tests_of_the_project_come_before_its_test_input(write, tmp_path):
+    write({"input": {"prompt": "hello"}}, "test_input.json")
+    (test,) = find_tests(tmp_path).tests
+    assert (test.name, test.input) == ("test_input.json", {"prompt": "hello"})
+    write({"tests": [ONE]}, ".runpod/tests.json")
+    assert [test.name for test in find_tests(tmp_path).tests] == ["a"]
+
+
+def test_project_without_either_is_refused_with_both_names(tmp_path):
+    with pytest.raises(EmulatorError, match=r"\.runpod/tests\.json or test_input\.json in "):
+        find_tests(tmp_path)
+
+
+def test_test_input_without_input_is_refused(problems):
+    found = problems({"prompt": "hello"}, read_test_input)
+    assert found["input"].endswith("(the job's input is required)")
+
+
 def test_tests_of_this_repository_fit():
     file = read_hub_tests(ROOT / ".runpod" / "tests.json")
     assert {test.input["model"] for test in file.tests} == {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
-
-
-@pytest.mark.parametrize(
-    ("given", "has_passed"),
-    [
-        ({}, True),
-        ({"status": JobStatus.FAILED}, False),
-        ({"status": JobStatus.IN_QUEUE}, False),
-        ({"status": None}, False),
-        ({"http_status": 400}, False),
-        ({"http_status": None}, False),
-    ],
-)
-def test_answer_of_200_and_a_completed_job_pass(given, has_passed):
-    assert result(**given).has_passed is has_passed
-
-
-def test_report_is_a_table_with_what_went_wrong_below():
-    report = report_of(
-        [
-            result(),
-            result(name="much longer", status=JobStatus.FAILED, duration_s=12, error="one\ntwo\n"),
-            result(name="x", status=None, http_status=400, error="body: no"),
-            result(name="y", status=None, http_status=None),
-        ]
-    )
-    assert report == (
-        "      test         status     seconds  error\n"
-        "ok    first        COMPLETED      1.2\n"
-        "FAIL  much longer  FAILED        12.0  one\n"
-        "FAIL  x            HTTP 400       1.2  body: no\n"
-        "FAIL  y            no answer      1.2\n"
-        "\n"
-        "much longer:\n"
-        "    one\n"
-        "    two\n"
-        "\n"
-        "1 of 4 passed\n"
-    )
-
-
-def test_long_error_is_cut_in_the_table_and_whole_below():
-    error = "e" * (MAX_ERROR_CHARACTERS + 1)
-    table, details, _ = report_of([result(status=JobStatus.FAILED, error=error)]).split("\n\n")
-    assert error not in table
-    assert error in details
-
-
-def test_exception_in_the_words_of_the_sdk_becomes_readable():
-    told = {
-        "error_type": "<class 'ValueError'>",
-        "error_message": "no such colour",
-        "error_traceback": "Traceback ...",
-        "hostname": "unknown",
-    }
-    assert readable_error(json.dumps(told)) == "ValueError: no such colour\nTraceback ..."
-
-
-@pytest.mark.parametrize("error", ["plain", "3", "{}", '{"code": 1}', "[]", "{"])
-def test_other_errors_stay_as_they_are(error):
-    assert readable_error(error) == error
+    assert file.warnings == ()

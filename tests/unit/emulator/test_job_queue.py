@@ -684,3 +684,24 @@ def test_retried_job_begins_with_nothing_of_its_first_life(tmp_path):
             assert await scene.store.payload(job.id) == b"1"
 
     asyncio.run(scenario())
+
+
+def test_log_says_what_happens_to_a_job_and_how_long_it_took(tmp_path, caplog):
+    async def scenario():
+        async with scene_at(tmp_path / "jobs.db", Behaviour()) as scene:
+            job = await scene.submit()
+            scene.now += 1.5
+            await scene.queue.take(WORKER, 1)
+            await scene.queue.lose(job.id, WORKER, "no ping")
+            await scene.queue.take(WORKER, 1)
+            scene.now += 0.25
+            await scene.queue.fail(job.id, WORKER, "bad\nTraceback", None)
+
+    with caplog.at_level("INFO", "runpod_emulator.jobs.queue"):
+        asyncio.run(scenario())
+    queued, taken, again, _, ended = (vars(record) for record in caplog.records)
+    assert (queued["message"], queued["endpoint"]) == ("job queued", "ep")
+    assert (taken["message"], taken["worker"], taken["delay_ms"]) == ("job taken", WORKER, 1500)
+    assert (again["message"], again["reason"]) == ("job queued again", "no ping")
+    assert (ended["message"], ended["status"]) == ("job ended", FAILED)
+    assert (ended["execution_ms"], ended["error"]) == (250, "bad")

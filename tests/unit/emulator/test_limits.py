@@ -1,5 +1,6 @@
 """What is refused with 429, against the table of the platform's documentation."""
 
+import time
 from dataclasses import replace
 
 import pytest
@@ -11,9 +12,7 @@ from runpod_emulator.api.limits import (
     Operation,
     RateLimited,
     RateLimiter,
-    queue_is_full,
 )
-from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.settings import EndpointSettings
 
 ENDPOINT = EndpointSettings(id="e", command=("worker",))
@@ -61,10 +60,9 @@ def test_operation_has_its_documented_rate(limiter, operation):
     ask(limiter, operation, per_10_s)
     with pytest.raises(RateLimited) as refused:
         ask(limiter, operation)
-    assert refused.value.operation is operation
     assert refused.value.retry_after_s == WINDOW_S
-    expected = f"{operation}: at most {per_10_s} requests in 10 s for one endpoint"
-    assert str(refused.value) == expected
+    expected = f"{operation}: at most {per_10_s} requests in 10 s for one endpoint; "
+    assert str(refused.value) == expected + "--no-rate-limits lifts this limit"
 
 
 @pytest.mark.parametrize(("operation", "concurrent"), CONCURRENT)
@@ -144,5 +142,18 @@ def test_queue_is_full_beyond_fifty_jobs_and_five_hundred_for_each_worker(
     workers_max, queued, is_full
 ):
     endpoint = replace(ENDPOINT, workers_max=workers_max)
-    assert queue_is_full(queued, endpoint, Behaviour()) is is_full
-    assert not queue_is_full(queued, endpoint, Behaviour(queue_limit=False))
+    assert is_refused(RateLimiter(time.monotonic), endpoint, queued) is is_full
+
+
+@pytest.mark.parametrize("switch", ["is_on", "limits_queue"])
+def test_queue_may_grow_if_either_limit_is_off(switch):
+    limiter = RateLimiter(time.monotonic, **{switch: False})
+    assert not is_refused(limiter, ENDPOINT, 10_000)
+
+
+def is_refused(limiter, endpoint, queued):
+    try:
+        limiter.check_queue(Operation.RUN, endpoint, queued)
+    except RateLimited:
+        return True
+    return False

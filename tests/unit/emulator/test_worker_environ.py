@@ -12,7 +12,7 @@ from runpod_emulator.workers.environ import ProtectedVariable, worker_environ
 
 ENDPOINT = EndpointSettings(id="ep", command=("python", "handler.py"), gpu="NVIDIA RTX A5000")
 BASE_URL = "http://127.0.0.1:8000"
-DIRECTORY = Path("/state/worker-1")
+HOME = Path("/state/worker-1")
 PATHS = {
     "RUNPOD_WEBHOOK_GET_JOB": "/v2/ep/job-take/$ID",
     "RUNPOD_WEBHOOK_POST_OUTPUT": "/v2/ep/job-done/$RUNPOD_POD_ID/$ID",
@@ -29,7 +29,7 @@ PROTECTED = (
 
 
 def environ_of(
-    *, env=None, inherited=None, behaviour=None, base_url=BASE_URL, directory=DIRECTORY, **endpoint
+    *, env=None, inherited=None, behaviour=None, base_url=BASE_URL, home=HOME, **endpoint
 ):
     return worker_environ(
         replace(ENDPOINT, env=env or {}, **endpoint),
@@ -37,7 +37,7 @@ def environ_of(
         base_url=base_url,
         worker_id="worker-1",
         token="token-1",
-        directory=directory,
+        home=home,
         inherited=inherited or {},
     )
 
@@ -69,11 +69,11 @@ def test_worker_is_told_who_it_is():
     assert environ["RUNPOD_ENDPOINT_ID"] == "ep"
     assert environ["RUNPOD_GPU_COUNT"] == "2"
     assert environ["RUNPOD_GPU_TYPE_ID"] == "NVIDIA RTX A5000"
-    assert environ["HOME"] == str(DIRECTORY)
+    assert environ["HOME"] == str(HOME)
 
 
 def test_home_is_absolute_since_the_worker_runs_elsewhere():
-    assert environ_of(directory=Path("state"))["HOME"] == str(Path.cwd() / "state")
+    assert environ_of(home=Path("state"))["HOME"] == str(Path.cwd() / "state")
 
 
 @pytest.mark.parametrize(("seconds", "told"), [(10, "10000"), (2.5, "2500"), (0.2, "1000")])
@@ -122,7 +122,7 @@ def test_all_protected_variables_are_named_at_once():
 
 def test_caches_and_user_packages_stay_where_they_were():
     environ = environ_of(inherited={"HOME": "/home/me"})
-    assert environ["HOME"] == str(DIRECTORY)
+    assert environ["HOME"] == str(HOME)
     assert environ["XDG_CACHE_HOME"] == "/home/me/.cache"
     assert environ["PYTHONUSERBASE"] == "/home/me/.local"
 
