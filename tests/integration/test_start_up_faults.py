@@ -132,7 +132,7 @@ SETTINGS = {
     "nothing to serve": ({}, "holds no models, nor does a volume: bake some"),
     "no such catalog": ({"PIXPOD_CATALOG": "/absent.toml"}, "PIXPOD_CATALOG='/absent.toml': "),
     "no secret for keys": (ROLE, "PIXPOD_KEY_SECRET: expected a random string"),
-    "card not allowed": (
+    "GPU not allowed": (
         {"PIXPOD_DEVICE": "cpu", "PIXPOD_MODELS": "sdxl"},
         "PIXPOD_DEVICE='cpu': accepted for sdxl are cuda, auto",
     ),

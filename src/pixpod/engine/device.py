@@ -11,7 +11,7 @@ from pixpod.gpus import find_gpu_class
 
 
 def find_device(asked: str) -> torch.device:
-    """The device for `auto`, `cuda` or `cpu`. Raises DeviceUnavailable for a missing card."""
+    """The device for `auto`, `cuda` or `cpu`. Raises DeviceUnavailable for a missing GPU."""
     has_cuda = torch.cuda.is_available()
     if asked == "cuda" and not has_cuda:
         raise DeviceUnavailable("PIXPOD_DEVICE=cuda, but this host has no CUDA device that works")
@@ -19,19 +19,19 @@ def find_device(asked: str) -> torch.device:
 
 
 def prepare_device(asked: str) -> torch.device:
-    """As `find_device`, and the device has computed something. Takes most of a second on a card."""
+    """As `find_device`, and the device has computed something. Takes most of a second on a GPU."""
     device = find_device(asked)
     check_device(device)
     return device
 
 
 def check_device(device: torch.device) -> None:
-    """Raises DeviceUnavailable unless it computes. After an illegal access, or a fault of the card,
+    """Raises DeviceUnavailable unless it computes. After an illegal access, or a fault of the GPU,
     it never does so again in the same process.
     """
     try:
         torch.ones(1, device=device).add(1).item()
-    except RuntimeError as exc:  # what torch raises for a broken driver or a card in use
+    except RuntimeError as exc:  # what torch raises for a broken driver or a GPU in use
         raise DeviceUnavailable(f"{device} does not compute: {type(exc).__name__}") from exc
 
 
@@ -49,8 +49,8 @@ def free_memory() -> None:
 def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -> Hardware:
     """What is known of the device before anything is loaded onto it.
 
-    `memory_limit_gib` is what may be used of a card, None for all that it has. Raises
-    DeviceUnavailable for a card that is too old.
+    `memory_limit_gib` is what may be used of a GPU, None for all that it has. Raises
+    DeviceUnavailable for a GPU that is too old.
     """
     if device.type != "cuda":
         return Hardware()
@@ -64,7 +64,7 @@ def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -
 
 
 def limit_memory(device: torch.device, hardware: Hardware) -> None:
-    """Have torch keep within what may be used of a card, as if there were no more."""
+    """Have torch keep within what may be used of a GPU, as if there were no more."""
     if device.type == "cuda" and hardware.memory_bytes is not None:
         has_bytes = torch.cuda.get_device_properties(device).total_memory
         if hardware.memory_bytes < has_bytes:

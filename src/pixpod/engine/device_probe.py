@@ -26,14 +26,14 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedGpu:
-    """The first card, on which torch computes unless it is told otherwise."""
+    """The first GPU, on which torch computes unless it is told otherwise."""
 
     capability: tuple[int, int]
     memory_bytes: int
 
 
 def probe_gpu(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> ProbedGpu:
-    """Raises DeviceUnavailable unless the driver can be started, has a card, tells what it is,
+    """Raises DeviceUnavailable unless the driver can be started, has a GPU, tells what it is,
     and runs what was built for CUDA's major version `built_for`; None is not checked.
 
     `load` opens a shared library, and raises OSError. Any: a library's functions have no types.
@@ -48,7 +48,7 @@ def probe_gpu(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -
     count = ctypes.c_int(0)
     status = driver.cuDeviceGetCount(ctypes.byref(count))
     if status or count.value < 1:
-        raise DeviceUnavailable(f"the CUDA driver of this host has no card (status {status})")
+        raise DeviceUnavailable(f"the CUDA driver of this host has no GPU (status {status})")
     version = ctypes.c_int(0)
     status = driver.cuDriverGetVersion(ctypes.byref(version))
     major, minor = version.value // 1000, version.value % 1000 // 10
@@ -61,15 +61,15 @@ def probe_gpu(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -
 
 
 def _describe_first(driver: ctypes.CDLL) -> ProbedGpu:
-    card = ctypes.c_int(0)
+    gpu = ctypes.c_int(0)
     numbers = {which: ctypes.c_int(0) for which in (CAPABILITY_MAJOR, CAPABILITY_MINOR)}
     memory_bytes = ctypes.c_size_t(0)
-    status = driver.cuDeviceGet(ctypes.byref(card), 0)
+    status = driver.cuDeviceGet(ctypes.byref(gpu), 0)
     for which, number in numbers.items():
-        status = status or driver.cuDeviceGetAttribute(ctypes.byref(number), which, card)
-    status = status or driver.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), card)
+        status = status or driver.cuDeviceGetAttribute(ctypes.byref(number), which, gpu)
+    status = status or driver.cuDeviceTotalMem_v2(ctypes.byref(memory_bytes), gpu)
     if status:
-        raise DeviceUnavailable(f"the CUDA driver of this host gave status {status} for its card")
+        raise DeviceUnavailable(f"the CUDA driver of this host gave status {status} for its GPU")
     major, minor = (number.value for number in numbers.values())
     return ProbedGpu(capability=(major, minor), memory_bytes=memory_bytes.value)
 

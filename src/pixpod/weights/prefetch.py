@@ -1,7 +1,7 @@
 """Reads weight files ahead and checks them, in threads, while all else is still being imported.
 
 Needs the standard library and xxhash only, so that it can start before torch is there. What has
-been read is in the page cache and mapped: a CPU's tensors are views of these mappings, a card's
+been read is in the page cache and mapped: a CPU's tensors are views of these mappings, a GPU's
 are copied from them. Knows no model and no tensor.
 """
 

@@ -27,7 +27,7 @@ MAX_SHARD_BYTES = 4_000_000_000
 """Files of this size are read in parallel and spread well over the layers of an image."""
 
 _ALIGNED_BYTES = 64
-"""Where tensors begin as far as possible: a cache line, and all that a card's kernels ask for."""
+"""Where tensors begin as far as possible: a cache line, and all that a GPU's kernels ask for."""
 
 _PAGE_BYTES = 4096
 

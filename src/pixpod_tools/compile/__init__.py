@@ -1,1 +1,1 @@
-"""Compiles models ahead of time, on a card of the class on which they will run."""
+"""Compiles models ahead of time, on a GPU of the class on which they will run."""

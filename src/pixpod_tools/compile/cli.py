@@ -1,4 +1,4 @@
-"""Compile models ahead of time, on a card of the class on which they will run.
+"""Compile models ahead of time, on a GPU of the class on which they will run.
 
   scripts/compile --weights DIR                  all models of a weights directory that run here
   scripts/compile --weights DIR --model sdxl --to DIR

@@ -111,7 +111,7 @@ def build_package(
     region: nn.Module, first: Call, second: Call, options: Options, path: Path
 ) -> CallForm:
     """Write the package of a region's kind, for what two calls have in common. Takes minutes on a
-    card, where kernels are tried. Raises CannotPackage.
+    GPU, where kernels are tried. Raises CannotPackage.
     """
     form = form_of(region, first, second)
     slots = weight_slots(region)

@@ -1,1 +1,1 @@
-"""What of which models fits on a card, before there is one."""
+"""What of which models fits on a GPU, before there is one."""

@@ -115,7 +115,7 @@ def compile_model(
     """Have a model's regions run compiled from now on. Takes about a second: what is not in the
     store is compiled when it is first called, and runs eagerly if that fails.
 
-    `backend` is torch.compile's; None is inductor on a card and none on a CPU, where a compiler
+    `backend` is torch.compile's; None is inductor on a GPU and none on a CPU, where a compiler
     would take longer than many small images. Components that another model has had compiled
     already are left alone.
     """

@@ -1,6 +1,6 @@
-"""The bytes of weight files as tensors on the device: mapped on a CPU, copied to a card.
+"""The bytes of weight files as tensors on the device: mapped on a CPU, copied to a GPU.
 
-A card's bytes go through page-locked buffers on streams of their own, which is the only way to
+A GPU's bytes go through page-locked buffers on streams of their own, which is the only way to
 its full bus speed (a copy from pageable memory reaches a fraction of it); several threads, since
 one thread's memcpy is slower than the bus.
 """

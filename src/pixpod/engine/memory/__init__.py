@@ -1,1 +1,1 @@
-"""What lives on the card, and when."""
+"""What lives on the GPU, and when."""

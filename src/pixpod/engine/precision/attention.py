@@ -1,4 +1,4 @@
-"""Which of torch's attention kernels a denoiser uses; the table of cards says which is fastest."""
+"""Which of torch's attention kernels a denoiser uses; the table of GPUs says which is fastest."""
 
 import logging
 

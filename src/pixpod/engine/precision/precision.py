@@ -55,7 +55,7 @@ class Hardware:
 
 
 def limit_bytes(has_bytes: int, limit_gib: float | None) -> int:
-    """What may be used of a card's memory; a limit of None is all of it."""
+    """What may be used of a GPU's memory; a limit of None is all of it."""
     return has_bytes if limit_gib is None else min(has_bytes, round(limit_gib * GIB))
 
 

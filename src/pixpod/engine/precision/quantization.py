@@ -87,8 +87,8 @@ def is_8_bit(module: nn.Module) -> bool:
 
 
 def computes_float8(device: torch.device) -> bool:
-    """Whether a product by rows in float8 works on this card with this torch: some builds send
-    it to a library that refuses it (pytorch#192707). Of the cards, `gpus.toml` tells which may.
+    """Whether a product by rows in float8 works on this GPU with this torch: some builds send
+    it to a library that refuses it (pytorch#192707). Of the GPUs, `gpus.toml` tells which may.
     """
     layer = nn.Linear(64, 64, bias=False, device=device, dtype=torch.bfloat16)
     try:
@@ -189,7 +189,7 @@ def _detach_from_files(module: nn.Module) -> None:
 def _hardware_check_of_torchao(device: torch.device) -> Iterator[None]:
     """Off on a CPU: torchao 0.18 asks for a GPU there although `torch._scaled_mm` has a CPU path.
 
-    On CUDA the check stays: a card below compute capability 8.9 has no FP8 arithmetic.
+    On CUDA the check stays: a GPU below compute capability 8.9 has no FP8 arithmetic.
     """
     if device.type != "cpu":
         yield
