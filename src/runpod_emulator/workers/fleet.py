@@ -257,7 +257,8 @@ class Fleet:
                 self._report_death(worker, job_id, reason, code)
             worker.release(job_id, self._tools.clock())
             await self._requeue(job_id, worker, reason)
-        if worker.is_end_requested or worker.has_served:
+        is_ended_by_us = self._is_closing or (worker.is_end_requested and not worker.is_unfit)
+        if is_ended_by_us or worker.has_served:
             self._retire(worker, reason)
         else:
             tail = "\n".join(process.log_tail(LOG_TAIL_LINES))

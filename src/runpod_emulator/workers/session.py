@@ -132,10 +132,14 @@ class WorkerSession:
         return ripe
 
     def drain(self, reason: str, kill_at: float) -> None:
-        """No further job for it; its polls are to be answered so that it can end."""
+        """No further job for it; its polls are to be answered so that it can end.
+
+        An unfit worker keeps the reason why it is.
+        """
         self.state = WorkerState.DRAINING
         self.is_end_requested = True
-        self.reason = reason
+        if not self.is_unfit:
+            self.reason = reason
         self.kill_at = kill_at
         self.wake.notify()
 

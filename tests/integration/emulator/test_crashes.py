@@ -113,6 +113,16 @@ def worker_with_failing_hook(tmp_path):
         yield emulator, worker
 
 
+def test_failing_prestart_hook_is_a_crash_loop_though_its_worker_is_drained(tmp_path):
+    """As it happens when no other job waits."""
+    with worker_with_failing_hook(tmp_path) as (emulator, worker):
+        fleet = emulator.gateway.endpoints["test"].fleet
+        fleet.drain(fleet.find(worker.id), "idle")
+        hazard = until(lambda: hazards_of(emulator, "crash-loop"))[0]
+        assert hazard["worker_id"] == worker.id
+        assert hazard["message"].startswith("prestart hook failed: ended by signal 15")
+
+
 def test_failing_prestart_hook_is_a_crash_loop(tmp_path):
     with worker_with_failing_hook(tmp_path) as (emulator, worker):
         kill_left(emulator)

@@ -11,6 +11,8 @@ ready: list[str] = []
 @runpod.serverless.register_prestart_hook
 async def load():
     if os.environ["HOOK"] == "fails":
+        # at once, the SDK would drop the answer to its first poll, and the job with it
+        await asyncio.sleep(1)
         raise OSError("no weights found")
     await asyncio.sleep(float(os.environ["HOOK"]))
     ready.append("weights")
