@@ -10,7 +10,6 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pixpod_bench.base_checkout import environ_for
 from pixpod_bench.compare import Compared, compared_table, compared_verdicts
 from pixpod_bench.figures import (
     Verdict,
@@ -118,17 +117,6 @@ class TestCompared:
     def test_fewer_than_30_pairs_are_no_judgement(self):
         few = Compared.of("boot", "tiny", [2.0] * 29, [1.0] * 29)
         assert [each.is_met for each in compared_verdicts([few])] == [None]
-
-    def test_settings_have_the_names_that_a_checkout_reads(self, tmp_path):
-        for name, setting in (("new", "MAX_CONCURRENCY"), ("old", "MAX_HELD_JOBS")):
-            (tmp_path / name / "src" / "pixpod").mkdir(parents=True)
-            source = tmp_path / name / "src" / "pixpod" / "settings.py"
-            source.write_text(f'env.whole("PIXPOD_{setting}")')
-        for name_given in ("MAX_CONCURRENCY", "MAX_HELD_JOBS"):
-            environ = {f"PIXPOD_{name_given}": "9", "PIXPOD_DEVICE": "cpu"}
-            new, old = (environ_for(tmp_path / name, environ) for name in ("new", "old"))
-            assert new == {"PIXPOD_MAX_CONCURRENCY": "9", "PIXPOD_DEVICE": "cpu"}
-            assert old == {"PIXPOD_" + "MAX_HELD_JOBS": "9", "PIXPOD_DEVICE": "cpu"}
 
 
 class TestMachine:

@@ -17,7 +17,6 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import IO
 
-from pixpod_bench.base_checkout import environ_for
 from pixpod_bench.cold.case import Case
 from pixpod_bench.cold.processes import LIMIT_S
 from pixpod_bench.cold.runs import Before, NotHere, Sample
@@ -44,7 +43,7 @@ def boot_worker(
     if the worker ends before.
     """
     with _platform() as platform:
-        given = environ_for(root, {**environ, **platform.environment()})
+        given = {**environ, **platform.environment()}
         before()
         began = time.perf_counter()
         with _handler(root, [], given) as (process, log):

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import IO, Any
 
-from pixpod_bench.base_checkout import environ_for
 from pixpod_bench.load.jobs import MODELS, worker_environ
 from pixpod_bench.machine import ROOT, environment
 
@@ -57,7 +56,7 @@ def running_side(root: Path = ROOT, models: Sequence[str] = MODELS) -> Iterator[
     """Start the worker of the checkout at `root`, which serves its own tiny models."""
     weights = str(root / "model_cache")
     given = worker_environ(PIXPOD_WEIGHTS_DIR=weights, PIXPOD_MODELS=",".join(models))
-    command = [sys.executable, str(SCRIPT), json.dumps(environ_for(root, given))]
+    command = [sys.executable, str(SCRIPT), json.dumps(given)]
     with tempfile.TemporaryFile("w+", encoding="utf-8") as errors:
         process = subprocess.Popen(  # noqa: S603 (our own arguments, no shell)
             command,
