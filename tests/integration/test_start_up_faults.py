@@ -134,7 +134,7 @@ SETTINGS = {
     "no secret for keys": (ROLE, "PIXPOD_KEY_SECRET: expected a random string"),
     "GPU not allowed": (
         {"PIXPOD_DEVICE": "cpu", "PIXPOD_MODELS": "sdxl"},
-        "PIXPOD_DEVICE='cpu': accepted for sdxl are cuda, auto",
+        "PIXPOD_DEVICE: expected cuda or auto for sdxl, got 'cpu'",
     ),
 }
 
@@ -242,7 +242,7 @@ def test_read_only_directory_for_copies_is_the_reply(boot, tmp_path):
 
 
 EARLY = {
-    "short file": "weights_unreadable: .*bytes, expected are",
+    "short file": "weights_unreadable: .*expected .* bytes, got",
     "flipped byte": "weights_unreadable: .*not what was baked: this copy is damaged",
     "flipped byte in a tokenizer": "weights_unreadable: .*tokenizer.json: not what was baked",
     "damaged index": "weights_unreadable: .*cannot be read as JSON",
@@ -444,7 +444,7 @@ REFUSED = {
 }
 
 LEFT = {
-    "short file": ("weights_unreadable", "bytes, expected are"),
+    "short file": ("weights_unreadable", "bytes, got"),
     "flipped byte": ("weights_unreadable", "not what was baked"),
     "larger than memory": ("out_of_memory", "no room to map"),
     "no driver": ("device_unavailable", f"no CUDA driver on this host: {DRIVER} cannot be loaded"),

@@ -96,7 +96,7 @@ def test_listed_file_of_another_size_is_the_hosts_fault(tmp_path, change_bytes):
     os.truncate(path, path.stat().st_size + change_bytes)
     expected = next(f.size_bytes for f in entry.files if f.path == f"unet/{WEIGHTS_NAME}")
     found = expected + change_bytes
-    with pytest.raises(WeightsUnreadable, match=f"unet.*{found} bytes, expected are {expected}"):
+    with pytest.raises(WeightsUnreadable, match=f"unet.*expected {expected} bytes, got {found}"):
         BakedSource(tmp_path).find(SDXL)
 
 

@@ -290,7 +290,7 @@ def test_missing_file_on_the_volume_is_the_deployments_fault(source, volume):
 def test_file_of_another_size_on_the_volume_is_the_deployments_fault(source, volume, change_bytes):
     path = volume / "sdxl" / UNET
     os.truncate(path, path.stat().st_size + change_bytes)
-    with pytest.raises(ModelUnavailable, match=rf"{UNET} has \d+ bytes, manifest.toml says \d+"):
+    with pytest.raises(ModelUnavailable, match=rf"{UNET}: expected \d+ bytes .*, got \d+"):
         source.fetch(SDXL)
 
 

@@ -20,7 +20,7 @@ OnStep = Callable[[int], None]
 
 
 class Engine(Protocol):
-    """FairQueue requests into images; requests with the same batch key may share a batch."""
+    """Turns requests into images; requests with the same batch key may share a batch."""
 
     @property
     def device_name(self) -> str:
@@ -29,9 +29,9 @@ class Engine(Protocol):
 
     @property
     def is_warm(self) -> bool:
-        """True once each preloaded model is warmed up or has failed to load.
+        """Return True once each preloaded model is warmed up or has failed to load.
 
-        Without preloading, true once an image was generated.
+        Without preloading, return True once an image was generated.
         """
         ...
 
@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def check_host(self) -> None:
-        """Raise a WorkerError of Fault.HOST if it is quickly seen that this host cannot serve."""
+        """Raise a WorkerError of Fault.HOST if quick checks show that this host cannot serve."""
         ...
 
     async def generate(
