@@ -1,4 +1,4 @@
-"""All uses of RunPod's SDK, which is imported when needed: that takes most of a second.
+"""Uses RunPod's SDK, which is imported when it is needed: that takes most of a second.
 
 Each use of something that the SDK does not document has a test that fails when it changes.
 """

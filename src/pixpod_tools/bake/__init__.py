@@ -1,1 +1,1 @@
-"""Fetches, converts and checks weights directories, and splits them into layers; no part of a boot."""
+"""Fetches, converts and checks weights directories, and splits them into layers. Not for boots."""
