@@ -48,7 +48,7 @@ _TIMINGS = """
 
 JSON Schema: [reply.json](../src/pixpod/contract/schema/reply.json).
 
-## Ask what is served
+## Find out what is served
 
 A job whose input is `{{"describe": true}}` is answered without the GPU. The reply has {describe}.
 

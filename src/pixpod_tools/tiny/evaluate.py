@@ -173,7 +173,7 @@ def generate(
 def _accuracy_table(scores: Scores) -> str:
     """Return one model's scores in percent."""
     lines = [
-        "| asked | pictures | background | colour | shape | all three | size | position |",
+        "| requested | images | background | colour | shape | all three | size | position |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for suite, (count, *shares) in scores.items():

@@ -80,7 +80,7 @@ class PostedChunk:
 
 
 def to_json(value: object) -> bytes:
-    """Render compact JSON in ASCII, which alone can encode half a surrogate pair, as JSON allows."""
+    """Render compact JSON in ASCII, which alone can encode half a surrogate pair, legal in JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 

@@ -17,7 +17,7 @@ class Unchanged:
 
 
 UNCHANGED: Final = Unchanged()
-"""Tells `JobStore.replace` to leave the stored output as it is."""
+"""Value with which `JobStore.replace` leaves the stored output as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -92,7 +92,7 @@ class WorkerProcess:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """Return the exit code, negative for a signal, after the group's end and its last output."""
+        """Return the exit code, negative for a signal, after the group's end and last output."""
         return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
