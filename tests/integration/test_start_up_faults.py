@@ -206,7 +206,7 @@ def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):
     assert text.startswith("model_unavailable: flux-tiny is baked in float8_dynamic and cannot")
 
 
-def test_card_without_float8_is_named(monkeypatch):
+def test_gpu_without_float8_is_named(monkeypatch):
     """The facts that torch tells of a card are stubbed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
@@ -273,7 +273,7 @@ LATE = {
 
 
 @pytest.mark.parametrize("case", LATE)
-def test_what_only_loading_finds_is_told_before_the_job_is_answered(boot, tmp_path, case):
+def test_fault_that_only_loading_finds_is_reported_before_the_job_is_answered(boot, tmp_path, case):
     broken_copy(case, tmp_path / "weights")
     worker = boot()
     worker.check_host()
@@ -302,7 +302,7 @@ def test_half_filled_cache_of_the_platform_is_the_hosts(boot, tmp_path):
         worker.check_host()
 
 
-def test_card_that_does_not_compute_is_the_hosts(monkeypatch):
+def test_gpu_that_does_not_compute_is_a_fault_of_the_host(monkeypatch):
     """A card that torch sees, and that fails at its first kernel, is stubbed."""
 
     def fail(*size, device):
@@ -314,7 +314,7 @@ def test_card_that_does_not_compute_is_the_hosts(monkeypatch):
         prepare_device("auto")
 
 
-def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):
+def test_gpu_that_is_too_small_is_a_fault_of_the_host(boot, tmp_path, monkeypatch):
     """torch's error for a full card is stubbed."""
 
     def fail(*given):
@@ -526,7 +526,7 @@ CODES = {
 CASES: Mapping[str, Collection[str]] = {
     "test_settings_that_cannot_be_used_are_the_reply": SETTINGS,
     "test_bad_copy_is_found_before_a_job_is_taken": EARLY,
-    "test_what_only_loading_finds_is_told_before_the_job_is_answered": LATE,
+    "test_fault_that_only_loading_finds_is_reported_before_the_job_is_answered": LATE,
     "test_fault_of_the_deployment_is_the_reply_of_a_real_worker": REFUSED,
     "test_fault_of_the_host_takes_no_job_from_the_queue": LEFT,
 }
