@@ -146,7 +146,7 @@ class DiskFull(WorkerError):
 
 
 class HubUnavailable(WorkerError):
-    """The model hub did not answer this host, or what it sent was damaged."""
+    """The model hub did not answer this host, or sent damaged files."""
 
     code = "hub_unavailable"
     fault = Fault.HOST

@@ -1,4 +1,4 @@
-"""GPUs: what each class computes fast and what is chosen on it, and models by name.
+"""GPUs: classes with the number formats and kernels that are fast on them, and models by name.
 
 The data is in `gpus.toml`. Plans can be made and hosts be checked without torch.
 """

@@ -119,7 +119,7 @@ def running_emulator(settings: EmulatorSettings) -> Iterator[RunningEmulator]:
         try:
             asyncio.run(_run(settings, started, over))
         finally:
-            started.cancel()  # nobody waits for what has died; nothing happens if it has started
+            started.cancel()  # ends the wait for a failed start; no effect after a start
 
     thread = threading.Thread(target=run, name="emulator")
     thread.start()

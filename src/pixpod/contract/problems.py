@@ -1,4 +1,4 @@
-"""Wording of what is wrong with a payload: fields, values fit to be shown, what is accepted.
+"""Describes problems of a payload: the field, a value that may be shown, the accepted values.
 
 Knows no rule of any model; the rules are in `rules.py`.
 """

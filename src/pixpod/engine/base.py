@@ -7,7 +7,7 @@ from pixpod.job import Generation, GenerationRequest
 
 
 class Cancelled(Exception):
-    """A generation ended early because nobody waits for it; never leaves an engine."""
+    """A generation ended early because its caller has given up; never leaves an engine."""
 
 
 StepListener = Callable[[int, int], None]
@@ -16,7 +16,7 @@ of a batch; must return at once.
 """
 
 OnStep = Callable[[int], None]
-"""Called with the number of denoiser calls done; raises Cancelled if nobody waits for the batch."""
+"""Called with the number of denoiser calls done; raises Cancelled if no request waits for them."""
 
 
 class Engine(Protocol):
@@ -63,5 +63,5 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End what is running at its next step, drop all models, free the device."""
+        """End running requests at their next step, drop all models, free the device."""
         ...

@@ -164,7 +164,7 @@ class FamilySpec:
     """Everything that distinguishes one model architecture from another.
 
     `components` are in the order in which an image needs them. `pipelines` has the diffusers
-    class for each mode; what is missing is refused. `calls` is where the code for
+    class for each mode; other modes are refused. `calls` is where the code for
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.

@@ -1,4 +1,4 @@
-"""One job from the command line, without the platform: `python handler.py --test_input ...`."""
+"""Runs one job from the command line, without a platform: `python handler.py --test_input ...`."""
 
 import asyncio
 import json

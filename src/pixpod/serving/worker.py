@@ -91,7 +91,7 @@ class Worker:
         return self.concurrency(current)
 
     def stop(self) -> None:
-        """End what is running and free the device; waits for the current step."""
+        """End running jobs and free the device; wait for the current step."""
         self.engine.stop()
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:

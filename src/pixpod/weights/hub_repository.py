@@ -1,6 +1,6 @@
 """Chooses the files of a model repository that are needed, orders and fetches them.
 
-Knows the layout of diffusers by its names only, and nothing of what is done with the files.
+Knows the layout of diffusers by its names only, and does not know how the files are used.
 huggingface_hub is imported when something is fetched, never before.
 """
 

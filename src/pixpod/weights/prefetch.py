@@ -108,7 +108,7 @@ class Prefetch:
             self._changed.notify_all()
 
     def prefer(self, model: str) -> None:
-        """Read what is left of this model before all others."""
+        """Read the remaining files of this model before all others."""
         with self._changed:
             if model in self._queues:
                 self._queues = {model: self._queues.pop(model), **self._queues}

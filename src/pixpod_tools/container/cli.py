@@ -1,4 +1,4 @@
-"""`build` makes the image of a profile, `layers` says what it weighs, `search` what is not in it.
+"""Build the image of a profile, list its layers with their sizes, or search them for a secret.
 
 `run` prints the command that runs it with nothing writable but /tmp. docs/container.md has more.
 """

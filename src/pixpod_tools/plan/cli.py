@@ -1,4 +1,4 @@
-"""Plan which components of models stay on a GPU, which are offloaded, and what is left for images.
+"""Plan which components of models stay on a GPU, which are offloaded, and the memory for images.
 
 Needs no GPU and no weights: sizes are those of the published models, or of a weights directory.
 

@@ -127,7 +127,7 @@ _ASPECTS = ("background", "colour", "shape", "is_right", "size", "position")
 _START, _END = "<!-- accuracy: written by scripts/train_tiny evaluate -->", "<!-- end -->"
 
 Scores = Mapping[str, Sequence[float]]
-"""By suite: the number of images, and the percentage of them with each of `_ASPECTS` right."""
+"""Results by suite: the number of images, and the percentage with each of `_ASPECTS` right."""
 
 
 def evaluate(cache: Path, sheet: Path) -> None:

@@ -25,7 +25,7 @@ SHARES = (0.8, 0.1, 0.1)
 def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False) -> None:
     """Train in place; the scaling factor makes latents of unit variance.
 
-    With `decoder_only` latents stay what they are, so that image models trained on them still fit.
+    With `decoder_only` latents do not change, so that image models trained on them still fit.
     """
     torch.manual_seed(course.seed)
     vae.encoder.requires_grad_(not decoder_only)

@@ -37,7 +37,7 @@ async def answer_with_faults(
 
 
 def drop(request: web.Request) -> web.Response:
-    """Cut the connection; the response is for aiohttp only and reaches nobody."""
+    """Cut the connection; the response is for aiohttp only and is never sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)

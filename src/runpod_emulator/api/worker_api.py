@@ -69,7 +69,7 @@ class WorkerApi:
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _, worker = await self._authenticate(request)
         deadline = self._now() + self._gateway.behaviour.poll_hold_s
-        # a poll that is gone would take the news with it
+        # a closed poll would lose the notice
         while _is_open(request):
             if stops := worker.pop_stops(self._now()):
                 return web.json_response({"jobsToStop": stops})

@@ -200,7 +200,7 @@ def _check_host(host: str, source: KeySource) -> None:
 
 
 def _check_workers(endpoints: Sequence[EndpointSettings], environ: Mapping[str, str]) -> None:
-    """Raises EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
+    """Raise EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
     for endpoint in endpoints:
         workers = worker_environ(
             endpoint,

@@ -46,7 +46,7 @@ def find_python(directory: Path, environ: Mapping[str, str], own: Path) -> Path:
 def python_at(path: Path) -> Path:
     """Return the program that a path, a name or a virtual environment's folder stands for.
 
-    Raises ValueError, which says what is expected.
+    Raises ValueError, whose text is the expected value.
     """
     if path.is_dir():
         path = path / "bin" / "python"

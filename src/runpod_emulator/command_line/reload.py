@@ -71,6 +71,6 @@ def changed_files(before: Sources, now: Sources) -> list[str]:
 def _stamp(path: Path) -> Sources:
     try:
         stat = path.stat()
-    except OSError:  # gone since
+    except OSError:  # removed since
         return {}
     return {str(path): (stat.st_mtime_ns, stat.st_size)}

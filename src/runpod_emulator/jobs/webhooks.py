@@ -79,7 +79,7 @@ class WebhookSender:
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            # a kept connection that has gone stale would cost an attempt
+            # a kept connection that is no longer open would cost an attempt
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._behaviour.webhook_timeout_s),

@@ -1,4 +1,4 @@
-"""One worker as the operating system sees it: a process group, its signals and its output.
+"""The process of one worker: its process group, its signals and its output.
 
 It knows neither jobs nor the protocol. The group ends with its main process, since the SDK's ping
 process would otherwise go on for ever.

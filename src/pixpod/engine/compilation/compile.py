@@ -187,7 +187,7 @@ def _load_packages(
         try:
             compiled = PackageCompiled(open_package(package.path), package.form)
             verify(those[0], compiled)
-        except (RuntimeError, ValueError, OSError) as exc:  # what its loader and its code raise
+        except (RuntimeError, ValueError, OSError) as exc:  # errors of its loader and its code
             reason = f"{package.path.name} does not run here ({type(exc).__name__})"
             raise UnusablePackage(reason) from exc
         yield kind, compiled

@@ -28,7 +28,7 @@ class ItemState:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
-    """One image: a tensor's first dimension is 1. `image` is the result or the row's error."""
+    """One image of a batch: a tensor's first dimension is 1. `image` is the result or its error."""
 
     state: ItemState
     seed: int

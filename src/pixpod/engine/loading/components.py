@@ -81,12 +81,12 @@ def load_component(job: LoadJob, name: str, skeleton: Component) -> Component:
     files = [_read(path, bind_device, job.prefetch) for path in tensor_paths(folder)]
     with job.timeline.span("bind", subject):
         bound = _bind(skeleton, files, folder, DTYPE[job.plan.precision], bind_device)
-    del files  # they hold the bytes of what is converted now
+    del files  # they keep the bytes of the component that is converted now
     if precision := target_precision(job.spec, name, job.plan):
         with job.timeline.span("quantize", subject):
             convert(bound, precision, device, job.spec.family.quantization)
             if device.type == "cuda":
-                torch.cuda.empty_cache()  # of what it was made from
+                torch.cuda.empty_cache()  # of the weights that it was made from
     if name == job.spec.family.vae:
         if device.type == "cpu":
             _decode_in_float32(bound)

@@ -154,7 +154,7 @@ class ModelLoader:
         return self._prefetch.spans()
 
     def stop(self) -> None:
-        """End what is under way, drop all models and free the device."""
+        """End running loads, drop all models and free the device."""
         self._prefetch.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
@@ -204,7 +204,7 @@ class ModelLoader:
         return load
 
     def _read(self, spec: ModelSpec, weights: Weights) -> tuple[Path, ...]:
-        """Have the readers begin with a model, and check what they do not read."""
+        """Have the readers begin with a model, and check the files that they do not read."""
         check_layout(spec, weights)
         files = files_to_read(spec, weights)
         self._prefetch.add(spec.name, files)

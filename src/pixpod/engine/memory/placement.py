@@ -130,7 +130,7 @@ class Placement:
             self._place_all(model, components)
             with self._changed:
                 self._pinned.subtract(keys)
-                self._pinned += Counter()  # drops what is at zero
+                self._pinned += Counter()  # drops components with a count of zero
                 self._changed.notify_all()
 
     def offload_others(self, model: LoadedModel) -> bool:

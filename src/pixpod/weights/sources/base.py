@@ -42,7 +42,7 @@ class Source(Protocol):
         several processes at once.
 
         Raises:
-            ModelUnavailable: this source should have the model, but cannot give it to anybody.
+            ModelUnavailable: this source should have the model, but cannot provide it to any host.
             WeightsUnreadable, DiskFull: this host could not fetch it.
         """
         ...

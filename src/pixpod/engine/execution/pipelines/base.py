@@ -1,4 +1,4 @@
-"""The protocol behind which families differ in code, and what several of them share."""
+"""The protocol of the code of families, and functions that several of them share."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
