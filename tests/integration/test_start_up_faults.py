@@ -207,7 +207,7 @@ def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):
 
 
 def test_gpu_without_float8_is_named(monkeypatch):
-    """The facts that torch tells of a card are stubbed."""
+    """The facts that torch reports of a GPU are stubbed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
@@ -303,7 +303,7 @@ def test_half_filled_cache_of_the_platform_is_the_hosts(boot, tmp_path):
 
 
 def test_gpu_that_does_not_compute_is_a_fault_of_the_host(monkeypatch):
-    """A card that torch sees, and that fails at its first kernel, is stubbed."""
+    """A GPU that torch sees, and that fails at its first kernel, is stubbed."""
 
     def fail(*size, device):
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
@@ -315,7 +315,7 @@ def test_gpu_that_does_not_compute_is_a_fault_of_the_host(monkeypatch):
 
 
 def test_gpu_that_is_too_small_is_a_fault_of_the_host(boot, tmp_path, monkeypatch):
-    """torch's error for a full card is stubbed."""
+    """torch's error for a full GPU is stubbed."""
 
     def fail(*given):
         raise torch.OutOfMemoryError("tried to allocate 24 GiB")

@@ -90,7 +90,7 @@ def test_driver_that_cannot_start_is_named_with_its_status(status):
 
 @pytest.mark.parametrize("driver", [Driver(cards=0), Driver(cards=1, count_status=100)])
 def test_driver_without_a_gpu_is_an_error(driver):
-    with pytest.raises(DeviceUnavailable, match=f"has no card .status {driver.count_status}.$"):
+    with pytest.raises(DeviceUnavailable, match=f"has no GPU .status {driver.count_status}.$"):
         check(driver)
 
 
@@ -127,7 +127,7 @@ def test_gpu_is_described_beyond_32_bits(capability, memory_bytes):
     "faulty", ["cuDeviceGet", "attribute 75", "attribute 76", "cuDeviceTotalMem"]
 )
 def test_gpu_that_cannot_be_described_is_an_error(faulty):
-    with pytest.raises(DeviceUnavailable, match=r"gave status 999 for its card$"):
+    with pytest.raises(DeviceUnavailable, match=r"gave status 999 for its GPU$"):
         check(Driver(faulty=faulty))
 
 

@@ -461,7 +461,7 @@ def test_requests_lists_the_newest_job_first(client):
 
 
 def test_low_priority_jobs_call_for_no_worker(handlers, tmp_path):
-    """On an endpoint for whose workers there is no card, so that none really starts."""
+    """On an endpoint for whose workers there is no GPU, so that none really starts."""
     chosen = settings_for(handlers / "many_sided.py", tmp_path, capacity=0, workers_max=1)
     with running_emulator(chosen) as emulator:
         client = EndpointClient(emulator)
