@@ -144,7 +144,7 @@ def _choose_models(
             raise InvalidSettings(f"model {name!r} is not in the catalog, which has {known}")
     for name in names:
         if settings.device == "cpu" and catalog[name].requires_cuda:
-            raise InvalidSettings(f"PIXPOD_DEVICE='cpu': accepted for {name} are cuda, auto")
+            raise InvalidSettings(f"PIXPOD_DEVICE: expected cuda or auto for {name}, got 'cpu'")
     return {name: catalog[name] for name in names}
 
 

@@ -27,7 +27,7 @@ Size = tuple[int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Defaults:
-    """What a request gets that does not say; None where the family has no such field."""
+    """Values of fields that a request leaves out; None where the family has no such field."""
 
     __pydantic_config__ = CHECKS
 
@@ -124,7 +124,7 @@ _SPEC = TypeAdapter(ModelSpec)
 def load_catalog(
     extra_file: Path | None = None, *, families: Mapping[str, FamilySpec] = FAMILIES
 ) -> Catalog:
-    """Read the built-in models; those of `extra_file` are added or replace them.
+    """Read the built-in models, and add those of `extra_file`, which replace models of their names.
 
     Raises InvalidSettings if the file cannot be read or an entry is not complete.
     """

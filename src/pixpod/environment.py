@@ -1,4 +1,4 @@
-"""Environment variables: what they accept, and how their values are read. Standard library only."""
+"""Environment variables: accepted values, and how they are read. Standard library only."""
 
 import re
 from collections.abc import Callable, Mapping

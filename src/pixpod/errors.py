@@ -30,7 +30,7 @@ from typing import ClassVar
 
 
 class Fault(StrEnum):
-    """Who has to act. Decides whether a retry elsewhere can help: only after a host's fault."""
+    """The party that has to act. A retry on another worker can help only after a host's fault."""
 
     CALLER = "caller"
     DEPLOYMENT = "deployment"
@@ -59,7 +59,7 @@ class WorkerError(Exception):
 
 
 class PayloadError(WorkerError):
-    """The payload asks for something that this worker will not do; the text is JSON."""
+    """The payload requests something that this worker will not do; the text is JSON."""
 
     fault = Fault.CALLER
 
@@ -76,7 +76,7 @@ class InvalidInput(PayloadError):
 
 
 class NotSupported(PayloadError):
-    """The payload is well formed, but names a feature of the contract that is not there yet."""
+    """The payload is well formed, but names a feature that this version does not support."""
 
     code = "not_supported"
 
@@ -109,7 +109,7 @@ class LicenceNotAccepted(ModelUnavailable):
 
 
 class StorageDenied(WorkerError):
-    """The store refuses us: wrong credentials, missing bucket, forbidden key."""
+    """The store refuses access: wrong credentials, missing bucket, forbidden key."""
 
     code = "storage_denied"
     fault = Fault.DEPLOYMENT
@@ -146,7 +146,7 @@ class DiskFull(WorkerError):
 
 
 class HubUnavailable(WorkerError):
-    """The model hub did not answer this host, or what it sent was damaged."""
+    """The model hub did not answer this host, or sent damaged files."""
 
     code = "hub_unavailable"
     fault = Fault.HOST
@@ -177,7 +177,7 @@ class NumericalFault(WorkerError):
 
 
 class InternalError(WorkerError):
-    """Anything we did not foresee; the log of the worker has the traceback."""
+    """An unexpected error; the log of the worker has the traceback."""
 
     code = "internal_error"
     fault = Fault.HOST

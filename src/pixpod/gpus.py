@@ -1,4 +1,4 @@
-"""GPUs: what each class computes fast and what is chosen on it, and models by name.
+"""GPUs: classes with the number formats and kernels that are fast on them, and models by name.
 
 The data is in `gpus.toml`. Plans can be made and hosts be checked without torch.
 """
@@ -45,7 +45,7 @@ class GpuClass:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gpu:
-    """A model of GPU. `memory_gib` is what its driver shows; None for figures that are not known.
+    """A model of GPU. `memory_gib` is as its driver shows it; None for figures that are not known.
 
     Prices are US dollars per second of a serverless worker; peaks are dense TFLOP/s.
     """
@@ -72,7 +72,7 @@ def find_gpu(name: str) -> Gpu | None:
 
 
 def find_gpu_class(capability: Capability) -> GpuClass:
-    """Return the class of this capability; the nearest older one, with a caution, if it has none.
+    """Return the class of this capability, else the nearest older class, with a caution.
 
     Raises DeviceUnavailable for a GPU that is older than all classes.
     """

@@ -98,7 +98,7 @@ class Sampling:
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.
 
-    `isolated` images share a batch with nobody.
+    `isolated` images share no batch with other requests.
     """
 
     model: str

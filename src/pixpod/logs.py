@@ -22,14 +22,14 @@ CHATTY_LIBRARIES = (
     "torchao",
     "urllib3",
 )
-"""Only their errors are of use to whoever reads a worker's log."""
+"""Loggers of which only errors are written to a worker's log."""
 
 MAX_JOB_ID_CHARACTERS = 200
 
 
 @contextmanager
 def job_context(job_id: object) -> Iterator[None]:
-    """Every line logged inside, also by other modules, names this job; a long id is cut."""
+    """Add the job's id to each line logged in the block, by any module; a long id is cut."""
     token = _job_id.set(str(job_id)[:MAX_JOB_ID_CHARACTERS])
     try:
         yield
@@ -38,7 +38,7 @@ def job_context(job_id: object) -> Iterator[None]:
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line: time, level, message, job_id, and the fields of `extra`."""
+    """Formats a line as a JSON object: time, level, message, job_id, and the fields of `extra`."""
 
     def format(self, record: logging.LogRecord) -> str:
         line: dict[str, object] = {

@@ -10,7 +10,7 @@ from pixpod.job import Cost
 def estimate_cost(device_name: str, gpu_ms: float, own_usd_per_s: float | None = None) -> Cost:
     """Return the cost of `gpu_ms` on a device; no estimate for an unknown GPU.
 
-    A deployment's own price, if given, holds for whatever GPU it has.
+    A deployment's own price, if given, applies to any GPU.
     """
     gpu = find_gpu(device_name)
     if own_usd_per_s is not None:

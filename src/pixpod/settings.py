@@ -87,7 +87,7 @@ CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 DELIVERY = Kind("one of `auto`, `s3`, `directory`, `inline`", str)
-"""Which of them a deployment has depends on other settings."""
+"""The deliveries. Those that a deployment offers depend on other settings."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -223,7 +223,7 @@ class Settings:
     refresh_after_images: int = variable(
         "PIXPOD_REFRESH_AFTER_IMAGES",
         whole(0, 1_000_000),
-        "Images after which the worker asks to be refreshed, once no other job is running. "
+        "Images after which the worker requests its refresh, once no other job is running. "
         "`0`: never.",
         default="500",
     )
@@ -318,7 +318,7 @@ VARIABLES: Mapping[str, Variable] = {
     for settings in (Settings, S3Settings)
     for each in variables_of(settings).values()
 }
-"""All variables of ours by name. Another name that begins with PREFIX is refused."""
+"""The variables of pixpod by name. Another name that begins with PREFIX is refused."""
 
 RENAMED: Mapping[str, str] = {
     "PIXPOD_MAX_HELD_JOBS": "PIXPOD_MAX_CONCURRENCY",

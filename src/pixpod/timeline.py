@@ -1,4 +1,4 @@
-"""How long the phases of a boot or of a job take."""
+"""Measures the phases of a boot or of a job."""
 
 import os
 import time
@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 Clock = Callable[[], float]
-"""Seconds that only grow, from any start."""
+"""Returns seconds of a clock that never goes back, from any start."""
 
 
 class Timeline:
@@ -32,14 +32,14 @@ class Timeline:
         self._ms[name] += milliseconds
 
     def milliseconds(self) -> dict[str, float]:
-        """What has been added up so far, to a tenth."""
+        """Return the milliseconds added up so far by phase, to a tenth."""
         return {name: round(spent, 1) for name, spent in self._ms.items()}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Span:
-    """One stretch of a boot, in seconds since the process began. `subject` is a model or one of
-    its components; `size_bytes` what was read meanwhile.
+    """One span of a boot, in seconds since the process began. `subject` is a model or one of
+    its components; `size_bytes` is the number of bytes read meanwhile.
     """
 
     phase: str
@@ -69,7 +69,7 @@ class BootTimeline:
             self.add(Span(phase=phase, subject=subject, began_s=began_s, ended_s=self.clock()))
 
     def mark(self, phase: str, subject: str = "") -> None:
-        """A moment: a span without length."""
+        """Add a moment: a span without length."""
         now_s = self.clock()
         self.add(Span(phase=phase, subject=subject, began_s=now_s, ended_s=now_s))
 
@@ -80,8 +80,8 @@ class BootTimeline:
         return tuple(sorted(self._spans, key=lambda span: (span.began_s, span.ended_s)))
 
     def milliseconds(self) -> dict[str, float]:
-        """By phase and model, e.g. `bind_sdxl`: from the first beginning to the last end; for a
-        moment, the time since the process began.
+        """Return milliseconds by phase and model, e.g. `bind_sdxl`: from the first beginning to the
+        last end; for a moment, the time since the process began.
         """
         groups: dict[str, list[Span]] = {}
         for span in self.spans():
@@ -97,9 +97,9 @@ def _extent_ms(spans: Sequence[Span]) -> float:
 
 
 def since_process_start() -> Clock:
-    """Seconds since the operating system made this process, before Python was there.
+    """Return a clock of the seconds since the operating system created this process.
 
-    Where /proc does not tell (it counts in hundredths of a second), since the first call.
+    Without /proc, which counts in hundredths of a second, the clock begins with this call.
     """
     try:
         stat = Path("/proc/self/stat").read_text(encoding="ascii")

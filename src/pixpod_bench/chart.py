@@ -1,4 +1,4 @@
-"""One picture per report: panels of horizontal bars."""
+"""Saves a report's chart: panels of horizontal bars."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -21,7 +21,7 @@ class Bar:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Panel:
-    """Bars with one scale; `unit` is written below it."""
+    """Bars with one scale; `unit` is written below the scale."""
 
     title: str
     unit: str

@@ -41,7 +41,7 @@ def compared_table(found: Iterable[Compared]) -> str:
 
 
 def compared_verdicts(found: Iterable[Compared]) -> list[Verdict]:
-    """Judge the upper ends of the intervals; too few pairs are no judgement."""
+    """Judge the upper ends of the intervals; with too few pairs there is no verdict."""
     return [
         Verdict(
             target=f"{each.what}: upper end of the interval",

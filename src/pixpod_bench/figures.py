@@ -14,7 +14,7 @@ CONFIDENCE = 0.95
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Ratio:
-    """The median of ratios of pairs, and the interval that holds the true median.
+    """The median of ratios of pairs, and the confidence interval of the true median.
 
     `low` and `high` are None with fewer than six pairs, which cannot give 95 % confidence.
     """
@@ -52,7 +52,7 @@ class Verdict:
 
 
 def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the nearest-rank percentile: always one of the values, of which there are some."""
+    """Return the nearest-rank percentile, which is one of the values; these must not be empty."""
     ordered = sorted(values)
     rank = -(-len(ordered) * percent // 100)  # rounded up
     return ordered[max(0, int(rank) - 1)]
@@ -83,7 +83,7 @@ def median_interval(
 
 
 def ratio_of(above: Sequence[float], below: Sequence[float]) -> Ratio:
-    """Compare pair by pair, so that what slows the machine for a while hits both sides."""
+    """Compare pair by pair, so that temporary load of the machine affects both sides."""
     ratios = [a / b for a, b in zip(above, below, strict=True)]
     low, high = median_interval(ratios) or (None, None)
     return Ratio(median=statistics.median(ratios), low=low, high=high, pairs=len(ratios))

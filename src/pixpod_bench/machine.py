@@ -1,4 +1,4 @@
-"""Facts about this machine that can change a figure, and how to leave its settings out."""
+"""Facts about this machine that can change a figure, and an environment without its settings."""
 
 import os
 import shutil
@@ -36,7 +36,7 @@ class Deadline:
 def describe_machine(device: str = "cpu") -> dict[str, object]:
     """Return date, processor, versions and, for a CUDA device, the GPU and its driver.
 
-    Call it before measuring: the load that others put on the machine is part of it.
+    Call it before measuring: it includes the load of the machine by other programs.
     """
     facts: dict[str, object] = {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

@@ -1,4 +1,4 @@
-"""Weights directories with random numbers, made once by `scripts/bake` and used again."""
+"""Makes weights directories with random numbers once, by `scripts/bake`, and reuses them."""
 
 import subprocess
 import sys

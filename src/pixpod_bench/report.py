@@ -1,4 +1,4 @@
-"""The output of every benchmark: tables for people, then one line of JSON, and both as files."""
+"""Writes the output of benchmarks: tables for people, then one line of JSON, and both as files."""
 
 import argparse
 import json
@@ -17,7 +17,7 @@ from pixpod_bench.machine import ROOT
 T = TypeVar("T")
 
 Columns = Sequence[tuple[str, Callable[[T], str]]]
-"""Titles and what to show of a row."""
+"""Titles of columns, each with a function that returns a row's text."""
 
 _VERDICT = {True: "met", False: "MISSED", None: "not measured"}
 

@@ -1,4 +1,4 @@
-"""A picture's file, as a command's argument."""
+"""Parses the path of a chart, as a command's argument."""
 
 import argparse
 from pathlib import Path
@@ -7,7 +7,7 @@ FORMATS = (".svg", ".png", ".pdf")
 
 
 def picture(text: str) -> Path:
-    """Raises argparse.ArgumentTypeError for an ending that no picture has."""
+    """Parse a path. Raises argparse.ArgumentTypeError unless its ending is that of a format."""
     path = Path(text)
     if path.suffix not in FORMATS:
         raise argparse.ArgumentTypeError(f"{text}: accepted endings are {', '.join(FORMATS)}")

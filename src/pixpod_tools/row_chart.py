@@ -1,4 +1,4 @@
-"""A chart of horizontal bars, a row each, with a headline: the frame that reports fill."""
+"""A chart of horizontal bars, one in each row, with a headline; reports add the bars."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -27,7 +27,7 @@ def save_row_chart(
     above_inches: float = 0.0,
     draw: Callable[[Axes], None],
 ) -> None:
-    """Write what `draw` puts into the rows, from 0 to a little beyond `limit`.
+    """Write a chart whose bars `draw` plots, from 0 to a little beyond `limit`.
 
     `above_inches` are left free above the rows. The file's ending is its format: svg, png or pdf.
     """

@@ -1,3 +1,3 @@
-"""RunPod Serverless on localhost: the real SDK runs against it. It knows nothing of images."""
+"""RunPod Serverless on localhost, against which the real SDK runs. It knows nothing of images."""
 
 __version__ = "0.1.0"

@@ -52,7 +52,7 @@ class Behaviour:
     stream_hold_s: float = 1.0
     """Time that `/stream` without `?wait=` waits for an item. JavaScript clients poll at once."""
     ping_interval_s: float = 10.0
-    """Must be at least 1: the SDK divides milliseconds as integers and breaks on 0."""
+    """Time between pings, at least 1: the SDK divides milliseconds as integers and breaks on 0."""
     heartbeat_timeout_s: float = 30.0
     """A worker without a ping, or a job missing from the pings, is lost after this time."""
     max_retries: int = 1
@@ -64,7 +64,7 @@ class Behaviour:
     terminate_grace_s: float = 30.0
     """Time from SIGTERM to SIGKILL."""
     execution_timeout_status: Literal["FAILED", "TIMED_OUT"] = "FAILED"
-    """The documentation says TIMED_OUT, users report FAILED."""
+    """Status after the execution timeout: documentation says TIMED_OUT, users report FAILED."""
     expired_in_queue: ExpiredInQueue = ExpiredInQueue.DELETED
     purged: Purged = Purged.CANCELLED
     empty_input: EmptyInput = EmptyInput.WARN

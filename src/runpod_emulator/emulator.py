@@ -1,4 +1,4 @@
-"""The emulator put together: where its parts meet, and its life from start to stop."""
+"""The emulator: assembles its parts, starts and stops them."""
 
 import asyncio
 import functools
@@ -99,9 +99,9 @@ class Emulator:
         logger.info("emulator started", extra={"url": self.url})
 
     async def stop(self) -> None:
-        """Take no further job, let workers finish, then end. Nothing that is kept is lost.
+        """Take no further job, let workers finish, then end. Stored jobs are not lost.
 
-        Does nothing the second time.
+        A second call does nothing.
         """
         if self.gateway.draining.is_set():
             return
@@ -255,7 +255,7 @@ class Emulator:
 
 @contextmanager
 def _locked_state(state_dir: Path) -> Iterator[None]:
-    """Keep other emulators away: a start deletes what the last one's workers have left."""
+    """Lock the folder against other emulators: a start deletes files of the last one's workers."""
     with ExitStack() as stack:
         try:
             stack.enter_context(locked(state_dir / "lock"))

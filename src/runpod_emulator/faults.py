@@ -1,7 +1,7 @@
-"""Faults on demand: rules that say where, what and how often, and a plan that selects from them.
+"""Faults on demand: rules with place, kind and frequency, and a plan that selects from them.
 
-Each rule has its own seeded source of chance, so that a failing run can be repeated and a further
-rule changes nothing for the others. Nothing is carried out here.
+Each rule has its own seeded random generator, so that a failing run can be repeated and a further
+rule does not change the others. This module applies no fault.
 """
 
 import random
@@ -41,11 +41,11 @@ class FaultPoint(StrEnum):
 
 
 class FaultAction(StrEnum):
-    """A kind of fault; `VALUES` says what each one's `value` means.
+    """A kind of fault; `VALUES` defines the meaning of its `value`.
 
-    `drop` closes the connection before anything is done, `drop-reply` does the work and answers
-    nothing. `spot` is SIGTERM, then SIGKILL. Actions that hit together are carried out one after
-    another: at a worker's stage, a `delay` before a `kill` puts the kill into the middle of a job.
+    `drop` closes the connection before anything is done, `drop-reply` does the work and sends no
+    answer. `spot` is SIGTERM, then SIGKILL. Actions that apply together are carried out one after
+    another: at a worker's stage, a `delay` before a `kill` moves the kill into the middle of a job.
     """
 
     DELAY = "delay"
@@ -132,7 +132,7 @@ class FaultRule:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FaultTally:
-    """A rule, how many passes fitted its filters, and how many of these it hit."""
+    """A rule, the number of passes that fitted its filters, and the number of these that it hit."""
 
     rule: FaultRule
     passes: int
@@ -147,7 +147,7 @@ class InvalidFault(ValueError):
 
 
 def parse_rule(raw: object) -> FaultRule:
-    """A rule from its JSON object. Without an `id` it is called `<at>-<action>`.
+    """Parse a rule from its JSON object. Without an `id` it is called `<at>-<action>`.
 
     Raises `InvalidFault`.
     """
@@ -176,7 +176,7 @@ def parse_rule(raw: object) -> FaultRule:
 
 @dataclass(slots=True)
 class _Armed:
-    """A rule in use: its source of chance, and how often it was passed and has hit."""
+    """A rule in use: its random generator, and the numbers of its passes and hits."""
 
     rule: FaultRule
     chance: random.Random
@@ -184,7 +184,7 @@ class _Armed:
     hits: int = 0
 
     def strikes(self) -> bool:
-        """Count one more pass, and say whether this is one that is hit."""
+        """Count one more pass, and return whether it is hit."""
         rule = self.rule
         self.passes += 1
         num_open = self.passes - rule.after
@@ -199,8 +199,8 @@ class _Armed:
 class FaultPlan:
     """The rules in force, in the order in which they were added.
 
-    What a rule hits depends on the seed, its id and the number of its passes alone. A rule that
-    is removed and added again starts from its beginning.
+    The hits of a rule depend only on the seed, its id and the number of its passes. A rule that
+    is removed and added again starts from the beginning.
     """
 
     def __init__(self, seed: int) -> None:
@@ -215,7 +215,7 @@ class FaultPlan:
         )
 
     def add(self, rule: FaultRule) -> None:
-        """Raises `InvalidFault` for an id that is in use."""
+        """Add a rule. Raises `InvalidFault` for an id that is in use."""
         if rule.id in self._armed:
             raise InvalidFault("id", rule.id, f"any but those in use: {', '.join(self._armed)}")
         # for repeatable runs, not for secrets
@@ -237,7 +237,7 @@ class FaultPlan:
         worker_id: str | None = None,
         job_id: str | None = None,
     ) -> tuple[FaultRule, ...]:
-        """Count one pass of `at`; the rules that hit it, in the order of the plan."""
+        """Count one pass of `at`; return the rules that hit it, in the order of the plan."""
         place = {"endpoint_id": endpoint_id, "worker_id": worker_id, "job_id": job_id}
         return tuple(
             armed.rule

@@ -1,4 +1,4 @@
-"""A lock on a file. The kernel releases it with the process, however that ends."""
+"""A lock on a file, which the kernel releases when the process ends, however that happens."""
 
 import fcntl
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path) -> Iterator[None]:
-    """Hold the lock for the context. Raises BlockingIOError if somebody else has it."""
+    """Lock the file during the context. Raises BlockingIOError if another process has locked it."""
     path.touch(mode=0o600)
     with path.open("rb") as file:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)

@@ -1,4 +1,5 @@
-"""Finds, counts and reports what works here but hangs, vanishes or costs money in production.
+"""Finds, counts and reports hazards: things that work here but hang, vanish or cost money in
+production.
 
 It sees payloads but never repeats them, and it changes nothing about a job.
 """
@@ -128,7 +129,7 @@ class Hazard:
 
 
 class HazardLog:
-    """Counts every hazard since it was made and keeps the last `keep`."""
+    """Counts every hazard since its creation and keeps the last `keep`."""
 
     def __init__(self, clock: Callable[[], float], keep: int = 200) -> None:
         self._clock = clock
@@ -144,7 +145,7 @@ class HazardLog:
         worker_id: str | None = None,
         detail: str = "",
     ) -> None:
-        """`detail` comes before the advice: sizes, times, counts; never a piece of a payload."""
+        """Report a hazard. `detail` precedes the advice: sizes, times, counts; never a payload."""
         message = f"{detail}: {ADVICE[kind]}" if detail else ADVICE[kind]
         hazard = Hazard(
             at=self._clock(),
@@ -161,17 +162,17 @@ class HazardLog:
 
     @property
     def recent(self) -> Sequence[Hazard]:
-        """Newest first."""
+        """Return the kept hazards, the newest first."""
         return tuple(reversed(self._recent))
 
     @property
     def counts(self) -> Mapping[HazardKind, int]:
-        """The kinds that have been seen."""
+        """Return the number of hazards of each kind that was seen."""
         return dict(self._counts)
 
 
 def hazards_of_input(value: object) -> list[HazardKind]:
-    """`value` is what a request carries as `input`."""
+    """Return the hazards of `value`, a request's `input`."""
     findings = {
         HazardKind.EMPTY_INPUT: value is None or value == {},
         HazardKind.DOUBLE_WRAPPED_INPUT: _is_wrap(value, "input"),
@@ -182,7 +183,7 @@ def hazards_of_input(value: object) -> list[HazardKind]:
 def hazards_of_result(
     body: Mapping[str, object], size_bytes: int, behaviour: Behaviour, *, has_nan: bool
 ) -> list[HazardKind]:
-    """`body` is what a worker posted to job-done as a job's end, `size_bytes` long on the wire."""
+    """Return the hazards of `body`, a worker's post to job-done, `size_bytes` long on the wire."""
     findings = {
         HazardKind.OVERSIZE_RESULT: size_bytes > behaviour.max_result_bytes,
         HazardKind.NO_OUTPUT: "output" not in body and "error" not in body,

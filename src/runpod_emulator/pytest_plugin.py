@@ -1,6 +1,7 @@
 """A pytest plugin: the fixture `runpod_emulator`, one emulator for the whole test run.
 
-Its imports wait for the first test that uses it: every run of pytest loads this module.
+It imports the emulator for the first test that uses it, because every run of pytest loads this
+module.
 """
 
 from collections.abc import Iterator

@@ -49,9 +49,9 @@ class EndpointSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EmulatorSettings:
-    """The whole emulator. `state_dir` holds workers' directories and logs, and the key file.
+    """The whole emulator. `state_dir` has workers' directories and logs, and the key file.
 
-    Web pages of `cors_origin` (`*`: of any) may call it; without it, none.
+    Web pages of `cors_origin` (`*`: of any origin) may call it; by default none may.
     """
 
     endpoints: tuple[EndpointSettings, ...]

@@ -1,4 +1,4 @@
-"""An emulator for the tests of a handler or a client: runs in a thread of its own.
+"""Runs an emulator in a thread of its own, for the tests of a handler or a client.
 
 with running_emulator(settings_for(Path("handler.py"), tmp_path)) as emulator:
     runpod.endpoint_url_base, runpod.api_key = emulator.base_url, emulator.api_key
@@ -29,7 +29,7 @@ START_LIMIT_S = 30.0
 POLL_S = 0.05
 
 QUICK = Behaviour(ping_interval_s=1.0, heartbeat_timeout_s=4.0, stop_grace_s=1.0)
-"""Notices what goes wrong sooner than the platform does."""
+"""Behaviour with short times, for which lost workers are noticed sooner than on the platform."""
 
 
 class RunningEmulator:
@@ -62,7 +62,7 @@ class RunningEmulator:
         return self._run(details())
 
     def add_fault(self, **rule: object) -> None:
-        """A rule as in `POST /emulator/faults`. Raises `InvalidFault`."""
+        """Add a rule as in `POST /emulator/faults`. Raises `InvalidFault`."""
         self._emulator.faults.add(parse_rule(rule))
 
     def clear_faults(self) -> None:
@@ -71,7 +71,7 @@ class RunningEmulator:
     def wait_until(
         self, holds: Callable[[dict[str, Any]], bool], timeout_s: float = 30.0
     ) -> dict[str, Any]:
-        """The first state for which this holds. Raises TimeoutError."""
+        """Wait for a state for which `holds` is true, and return it. Raises TimeoutError."""
         deadline = time.monotonic() + timeout_s
         while not holds(state := self.state()):
             if time.monotonic() > deadline:
@@ -96,7 +96,7 @@ def settings_for(
     rate_limits: bool = True,
     **endpoint: Any,  # noqa: ANN401 - any other field of EndpointSettings
 ) -> EmulatorSettings:
-    """One endpoint that runs `handler`, on a free port."""
+    """Return settings with one endpoint that runs `handler`, on a free port."""
     command = (sys.executable, "-u", str(handler.absolute()))
     return EmulatorSettings(
         endpoints=(EndpointSettings(id=endpoint_id, command=command, **endpoint),),
@@ -111,7 +111,7 @@ def settings_for(
 
 @contextmanager
 def running_emulator(settings: EmulatorSettings) -> Iterator[RunningEmulator]:
-    """Drains at the end, so that no job and no worker is left. Raises `EmulatorError`."""
+    """Run an emulator; drain it at the end, so that no worker is left. Raises `EmulatorError`."""
     started: Future[RunningEmulator] = Future()
     over = threading.Event()
 
@@ -119,7 +119,7 @@ def running_emulator(settings: EmulatorSettings) -> Iterator[RunningEmulator]:
         try:
             asyncio.run(_run(settings, started, over))
         finally:
-            started.cancel()  # nobody waits for what has died; nothing happens if it has started
+            started.cancel()  # ends the wait for a failed start; no effect after a start
 
     thread = threading.Thread(target=run, name="emulator")
     thread.start()

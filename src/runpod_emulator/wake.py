@@ -1,11 +1,11 @@
-"""Wakes everybody who waits for the same thing, for long polls that look again."""
+"""Wakes all tasks that wait for the same event, for long polls that check again."""
 
 import asyncio
 from contextlib import suppress
 
 
 class Wake:
-    """A repeatable event: each `notify` wakes everybody who waits then, without a reset."""
+    """A repeatable event: each `notify` wakes all tasks that wait then, without a reset."""
 
     def __init__(self) -> None:
         self._event = asyncio.Event()

@@ -112,6 +112,6 @@ def test_what_cannot_be_done_is_said_in_one_line(tmp_path, capsys, monkeypatch, 
     assert not list(tmp_path.iterdir())
 
 
-def test_missing_target_is_asked_for(capsys):
+def test_missing_target_is_an_error(capsys):
     assert main(["--profile", "slim"]) == 1
     assert "--to DIR is needed here" in capsys.readouterr().err

@@ -239,7 +239,7 @@ def put_nan_in(tensors):
     ("change", "message"),
     [
         (leave_one_out, "has no tensor proj_out.bias"),
-        (make_one_smaller, r"tensor proj_out.bias is \(63,\), expected is \(64,\)"),
+        (make_one_smaller, r"tensor proj_out.bias: expected \(64,\), got \(63,\)"),
         (put_nan_in, "tensor proj_out.bias has values that are no numbers"),
     ],
 )

@@ -157,7 +157,7 @@ def test_key_is_read_from_a_file(deploy, monkeypatch, tmp_path):
 @pytest.mark.parametrize(
     ("typed", "is_done"), [("y\n", True), ("yes\n", True), ("n\n", False), ("", False)]
 )
-def test_user_is_asked(deploy, account, monkeypatch, typed, is_done):
+def test_user_has_to_confirm(deploy, account, monkeypatch, typed, is_done):
     reader, writer = os.openpty()
     with os.fdopen(writer, "r", encoding="utf-8") as terminal:
         monkeypatch.setattr(sys, "stdin", terminal)
@@ -221,7 +221,7 @@ PROBLEM = b'{"title": "t", "status": 1, "detail": "no such volume", "errors": ["
     ],
     ids=lambda value: str(value.status) if isinstance(value, Fault) else None,
 )
-def test_refusal_of_a_write_is_told_and_not_repeated(deploy, account, fault, status, words):
+def test_refusal_of_a_write_is_reported_and_not_retried(deploy, account, fault, status, words):
     answer = account.answer
 
     def answer_then_fail(method, path, body):

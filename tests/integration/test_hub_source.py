@@ -183,7 +183,7 @@ def test_disk_without_room_is_full_before_anything_is_downloaded(source, hub, mo
     assert not hub.downloads
 
 
-def test_nothing_is_asked_of_the_network_unless_allowed(source, hub, tmp_path):
+def test_network_is_not_used_unless_allowed(source, hub, tmp_path):
     hub.status = 501  # any question would raise
     forbidden = source(is_allowed=False)
     assert forbidden.find(FLUX) is None

@@ -143,7 +143,7 @@ def members(saved):
             yield from ((f"/{entry.name.removeprefix('./')}", entry.isdir()) for entry in tar)
 
 
-def test_container_draws_what_the_job_asked_for(served):
+def test_container_generates_the_requested_image(served):
     assert served.first["status"] == "COMPLETED", served.first
     (drawn,) = served.first["output"]["images"]
     assert check(to_pixels(drawn), SCENE).is_right

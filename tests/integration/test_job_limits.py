@@ -45,7 +45,7 @@ ENDPOINTS = {
 def platform(tmp_path_factory):
     """All endpoints at once, since a worker's start takes seconds; one worker each.
 
-    The platform is strict: a worker that asks for a refresh is killed with all its jobs.
+    The platform is strict: a worker that requests a refresh is killed with all its jobs.
     """
     directory = tmp_path_factory.mktemp("limits")
     behaviour = replace(QUICK, late_progress=LateProgress.REOPEN, terminate_grace_s=0.0)

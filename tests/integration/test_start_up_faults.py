@@ -134,7 +134,7 @@ SETTINGS = {
     "no secret for keys": (ROLE, "PIXPOD_KEY_SECRET: expected a random string"),
     "GPU not allowed": (
         {"PIXPOD_DEVICE": "cpu", "PIXPOD_MODELS": "sdxl"},
-        "PIXPOD_DEVICE='cpu': accepted for sdxl are cuda, auto",
+        "PIXPOD_DEVICE: expected cuda or auto for sdxl, got 'cpu'",
     ),
 }
 
@@ -206,8 +206,8 @@ def test_precision_that_was_not_baked_is_the_reply(boot, tmp_path):
     assert text.startswith("model_unavailable: flux-tiny is baked in float8_dynamic and cannot")
 
 
-def test_card_without_float8_is_named(monkeypatch):
-    """The facts that torch tells of a card are stubbed."""
+def test_gpu_without_float8_is_named(monkeypatch):
+    """The facts that torch reports of a GPU are stubbed."""
     monkeypatch.setattr(torch.cuda, "get_device_capability", lambda device: (8, 6))
     facts = SimpleNamespace(total_memory=48 * 10**9)
     monkeypatch.setattr(torch.cuda, "get_device_properties", lambda device: facts)
@@ -242,7 +242,7 @@ def test_read_only_directory_for_copies_is_the_reply(boot, tmp_path):
 
 
 EARLY = {
-    "short file": "weights_unreadable: .*bytes, expected are",
+    "short file": "weights_unreadable: .*expected .* bytes, got",
     "flipped byte": "weights_unreadable: .*not what was baked: this copy is damaged",
     "flipped byte in a tokenizer": "weights_unreadable: .*tokenizer.json: not what was baked",
     "damaged index": "weights_unreadable: .*cannot be read as JSON",
@@ -273,7 +273,7 @@ LATE = {
 
 
 @pytest.mark.parametrize("case", LATE)
-def test_what_only_loading_finds_is_told_before_the_job_is_answered(boot, tmp_path, case):
+def test_fault_that_only_loading_finds_is_reported_before_the_job_is_answered(boot, tmp_path, case):
     broken_copy(case, tmp_path / "weights")
     worker = boot()
     worker.check_host()
@@ -302,8 +302,8 @@ def test_half_filled_cache_of_the_platform_is_the_hosts(boot, tmp_path):
         worker.check_host()
 
 
-def test_card_that_does_not_compute_is_the_hosts(monkeypatch):
-    """A card that torch sees, and that fails at its first kernel, is stubbed."""
+def test_gpu_that_does_not_compute_is_a_fault_of_the_host(monkeypatch):
+    """A GPU that torch sees, and that fails at its first kernel, is stubbed."""
 
     def fail(*size, device):
         raise RuntimeError("CUDA error: uncorrectable ECC error encountered")
@@ -314,8 +314,8 @@ def test_card_that_does_not_compute_is_the_hosts(monkeypatch):
         prepare_device("auto")
 
 
-def test_card_that_is_too_small_is_the_hosts(boot, tmp_path, monkeypatch):
-    """torch's error for a full card is stubbed."""
+def test_gpu_that_is_too_small_is_a_fault_of_the_host(boot, tmp_path, monkeypatch):
+    """torch's error for a full GPU is stubbed."""
 
     def fail(*given):
         raise torch.OutOfMemoryError("tried to allocate 24 GiB")
@@ -444,7 +444,7 @@ REFUSED = {
 }
 
 LEFT = {
-    "short file": ("weights_unreadable", "bytes, expected are"),
+    "short file": ("weights_unreadable", "bytes, got"),
     "flipped byte": ("weights_unreadable", "not what was baked"),
     "larger than memory": ("out_of_memory", "no room to map"),
     "no driver": ("device_unavailable", f"no CUDA driver on this host: {DRIVER} cannot be loaded"),
@@ -526,7 +526,7 @@ CODES = {
 CASES: Mapping[str, Collection[str]] = {
     "test_settings_that_cannot_be_used_are_the_reply": SETTINGS,
     "test_bad_copy_is_found_before_a_job_is_taken": EARLY,
-    "test_what_only_loading_finds_is_told_before_the_job_is_answered": LATE,
+    "test_fault_that_only_loading_finds_is_reported_before_the_job_is_answered": LATE,
     "test_fault_of_the_deployment_is_the_reply_of_a_real_worker": REFUSED,
     "test_fault_of_the_host_takes_no_job_from_the_queue": LEFT,
 }

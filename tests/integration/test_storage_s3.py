@@ -269,7 +269,7 @@ class TestRequest:
         assert "x-amz-sdk-checksum-algorithm" not in request.headers
         assert request.headers.get("content-encoding") is None
 
-    def test_newer_checksums_are_sent_when_asked_for(self, proxy, moto):
+    def test_newer_checksums_are_sent_when_requested(self, proxy, moto):
         settings = moto.settings(endpoint_url=proxy.url, checksums="when_supported")
         put(S3ImageStore(settings))
         (request,) = proxy.seen

@@ -60,12 +60,12 @@ def test_flipped_byte_in_a_config_is_named(directory, entry):
     path = directory / "sd15-tiny/model_index.json"
     path.write_text(path.read_text(encoding="utf-8").replace(": ", ":\t"), encoding="utf-8")
     (problem,) = problems(directory, entry)
-    assert problem.startswith("sd15-tiny/model_index.json: sha256 ")
+    assert problem.startswith("sd15-tiny/model_index.json: expected sha256 ")
 
 
 def test_short_file_is_named_with_both_sizes(directory, entry):
     (directory / "sd15-tiny" / WEIGHTS).write_bytes(bytes(1000))
-    assert problems(directory, entry) == [f"sd15-tiny/{WEIGHTS}: 1000 bytes, expected are 1024"]
+    assert problems(directory, entry) == [f"sd15-tiny/{WEIGHTS}: expected 1024 bytes, got 1000"]
 
 
 def test_missing_file_is_named(directory, entry):
@@ -98,7 +98,7 @@ def test_wrong_sha256_with_right_chunks_is_named(directory, entry):
     index, weights = entry.files
     forged = replace(entry, files=(index, replace(weights, sha256="0" * 64)))
     (problem,) = problems(directory, forged)
-    assert problem.startswith(f"sd15-tiny/{WEIGHTS}: sha256 ")
+    assert problem.startswith(f"sd15-tiny/{WEIGHTS}: expected sha256 ")
 
 
 def test_all_that_is_wrong_is_named_at_once(directory, entry):

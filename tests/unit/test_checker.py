@@ -14,7 +14,7 @@ SIZES_PX = [(64, 64), (64, 96), (96, 64)]
 
 @pytest.mark.parametrize(("width", "height"), SIZES_PX)
 @pytest.mark.parametrize("seed", range(2))
-def test_drawn_truth_is_always_right(width, height, seed):
+def test_rendered_scene_is_always_right(width, height, seed):
     rng = np.random.default_rng(seed)
     for scene in grid_scenes():
         verdict = check(draw(scene, width=width, height=height, rng=rng), scene)
@@ -47,21 +47,21 @@ def test_another_colour_is_wrong(colour):
 
 @pytest.mark.parametrize("drawn", Shape)
 @pytest.mark.parametrize("asked", Shape)
-def test_only_the_asked_shape_is_right(drawn, asked):
+def test_only_the_requested_shape_is_right(drawn, asked):
     verdict = check(draw(replace(SCENE, shape=drawn)), replace(SCENE, shape=asked))
     assert verdict.shape is (drawn is asked)
 
 
 @pytest.mark.parametrize("drawn", Size)
 @pytest.mark.parametrize("asked", Size)
-def test_only_the_asked_size_is_right(drawn, asked):
+def test_only_the_requested_size_is_right(drawn, asked):
     verdict = check(draw(replace(SCENE, size=drawn)), replace(SCENE, size=asked))
     assert verdict.size is (drawn is asked)
 
 
 @pytest.mark.parametrize("drawn", Position)
 @pytest.mark.parametrize("asked", Position)
-def test_only_the_asked_position_is_right(drawn, asked):
+def test_only_the_requested_position_is_right(drawn, asked):
     verdict = check(draw(replace(SCENE, position=drawn)), replace(SCENE, position=asked))
     assert verdict.position is (drawn is asked)
 

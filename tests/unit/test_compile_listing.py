@@ -30,7 +30,7 @@ def test_empty_directory_says_so(tmp_path):
     assert listed(tmp_path)[1].endswith("holds no packages")
 
 
-def test_what_would_be_used_is_told_with_its_size(tmp_path, put):
+def test_package_that_would_be_used_is_listed_with_its_size(tmp_path, put):
     put(HERE)
     assert listed(tmp_path) == [
         f"here: {HERE.folder}",
@@ -39,7 +39,7 @@ def test_what_would_be_used_is_told_with_its_size(tmp_path, put):
     ]
 
 
-def test_what_would_not_be_used_is_told_with_its_reason(tmp_path, put):
+def test_package_that_would_not_be_used_is_listed_with_its_reason(tmp_path, put):
     put(replace(HERE, versions={"torch": "2.12.0"}))
     assert listed(tmp_path)[1].endswith(": not used here: torch 2.12.0 there, 2.13.0 here")
 

@@ -169,7 +169,7 @@ def test_store_that_is_not_there_holds_nothing(tmp_path):
     assert list(store.indexes()) == []
 
 
-def test_name_of_a_folder_tells_the_card():
+def test_name_of_a_folder_names_the_gpu():
     assert HERE.folder.startswith("nvidia-h100-80gb-hbm3-")
     assert HERE.folder != with_version("torch", "2.14.0").folder
 

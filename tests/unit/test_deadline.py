@@ -49,7 +49,7 @@ async def wait_long(position):
     ("position", "text"),
     [
         (Position(0, 28), "not begun after 0.01 s"),
-        (Position(7, 28), "stopped after 0.01 s at step 7 of 28: ask for fewer steps"),
+        (Position(7, 28), "stopped after 0.01 s at step 7 of 28: request fewer steps"),
         (Position(28, 28), "stopped after 0.01 s while its images were encoded and stored"),
     ],
 )

@@ -100,16 +100,16 @@ def test_secrets_go_by_reference():
     assert env["PIXPOD_S3_BUCKET"] == "images"
 
 
-def test_models_are_told_to_the_worker():
+def test_models_are_passed_to_the_worker():
     assert wanted().env == {"PIXPOD_MODELS": "flux-schnell,sdxl"}
 
 
-def test_precision_is_told_to_the_worker_only_if_asked_for():
+def test_precision_is_passed_to_the_worker_only_if_requested():
     env = wanted(precision={"sdxl": "bfloat16"}).env
     assert env["PIXPOD_PRECISION"] == "sdxl=bfloat16"
 
 
-def test_baked_flux_goes_to_the_cheapest_cards_with_float8():
+def test_baked_flux_goes_to_the_cheapest_gpus_with_float8():
     spec = build_spec(parse(FLUX_DEV | {"profile": "flux-dev-24gb"}))
     assert spec.pools[0].id == "ADA_24"
     assert fields_of(spec)["gpu.minCudaVersion"] == "13.0"

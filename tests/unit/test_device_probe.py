@@ -89,7 +89,7 @@ def test_driver_that_cannot_start_is_named_with_its_status(status):
 
 
 @pytest.mark.parametrize("driver", [Driver(cards=0), Driver(cards=1, count_status=100)])
-def test_driver_without_a_card_is_said(driver):
+def test_driver_without_a_gpu_is_an_error(driver):
     with pytest.raises(DeviceUnavailable, match=f"has no GPU .status {driver.count_status}.$"):
         check(driver)
 
@@ -118,7 +118,7 @@ def test_host_without_a_driver_is_said(tmp_path):
 @pytest.mark.parametrize(
     ("capability", "memory_bytes"), [((8, 9), 25_250_000_000), ((12, 0), 2**37)]
 )
-def test_card_is_described_beyond_32_bits(capability, memory_bytes):
+def test_gpu_is_described_beyond_32_bits(capability, memory_bytes):
     driver = Driver(capability=capability, memory_bytes=memory_bytes)
     assert check(driver) == ProbedGpu(capability=capability, memory_bytes=memory_bytes)
 
@@ -126,7 +126,7 @@ def test_card_is_described_beyond_32_bits(capability, memory_bytes):
 @pytest.mark.parametrize(
     "faulty", ["cuDeviceGet", "attribute 75", "attribute 76", "cuDeviceTotalMem"]
 )
-def test_card_that_cannot_be_described_is_said(faulty):
+def test_gpu_that_cannot_be_described_is_an_error(faulty):
     with pytest.raises(DeviceUnavailable, match=r"gave status 999 for its GPU$"):
         check(Driver(faulty=faulty))
 

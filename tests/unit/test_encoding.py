@@ -196,7 +196,7 @@ def test_prompts_are_cut_to_what_a_file_can_hold(format):
     make=st.sampled_from([noise, uniform_noise]),
 )
 @settings(max_examples=60, deadline=None)
-def test_no_noise_is_larger_than_foretold(width, height, format, quality, seed, make):
+def test_no_noise_is_larger_than_predicted(width, height, format, quality, seed, make):
     image = make(width, height, seed)
     size = len(encoded(image, format, quality=quality).data)
     # The allowance is for metadata, of which there is none here.
@@ -205,14 +205,14 @@ def test_no_noise_is_larger_than_foretold(width, height, format, quality, seed, 
 
 @pytest.mark.parametrize("quality", range(5, 101, 5))
 @pytest.mark.parametrize("format", [ImageFormat.JPEG, ImageFormat.WEBP])
-def test_foretold_size_is_not_absurd(format, quality):
+def test_predicted_size_is_not_absurd(format, quality):
     size = len(encoded(noise(256, 256), format, quality=quality).data)
     foretold = max_encoded_bytes(256, 256, format, quality) - 40_000
     assert foretold >= size
     assert quality < 30 or foretold < 1.5 * size
 
 
-def test_png_is_foretold_within_one_part_in_fifty():
+def test_png_is_predicted_within_one_part_in_fifty():
     size = len(encoded(uniform_noise(512, 512), ImageFormat.PNG).data)
     assert size <= max_encoded_bytes(512, 512, ImageFormat.PNG, None) < 1.02 * size + 40_000
 

@@ -162,7 +162,7 @@ def test_full_size_slices_measure_every_target():
 
 
 @pytest.mark.parametrize("scale", [FULL_SIZE, TINY], ids=["full", "tiny"])
-def test_scenarios_of_a_slice_are_told_apart(scale):
+def test_scenarios_of_a_slice_have_different_names(scale):
     for name, scenarios in make_slices(scale).items():
         names = [scenario.name for scenario in scenarios]
         assert len(names) == len(set(names)), name
@@ -201,14 +201,14 @@ def test_every_slice_of_images_has_diffusers_for_the_same_work(scale):
             assert works[1], name
 
 
-def test_arrivals_are_the_same_each_time_at_the_rate_that_was_asked_for():
+def test_arrivals_are_the_same_each_time_at_the_requested_rate():
     times = arrivals(2.0, 4000)
     assert times == arrivals(2.0, 4000)
     assert times == sorted(times)
     assert times[-1] == pytest.approx(2000, rel=0.05)
 
 
-def test_load_is_told_from_arrival_to_images():
+def test_load_is_measured_from_arrival_to_images():
     served = [
         AnsweredRequest(arrived_s=1.0, done_s=3.0, device_s=1.0, num_images=2),
         AnsweredRequest(arrived_s=2.0, done_s=5.0, device_s=1.0, num_images=1),

@@ -107,7 +107,7 @@ def test_model_without_guidance_refuses_a_negative_prompt():
     ]
 
 
-def test_pixels_over_the_limit_by_the_given_side_alone_are_told_of_that_side():
+def test_pixels_over_the_limit_by_the_given_side_alone_are_reported_for_that_side():
     sd15 = load_catalog()["sd15"]
     narrow = replace(sd15, limits=replace(sd15.limits, max_pixels=512 * 512))
     models = {"sd15": narrow}

@@ -70,7 +70,7 @@ OLD_TORCH = hardware((8, 9), 44.4, has_float8=False)
         pytest.param(RTX_3090, BAKED_8, WEIGHT_ONLY, WEIGHT_ONLY, id="3090, float8"),
     ],
 )
-def test_default_of_a_card_follows_the_table_as_far_as_it_fits(where, checkpoint, compiled, eager):
+def test_default_of_a_gpu_follows_the_table_as_far_as_it_fits(where, checkpoint, compiled, eager):
     assert choose_precision(FLUX, checkpoint, where, is_compiling=True).precision is compiled
     choice = choose_precision(FLUX, checkpoint, where, is_compiling=False)
     assert choice.precision is eager
@@ -115,7 +115,7 @@ def test_warning_for_a_gpu_is_in_the_plan():
         pytest.param(CPU, BAKED_24, None, id="CPU as checkpoint"),
     ],
 )
-def test_large_text_encoder_is_float8_on_small_cards(where, checkpoint, t5):
+def test_large_text_encoder_is_float8_on_small_gpus(where, checkpoint, t5):
     assert choose_precision(of(where), checkpoint, where).t5 is t5
 
 
@@ -203,7 +203,7 @@ def test_what_the_deployment_asks_for_is_what_runs(requested):
     assert choose_precision(FLUX, BAKED_16, H100, requested=requested).precision is requested
 
 
-def test_float8_weights_can_be_asked_to_save_memory_only():
+def test_float8_weights_can_be_used_to_save_memory_only():
     assert choose_precision(FLUX, BAKED_8, H100, requested=WEIGHT_ONLY).precision is WEIGHT_ONLY
 
 

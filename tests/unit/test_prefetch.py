@@ -158,7 +158,7 @@ def test_other_size_is_named_before_anything_is_read(tmp_path, make_prefetch, si
     path = tmp_path / "weights"
     file = describe(path, b"abc")
     path.write_bytes(b"x" * size)
-    with pytest.raises(WeightsUnreadable, match=f"{size} bytes, expected are 3"):
+    with pytest.raises(WeightsUnreadable, match=f"expected 3 bytes, got {size}"):
         make_prefetch().add("model", {path: file})
 
 

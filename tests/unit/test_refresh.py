@@ -1,4 +1,4 @@
-"""When a worker asks for a refresh: after a number of images, and after an error."""
+"""When a worker requests a refresh: after a number of images, and after an error."""
 
 from pixpod.serving.refresh import Refresh
 

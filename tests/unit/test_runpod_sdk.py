@@ -27,7 +27,7 @@ def run(code):
     return done.stdout.splitlines()
 
 
-def test_only_the_processors_name_is_asked_of_cpuinfo():
+def test_only_the_processors_name_is_read_from_cpuinfo():
     """Else the stand-in would have to answer more."""
     from runpod.serverless.utils import rp_debugger
 

@@ -96,7 +96,7 @@ def test_listed_file_of_another_size_is_the_hosts_fault(tmp_path, change_bytes):
     os.truncate(path, path.stat().st_size + change_bytes)
     expected = next(f.size_bytes for f in entry.files if f.path == f"unet/{WEIGHTS_NAME}")
     found = expected + change_bytes
-    with pytest.raises(WeightsUnreadable, match=f"unet.*{found} bytes, expected are {expected}"):
+    with pytest.raises(WeightsUnreadable, match=f"unet.*expected {expected} bytes, got {found}"):
         BakedSource(tmp_path).find(SDXL)
 
 
@@ -141,7 +141,7 @@ def test_model_without_a_repository_is_not_in_the_cache(tmp_path):
     assert cache_source(tmp_path).find(FLUX_TINY) is None
 
 
-def test_second_model_is_told_that_the_cache_holds_one(tmp_path):
+def test_error_for_a_second_model_says_that_the_cache_has_one(tmp_path):
     write_flux(tmp_path)
     source = cache_source(tmp_path)
     assert source.fetch(SD15) is None
@@ -236,7 +236,7 @@ def test_find_brings_nothing(places):
     assert locator(places).find(SDXL) == fetched
 
 
-def test_model_that_is_nowhere_is_told_what_each_place_has(places):
+def test_error_for_a_model_without_weights_lists_what_each_place_has(places):
     add_model(places / "weights", "sdxl")
     write_flux(places)
     with pytest.raises(ModelUnavailable) as refusal:

@@ -213,7 +213,7 @@ def test_flipped_byte_is_the_deployments_fault_also_behind_a_damaged_beginning(v
         copy_files(volume / "sdxl", tmp_path / "to", files, no_progress)
 
 
-def test_first_failure_is_told_and_stops_the_other_files(tmp_path, monkeypatch):
+def test_first_failure_is_raised_and_stops_the_other_files(tmp_path, monkeypatch):
     """The file that is asked for first is still being copied when the second one fails."""
     data = {"a.safetensors": b"a" * 5000, "z.safetensors": b"z" * 10}
     write_files(tmp_path / "from", data)
@@ -290,7 +290,7 @@ def test_missing_file_on_the_volume_is_the_deployments_fault(source, volume):
 def test_file_of_another_size_on_the_volume_is_the_deployments_fault(source, volume, change_bytes):
     path = volume / "sdxl" / UNET
     os.truncate(path, path.stat().st_size + change_bytes)
-    with pytest.raises(ModelUnavailable, match=rf"{UNET} has \d+ bytes, manifest.toml says \d+"):
+    with pytest.raises(ModelUnavailable, match=rf"{UNET}: expected \d+ bytes .*, got \d+"):
         source.fetch(SDXL)
 
 

@@ -97,7 +97,7 @@ def test_components_of_a_model_count_from_the_first_to_the_last(boot):
     assert boot.milliseconds() == {"bind_sdxl": 2500.0}
 
 
-def test_moment_is_told_from_the_process_start(boot, clock):
+def test_moment_is_measured_from_the_process_start(boot, clock):
     clock.now_s = 4.25
     boot.mark("ready", "sdxl")
     assert boot.milliseconds() == {"ready_sdxl": 4250.0}

@@ -326,7 +326,7 @@ def test_deadline_names_the_step_that_was_done(build):
             await asyncio.sleep(600)
 
     error = handle(build(Slow(), max_job_s=0.05), make_job())["error"]
-    assert error.startswith("deadline_exceeded: stopped after 0.05 s at step 3 of 12: ask for")
+    assert error.startswith("deadline_exceeded: stopped after 0.05 s at step 3 of 12: request")
 
 
 def test_platforms_own_limit_for_a_job_is_kept(build):
@@ -412,7 +412,7 @@ def test_worker_with_other_jobs_asks_for_a_refresh_with_the_last_of_them(build):
 
 def test_refresh_is_logged_with_its_reason(build, log_lines):
     handle(build(refresh_after_images=1), make_job())
-    (line,) = (line for line in log_lines() if line["message"] == "worker asks for a refresh")
+    (line,) = (line for line in log_lines() if line["message"] == "worker requests a refresh")
     assert line["reason"] == "1 images were served"
 
 

@@ -38,14 +38,14 @@ from pixpod.outputs.storage import clean_prefix
 DEFAULT_QUALITY = 90
 
 FieldPath = tuple[str, ...]
-"""Where a field is: `("seed",)` or `("output", "quality")`."""
+"""The path of a field: `("seed",)` or `("output", "quality")`."""
 
 
 def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
-    """Check a job as the platform hands it over; keys beside `id` and `input` are its own.
+    """Check a job as the platform hands it over; keys beside `id` and `input` are the platform's.
 
     Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
-    NotSupported if all that is wrong are features that are not there yet.
+    NotSupported if its only problems are features that this version does not have.
     """
     job_id = raw.get("id")
     problems = list(_check_id(job_id))
@@ -75,7 +75,7 @@ def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
 
 
 def _execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
-    """Read `policy.executionTimeout`. The platform has checked it; anything odd is no limit."""
+    """Read `policy.executionTimeout`, which the platform has checked; other values are ignored."""
     policy = raw.get("policy")
     timeout_ms = policy.get("executionTimeout") if isinstance(policy, dict) else None
     if isinstance(timeout_ms, bool) or not isinstance(timeout_ms, int | float):
@@ -84,7 +84,7 @@ def _execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
 
 
 def render_result(result: JobResult) -> dict[str, Any]:
-    """A result as the handler returns it: JSON types only. Any: a JSON document."""
+    """Render a result as the handler returns it: JSON types only. Any: a JSON document."""
     reply = Reply.model_validate(
         {
             "api_version": API_VERSION,
@@ -109,7 +109,7 @@ def render_error(error: WorkerError) -> dict[str, Any]:
 
 
 def is_describe(raw: Mapping[str, Any]) -> bool:
-    """Return whether a job asks what the deployment serves: its input is `{"describe": true}`."""
+    """Return whether a job requests a description of the deployment: `{"describe": true}`."""
     return raw.get("input") == {"describe": True}
 
 
@@ -129,11 +129,11 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
     }
 
 
-# --- what is not there yet -----------------------------------------------------------------
+# --- features that are not supported ---------------------------------------------------------
 
 
 def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
-    """Features that the job asks for; like any other field, one that is null is absent."""
+    """Yield a problem for each unsupported feature that is requested; a null field is absent."""
     output = given.get("output")
     asked = {path for path, value in _fields(given).items() if value is not None}
     if raw.get("s3Config") is not None:
@@ -155,7 +155,7 @@ def _fields(given: Mapping[str, Any]) -> dict[FieldPath, object]:
 
 
 def _without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """A copy that lacks these fields and shares no object that `payload` changes."""
+    """Return a copy without these fields, which shares no object that `payload` changes."""
     output = given.get("output")
     kept = {**given, "output": dict(output)} if isinstance(output, dict) else dict(given)
     for path in paths:
@@ -177,7 +177,7 @@ def _check_id(job_id: object) -> Iterator[Problem]:
 
 @dataclass(frozen=True, slots=True)
 class _Checked:
-    """The fields that are well formed, what is wrong with the others, and which those are."""
+    """The well-formed fields, the problems of the others, and the names of the others."""
 
     input: JobInput
     problems: list[Problem]
@@ -202,7 +202,7 @@ def _check_types(given: dict[str, Any]) -> _Checked:
 
 
 def _partial_input(sound: dict[str, Any]) -> JobInput:
-    """Sound fields only; those that are missing stay None although the type has no None."""
+    """Build the input from sound fields; missing ones are None although the type has no None."""
     output = sound.pop("output", None)
     filled = JobInput.model_validate({"model": "-", "prompt": "-", **sound})
     required = {"model": None, "prompt": None}
@@ -214,7 +214,7 @@ def _partial_input(sound: dict[str, Any]) -> JobInput:
 
 
 def _path_of(loc: Sequence[str | int]) -> FieldPath:
-    """`("output", "quality")` as it is; `("seed",)` of `("seed", 2)`."""
+    """Return a field's path: `("output", "quality")` unchanged, `("seed",)` for `("seed", 2)`."""
     return tuple(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
 
 
@@ -244,7 +244,7 @@ def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationR
 
 
 def _choose_seeds(job_id: str, given: JobInput) -> tuple[int, ...]:
-    """Return one seed per image: as given, counted up from the one given, or from the job's id."""
+    """Return one seed per image: as given, counted up from the given one, or from the job's id."""
     seeds = given.seed or []
     num_images = given.num_images or max(len(seeds), 1)
     if len(seeds) == num_images:

@@ -1,4 +1,4 @@
-"""Wording of what is wrong with a payload: fields, values fit to be shown, what is accepted.
+"""Describes problems of a payload: the field, a value that may be shown, the accepted values.
 
 Knows no rule of any model; the rules are in `rules.py`.
 """
@@ -14,7 +14,7 @@ from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
 MAX_PROBLEMS = 24
-"""As many as are told of one payload: they keep its error below 20 kB, whatever it is made of."""
+"""Maximum number of problems in one error, which stays below 20 kB whatever the payload is."""
 
 KNOWN_ELSEWHERE = {
     "batch_size": "num_images",
@@ -34,13 +34,13 @@ KNOWN_ELSEWHERE = {
     "text": "prompt",
     "webhook": "webhook_url",
 }
-"""What other image APIs call our fields."""
+"""Names of our fields in other image APIs."""
 
 PRIVATE_FIELDS = frozenset({"prompt", "prompt_2", "negative_prompt"})
 
 
 def to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:
-    """Put one of Pydantic's errors about `given` into our words. Any: Pydantic's dict, JSON."""
+    """Convert one of Pydantic's errors about `given`. Any: Pydantic's dict and JSON."""
     path = field_path(error["loc"], given)
     kind, ctx = error["type"], error.get("ctx", {})
     if kind == "extra_forbidden":
@@ -77,7 +77,7 @@ def field_path(loc: Sequence[str | int], given: Mapping[str, Any]) -> str:
 
 
 def first_ones(problems: Sequence[Problem]) -> list[Problem]:
-    """All, or the first MAX_PROBLEMS and one that says that there are more."""
+    """Return all problems, or the first MAX_PROBLEMS and one that says that there are more."""
     if len(problems) <= MAX_PROBLEMS:
         return list(problems)
     more = Problem(field="input", value=None, accepted="fewer problems: these are the first")
@@ -102,7 +102,7 @@ _ACCEPTED = {
     "greater_than_equal": "at least {ge}",
     "less_than_equal": "at most {le}",
 }
-"""Pydantic's error types in our words; one that is missing here keeps Pydantic's."""
+"""Our message for each of Pydantic's error types; types not listed keep Pydantic's message."""
 
 
 def unknown_field(loc: Sequence[str | int]) -> Problem:
@@ -124,7 +124,7 @@ def wrong(field: str, value: object, accepted: str, hint: str | None = None) -> 
 
 
 def _shown(field: str, value: object) -> object:
-    """A value fit for an error text: short, valid JSON, no part of a prompt or an address."""
+    """Return a value for an error text: short, valid JSON, no part of a prompt or an address."""
     if isinstance(value, str):
         return f"{len(value)} characters" if field in PRIVATE_FIELDS else _shown_text(value)
     if isinstance(value, list | tuple):
@@ -139,7 +139,7 @@ def _shown(field: str, value: object) -> object:
 
 
 def is_unicode(text: str) -> bool:
-    """False for half a surrogate pair, which JSON can carry and UTF-8 cannot."""
+    """Return False for a text with half a surrogate pair, which JSON can carry and UTF-8 cannot."""
     try:
         text.encode("utf-8")
     except UnicodeEncodeError:

@@ -1,6 +1,6 @@
 """Checks well-formed input, field by field, against what a model and a deployment allow.
 
-Each rule yields its problems and knows none of the others, so that all are found at once.
+Rules are independent of each other, so that all problems are found at once.
 """
 
 import math

@@ -42,7 +42,7 @@ PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
 }
-"""What each pattern of the contract accepts, in words."""
+"""A description of the texts that each pattern of the contract accepts."""
 
 
 def _as_list(value: object) -> object:
@@ -70,7 +70,7 @@ class _Edge(BaseModel):
 
 
 class OutputInput(_Edge):
-    """How the images are encoded and delivered."""
+    """Encoding and delivery of the images."""
 
     format: Annotated[ImageFormat, Field(strict=False)] | None = Field(
         default=None, description="png unless given."
@@ -208,7 +208,7 @@ class JobInput(_Edge):
 
 
 class ImageReply(BaseModel):
-    """One image; exactly one of `url`, `data` (plain base64) and `path` is there."""
+    """One image; exactly one of `url`, `data` (plain base64) and `path` is present."""
 
     model_config = ConfigDict(
         json_schema_extra={"oneOf": [{"required": [place]} for place in ("url", "data", "path")]}
@@ -294,7 +294,7 @@ class ServedModelReply(BaseModel):
     defaults: Defaults
     """Null where the model has no such field."""
     limits: dict[str, int | float | None]
-    """Those of the catalog, and `size_multiple_px`, of which both sides are multiples."""
+    """The limits of the catalog, and `size_multiple_px`, of which both sides are multiples."""
 
 
 class DescribeReply(BaseModel):

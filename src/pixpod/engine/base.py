@@ -7,7 +7,7 @@ from pixpod.job import Generation, GenerationRequest
 
 
 class Cancelled(Exception):
-    """A generation ended early because nobody waits for it; never leaves an engine."""
+    """A generation ended early because its caller has given up; never leaves an engine."""
 
 
 StepListener = Callable[[int, int], None]
@@ -16,11 +16,11 @@ of a batch; must return at once.
 """
 
 OnStep = Callable[[int], None]
-"""Called with the number of denoiser calls done; raises Cancelled if nobody waits for the batch."""
+"""Called with the number of denoiser calls done; raises Cancelled if no request waits for them."""
 
 
 class Engine(Protocol):
-    """FairQueue requests into images; requests with the same batch key may share a batch."""
+    """Turns requests into images; requests with the same batch key may share a batch."""
 
     @property
     def device_name(self) -> str:
@@ -29,9 +29,9 @@ class Engine(Protocol):
 
     @property
     def is_warm(self) -> bool:
-        """True once each preloaded model is warmed up or has failed to load.
+        """Return True once each preloaded model is warmed up or has failed to load.
 
-        Without preloading, true once an image was generated.
+        Without preloading, return True once an image was generated.
         """
         ...
 
@@ -40,7 +40,7 @@ class Engine(Protocol):
         ...
 
     def check_host(self) -> None:
-        """Raise a WorkerError of Fault.HOST if it is quickly seen that this host cannot serve."""
+        """Raise a WorkerError of Fault.HOST if quick checks show that this host cannot serve."""
         ...
 
     async def generate(
@@ -63,5 +63,5 @@ class Engine(Protocol):
         ...
 
     def stop(self) -> None:
-        """End what is running at its next step, drop all models, free the device."""
+        """End running requests at their next step, drop all models, free the device."""
         ...

@@ -1,4 +1,4 @@
-"""The device that is computed on: what is known of it, its memory, and waiting for its work."""
+"""The device that models run on: its properties, its memory, and waiting for its work."""
 
 import gc
 
@@ -10,24 +10,27 @@ from pixpod.errors import DeviceUnavailable
 from pixpod.gpus import find_gpu_class
 
 
-def find_device(asked: str) -> torch.device:
-    """The device for `auto`, `cuda` or `cpu`. Raises DeviceUnavailable for a missing GPU."""
+def find_device(requested: str) -> torch.device:
+    """Return the device for `auto`, `cuda` or `cpu`. Raises DeviceUnavailable for a missing GPU."""
     has_cuda = torch.cuda.is_available()
-    if asked == "cuda" and not has_cuda:
+    if requested == "cuda" and not has_cuda:
         raise DeviceUnavailable("PIXPOD_DEVICE=cuda, but this host has no CUDA device that works")
-    return torch.device("cuda" if has_cuda and asked != "cpu" else "cpu")
+    return torch.device("cuda" if has_cuda and requested != "cpu" else "cpu")
 
 
-def prepare_device(asked: str) -> torch.device:
-    """As `find_device`, and the device has computed something. Takes most of a second on a GPU."""
-    device = find_device(asked)
+def prepare_device(requested: str) -> torch.device:
+    """Return the device of `find_device` after a first computation, which initialises a GPU.
+
+    Takes most of a second on a GPU. Raises DeviceUnavailable.
+    """
+    device = find_device(requested)
     check_device(device)
     return device
 
 
 def check_device(device: torch.device) -> None:
-    """Raises DeviceUnavailable unless it computes. After an illegal access, or a fault of the GPU,
-    it never does so again in the same process.
+    """Raise DeviceUnavailable unless the device computes. After an illegal access or a fault of the
+    GPU, it never does so again in the same process.
     """
     try:
         torch.ones(1, device=device).add(1).item()
@@ -40,16 +43,16 @@ def name_device(device: torch.device) -> str:
 
 
 def free_memory() -> None:
-    """Give back what dropped models held: their modules refer to each other in circles."""
+    """Free the memory of dropped models, whose modules have circular references."""
     gc.collect()
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
 
 
 def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -> Hardware:
-    """What is known of the device before anything is loaded onto it.
+    """Return the properties of the device, found before anything is loaded onto it.
 
-    `memory_limit_gib` is what may be used of a GPU, None for all that it has. Raises
+    `memory_limit_gib` is the memory of a GPU that may be used, None for all. Raises
     DeviceUnavailable for a GPU that is too old.
     """
     if device.type != "cuda":
@@ -64,7 +67,7 @@ def find_hardware(device: torch.device, memory_limit_gib: float | None = None) -
 
 
 def limit_memory(device: torch.device, hardware: Hardware) -> None:
-    """Have torch keep within what may be used of a GPU, as if there were no more."""
+    """Limit torch's allocations to the memory of a GPU that may be used."""
     if device.type == "cuda" and hardware.memory_bytes is not None:
         has_bytes = torch.cuda.get_device_properties(device).total_memory
         if hardware.memory_bytes < has_bytes:
@@ -99,6 +102,6 @@ class Pace:
             return
         if self._queued is not None:
             self._queued.synchronize()
-        # the core that a plain event would wait with is wanted for encoding and uploads
+        # a plain event would wait busily, on a core that encoding and uploads need
         self._queued = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
         self._queued.record()

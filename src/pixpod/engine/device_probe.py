@@ -1,4 +1,4 @@
-"""Asks the system for its devices, in milliseconds and long before torch is there.
+"""Finds the system's devices in milliseconds, long before torch is imported.
 
 Standard library only. Sources: the CUDA driver API's `cuInit`, `cuDeviceGetCount`,
 `cuDriverGetVersion`, `cuDeviceGet`, `cuDeviceGetAttribute` and `cuDeviceTotalMem`; its guide to
@@ -17,7 +17,7 @@ from typing import Any
 from pixpod.errors import DeviceUnavailable
 
 DRIVER = "libcuda.so.1"
-"""What the driver package installs, and container runtimes mount."""
+"""The library that the driver package installs and container runtimes mount."""
 
 
 CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
@@ -26,15 +26,15 @@ CAPABILITY_MAJOR, CAPABILITY_MINOR = 75, 76
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ProbedGpu:
-    """The first GPU, on which torch computes unless it is told otherwise."""
+    """The first GPU, which torch uses by default."""
 
     capability: tuple[int, int]
     memory_bytes: int
 
 
 def probe_gpu(built_for: int | None, load: Callable[[str], Any] = ctypes.CDLL) -> ProbedGpu:
-    """Raises DeviceUnavailable unless the driver can be started, has a GPU, tells what it is,
-    and runs what was built for CUDA's major version `built_for`; None is not checked.
+    """Find the first GPU. Raises DeviceUnavailable unless the driver can be started, has a GPU,
+    describes it, and runs code for CUDA's major version `built_for`; None is not checked.
 
     `load` opens a shared library, and raises OSError. Any: a library's functions have no types.
     """
@@ -85,15 +85,15 @@ def processor_name() -> str | None:
 
 
 def cuda_of_torch() -> int | None:
-    """The major version of CUDA that the installed torch was built for, without importing it;
-    None for a torch without CUDA.
+    """Return the major version of CUDA that the installed torch was built for, without importing
+    torch; None for a torch without CUDA.
     """
     cuda = getattr(_version_module(), "cuda", None)
     return int(cuda.partition(".")[0]) if cuda else None
 
 
 def version_of_torch() -> str | None:
-    """The installed torch's version, e.g. `2.13.0+cu130`, without importing it."""
+    """Return the version of the installed torch, e.g. `2.13.0+cu130`, without importing it."""
     return getattr(_version_module(), "__version__", None)
 
 

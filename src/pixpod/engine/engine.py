@@ -104,7 +104,7 @@ class DiffusionEngine:
     # --- on the thread that loaded a model ------------------------------------------------------
 
     def _handle_preload(self, load: "Future[RunnableModel]") -> None:
-        """Called once a preloaded model is loaded, or cannot be."""
+        """Warm up a preloaded model if it was loaded; log the timeline after the last model."""
         if not load.cancelled() and not load.exception():
             self._warm_up(load.result())
         self._handled.add(load)  # only now: its warm-ups wait in the queue
@@ -124,7 +124,7 @@ class DiffusionEngine:
 
 
 def _log_failure(warmup: "Future[Generation]") -> None:
-    """Log a failed warm-up, which costs nothing but the warmth."""
+    """Log a failed warm-up, which only makes the first images slower."""
     error = warmup.exception()
     if isinstance(error, WorkerError):
         log.warning("not warmed up", extra={"error": str(error)})

@@ -66,7 +66,7 @@ class Guidance(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ComponentSpec:
-    """A folder with weights, and its size on a device where its files are not at hand.
+    """A folder with weights, and its size on a device for use when its files are not at hand.
 
     `class_name` names the module's class. `gib_8` is the size with 8 bits a value and
     a scale per row, None for a component that is never quantized; `gib_8_adaln16` the same with
@@ -109,8 +109,8 @@ class SchedulerSpec:
 class ConcurrencyRule:
     """Jobs that a warm worker takes at a time: a batch of at most `max_batch_size`, and `ahead`.
 
-    Holds for models with at most `max_steps` by default; None for any number. `reason` says
-    where the numbers come from.
+    Applies to models with at most `max_steps` by default; None for any number. `reason` is the
+    source of the numbers.
     """
 
     max_batch_size: int
@@ -164,7 +164,7 @@ class FamilySpec:
     """Everything that distinguishes one model architecture from another.
 
     `components` are in the order in which an image needs them. `pipelines` has the diffusers
-    class for each mode; what is missing is refused. `calls` is where the code for
+    class for each mode; other modes are refused. `calls` is where the code for
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
@@ -227,5 +227,5 @@ class FamilySpec:
         return tuple(component.name for component in self.components if component.role is role)
 
     def component(self, name: str) -> ComponentSpec:
-        """Raises KeyError."""
+        """Return the component of this name. Raises KeyError."""
         return {each.name: each for each in self.components}[name]

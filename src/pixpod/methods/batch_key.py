@@ -1,4 +1,4 @@
-"""Which requests may share a batch."""
+"""The key that requests of one batch have in common."""
 
 from dataclasses import dataclass
 
@@ -12,7 +12,7 @@ PIXELS_PER_TOKEN = 256
 class BatchKey:
     """Everything that requests of one batch have in common.
 
-    It holds whatever shapes or scales the denoiser's call. Prompts and seeds differ freely.
+    It has everything that shapes or scales the denoiser's call. Prompts and seeds may differ.
     """
 
     model: str

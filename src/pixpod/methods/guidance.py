@@ -1,11 +1,11 @@
-"""When a scale of classifier-free guidance has an effect."""
+"""Conditions under which a scale of classifier-free guidance has an effect."""
 
 from pixpod.families import FamilySpec, Guidance
 from pixpod.job import Sampling
 
 
 def is_guided(scale: float | None) -> bool:
-    """Return whether the denoiser runs for the negative prompt as well; how strong is no matter."""
+    """Return whether the denoiser runs for the negative prompt as well: at a scale above 1."""
     return scale is not None and scale > 1
 
 

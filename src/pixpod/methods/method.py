@@ -19,10 +19,9 @@ class Method:
 
 
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
-    """Return how a request to this model runs.
+    """Return the pipeline and the denoiser calls of a request to this model.
 
-    The request is one that the model serves: a mode or a scheduler that its family lacks is a
-    KeyError.
+    Raises KeyError for a mode or a scheduler that the model's family does not have.
     """
     scheduler = spec.family.schedulers[request.sampling.scheduler]
     return Method(

@@ -1,6 +1,7 @@
-"""Pixels to the bytes of a file, with its generation data inside.
+"""Encodes pixels as the bytes of a file that contains its generation data.
 
-Same pixels, same bytes: no time stamp, nothing of the machine. Does not know where files go.
+The same pixels give the same bytes: a file has no time stamp and nothing of the machine.
+Does not know where files go.
 """
 
 import hashlib
@@ -17,16 +18,16 @@ from pixpod.job import EncodedImage, GenerationRequest, ImageFormat, ModelIdenti
 PNG_COMPRESS_LEVEL = 1
 """Level 6 takes 2 to 4 times as long for files that are 2 % (texture) to 30 % (gradient) smaller.
 
-CPU time and size at 1024x1024, Pillow 13 with zlib-ng 2.3. A image with the 1/f spectrum of
+CPU time and size at 1024x1024, Pillow 13 with zlib-ng 2.3. An image with the 1/f spectrum of
 photographs: 112 ms, 2.12 MB against 225 ms, 2.07 MB. A gradient: 62 ms, 0.66 MB against 249 ms,
 0.45 MB.
 """
 
 FULL_CHROMA_JPEG_QUALITY = 95
-"""From here on JPEG keeps colour at full resolution (4:4:4); below it is halved (4:2:0)."""
+"""Lowest JPEG quality with colour at full resolution (4:4:4); below, it is halved (4:2:0)."""
 
 MAX_PROMPT_CHARACTERS = 4_000
-"""What of each prompt goes into a file; the 512 tokens of T5 are about 2 500 characters.
+"""Maximum length of each prompt in a file; the 512 tokens of T5 are about 2 500 characters.
 
 JPEG has 65 533 bytes for EXIF, in which a character may take four.
 """
@@ -39,7 +40,7 @@ _USER_COMMENT = 0x9286
 
 
 def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity) -> str:
-    """What made an image, in the notation of AUTOMATIC1111's web UI, which other tools read.
+    """Return the generation data in the notation of AUTOMATIC1111's web UI, which other tools read.
 
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
     """
@@ -106,7 +107,7 @@ _NOISE_BYTES_PER_PIXEL = {
     ImageFormat.WEBP: {50: 0.77, 75: 0.87, 85: 1.02, 90: 1.12, 95: 1.26, 100: 1.43},
 }
 # fmt: on
-"""By format, then by the highest quality that a figure holds for.
+"""Bytes per pixel by format, then by the highest quality that a figure applies to.
 
 Measured with Pillow 13 (libjpeg-turbo 3.2, libwebp 1.6, method 4) at 512x512, plus a tenth. The
 worst of six kinds of noise: each channel of a pixel 0 or 255 at random, half of the image in
@@ -115,7 +116,7 @@ single pixels, half in 2x2 blocks, which survive halved colour. A photograph tak
 
 
 def max_encoded_bytes(width: int, height: int, format: ImageFormat, quality: int | None) -> int:
-    """An upper bound of what `encode` returns, for RGB noise and a full `text`.
+    """Return an upper bound for the size of `encode`'s result, for RGB noise and a full `text`.
 
     Small files are overestimated, by the 40 kB left for metadata.
     """
@@ -131,7 +132,7 @@ def max_encoded_bytes(width: int, height: int, format: ImageFormat, quality: int
 
 
 def base64_bytes(num_bytes: int) -> int:
-    """Length of so many bytes as base64, padding included."""
+    """Return the length of so many bytes as base64, padding included."""
     return -(-num_bytes // 3) * 4
 
 
@@ -151,7 +152,7 @@ def _exif(text: str | None) -> bytes:
 
 
 def _shortened(prompt: str) -> str:
-    """A prompt as a file can hold it: not too long, and half a surrogate pair becomes `?`."""
+    """Return a prompt as a file can contain it: cut, and with `?` for half a surrogate pair."""
     whole = prompt.encode("utf-8", "replace").decode("utf-8")
     if len(whole) <= MAX_PROMPT_CHARACTERS:
         return whole

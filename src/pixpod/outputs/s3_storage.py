@@ -1,6 +1,6 @@
-"""Images into an S3 bucket: AWS, R2, GCS, B2 or one's own server.
+"""Puts images into an S3 bucket: AWS, R2, GCS, B2 or one's own server.
 
-A module of its own because boto3 costs a worker that does not need it its import time.
+Imported only if needed, because importing boto3 takes time.
 """
 
 import asyncio
@@ -22,13 +22,13 @@ MAX_ATTEMPTS = 3
 """botocore waits up to 1 s before the second and up to 2 s before the third."""
 
 CACHE_CONTROL = "max-age=31536000, immutable"
-"""A key is one image of one job; a retried job writes the same picture again."""
+"""A key is one image of one job; a retried job writes the same image again."""
 
 _WHAT_TO_SET = {
     "SignatureDoesNotMatch": "PIXPOD_S3_SECRET_ACCESS_KEY must belong to PIXPOD_S3_ACCESS_KEY_ID",
     "InvalidAccessKeyId": "the server does not know PIXPOD_S3_ACCESS_KEY_ID",
     "AccessDenied": "the credentials must allow s3:PutObject below PIXPOD_S3_PREFIX",
-    "ExpiredToken": "renew AWS_SESSION_TOKEN",
+    "ExpiredToken": "refresh AWS_SESSION_TOKEN",
     "InvalidToken": "AWS_SESSION_TOKEN must belong to the access key",
     "NoSuchBucket": "PIXPOD_S3_BUCKET must exist at this endpoint",
     "PermanentRedirect": "PIXPOD_S3_REGION must be the bucket's",
@@ -38,7 +38,7 @@ _WHAT_TO_SET = {
 _ANYTHING_ELSE = "check PIXPOD_S3_BUCKET, PIXPOD_S3_ENDPOINT_URL and the credentials"
 
 _MAY_PASS = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "SlowDown"})
-"""Below HTTP 500, yet no fault of the deployment: a bad line, the host's clock, throttling."""
+"""Errors below HTTP 500 for which a retry may help: a bad line, the host's clock, throttling."""
 
 
 class S3ImageStore:
@@ -72,7 +72,7 @@ class S3ImageStore:
         )
 
     async def put(self, image: EncodedImage, key: str) -> StoredImage:
-        """As ImageStore; the link is presigned unless the settings name a public base URL."""
+        """Store an image. Its link is presigned unless the settings have a public base URL."""
         try:
             url = await asyncio.to_thread(self._put, image, key)
         except ClientError as exc:
@@ -109,13 +109,13 @@ class S3ImageStore:
 
     @property
     def _place(self) -> str:
-        """Bucket and host for messages; the rest of an endpoint's URL might hold a password."""
+        """Bucket and host for messages; the rest of an endpoint's URL may contain a password."""
         host = urlsplit(self._client.meta.endpoint_url)
         port = f":{host.port}" if host.port else ""
         return f"bucket {self._settings.bucket!r} at {host.hostname}{port}"
 
     def _answered(self, exc: ClientError) -> StorageDenied | StorageUnavailable:
-        """What an answer other than success means for the caller."""
+        """Convert an error response of the store to one of our errors."""
         code = exc.response["Error"]["Code"]
         status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
         if status >= 500 or status == 429 or code in _MAY_PASS:
@@ -126,5 +126,5 @@ class S3ImageStore:
 
 
 def _reason(exc: BotoCoreError) -> str:
-    """The name of an error of botocore; its text may quote a URL or a parameter."""
+    """Return the name of an error of botocore; its text may quote a URL or a parameter."""
     return type(exc).__name__.removesuffix("Error")

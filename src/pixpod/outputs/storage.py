@@ -1,4 +1,4 @@
-"""Where encoded images go, and under which key. The S3 store is in `s3_storage`."""
+"""Stores for encoded images, and the keys of images. The S3 store is in `s3_storage`."""
 
 import asyncio
 import base64
@@ -34,7 +34,7 @@ class ImageStore(Protocol):
 
 
 class InlineImageStore:
-    """Puts the image into the reply itself, as plain base64; has no use for the key."""
+    """Puts the image into the reply itself, as plain base64; the key is not used."""
 
     async def put(self, image: EncodedImage, key: str) -> StoredImage:
         return StoredImage(image=image, data=base64.b64encode(image.data).decode("ascii"))
@@ -57,8 +57,8 @@ class DirectoryImageStore:
             await asyncio.to_thread(_write_whole, path, image.data)
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
             raise StorageDenied(
-                f"PIXPOD_OUTPUT_DIR={str(self._directory)!r}: {exc.strerror}; "
-                "expected a directory that the worker may write to"
+                "PIXPOD_OUTPUT_DIR: expected a directory that the worker may write to, "
+                f"got {str(self._directory)!r}: {exc.strerror}"
             ) from exc
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc
@@ -68,11 +68,11 @@ class DirectoryImageStore:
 def image_key(
     *, prefix: str, key_prefix: str, job_id: str, index: int, format: ImageFormat, secret: SecretStr
 ) -> str:
-    """`<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, always the same for one image.
+    """Return `<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, the same for each retry.
 
-    The prefixes are as `clean_prefix` left them, maybe empty. Job ids are shown with
-    `_` for unsafe characters and cut, hence may look alike; the token is made of the whole id
-    and cannot be guessed without `secret`.
+    The prefixes are results of `clean_prefix` and may be empty. The job id is cut and has `_` for
+    unsafe characters, so that two ids may look alike; the token is made of the whole id and
+    cannot be guessed without `secret`.
     """
     shown_id = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", job_id)[:_MAX_JOB_ID_CHARACTERS] or "_"
     digest = hmac.new(
@@ -84,7 +84,7 @@ def image_key(
 
 
 def clean_prefix(value: str) -> str:
-    """A key prefix as stored: no slash at its end. Raises ValueError for one that is unsafe."""
+    """Return a key prefix without a slash at its end. Raises ValueError for one that is unsafe."""
     prefix = value.removesuffix("/")
     if not re.fullmatch(r"[A-Za-z0-9._/-]{0,200}", prefix):
         raise ValueError("expected up to 200 of A-Z a-z 0-9 . _ - /")

@@ -1,7 +1,8 @@
 """Number of jobs that a worker takes at a time.
 
 A job that a worker has taken is IN_PROGRESS for the platform: its autoscaler does not see it wait,
-no other worker can have it, and it ages. So a worker takes the fewest that keep its GPU busy.
+no other worker can take it, and its execution time counts. So a worker takes the fewest jobs that
+keep its GPU busy.
 """
 
 import asyncio
@@ -40,7 +41,7 @@ def _concurrency_of(model: ModelSpec) -> int:
 
 REPORT_LIMIT_S = 5.0
 REPORT_POLL_S = 0.02
-"""Time for the SDK to report jobs that were answered just before: a batch ends for all at once."""
+"""Interval at which a worker checks whether the SDK has reported the jobs answered before."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -48,7 +49,7 @@ class Concurrency:
     """The SDK's concurrency modifier: how many jobs it may take at a time.
 
     The SDK applies a changed number only while it has no job, and takes none until then. So the
-    number changes once, when the worker is warm; and again for a worker that is to be refreshed.
+    number changes only when the worker becomes warm and when it is to be refreshed.
     `num_taken` counts the jobs that the SDK has taken and not yet reported.
     """
 
@@ -66,7 +67,7 @@ class Concurrency:
         """Return the number of jobs to take; `current` is the last number returned."""
         if self._is_ending and self.num_taken() > 0:
             self._polls_no_more = True
-            # never below: jobs in the SDK's own queue would not be started any more
+            # never less than before: jobs in the SDK's own queue would no longer be started
             return current + 1 if current == self._limit else self._limit
         if self.is_warm():
             self._limit = self.max_when_warm
@@ -84,9 +85,9 @@ class Concurrency:
     async def end(self, *, is_urgent: bool) -> bool:
         """Take no more jobs; returns whether the one to be answered is the last one here.
 
-        The platform may end a worker that asks for a refresh with all its jobs. So only the last
-        job may ask, once the others are reported; and no poll may be open, by which another job
-        could come, unless it `is_urgent`: a job that came would fail.
+        The platform may end a worker that requests a refresh with all its jobs. So only the last
+        job may request it, once the others are reported. No poll may be open either, by which
+        another job could come, unless the refresh `is_urgent`: then such a job would fail anyway.
         """
         self._is_ending = True
         if not (is_urgent or self._polls_no_more or self._limit == 1):

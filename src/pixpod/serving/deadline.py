@@ -8,7 +8,7 @@ from pixpod.errors import DeadlineExceeded
 from pixpod.serving.progress import Position
 
 ANSWER_S = 1.0
-"""Kept free at the end of the platform's own limit: after that no answer would be read."""
+"""Time kept free before the platform's own limit, after which it ignores a reply."""
 
 
 def limit_s(max_job_s: float, execution_timeout_s: float | None) -> float:
@@ -42,10 +42,10 @@ def _text(seconds: float, reached: Position) -> str:
         )
     if reached.step >= reached.steps:
         return (
-            f"stopped after {seconds:g} s while its images were encoded and stored: ask for fewer "
+            f"stopped after {seconds:g} s while its images were encoded and stored: request fewer "
             "images, or raise PIXPOD_MAX_JOB_S and executionTimeout"
         )
     return (
-        f"stopped after {seconds:g} s at step {reached.step} of {reached.steps}: ask for fewer "
+        f"stopped after {seconds:g} s at step {reached.step} of {reached.steps}: request fewer "
         "steps, fewer images or a smaller size, or raise PIXPOD_MAX_JOB_S and executionTimeout"
     )

@@ -1,4 +1,4 @@
-"""One job from the command line, without the platform: `python handler.py --test_input ...`."""
+"""Runs one job from the command line, without a platform: `python handler.py --test_input ...`."""
 
 import asyncio
 import json
@@ -11,7 +11,7 @@ from pixpod.serving.worker import Handler
 
 DEFAULT_ID = "local_test"
 DEFAULT_FILE = Path("test_input.json")
-"""What the SDK does, too: this id, and this file of the working directory."""
+"""The SDK has the same id for a local job, and reads the same file of the working directory."""
 
 USAGE = """Nothing to do: no job was given and this is not a RunPod worker. Try
 
@@ -22,7 +22,7 @@ or put the job into test_input.json.
 
 
 def read_test_input(given: str | None) -> str | None:
-    """The job's JSON: what the flag says, a file if that is `@FILE`, else test_input.json.
+    """Return the job's JSON: the flag's value, a file's content for `@FILE`, else test_input.json.
 
     None if there is no job at all. Raises InvalidInput for a file that cannot be read.
     """
@@ -44,7 +44,7 @@ def run_job(handler: Handler, text: str) -> dict[str, Any]:
 
 
 def failure(error: WorkerError) -> dict[str, Any]:
-    """What `run_job` returns for a job that did not get as far as a worker."""
+    """Return a failed job as `run_job` does, for a job that never reached a worker."""
     return {"id": DEFAULT_ID, "status": "FAILED", **render_error(error)}
 
 

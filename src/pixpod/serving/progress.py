@@ -1,6 +1,6 @@
 """Position of one job, and the updates about it that go to the platform.
 
-Knows neither the platform's words nor the engine: numbers come in, an update goes out.
+Knows neither the platform's protocol nor the engine: it converts numbers to updates.
 """
 
 import asyncio
@@ -12,10 +12,10 @@ from dataclasses import dataclass
 log = logging.getLogger(__name__)
 
 INTERVAL_S = 1.0
-"""Time between two looks at a job, hence the least time between two updates."""
+"""Interval at which a job's position is checked, hence the least time between two updates."""
 
 MIN_PERCENT = 10
-"""Gain since the last update that is worth another: a long job has ten updates, not hundreds."""
+"""Least progress between two updates: a long job has ten updates, not hundreds."""
 
 
 ProgressSender = Callable[[str, Mapping[str, object]], Awaitable[None]]
@@ -106,6 +106,6 @@ async def _is_set_within(event: asyncio.Event, seconds: float) -> bool:
 
 
 def _log_unexpected(reports: "asyncio.Task[None]") -> None:
-    """Log an error of the reports: the job itself is none the worse for it."""
+    """Log an error of the reports, which does not affect the job itself."""
     if not reports.cancelled() and reports.exception():
         log.error("progress failed unexpectedly", exc_info=reports.exception())

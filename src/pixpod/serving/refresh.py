@@ -22,7 +22,7 @@ class Refresh:
             self._due(f"{self.num_images} images were served")
 
     def failed(self, code: str) -> None:
-        """Report an error that leaves the worker in doubt: the next job may fail for it, too."""
+        """Count an error that the worker itself may cause, so that the next job may fail, too."""
         self.is_urgent = True
         self._due(code)
 

@@ -1,6 +1,6 @@
-"""The few touches on RunPod's SDK. It is imported when it is needed: that takes most of a second.
+"""Uses RunPod's SDK, which is imported when it is needed: that takes most of a second.
 
-Each touch on what the SDK does not document has a test that notices when it changes.
+Each use of something that the SDK does not document has a test that fails when it changes.
 """
 
 import asyncio
@@ -21,7 +21,7 @@ from pixpod.timeline import BootTimeline
 log = logging.getLogger(__name__)
 
 UPDATE_LIMIT_S = 5.0
-"""For one progress update: the SDK itself would try for minutes, and the result waits for it."""
+"""Time limit of one progress update: the SDK would try for minutes, and the result waits for it."""
 
 
 def serve(worker: Worker | RefusingWorker, timeline: BootTimeline) -> None:
@@ -34,7 +34,7 @@ def serve(worker: Worker | RefusingWorker, timeline: BootTimeline) -> None:
         import runpod
 
     async def host() -> None:
-        """Named as the report shall name what failed."""
+        """Check the host. The SDK's report names the check after this function."""
         await asyncio.to_thread(worker.check_host)
         timeline.mark("taking_jobs")
 
@@ -53,7 +53,7 @@ def num_taken_jobs() -> int:
 
 
 async def send_progress(job_id: str, update: Mapping[str, object]) -> None:
-    """A ProgressSender; the SDK's own servers for a desk have no place for an update.
+    """Send an update as a ProgressSender does; the SDK's local test servers accept no updates.
 
     `runpod.serverless.progress_update` starts a thread for the same call and does not say when it
     is over, so that an update may arrive after the result.
@@ -83,10 +83,10 @@ def leave_host(error: WorkerError) -> NoReturn:
 
 
 def leave(status: int) -> NoReturn:
-    """End the process at once: an interpreter that has torch takes most of a second to take down,
-    and threads that still import or load would be waited for.
+    """End the process at once: an interpreter that has torch takes most of a second to shut down,
+    and would wait for threads that still import or load.
 
-    The SDK's ping process would outlive us and go on to report our jobs.
+    Ends the SDK's ping process first, which would otherwise go on to report this worker's jobs.
     """
     for child in multiprocessing.active_children():
         child.kill()
@@ -96,8 +96,8 @@ def leave(status: int) -> NoReturn:
 
 @contextmanager
 def _processor_name_from_proc() -> Iterator[None]:
-    """Stands in for the package cpuinfo, which the SDK asks for one name while it is imported:
-    that takes more than a second, because it tries everything that any system may offer.
+    """Replace the package cpuinfo in the block, in which the SDK is imported and reads one name of
+    it: that takes more than a second, because cpuinfo tries the methods of all systems.
     """
     stand_in = ModuleType("cpuinfo")
     stand_in.get_cpu_info = lambda: {"brand_raw": processor_name() or "unknown"}  # type: ignore[attr-defined]

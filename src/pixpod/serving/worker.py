@@ -44,7 +44,7 @@ Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """The platform as a worker sees it; a worker at a desk has none."""
+    """The platform as a worker sees it; a worker that is run locally has none."""
 
     num_taken_jobs: Callable[[], int]
     send_progress: ProgressSender
@@ -91,7 +91,7 @@ class Worker:
         return self.concurrency(current)
 
     def stop(self) -> None:
-        """End what is running and free the device; waits for the current step."""
+        """End running jobs and free the device; wait for the current step."""
         self.engine.stop()
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
@@ -121,7 +121,7 @@ class Worker:
         """Add `refresh_worker` to the reply if that is due and costs no other job."""
         reason = self.refresh.reason
         if reason and await self.concurrency.end(is_urgent=self.refresh.is_urgent):
-            log.warning("worker asks for a refresh", extra={"reason": reason})
+            log.warning("worker requests a refresh", extra={"reason": reason})
             return {**reply, "refresh_worker": True}
         return reply
 
@@ -158,8 +158,8 @@ class Worker:
             raise ResultTooLarge(
                 f"{len(request.seeds)} inline {output.format} images of "
                 f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
-                "for delivery by s3"
+                f"{self.max_reply_bytes}: request fewer images, jpeg or webp, or "
+                "delivery by s3"
             )
 
     async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
@@ -232,7 +232,7 @@ class RefusingWorker:
 
 
 def _log_failure(error: WorkerError) -> None:
-    """Log a caller's fault without its text, which quotes the payload; ours with its cause."""
+    """Log a caller's fault without its text, which quotes the payload; others with their cause."""
     if error.fault is Fault.CALLER:
         log.warning("job refused", extra={"code": error.code})
     else:

@@ -41,7 +41,7 @@ class LocalRunner:
         self._runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0))
 
     def generate(self, request: GenerationRequest) -> TimedImages:
-        """Raises WorkerError."""
+        """Generate the images of a request. Raises WorkerError."""
         started = time.perf_counter()
         item = BatchItem(request=request, seeds=request.seeds)
         (result,) = self._runner.execute(self.model, [item], lambda step: None)

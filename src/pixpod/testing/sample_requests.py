@@ -1,4 +1,4 @@
-"""The one place where tests and benchmarks build a request: a model's defaults with changes."""
+"""Builds the requests of tests and benchmarks: a model's defaults with changes."""
 
 from pixpod.catalog import ModelSpec
 from pixpod.job import GenerationRequest

@@ -34,7 +34,7 @@ VARIABLE = "SCRIPTED_WORKER"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ScriptedWorker:
-    """How long its engine takes, and the worker's settings of the same names."""
+    """The times of the worker's engine, and the worker's settings of the same names."""
 
     times: ScriptedTimes
     max_concurrency: int = 1

@@ -1,4 +1,4 @@
-"""Local disks: is there room, who may write, and what has safely arrived.
+"""Local disks: free space, lock files, and writes that survive a power cut.
 
 Standard library only.
 """
@@ -15,7 +15,7 @@ from pathlib import Path
 from pixpod.errors import DiskFull, ModelUnavailable, WeightsUnreadable
 
 Progress = Callable[[int, int], None]
-"""Told how many bytes of how many are done, from any thread, one call at a time."""
+"""Called with the bytes done and the bytes in all, from any thread, one call at a time."""
 
 BLOCK_BYTES = 4 * 1024 * 1024
 
@@ -25,7 +25,7 @@ _MORE_ROOM = "give the worker more container disk or serve fewer models"
 
 
 def check_space(directory: Path, needed_bytes: int, what: str) -> None:
-    """Raises DiskFull unless so many more bytes fit on the directory's disk."""
+    """Raise DiskFull unless so many more bytes fit on the directory's disk."""
     there = next(path for path in (directory, *directory.parents) if path.exists())
     free_bytes = shutil.disk_usage(there).free
     if needed_bytes > free_bytes:
@@ -37,12 +37,12 @@ def check_space(directory: Path, needed_bytes: int, what: str) -> None:
 
 @contextlib.contextmanager
 def disk_faults(directory: Path, what: str) -> Iterator[None]:
-    """Errors of the system while something is written into a directory, as ours.
+    """Translate errors of the system while something is written into a directory.
 
     Raises:
         DiskFull: the disk filled up meanwhile.
-        ModelUnavailable: nobody may write there; a setting, the same on every host.
-        WeightsUnreadable: anything else: a bad disk.
+        ModelUnavailable: the directory is not writable, which is the same on every host.
+        WeightsUnreadable: any other error, such as a bad disk.
     """
     try:
         yield
@@ -60,9 +60,9 @@ def disk_faults(directory: Path, what: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def exclusive(lock: Path) -> Iterator[None]:
-    """Hold a lock file against all other processes and threads; waits for it.
+    """Lock a file against all other processes and threads; wait until it is free.
 
-    The system lets go of it when a process dies, however that happens. The file stays.
+    The system releases the lock when the process ends, however that happens. The file stays.
     """
     lock.parent.mkdir(parents=True, exist_ok=True)
     with lock.open("a") as file:
@@ -71,13 +71,13 @@ def exclusive(lock: Path) -> Iterator[None]:
 
 
 def sha256_of(path: Path) -> str:
-    """As 64 hex digits."""
+    """Return the SHA-256 of a file as 64 hex digits."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def write_durably(path: Path, text: str) -> None:
-    """The whole text or nothing is there afterwards, also after a power cut."""
+    """Write a text so that the whole of it or nothing is there, also after a power cut."""
     part = path.with_name(f"{path.name}.part")
     with part.open("w", encoding="utf-8") as file:
         file.write(text)
@@ -87,7 +87,7 @@ def write_durably(path: Path, text: str) -> None:
 
 
 def rename_durably(source: Path, target: Path) -> None:
-    """Put a file that is itself on the disk already into its place."""
+    """Rename a file whose contents are already on the disk, so that the new name is, too."""
     source.replace(target)
     folder = os.open(target.parent, os.O_RDONLY | os.O_DIRECTORY)
     try:

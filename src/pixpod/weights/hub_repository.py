@@ -1,6 +1,6 @@
-"""Model repositories: which of their files are needed, in which order, and fetching them.
+"""Chooses the files of a model repository that are needed, orders and fetches them.
 
-Knows the layout of diffusers by its names only, and nothing of what is done with the files.
+Knows the layout of diffusers by its names only, and does not know how the files are used.
 huggingface_hub is imported when something is fetched, never before.
 """
 
@@ -45,15 +45,16 @@ _SMALL_FILES = (
 _WEIGHTS_NAME = re.compile(
     r"(?P<folder>.*/|)[^/.]+(?:\.(?P<variant>[^/.]+?))?(?:-\d{5}-of-\d{5})?\.safetensors"
 )
-"""How diffusers and transformers name weights, e.g. `model.fp16-00001-of-00002.safetensors`."""
+"""Names that diffusers and transformers give weights, e.g. `model.fp16-00001-of-00002.safetensors`.
+"""
 
 _CONNECTIONS = 4
 
 
 def needed_files(spec: ModelSpec) -> tuple[str, ...]:
-    """Patterns for the files of the spec's repository that serving it takes.
+    """Return patterns for the files of the spec's repository that are needed to serve it.
 
-    Leaves out single-file checkpoints, other formats, pictures, and a VAE that another
+    Leaves out single-file checkpoints, other formats, images, and a VAE that another
     repository's replaces (VAE_FILES). `choose_files` and `fetch_repository` take them.
     """
     folders = [
@@ -65,10 +66,10 @@ def needed_files(spec: ModelSpec) -> tuple[str, ...]:
 
 
 def choose_files(paths: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:
-    """The paths that match one of the patterns, in the order in which a boot needs them.
+    """Return the paths that match one of the patterns, in the order in which a boot needs them.
 
-    Where a folder has its weights several times, the 16-bit ones (`fp16`) are taken, else those
-    that no variant is named for.
+    If a folder has its weights several times, the 16-bit ones (`fp16`) are taken, else those
+    without the name of a variant.
     """
     matching = [path for path in paths if any(fnmatch.fnmatchcase(path, p) for p in patterns)]
     weights = {path: found for path in matching if (found := _WEIGHTS_NAME.fullmatch(path))}
@@ -82,7 +83,7 @@ def choose_files(paths: Iterable[str], patterns: Sequence[str]) -> tuple[str, ..
 
 
 def in_boot_order(paths: Iterable[str]) -> tuple[str, ...]:
-    """Small files first, then the weights of text encoders, denoiser and VAE, shard by shard.
+    """Return small files first, then weights of text encoders, denoiser and VAE, shard by shard.
 
     A component of a name that no family has comes last.
     """
@@ -156,8 +157,8 @@ def fetch_repository(
 
 @contextmanager
 def allowed_online() -> Iterator[None]:
-    """A worker keeps huggingface_hub offline by HF_HUB_OFFLINE, which it reads once, so that
-    nothing is looked up behind its back. Inside, the library may ask the hub.
+    """Allow huggingface_hub to use the network in the block. Otherwise a worker keeps it offline by
+    HF_HUB_OFFLINE, which the library reads once, so that it sends no requests of its own.
     """
     from huggingface_hub import constants
 
@@ -170,17 +171,17 @@ def allowed_online() -> Iterator[None]:
 
 
 def _keep_links_out_of_logs() -> None:
-    """Both libraries quote links with signatures; huggingface_hub sets its own level when it is
-    imported, and writes to standard error by itself.
+    """Silence two libraries that log links with signatures. huggingface_hub sets its own level when
+    it is imported, and writes to standard error by itself.
     """
     logging.getLogger("huggingface_hub").setLevel(logging.CRITICAL)
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
 def _check(path: Path, listed: "RepoFile", asked: str) -> WeightFile:
-    """Large files are known by their sha256, small ones by the id that git gives to a blob.
+    """Check a large file by its sha256, a small one by the id that git gives to a blob.
 
-    What is damaged is removed, so that another try downloads it again.
+    A damaged file is removed, so that another try downloads it again. Raises HubUnavailable.
     """
     sha256 = sha256_of(path)
     if listed.lfs:
@@ -197,7 +198,7 @@ def _check(path: Path, listed: "RepoFile", asked: str) -> WeightFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Asked:
-    """What was asked of the hub, for words about what went wrong."""
+    """A request to the hub, as error messages describe it."""
 
     repository: str
     revision: str
@@ -208,9 +209,9 @@ class _Asked:
 
     @contextmanager
     def translated(self) -> Iterator[None]:
-        """Errors of huggingface_hub and of what is below it as ours.
+        """Translate errors of huggingface_hub and of the libraries that it uses.
 
-        Without the original as their cause: its text quotes links with signatures.
+        The original is not kept as the cause, because its text quotes links with signatures.
         """
         import httpx2
         from huggingface_hub.errors import HFValidationError
@@ -236,7 +237,7 @@ class _Asked:
             errors.DisabledRepoError: "the hub has disabled access to it: use another repository",
             errors.HFValidationError: "no such name is possible: correct `repository` in the "
             "catalog, expected `<organisation>/<name>`",
-            errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE forbids to ask the hub: unset it",
+            errors.OfflineModeIsEnabled: "HF_HUB_OFFLINE forbids requests to the hub: unset it",
         }
         for kind, text in texts.items():
             if isinstance(exc, kind):
@@ -277,7 +278,7 @@ class _Meter:
         self.set(path, self._done_bytes[path] + new_bytes)
 
     def bar_class(self, path: str) -> type:
-        """What huggingface_hub takes for a progress bar: it shows nothing and adds here."""
+        """Return a progress bar class for huggingface_hub that shows nothing and adds up here."""
         from tqdm import tqdm
 
         meter = self
@@ -290,7 +291,7 @@ class _Meter:
                 meter.add(path, int(n or 0))
 
             def update_transfer(self, n: float | None = 1) -> None:
-                """Bytes on the wire; what arrives in the file is counted already."""
+                """Ignore transferred bytes: those written to the file are counted already."""
 
             def set_transfer_postfix_str(self, text: str, refresh: bool = True) -> None:
                 pass

@@ -1,4 +1,4 @@
-"""Where the bytes of a model are, and the checks that need no weights to be read.
+"""Files of a model on disk, and the checks that need no weights to be read.
 
 Standard library only. The sources that a deployment may have are in `sources`.
 """
@@ -38,8 +38,8 @@ class Weights:
     """A folder in the layout of diffusers, of a known revision, and where it came from.
 
     `vae` is a folder that replaces the one inside, e.g. SDXL's fp16-safe VAE. `precision` is
-    what the denoiser is stored in; None means 16 bits or wider, as a repository has it. `files`
-    is what a manifest says about the files; empty if no manifest does.
+    the stored format of the denoiser; None means 16 bits or wider, as a repository has it. `files`
+    has the manifest's entries of the files; empty without a manifest.
     """
 
     folder: Path
@@ -51,8 +51,8 @@ class Weights:
 
 
 def check_layout(spec: ModelSpec, weights: Weights) -> None:
-    """Raises ModelUnavailable if the folder is not one of a model of this family, and
-    WeightsUnreadable if what is in that folder is damaged.
+    """Check that the folder has a model of this family. Raises ModelUnavailable if it has not, and
+    WeightsUnreadable if its index is damaged.
     """
     index = weights.folder / MODEL_INDEX
     try:
@@ -71,9 +71,9 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
 
 
 def check_small_files(weights: Weights) -> None:
-    """Raises WeightsUnreadable if a config or a tokenizer is not what was baked: a copy with
-    one wrong byte there would draw other pictures and say nothing. Tensors are left out, and so
-    is what no manifest lists.
+    """Raise WeightsUnreadable if a config or a tokenizer differs from the baked one: with one wrong
+    byte there, a model would generate other images without an error. Leaves out tensors, and files
+    that no manifest lists.
     """
     for file in weights.files:
         path = weights.folder / file.path
@@ -106,8 +106,8 @@ def read_checkpoint_info(spec: ModelSpec, weights: Weights) -> CheckpointInfo:
 
 
 def content_of(weights: Weights, component: str) -> str | None:
-    """Equal for components of the same class, configuration and tensors; None if no manifest tells
-    what is in the files. Raises WeightsUnreadable.
+    """Return a text that is equal for components of the same class, configuration and tensors; None
+    if no manifest lists the files. Raises WeightsUnreadable.
     """
     listed = {(weights.folder / file.path).resolve(): file.sha256 for file in weights.files}
     folder = component_folder(weights, component)
@@ -117,7 +117,7 @@ def content_of(weights: Weights, component: str) -> str | None:
     try:
         index = json.loads((weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-        # without remarks, which tell where a config comes from and not what it is of
+        # without remarks, which name the origin of a config and do not change the component
         remarks = {key for key in config if key.startswith("_")} | {"transformers_version"}
         facts = {key: value for key, value in config.items() if key not in remarks}
         return json.dumps([index[component], facts, digests], sort_keys=True)
@@ -132,10 +132,10 @@ def component_folder(weights: Weights, component: str) -> Path:
 
 
 def tensor_paths(folder: Path) -> tuple[Path, ...]:
-    """The safetensors files of one component, in order: its shards, else the one file it has.
+    """Return the safetensors files of one component, in order: its shards, else its only file.
 
-    Where a repository has a float16 variant, that is taken: the plain files of SDXL and SD 1.5
-    have twice its bytes. Raises WeightsUnreadable if there is none or the index is damaged.
+    If a repository has a float16 variant, that is taken: the plain files of SDXL and SD 1.5 have
+    twice its bytes. Raises WeightsUnreadable if there is none or the index is damaged.
     """
     index = _first(folder, "*.safetensors.index.fp16.json", "*.safetensors.index.json")
     if index is not None:
@@ -151,7 +151,7 @@ def tensor_paths(folder: Path) -> tuple[Path, ...]:
 
 
 def _first(folder: Path, *patterns: str) -> Path | None:
-    """The file of the first pattern that has any; of several, the one without a variant."""
+    """Return the file of the first pattern that matches; of several, the one without a variant."""
     for pattern in patterns:
         if found := list(folder.glob(pattern)):
             return min(found, key=lambda path: (path.name.count("."), path.name))
@@ -159,9 +159,9 @@ def _first(folder: Path, *patterns: str) -> Path | None:
 
 
 def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
-    """All weight files of a model, in the order in which they are needed.
+    """Return all weight files of a model, in the order in which they are needed.
 
-    What a manifest does not list is expected to be as long as it is, and is not checked.
+    A file that no manifest lists has its present size as the expected one, and is not checked.
     """
     listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
     return {
@@ -180,7 +180,7 @@ def _unlisted(path: Path) -> WeightFile:
 
 
 def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
-    """Raises LicenceNotAccepted unless the deployment has accepted what must be accepted."""
+    """Raise LicenceNotAccepted unless the deployment has accepted a licence that requires it."""
     if spec.licence_must_be_accepted and spec.licence not in accepted:
         raise LicenceNotAccepted(
             f"{spec.name} has the licence {spec.licence}: read it, then add it to "

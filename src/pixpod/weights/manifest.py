@@ -1,4 +1,4 @@
-"""manifest.toml of a weights directory: which models it holds, and what each file must be.
+"""manifest.toml of a weights directory: its models, and size and checksums of each file.
 
     format = 2
 
@@ -17,7 +17,7 @@
     sha256 = "..."
     chunks = ["9a5c...", ...]                 # xxh3_64 of each 64 MiB, as 16 hex digits
 
-Only `path` and `revision` must be there. A model without `files` is served without checks.
+Only `path` and `revision` are required. A model without `files` is served without checks.
 Reads no weights.
 """
 
@@ -35,7 +35,7 @@ MANIFEST = "manifest.toml"
 FORMAT = 2
 
 CHUNK_BYTES = 64 * 1024 * 1024
-"""What one fast checksum covers; the last chunk of a file is shorter."""
+"""Bytes that one fast checksum covers; the last chunk of a file may be shorter."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -56,8 +56,8 @@ class WeightFile:
 class ManifestEntry:
     """One model of a weights directory. `path` and `vae` are relative to that directory.
 
-    `vae` replaces the folder's own. `precision` is what the denoiser is stored in; None if
-    nobody wrote it down. `recipe` and `versions` tell how the files were made.
+    `vae` replaces the folder's own. `precision` is the stored format of the denoiser; None if it is
+    not known. `recipe` and `versions` describe how the files were made.
     """
 
     name: str
@@ -80,9 +80,9 @@ Manifest = Mapping[str, ManifestEntry]
 
 
 def read_manifest(directory: Path) -> Manifest:
-    """The models of a weights directory by name, in the order of its manifest.
+    """Return the models of a weights directory by name, in the order of its manifest.
 
-    Raises InvalidSettings if there is no manifest that can be read; a damaged entry is named.
+    Raises InvalidSettings if no manifest can be read; the message names a damaged entry.
     """
     path = directory / MANIFEST
     try:
@@ -99,7 +99,7 @@ def read_manifest(directory: Path) -> Manifest:
 
 
 def render_manifest(manifest: Manifest) -> str:
-    """The text of manifest.toml; `read_manifest` gives the same entries back."""
+    """Return the text of manifest.toml, from which `read_manifest` reads the same entries."""
     lines = [
         "# What this weights directory holds. Written by scripts/bake; checked by",
         "# scripts/bake --verify and by each worker that boots from it.",
@@ -190,5 +190,5 @@ def _key(name: str) -> str:
 
 
 def _text(value: str) -> str:
-    """A JSON string is a TOML basic string."""
+    """Render a TOML basic string, for which a JSON string is valid."""
     return json.dumps(value, ensure_ascii=False)

@@ -1,8 +1,8 @@
-"""Reads weight files ahead and checks them, in threads, while all else is still being imported.
+"""Reads weight files ahead and checks them, in threads, while everything else is imported.
 
-Needs the standard library and xxhash only, so that it can start before torch is there. What has
-been read is in the page cache and mapped: a CPU's tensors are views of these mappings, a GPU's
-are copied from them. Knows no model and no tensor.
+Needs the standard library and xxhash only, so that it can start before torch is imported. Files
+that have been read are in the page cache and mapped: a CPU's tensors are views of these mappings,
+a GPU's are copied from them. Knows no model and no tensor.
 """
 
 import contextlib
@@ -26,11 +26,11 @@ from pixpod.timeline import Span
 from pixpod.weights.manifest import CHUNK_BYTES, WeightFile
 
 NICENESS = 10
-"""Of reading threads, on the scale of nice(1): 0 is everybody's, 19 the most polite."""
+"""Niceness of reading threads on the scale of nice(1): 0 is the default, 19 the lowest priority."""
 
 
 class Verify(StrEnum):
-    """What a boot checks while it reads: nothing but sizes, each chunk's fast checksum, or each
+    """The check that a boot makes while it reads: only sizes, each chunk's fast checksum, or each
     file's sha256. Every byte is read in any case.
     """
 
@@ -40,16 +40,16 @@ class Verify(StrEnum):
 
 
 class MappedFile:
-    """A file in memory, mapped privately: what is written to a view never reaches the disk."""
+    """A file in memory, mapped privately: writes to a view never reach the disk."""
 
     def __init__(self, path: Path, size_bytes: int) -> None:
-        """Raises WeightsUnreadable unless the file can be opened and is as long as given."""
+        """Map a file. Raises WeightsUnreadable unless it can be opened and has the given size."""
         try:
             with path.open("rb") as file:
                 status = os.fstat(file.fileno())
                 found, self.inode = status.st_size, (status.st_dev, status.st_ino)
                 if found != size_bytes:
-                    raise WeightsUnreadable(f"{path}: {found} bytes, expected are {size_bytes}")
+                    raise WeightsUnreadable(f"{path}: expected {size_bytes} bytes, got {found}")
                 # an empty file cannot be mapped
                 self._map = (
                     mmap.mmap(file.fileno(), found, access=mmap.ACCESS_COPY) if found else b""
@@ -64,7 +64,7 @@ class MappedFile:
     def read_ahead(self, offset: int, size_bytes: int) -> None:
         """Let the kernel begin with a range, a multiple of the page size from the start."""
         if isinstance(self._map, mmap.mmap):
-            with contextlib.suppress(OSError):  # a hint only; what is wrong, reading will tell
+            with contextlib.suppress(OSError):  # a hint only; reading reports any error
                 self._map.madvise(mmap.MADV_WILLNEED, offset, size_bytes)
 
 
@@ -72,9 +72,9 @@ class MappedFile:
 class Prefetch:
     """Reads files in the order of their models; `prefer` puts one model first.
 
-    All methods may be called from any thread. What cannot be read, or is not as its manifest
-    says, is raised by all waits: a host with one bad file serves nothing.
-    The thread that finds it calls `on_damage`, once, so that nobody need wait to know.
+    All methods may be called from any thread. After a file that cannot be read, or differs from its
+    manifest, all waits raise: a host with one bad file serves nothing. The thread that finds the
+    damage calls `on_damage`, once, so that it is reported even if no thread waits.
     """
 
     threads: int
@@ -85,14 +85,14 @@ class Prefetch:
     def __post_init__(self) -> None:
         self._threads: list[threading.Thread] = []
         self._changed = threading.Condition()
-        self._files: dict[Path, _File] = {}  # by all their names
+        self._files: dict[Path, _File] = {}  # under each of their names
         self._inodes: dict[tuple[int, int], _File] = {}
         self._queues: dict[str, deque[_Piece]] = {}
         self._damage: WeightsUnreadable | None = None
         self._is_stopped = False
 
     def add(self, model: str, files: Mapping[Path, WeightFile]) -> None:
-        """Put a model's files behind those that are already to be read.
+        """Queue a model's files behind those that are already to be read.
 
         A file that several models share, by links or not, is read once. Raises WeightsUnreadable
         for a file that is missing or has another size.
@@ -108,13 +108,13 @@ class Prefetch:
             self._changed.notify_all()
 
     def prefer(self, model: str) -> None:
-        """Read what is left of this model before all others."""
+        """Read the remaining files of this model before all others."""
         with self._changed:
             if model in self._queues:
                 self._queues = {model: self._queues.pop(model), **self._queues}
 
     def ranges(self, path: Path) -> Iterator[tuple[int, int]]:
-        """(offset, bytes) of one piece of a file after the other, each once it has been read.
+        """Yield (offset, bytes) of each piece of a file in order, once it has been read.
 
         The file must have been added. Raises WeightsUnreadable, like `wait`.
         """
@@ -129,17 +129,17 @@ class Prefetch:
             yield piece.offset, piece.size_bytes
 
     def wait(self, path: Path) -> MappedFile:
-        """The whole file, once it has been read and checked. Raises WeightsUnreadable."""
+        """Return the whole file, once it has been read and checked. Raises WeightsUnreadable."""
         for _ in self.ranges(path):
             pass
         return self._files[path.resolve()].mapped
 
     def mapped(self, path: Path) -> MappedFile:
-        """The file, of which `ranges` tells what may be used already."""
+        """Return the file, of which only pieces that `ranges` has yielded may be used."""
         return self._files[path.resolve()].mapped
 
     def spans(self) -> tuple[Span, ...]:
-        """What has been read whole so far as spans of the boot, in the order of the first bytes."""
+        """Return the files read completely so far as spans of the boot, in order of their begin."""
         with self._changed:
             done = [file for file in self._inodes.values() if not file.unread]
         spans = (
@@ -191,7 +191,7 @@ class Prefetch:
                 self.on_damage(damage)
 
     def _next(self) -> "_Piece | None":
-        """The next piece of the first model that has one left; None when reading is over."""
+        """Return the next piece of the first model that has one left; None when reading is over."""
         with self._changed:
             while not self._is_stopped and self._damage is None:
                 for queue in self._queues.values():
@@ -201,7 +201,7 @@ class Prefetch:
         return None
 
     def _note(self, piece: "_Piece", began_s: float, is_good: bool) -> WeightsUnreadable | None:
-        """The damage, if this is the first."""
+        """Note that a piece has been read; return the damage if it is the first."""
         file = self._files[piece.path.resolve()]
         file.began_s = min(file.began_s, began_s)
         file.ended_s = max(file.ended_s, self.clock())
@@ -219,8 +219,8 @@ class Prefetch:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Piece:
-    """A part of a file that one thread reads in one go. `digest` is None where it is not checked:
-    then the checksum is computed only because that touches every byte.
+    """A part of a file that one thread reads in one go. `digest` is None for a part that is not
+    checked: then its checksum is computed only in order to read every byte.
     """
 
     path: Path
@@ -232,7 +232,7 @@ class _Piece:
     is_read: bool = False
 
     def read(self) -> bool:
-        """Whether the bytes are as they should be."""
+        """Read the bytes, and return whether they have the expected checksum."""
         self.mapped.read_ahead(self.offset, self.size_bytes)
         found = self.compute(self.mapped.bytes[self.offset : self.offset + self.size_bytes])
         return self.digest is None or found == self.digest
@@ -250,7 +250,8 @@ class _File:
 
 
 def _cut(mapped: MappedFile, expected: WeightFile, verify: Verify) -> Iterator[_Piece]:
-    """Chunks with their fast checksums where there are any, or the whole file with its sha256.
+    """Cut a file into chunks with their fast checksums, if it has any, else keep it whole with its
+    sha256.
 
     A large file without chunks was checked when it was downloaded; its sha256 would keep one
     thread busy for longer than all others need.
@@ -274,8 +275,8 @@ def _cut(mapped: MappedFile, expected: WeightFile, verify: Verify) -> Iterator[_
 
 
 def _give_way() -> None:
-    """Let this thread compute only while a core has nothing better to do: importing torch is the
-    longer way to ready, and on few cores checksums would hold it up. Linux has this by thread.
+    """Lower the priority of this thread: importing torch takes longer than reading, and checksums
+    would delay it on few cores. Linux has a priority for each thread.
     """
     if sys.platform == "linux":
         os.setpriority(os.PRIO_PROCESS, threading.get_native_id(), NICENESS)

@@ -1,1 +1,1 @@
-"""From nothing to ready: each measured run is a process of its own. `scripts/cold_bench`."""
+"""Measures cold starts, for `scripts/cold_bench`. Each run is a process of its own."""

@@ -1,13 +1,14 @@
-"""Measure how long a worker takes from nothing to ready.
+"""Measure the cold start of a worker.
 
-boots    `handler.py` with the tiny models to taking jobs, beside importing torch and diffusers;
-         with each model to ready, beside imports and a plain read of the same files, side by side
-images   to a first image, beside a process that does what diffusers' documentation says
-loaders  the loader alone, after imports: ours, stock from_pretrained, a plain read
+boots    `handler.py` with the tiny models until it takes jobs, against importing torch and
+         diffusers; with each model until it is ready, against imports and a plain read of the same
+         files at the same time
+images   a process until its first image, against one that follows diffusers' documentation
+loaders  the loader alone, after imports: pixpod's, stock from_pretrained, a plain read
 
-Each run is a process of its own; what is compared runs in turns. Random weights are made in
---cache-dir the first time. Loaders run with the page cache of their files warm and dropped, whole
-processes with all of the machine's dropped, which needs root on Linux: otherwise only warm.
+Each run is a process of its own; compared runs alternate. Random weights are made in --cache-dir
+the first time. Loaders run with the page cache of their files warm and dropped, whole processes
+with that of the machine dropped, which needs root on Linux: without root, only warm.
 
 With --base DIR, only the boots of another checkout and of this one are measured, with the tiny
 models, in alternating pairs. Prints tables and one line of JSON, and writes cold.json, cold.txt
@@ -58,7 +59,7 @@ from pixpod_bench.report import (
 PARTS = ("boots", "images", "loaders")
 MODELS = {"cpu": ("flux-dev:4", "flux-dev:12"), "cuda": ("flux-dev", "sdxl")}
 IMAGES_ON_CPU = ("flux-tiny", "sdxl-tiny")
-"""A CPU takes minutes for an image of the others."""
+"""Models whose images are measured on a CPU, which takes minutes for an image of the others."""
 
 WORKER = "handler.py to ready"
 BESIDE = "imports and plain read, side by side"
@@ -86,7 +87,7 @@ TARGETS = (
         at_least=True,
     ),
 )
-"""Seconds over seconds."""
+"""Targets for ratios of two times."""
 
 
 class ColdBench:
@@ -194,7 +195,7 @@ class ColdBench:
     def _measure(
         self, part: str, title: str, paths: Sequence[Path], runs: Mapping[str, Run], repeats: int
     ) -> None:
-        """Drop the machine's page cache, or for loaders that of the files only."""
+        """Drop the machine's page cache; for loaders, only that of the files."""
         everything = part != "loaders"
         can_drop = not self._options.warm_only and (can_drop_everything() or not everything)
         states = [PageCache.WARM, PageCache.DROPPED] if can_drop else [PageCache.WARM]
@@ -251,13 +252,13 @@ def _is_ours(name: str) -> bool:
 
 
 def _boot_tiny(root: Path, before: Before) -> Sample:
-    """Boot a checkout's worker with the tiny models that it ships, as the platform would."""
+    """Boot a checkout's worker with the tiny models that it ships, as the platform does."""
     environ = {"PIXPOD_WEIGHTS_DIR": str(root / "model_cache"), "PIXPOD_DEVICE": "cpu"}
     return boot_worker(environ, before, root=root)
 
 
 def _boots(case: Case) -> dict[str, Run]:
-    """Whole processes to ready, beside what no worker can do without."""
+    """Return runs of whole processes until ready, and of the imports and reads that each needs."""
     paths = [str(path) for path in case.paths()]
     order = {"probe": "import_and_read", "paths": paths, "pipeline": case.pipeline}
     return {
@@ -267,7 +268,7 @@ def _boots(case: Case) -> dict[str, Run]:
 
 
 def _images(case: Case) -> dict[str, Run]:
-    """Whole processes up to an image of the model's default size."""
+    """Return runs of whole processes up to an image of the model's default size."""
     defaults, weights = case.spec.defaults, case.weights()
     precision = case.spec.precision.get(case.device, Precision.BFLOAT16)
     is_float8 = Precision.FLOAT8_DYNAMIC in (weights.precision, precision)
@@ -286,7 +287,7 @@ def _images(case: Case) -> dict[str, Run]:
 
 
 def _loaders(case: Case) -> dict[str, Run]:
-    """Loaders alone, after their imports."""
+    """Return runs of loaders alone, after their imports."""
     read = {"probe": "read", "paths": [str(path) for path in case.paths()]}
     return {
         PLAIN_READ: partial(run_probe, read),

@@ -1,6 +1,6 @@
-"""The real worker, `python handler.py`, from its start to taking jobs, ready, or an image.
+"""Runs the real worker, `python handler.py`, until it takes jobs, is ready, or has an image.
 
-The platform that it talks to is the least that the SDK works with, on this machine.
+Its platform is a minimal server on this machine, with which the SDK works.
 """
 
 import json
@@ -27,7 +27,7 @@ TAKING_JOBS = "taking jobs"
 FIRST_IMAGE = "first image"
 
 _HOLD_S = 5.0
-"""Seconds that a request for a job waits; the platform holds it, too."""
+"""Seconds that a request for a job is left open, as the platform does."""
 
 
 def boot_worker(
@@ -49,7 +49,7 @@ def boot_worker(
         with _handler(root, [], given) as (process, log):
             ready_at = _wait_for_timeline(process, log)
             if not platform.taken.wait(LIMIT_S):
-                raise NotHere("the worker asked for no job")
+                raise NotHere("the worker requested no job")
     marks = {TAKING_JOBS: platform.taken_at - began}
     return Sample(seconds=ready_at - began, size_bytes=size_bytes, marks=marks)
 
@@ -79,7 +79,7 @@ def boot_to_image(case: Case, request: Mapping[str, object], before: Before) -> 
 
 
 def _wait_for_timeline(process: "subprocess.Popen[bytes]", log: IO[str]) -> float:
-    """Return when the worker logged that its models are there. Raises NotHere."""
+    """Return the time at which the worker logged that its models are ready. Raises NotHere."""
     began = time.perf_counter()
     while time.perf_counter() - began < LIMIT_S:
         line = log.readline()
@@ -96,7 +96,10 @@ def _wait_for_timeline(process: "subprocess.Popen[bytes]", log: IO[str]) -> floa
 def _handler(
     root: Path, arguments: list[str], environ: Mapping[str, str]
 ) -> "Iterator[tuple[subprocess.Popen[bytes], IO[str]]]":
-    """Start a worker in a process group of its own, since the SDK starts processes; and its log."""
+    """Start a worker in a process group of its own, since the SDK starts processes.
+
+    Yields the worker and its log.
+    """
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "log"
         with path.open("wb") as log, path.open(encoding="utf-8", errors="replace") as reader:
@@ -118,7 +121,7 @@ def _handler(
 
 
 class _Platform(ThreadingHTTPServer):
-    """Notes when the first job is requested, and has none."""
+    """A platform without jobs, which notes the time of the first request for a job."""
 
     daemon_threads = True
 
@@ -128,7 +131,7 @@ class _Platform(ThreadingHTTPServer):
         self.taken_at = 0.0
 
     def environment(self) -> dict[str, str]:
-        """Return what the platform tells a worker. The SDK's system checks need the network."""
+        """Return a worker's variables, without the SDK's system checks, which need the network."""
         root = f"http://127.0.0.1:{self.server_address[1]}/v2/bench"
         return {
             "RUNPOD_WEBHOOK_GET_JOB": f"{root}/job-take/$ID",
@@ -142,7 +145,7 @@ class _Platform(ThreadingHTTPServer):
         }
 
     def handle_error(self, request: object, client_address: object) -> None:
-        """A worker that is killed hangs up."""
+        """Ignore errors: a worker that is killed closes its connections."""
 
 
 class _Answer(BaseHTTPRequestHandler):

@@ -10,15 +10,15 @@ from pixpod.weights.sources import BakedSource
 from pixpod_bench.random_weights import bake
 
 CPU_CATALOG = Path(__file__).with_name("cpu_catalog.toml")
-"""The full-size models are not served on a CPU; to load them there they need other entries."""
+"""Catalog with entries for full-size models on a CPU, where the built-in ones are not served."""
 
 TINY = {"flux": "flux-tiny", "sdxl": "sdxl-tiny"}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Case:
-    """`tiny` is a weights directory of the family's tiny model, loaded once before the clock
-    starts, so that nothing is imported afterwards.
+    """A model to boot and load. `tiny` is a weights directory of the family's tiny model, loaded
+    once before the clock starts, so that nothing is imported afterwards.
     """
 
     title: str
@@ -50,7 +50,7 @@ class Case:
         return self.spec.family.text_to_image
 
     def weights(self) -> Weights:
-        """Raises FileNotFoundError for a directory that does not hold the model."""
+        """The model's weights. Raises FileNotFoundError for a directory without the model."""
         found = BakedSource(self.directory).find(self.spec)
         if found is None:
             raise FileNotFoundError(f"{self.directory} holds no {self.model}")
@@ -69,7 +69,7 @@ class Case:
     def environ(self) -> dict[str, str]:
         """Return the variables of a worker that serves the model as it is stored, and eagerly.
 
-        What it is compared with neither converts nor compiles.
+        The loaders that it is compared with neither convert nor compile.
         """
         environ = {
             "PIXPOD_WEIGHTS_DIR": str(self.directory),

@@ -1,8 +1,8 @@
-"""The ways to load a model that are compared, by name. Runs in a probe; imports torch.
+"""The loaders that are compared, by name. Runs in a probe; imports torch.
 
-Ours and diffusers' leave a pipeline that can generate. On a CPU everything that diffusers loads is
-summed, word by word with all of torch's threads, because a mapped file is not read before; ours
-has touched every byte for its checksums already.
+pixpod's and diffusers' loaders make a pipeline that can generate. On a CPU all that diffusers loads
+is summed, word by word with all of torch's threads, because a mapped file is not read before that;
+pixpod's loader has already read every byte for its checksums.
 """
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -20,7 +20,7 @@ from pixpod.weights.layout import read_checkpoint_info
 from pixpod_bench.cold.case import Case
 
 Load = Callable[[Case, ExitStack], object]
-"""Returns what holds the memory, once all bytes are there; the stack ends what was started."""
+"""Returns the object that keeps the memory, once all bytes are loaded. The stack stops threads."""
 
 
 def _ours(case: Case, stack: ExitStack) -> object:
@@ -32,7 +32,7 @@ def _ours(case: Case, stack: ExitStack) -> object:
 
 
 def _stock(case: Case, stack: ExitStack) -> object:
-    """Load as the documentation of diffusers says: on the CPU and then to the device."""
+    """Load as diffusers' documentation describes: on the CPU and then to the device."""
     weights, device = case.weights(), torch.device(case.device)
     stored = read_checkpoint_info(case.spec, weights)
     precision = choose_precision(case.spec, stored, find_hardware(device)).precision
@@ -66,7 +66,7 @@ def _plain(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _touch(tensors: Iterable[torch.Tensor]) -> None:
-    """Read every byte, at the pace of the memory where a tensor is whole words long."""
+    """Read every byte, at the speed of the memory if a tensor consists of whole words."""
     for tensor in tensors:
         data = tensor.contiguous().flatten().view(torch.uint8)
         is_words = len(data) % 8 == 0 and data.storage_offset() % 8 == 0

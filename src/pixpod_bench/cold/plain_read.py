@@ -1,4 +1,4 @@
-"""The plainest way to read files: threads, preadv, buffers that are used again, no checksum.
+"""Reads files in the simplest way: threads, preadv, reused buffers, no checksum.
 
 Loaders are compared with it. Standard library only, so that it can start before anything else.
 """
@@ -11,11 +11,11 @@ from pathlib import Path
 
 THREADS = min(8, os.cpu_count() or 1)
 BLOCK_BYTES = 2**20
-"""The quickest of eight plans on two cores (1 to 8 threads, 1 and 8 MiB)."""
+"""Size of one read, the quickest of eight plans on two cores (1 to 8 threads, 1 and 8 MiB)."""
 
 
 class PlainRead:
-    """Reads all files once; begins when it is made."""
+    """Reads all files once; begins when it is created."""
 
     def __init__(
         self, paths: Sequence[Path], threads: int = THREADS, block_bytes: int = BLOCK_BYTES

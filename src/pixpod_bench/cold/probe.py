@@ -45,7 +45,7 @@ def _read(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
 
 
 def _load(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
-    """Load a tiny model before: what the loader imports, it has imported then."""
+    """Prepare to load a model; load a tiny one first, so that the loader's imports are done."""
     from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_bench.cold.case import Case
     from pixpod_bench.cold.loaders import LOADERS
@@ -56,7 +56,7 @@ def _load(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
         load(case.rehearsal(), rehearsal)
     _synchronize(case.device)
     size_bytes = case.size_bytes()
-    kept: object = None  # giving memory back is no part of loading
+    kept: object = None  # freeing memory is no part of loading
 
     def run() -> Outcome:
         nonlocal kept
@@ -68,7 +68,7 @@ def _load(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
 
 
 def _import_and_read(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
-    """Do what no worker can do without: import its libraries and read its bytes, side by side."""
+    """Do what every worker needs: import its libraries and read its bytes at the same time."""
     paths = [Path(path) for path in order["paths"]]
 
     def run() -> Outcome:
@@ -94,7 +94,7 @@ def _import_classes(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
 
 
 def _stock_image(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
-    """Do what the documentation of diffusers says, up to a first image; import nothing of ours."""
+    """Generate a first image as diffusers' documentation describes; import nothing of pixpod."""
     clock = since_process_start()
 
     def run() -> Outcome:
@@ -116,8 +116,8 @@ def _stock_image(order: Order, stack: ExitStack) -> Callable[[], Outcome]:
 
 
 def _import_libraries(pipeline: str) -> None:
-    """Import what a worker imports of others, without the second that the SDK spends on finding
-    the name of the processor.
+    """Import a worker's libraries, without the second in which the SDK finds the name of the
+    processor.
     """
     from types import ModuleType
 

@@ -1,4 +1,4 @@
-"""Starts what is measured, with the page cache as it shall be, and waits for it."""
+"""Sets the page cache, starts a measured process and waits for it."""
 
 import json
 import os
@@ -20,27 +20,27 @@ from pixpod_bench.cold.runs import Before, NotHere, Sample
 from pixpod_bench.machine import environment
 
 LIMIT_S = 240.0
-"""The longest run: what hangs must not use up a machine that is lent."""
+"""Longest duration of a run, in seconds: a process that hangs must not use up a rented machine."""
 
 _DROP = Path("/proc/sys/vm/drop_caches")
 _CLEAN_PAGES_AND_ENTRIES = "3"
 
 
 class PageCache(StrEnum):
-    """Whether the files are in memory before the run begins."""
+    """State of the files in memory before the run begins."""
 
     WARM = "warm"
     DROPPED = "dropped"
 
     def prepare(self, paths: Sequence[Path], *, everything: bool) -> None:
-        """Bring these files into memory, or put them out of it.
+        """Read these files into memory, or drop them from it.
 
         With `everything`, drop all files of the machine, Python's own included, which needs root.
         """
         if self is PageCache.WARM:
             PlainRead(paths).wait()
             return
-        os.sync()  # what is not written yet cannot be dropped
+        os.sync()  # pages that are not written yet cannot be dropped
         if everything:
             _DROP.write_text(_CLEAN_PAGES_AND_ENTRIES, encoding="ascii")
         else:
@@ -49,7 +49,7 @@ class PageCache(StrEnum):
 
 
 def can_drop_everything() -> bool:
-    """Linux lets root do it."""
+    """Return whether the whole page cache can be dropped, which Linux allows root."""
     return os.access(_DROP, os.W_OK)
 
 

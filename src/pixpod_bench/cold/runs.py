@@ -1,4 +1,4 @@
-"""Repetitions in turns (A B A B, never A A B B), so that what else the machine does hits all alike.
+"""Repeats runs in turns (A B A B, never A A B B), so that other load affects all subjects alike.
 
 Knows no torch and no processes.
 """
@@ -17,7 +17,7 @@ class NotHere(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """One run. `marks` are moments on the way, in seconds, which become timings of their own."""
+    """One run. `marks` are moments during it, in seconds, which become timings of their own."""
 
     seconds: float
     size_bytes: int | None = None
@@ -102,7 +102,7 @@ def measure(
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Seconds of `above` over seconds of `below`, by the names of two subjects."""
+    """A ratio of times: seconds of `above` over those of `below`, by the names of two subjects."""
 
     title: str
     above: str

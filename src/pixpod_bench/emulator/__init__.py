@@ -1,1 +1,1 @@
-"""Shakes the emulator and measures it: `python -m pixpod_bench.emulator chaos|throughput`."""
+"""Stress-tests and measures the emulator: `python -m pixpod_bench.emulator chaos|throughput`."""

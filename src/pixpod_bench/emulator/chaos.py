@@ -1,4 +1,4 @@
-"""Many jobs while workers are killed and results are refused: what became of each of them.
+"""Runs many jobs while workers are killed and results are refused, and checks each job's end.
 
 The emulator, its clients and the receiver of webhooks share one event loop; workers are real.
 """
@@ -31,13 +31,16 @@ ENDPOINT_ID = "chaos"
 API_KEY = "for this machine only"
 
 LOOK_S = 0.01
-"""The pause between two looks for a worker to kill; an instant handler ends its jobs quickly."""
+"""Pause between two searches for a worker to kill; an instant handler ends its jobs quickly."""
 
 
 async def run_chaos(
     settings: ChaosSettings, state_dir: Path, on_progress: Callable[[int], object]
 ) -> ChaosResult:
-    """`on_progress` gets the number of ended jobs. Raises TimeoutError after `limit_s`."""
+    """Run the jobs. `on_progress` gets the number of ended ones.
+
+    Raises TimeoutError after `limit_s`.
+    """
     started_at = time.monotonic()
     async with (
         asyncio.timeout(settings.limit_s),
@@ -145,7 +148,7 @@ async def _submit(num_jobs: int, emulator: Emulator, receiver: _Receiver) -> lis
 async def _kill_until_done(
     settings: ChaosSettings, emulator: Emulator, on_progress: Callable[[int], object]
 ) -> list[str]:
-    """The ids of the workers that were killed, each with SIGKILL while it had jobs."""
+    """Kill workers with SIGKILL while they have jobs; return the ids of the killed ones."""
     chance = random.Random(settings.seed)  # noqa: S311 (for repeatable runs, not for secrets)
     endpoint = emulator.gateway.endpoints[ENDPOINT_ID]
     killed: list[str] = []
@@ -161,7 +164,7 @@ async def _kill_until_done(
 
 
 def _kill_one(endpoint: Endpoint, chance: random.Random, killed: Sequence[str]) -> list[str]:
-    """Kill a worker that has a job, behind the emulator's back. Return its id, if there is one."""
+    """Kill a worker that has a job, without the emulator. Return its id, if there is one."""
     busy = {
         worker.id: worker.process.pid
         for worker in endpoint.fleet.workers.values()

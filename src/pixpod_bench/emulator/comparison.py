@@ -1,4 +1,4 @@
-"""The emulators of two checkouts, measured by this checkout's benchmarks in alternating pairs."""
+"""Compares the emulators of two checkouts by this checkout's benchmarks, in alternating pairs."""
 
 import asyncio
 import functools
@@ -23,7 +23,7 @@ NUM_WORKERS, CONCURRENCY = 2, 8
 TREE, BASE = "this checkout", "base"
 
 Figures = Mapping[tuple[str, str], float]
-"""Times by what is measured and the figure; more is worse."""
+"""Times by subject and figure; more is worse."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,7 +37,7 @@ class Extent:
 
 
 def compare(base: Path, extent: Extent, pairs: int, on_run: Callable[[], object]) -> list[Compared]:
-    """`on_run` is called after each of the `2 * pairs` measurements."""
+    """Compare with the checkout at `base`. `on_run` is called after each of `2 * pairs` runs."""
     with ExitStack() as stack:
         sides = {
             name: functools.partial(_measure, stack.enter_context(only_emulator(root)), extent)
@@ -70,7 +70,7 @@ def _measure(emulator: Path, extent: Extent, _round: int) -> Figures:
 
 
 def _chaos_s(emulator: Path, num_jobs: int) -> float:
-    """Raises CalledProcessError if the emulator broke a promise."""
+    """Return the seconds of a chaos run. Raises CalledProcessError for a broken promise."""
     command = (sys.executable, "-m", "pixpod_bench.emulator", "chaos", "--jobs", str(num_jobs))
     done = subprocess.run(  # noqa: S603
         command, env=own_environ(emulator), check=True, stdout=subprocess.PIPE, text=True
@@ -81,7 +81,7 @@ def _chaos_s(emulator: Path, num_jobs: int) -> float:
 
 @contextmanager
 def only_emulator(root: Path) -> Iterator[Path]:
-    """A directory for PYTHONPATH with the emulator of a checkout and nothing else of it."""
+    """Yield a directory for PYTHONPATH with the emulator of a checkout and nothing else of it."""
     with tempfile.TemporaryDirectory() as directory:
         package = "runpod_emulator"
         Path(directory, package).symlink_to(root.absolute() / "src" / package)

@@ -14,9 +14,9 @@ POLL_S = 1.0
 
 @dataclass(slots=True, kw_only=True)
 class Client:
-    """One endpoint of an emulator, and what all tasks that share this have seen of it.
+    """A client of one endpoint, which several tasks share, with the counts of all of them.
 
-    `num_completed` are jobs that a client has seen COMPLETED.
+    `num_completed` counts jobs that a task has seen COMPLETED.
     """
 
     session: aiohttp.ClientSession
@@ -26,7 +26,7 @@ class Client:
     status_latencies_s: list[float] = field(default_factory=list)
 
     async def run(self, number: int = 0) -> str:
-        """Submit a job; its id."""
+        """Submit a job; return its id."""
         started_at = time.perf_counter()
         async with self.session.post(
             f"{self.base_url}/run", json={"input": {"number": number}}
@@ -43,7 +43,7 @@ class Client:
         return status
 
     def forget(self) -> None:
-        """Start to measure anew."""
+        """Reset the counts, for a new measurement."""
         self.run_latencies_s.clear()
         self.status_latencies_s.clear()
 
@@ -53,7 +53,7 @@ class Client:
         return workers["idle"] + workers["running"]
 
     async def completed(self) -> int:
-        """Jobs that the endpoint has completed, seen by a client or not."""
+        """Return the number of jobs that the endpoint has completed, seen by a client or not."""
         return (await self._health())["jobs"]["completed"]
 
     async def seen_completed(self) -> int:
@@ -67,7 +67,7 @@ class Client:
 
 @asynccontextmanager
 async def client_of(url: str, endpoint_id: str, api_key: str) -> AsyncIterator[Client]:
-    """Raises on anything but 2xx."""
+    """Yield a client of an endpoint, which raises for any status but 2xx."""
     async with aiohttp.ClientSession(
         headers={"Authorization": f"Bearer {api_key}"},
         connector=aiohttp.TCPConnector(limit=0),
@@ -78,7 +78,7 @@ async def client_of(url: str, endpoint_id: str, api_key: str) -> AsyncIterator[C
 
 @asynccontextmanager
 async def running(clients: Iterable[Coroutine[None, None, None]]) -> AsyncIterator[None]:
-    """Run all clients to the end; an error in one of them is raised."""
+    """Run all clients during the block; raise an error of one of them."""
     tasks = [asyncio.create_task(client) for client in clients]
     try:
         yield
@@ -92,7 +92,7 @@ async def running(clients: Iterable[Coroutine[None, None, None]]) -> AsyncIterat
 
 
 async def submit_and_wait(client: Client) -> None:
-    """Job after job, each until it is COMPLETED. Until cancelled."""
+    """Submit one job after the other, each until it is COMPLETED, until cancelled."""
     while True:
         job_id = await client.run()
         while await client.status(job_id) != "COMPLETED":
@@ -103,9 +103,9 @@ async def submit_and_wait(client: Client) -> None:
 async def submit_and_look(
     client: Client, interval_s: float = 0.0, first_after_s: float = 0.0
 ) -> None:
-    """A `/run` and one `/status` of it in each interval, or as fast as can be. Until cancelled.
+    """Send a `/run` and its `/status` in each interval, or as fast as possible, until cancelled.
 
-    One that has fallen behind polls at once and does not catch up.
+    A client that is late sends at once and does not catch up.
     """
     await asyncio.sleep(first_after_s)
     while True:

@@ -1,4 +1,4 @@
-"""Servers and workers in processes of their own, and the CPU time that they use (Linux)."""
+"""Runs servers and workers in processes of their own, and measures their CPU time (Linux)."""
 
 import asyncio
 import contextlib
@@ -48,20 +48,20 @@ class Server:
 
 
 def machine_busy_s() -> float:
-    """CPU time that all processes together have used, on all cores."""
+    """Return the CPU time that all processes together have used, on all cores."""
     with Path("/proc/stat").open(encoding="utf-8") as stat:
         user, nice, system, _idle, _iowait, *rest = map(int, stat.readline().split()[1:])
     return (user + nice + system + sum(rest[:3])) / _TICKS_PER_S
 
 
 def own_environ(source: Path | None = None) -> dict[str, str]:
-    """Our environment, with the modules that we find, those in `source` first."""
+    """Return this process's environment with its module path, those in `source` first."""
     path = [str(source) if source else "", *sys.path]
     return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, path))}
 
 
 def own_busy_s() -> float:
-    """CPU time of this process and of all below it that have ended."""
+    """Return the CPU time of this process and of its descendants that have ended."""
     times = os.times()
     return times.user + times.system + times.children_user + times.children_system
 
@@ -74,7 +74,7 @@ async def running_emulator(
     state_dir: Path,
     source: Path | None = None,
 ) -> AsyncIterator[Server]:
-    """The emulator as its command line starts it, without limits and without logs of workers.
+    """Run the emulator as its command line does, without limits and without logs of workers.
 
     `source` is a directory with another emulator than this checkout's.
     """
@@ -99,7 +99,7 @@ async def running_emulator(
 async def running_stub_platform(
     num_workers: int, concurrency: int, directory: Path
 ) -> AsyncIterator[Server]:
-    """Start real SDK workers as the emulator would start them."""
+    """Start real SDK workers as the emulator starts them."""
     endpoint = EndpointSettings(
         id=ENDPOINT_ID,
         command=(sys.executable, "-u", str(HANDLER)),
@@ -146,7 +146,7 @@ async def _running_server(
 
 
 class ServerNotStarted(Exception):
-    """A process that did not say where it listens; the message is its log."""
+    """A process did not print its address; the message is its log."""
 
 
 @asynccontextmanager

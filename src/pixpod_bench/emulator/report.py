@@ -1,4 +1,4 @@
-"""Results as a table and as one line of JSON, with what is needed to judge them."""
+"""Renders results as a table and as one line of JSON, with the facts needed to judge them."""
 
 import json
 import sys
@@ -31,7 +31,7 @@ def describe_run() -> dict[str, object]:
 
 
 def document(benchmark: str, run: Mapping[str, object], results: Mapping[str, object]) -> str:
-    """The last line of output."""
+    """Return the JSON that is the last line of output."""
     return json.dumps({"benchmark": benchmark, "run": run, **results}) + "\n"
 
 

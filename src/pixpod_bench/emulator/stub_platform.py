@@ -1,6 +1,6 @@
-"""The least that the SDK's worker works with: always a job ready, every result accepted at once.
+"""A minimal platform for the SDK's worker: a job is always ready, and each result accepted at once.
 
-It has no queue, no database and no states, so workers are never faster than against it. Prints
+It has no queue, no database and no states, so that workers are never faster than with it. Prints
 its address once it listens. `/health` counts the workers that have polled and the results.
 """
 
@@ -11,7 +11,7 @@ import sys
 from aiohttp import web
 
 HOLD_S = 20.0
-"""Hold of the stop channel: a poll that is answered at once makes the SDK poll in a tight loop."""
+"""Seconds for which a job-stop poll is left open: the SDK repeats it at once after an answer."""
 
 
 class StubPlatform:

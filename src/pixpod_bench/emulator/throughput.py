@@ -1,4 +1,4 @@
-"""Jobs per second through the emulator, beside what the SDK's worker can do at all.
+"""Measures jobs per second through the emulator against the maximum of the SDK's worker.
 
 Clients run in this process, the server and each worker in one of its own.
 """
@@ -28,7 +28,7 @@ from pixpod_bench.emulator.processes import (
 LOOK_S = 0.02
 WARM_UP_ROUNDS = 2
 JOBS_PER_SLOT = 3
-"""Jobs under way per client: one runs, one waits, and a client sees its end up to 1 s late."""
+"""Jobs for each slot: one runs, one waits, and one has ended but is seen up to 1 s later."""
 
 JUDGED_CELL = (4, 32)
 LEAST_RATIO = 0.7
@@ -40,7 +40,9 @@ NUM_ASKING = 16
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Rate:
-    """`server_load` is of one core by the server's process, `machine_load` of all by everybody."""
+    """A rate of jobs. `server_load` is the server's share of one core, `machine_load` that of all
+    processes of all cores.
+    """
 
     jobs_per_s: float
     cpu_ms_per_job: float
@@ -50,9 +52,9 @@ class Rate:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Cell:
-    """Real SDK workers, each with so many jobs at once: on the emulator, and on the stub.
+    """Rates of real SDK workers, each with so many jobs at once: with the emulator, and the stub.
 
-    `others_load` is what processes that are not ours took of all cores meanwhile.
+    `others_load` is the share of all cores that other programs took meanwhile.
     """
 
     num_workers: int
@@ -74,7 +76,7 @@ class Cell:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Latency:
-    """Milliseconds."""
+    """Percentiles of latency in milliseconds."""
 
     p50_ms: float
     p99_ms: float
@@ -82,7 +84,7 @@ class Latency:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Load:
-    """`requests_per_s` are `/run` and `/status` together, one each for every job."""
+    """A load of the API. `requests_per_s` counts `/run` and `/status`, one each for every job."""
 
     requests_per_s: float
     run: Latency
@@ -91,7 +93,7 @@ class Load:
 
 
 async def measure_cell(num_workers: int, concurrency: int, num_rounds: int) -> Cell:
-    """`num_rounds` jobs for each that can run at once, after two rounds to warm up."""
+    """Measure `num_rounds` jobs for each that can run at once, after two rounds to warm up."""
     others = _OthersLoad()
     ceiling = await _measure_ceiling(num_workers, concurrency, num_rounds)
     emulator = await measure_emulator(num_workers, concurrency, num_rounds)
@@ -120,7 +122,7 @@ async def _measure_ceiling(num_workers: int, concurrency: int, num_rounds: int) 
 async def measure_emulator(
     num_workers: int, concurrency: int, num_rounds: int, source: Path | None = None
 ) -> Rate:
-    """One cell without its ceiling; `source` as in `running_emulator`."""
+    """Measure one cell on the emulator only; `source` is as in `running_emulator`."""
     num_slots = num_workers * concurrency
     with tempfile.TemporaryDirectory() as directory:
         async with (
@@ -152,7 +154,7 @@ async def measure_idle(seconds: float, source: Path | None = None) -> float:
 
 
 async def measure_loads(seconds: float, source: Path | None = None) -> tuple[Load, Load]:
-    """The API under as much as it takes, then under half of that, with one stub worker."""
+    """Measure the API under its maximum load, then under half of that, with one stub worker."""
     with tempfile.TemporaryDirectory() as directory:
         async with (
             running_emulator(STUB_WORKER, 1, 1, Path(directory), source) as server,
@@ -188,7 +190,7 @@ async def _measure_load(server: Server, client: Client, seconds: float, interval
 async def _measure(
     server: Server, count: Callable[[], Awaitable[int]], num_warm_up: int, num_jobs: int
 ) -> Rate:
-    """The time from the end of `num_warm_up` jobs to the end of `num_jobs` more."""
+    """Measure the rate from the end of `num_warm_up` jobs to the end of `num_jobs` more."""
     first = await _until(count, await count() + num_warm_up)
     clock = _Clock(server)
     last = await _until(count, first + num_jobs)
@@ -196,7 +198,7 @@ async def _measure(
 
 
 async def _until(count: Callable[[], Awaitable[int]], number: int) -> int:
-    """The first count that is no less. Raises TimeoutError."""
+    """Wait for a count of at least `number`, and return it. Raises TimeoutError."""
     async with asyncio.timeout(LIMIT_S):
         while (counted := await count()) < number:
             await asyncio.sleep(LOOK_S)
@@ -224,7 +226,9 @@ class _Clock:
 
 
 class _OthersLoad:
-    """Return the share of all cores since the start; call it when our own processes have ended."""
+    """Measures other programs' share of all cores since the start. Read it after our own processes
+    have ended.
+    """
 
     def __init__(self) -> None:
         self._started = (perf_counter(), own_busy_s(), machine_busy_s())

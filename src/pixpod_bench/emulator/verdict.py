@@ -8,12 +8,14 @@ from runpod_emulator.behaviour import Behaviour
 from runpod_emulator.jobs.job import Event, Job, JobStatus
 
 PLATFORMS_RETRIES = Behaviour().max_retries
-"""With this many retries or fewer a job may end FAILED, if its history explains it."""
+"""Largest number of retries with which a job may end FAILED, if its history explains it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosSettings:
-    """`kill_every` counts jobs that have ended, `refusal_rate` is of posts of results."""
+    """Settings of a chaos run. `kill_every` counts jobs that have ended, `refusal_rate` is a share
+    of the posts of results.
+    """
 
     num_jobs: int = 1000
     num_workers: int = 4
@@ -27,7 +29,7 @@ class ChaosSettings:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ChaosResult:
-    """Every job as it ended, and what was done to it all. `deliveries` are webhooks by job."""
+    """The end of every job, and all kills and refusals. `deliveries` counts webhooks by job."""
 
     settings: ChaosSettings
     jobs: Sequence[Job]
@@ -42,7 +44,7 @@ class ChaosResult:
 
     @property
     def telling(self) -> list[Job]:
-        """Jobs that did not complete, or have a history that does not explain how they did."""
+        """Jobs that did not complete, or whose history does not explain their end."""
         return [
             job
             for job in self.jobs
@@ -59,7 +61,7 @@ class ChaosResult:
 
     @property
     def num_delivered(self) -> int:
-        """Jobs whose webhook arrived, however often."""
+        """Number of jobs whose webhook arrived at least once."""
         return sum(bool(self.deliveries.get(job.id)) for job in self.jobs)
 
     @property
@@ -114,8 +116,8 @@ def is_explained(job: Job, max_retries: int, killed: Sequence[str]) -> bool:
     """Return whether a job's history explains its end.
 
     Each execution but the last was lost with a worker that was killed, or by a worker that no
-    longer lists the job, or never began since the poll was gone; a job has FAILED only when it was
-    lost once more than it may.
+    longer lists the job, or never began because the poll was gone. A job may have FAILED only after
+    more losses than its retries.
     """
     takes = [event for event in job.history if event.reason == "taken"]
     losses = [event for event in job.history if _is_loss(event, killed)]

@@ -1,1 +1,3 @@
-"""Full-size models with random weights on a CUDA GPU, beside stock diffusers: `scripts/gpu`."""
+"""Measures full-size models with random weights on a CUDA GPU against stock diffusers, for
+`scripts/gpu`.
+"""

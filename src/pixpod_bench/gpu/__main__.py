@@ -58,7 +58,7 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _run(options: argparse.Namespace, deadline: Deadline) -> int:
-    """Raises DeviceUnavailable, OtherMachine."""
+    """Run the tests and slices. Raises DeviceUnavailable, OtherMachine."""
     from pixpod.engine.device import find_device
     from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_bench.gpu.report import Report
@@ -91,7 +91,7 @@ def _run(options: argparse.Namespace, deadline: Deadline) -> int:
 def _measure(
     options: argparse.Namespace, deadline: Deadline, journal: Journal, left_out: list[str]
 ) -> str | None:
-    """Return why the device was lost, if it was."""
+    """Return the reason why the device was lost, None if it was not."""
     import torch
 
     from pixpod_bench.gpu.runner import DeviceLost, Runner
@@ -123,7 +123,7 @@ def _measure(
 def _run_tests(options: argparse.Namespace) -> TestRun:
     """Run pytest in a process of its own, so that the benchmark starts with an empty device.
 
-    Warnings do not fail: a lent machine has versions of libraries that we do not choose.
+    Warnings do not fail: a rented machine may have other versions of libraries.
     """
     options.out.mkdir(parents=True, exist_ok=True)
     choice = ["tests/gpu", "-m", "gpu", "--confcutdir=tests/gpu", f"--device={options.device}"]

@@ -1,4 +1,4 @@
-"""Whole engines on weights directories: memory over mixed requests, and an open loop of requests.
+"""Measures whole engines: memory during mixed requests, and an open loop of requests.
 
 Stock pipelines do the same work in the same process, one request after the other.
 """
@@ -36,21 +36,21 @@ from pixpod_bench.gpu.subjects import build_model
 from pixpod_bench.gpu.workload import SEED, AnsweredRequest, Deployment, arrivals, summarize
 
 MEMORY_STEPS = 2
-"""Memory does not depend on the number of steps."""
+"""Steps of each request: memory does not depend on their number."""
 
 MEMORY_BATCH_SIZES = (1, 2)
 MEMORY_CONCURRENCY = 8
 """Requests that are submitted at once, so that there is something to batch."""
 
 _ONLOAD, _ONLOAD_MS = "onload", 1.0
-"""The phase of moving components to the GPU, and from when it counts as one."""
+"""The phase of moving components to the GPU, and its least duration to be counted."""
 
 
 # --- memory ---------------------------------------------------------------------------------------
 
 
 def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
-    """Watch memory from before the models are loaded to the last request."""
+    """Measure memory from before the models are loaded to the last request."""
     device = torch.device(given.device)
     deployment = replace(given, sizes_px=scenario.sizes_px[:1], limit_gib=scenario.limit_gib)
     requests = list(islice(_mixed(scenario), scenario.num_requests))
@@ -90,7 +90,7 @@ def measure_memory(scenario: MemoryScenario, given: Deployment) -> MemoryRow:
 
 
 def _mixed(scenario: MemoryScenario) -> Iterator[GenerationRequest]:
-    """Sizes change faster than models do: each onload is followed by some work."""
+    """Yield requests in which sizes change faster than models, so that work follows each onload."""
     models = [model for model, _ in scenario.served]
     kinds = cycle(product(models, scenario.sizes_px, MEMORY_BATCH_SIZES))
     for number, (model, size_px, batch_size) in enumerate(kinds):
@@ -171,7 +171,7 @@ async def _serve(
 
 
 def _request(kind: Kind, number: int, batch_size: int = 1) -> GenerationRequest:
-    """Every request has its own prompt and seeds."""
+    """Return a request with its own prompt and seeds."""
     model, size_px, steps = kind
     return make_request(
         load_catalog()[model],

@@ -1,4 +1,4 @@
-"""Operations of a denoising step, and the shortest time that a GPU could take for it.
+"""Operations of a denoising step, and the shortest time that a GPU can take for it.
 
 Standard library only. Peak figures are in `pixpod/gpus.toml`.
 """
@@ -22,7 +22,7 @@ _UNET_SAMPLE = {("sdxl", 1024): 6.761, ("sd15", 512): 0.8035}
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Work:
-    """Tera-operations of one step for one image. What may run in float8 is apart."""
+    """Tera-operations of one step for one image, with those that may run in float8 apart."""
 
     linear: float
     attention: float
@@ -34,7 +34,7 @@ class Work:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Peak:
-    """TFLOP/s of a GPU at best; `float8` is None where it has none."""
+    """Peak TFLOP/s of a GPU; `float8` is None for a GPU without it."""
 
     gpu: str
     bfloat16: float
@@ -52,7 +52,7 @@ class Peak:
 
 
 def find_peak(device_name: str) -> Peak | None:
-    """Return None for a GPU that the table does not have."""
+    """Return the peak of a GPU; None for one that the table does not have."""
     gpu = find_gpu(device_name)
     if gpu is None or gpu.bfloat16_tflops is None:
         return None

@@ -1,4 +1,4 @@
-"""One scenario to one row: generates what a subject was built for and keeps the medians."""
+"""Measures one scenario on a subject, and keeps the medians as one row."""
 
 import statistics
 from typing import Protocol
@@ -18,7 +18,7 @@ from pixpod_bench.gpu.slices import Scenario
 
 
 class Subject(Protocol):
-    """A model on the device and somebody's way to generate with it."""
+    """A model on the device and a way to generate with it: pixpod's or diffusers'."""
 
     @property
     def model(self) -> LoadedModel: ...

@@ -1,4 +1,4 @@
-"""Memory of a GPU as torch and as its driver count it; None on a CPU, where neither counts."""
+"""Memory of a GPU as torch and its driver count it; None on a CPU, where neither does."""
 
 import threading
 from collections.abc import Iterator
@@ -70,7 +70,7 @@ def watching_driver(device: torch.device) -> Iterator[DriverPeak]:
 
 @contextmanager
 def limited_to(limit_gib: float | None, device: torch.device) -> Iterator[None]:
-    """Let torch have no more than that of the GPU, so that a wrong memory plan is noticed."""
+    """Limit torch to this much of the GPU's memory, so that a wrong memory plan fails."""
     if limit_gib is None or device.type != "cuda":
         yield
         return

@@ -10,7 +10,7 @@ from pixpod.gpus import find_gpu
 from pixpod_bench.gpu.results import Row
 
 REFERENCE_GPU = "RTX 4090"
-"""Most figures were published for it: shown where there are none for the GPU at hand."""
+"""The GPU with most published figures, which are shown if there are none for the measured GPU."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

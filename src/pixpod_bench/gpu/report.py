@@ -1,4 +1,4 @@
-"""Results of a GPU to tables, JSON and one picture."""
+"""Renders results of a GPU as tables, JSON and one chart."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict
@@ -25,7 +25,7 @@ T = TypeVar("T")
 
 
 class Report:
-    """Everything that a journal holds, on a GPU of this name."""
+    """The results of a journal, for a GPU of this name."""
 
     def __init__(
         self, entries: Iterable[Entry], machine: Mapping[str, object], left_out: Sequence[str]
@@ -101,7 +101,7 @@ class Report:
         }
 
     def draw(self, path: Path) -> None:
-        """Draw each work that was measured on both sides, with what was published of it."""
+        """Save a chart of each work that was measured on both sides, with its published figures."""
         save_panels([self._panel(row) for row in self._rows.values() if self._has_panel(row)], path)
 
     def _has_panel(self, row: Row) -> bool:

@@ -1,4 +1,4 @@
-"""What was measured, as values, and the journal of JSON lines that keeps them between calls."""
+"""Measured results as values, and the journal of JSON lines that keeps them between calls."""
 
 import json
 from collections.abc import Iterator, Mapping
@@ -11,8 +11,8 @@ class Row:
     """Medians over the repeats of one scenario; times in milliseconds for the whole batch.
 
     `spread_percent` is (slowest - fastest) / median of the total. `first_ms` is the first batch,
-    which compiles; `graphs` is what was compiled for it, `late_graphs` what the repeats compiled
-    on top, which should be 0. None: not known for this device, size or side.
+    which compiles; `graphs` is the number of graphs compiled for it, `late_graphs` that of graphs
+    compiled during the repeats, which should be 0. None: not known for this device, size or side.
     """
 
     side: str
@@ -48,7 +48,7 @@ class Row:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryRow:
-    """The most memory that mixed requests took, and how long they waited for components.
+    """The peak memory of mixed requests, and the time for which they waited for components.
 
     Bytes: `allocated` and `reserved` as torch counts, `driver` of the whole GPU as its driver
     shows it, read every 20 ms; `end_reserved` after the last request; `host_peak` is the resident
@@ -74,7 +74,7 @@ class MemoryRow:
 
     @property
     def stock_ratio(self) -> float | None:
-        """Stock's memory over ours."""
+        """Memory of stock pipelines over that of pixpod."""
         if self.stock_bytes is None or not self.allocated_bytes:
             return None
         return self.stock_bytes / self.allocated_bytes
@@ -99,8 +99,8 @@ class LoadPoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadRow:
-    """`capacity_per_s` is how many requests of all kinds our engine generates one by one,
-    `stock_capacity_per_s` how many eager stock pipelines do.
+    """Points of one deployment. `capacity_per_s` is the rate of pixpod's engine for requests of all
+    kinds one by one, `stock_capacity_per_s` that of eager stock pipelines.
     """
 
     num_requests: int
@@ -152,7 +152,7 @@ class OtherMachine(Exception):
 class Journal:
     """Results, each written at once; a later call continues where this one ended.
 
-    A scenario that was begun twice and never ended has ended its process, and counts as failed.
+    A scenario that was begun twice and never ended has crashed its process, and counts as failed.
     """
 
     def __init__(self, path: Path) -> None:
@@ -185,7 +185,7 @@ class Journal:
         return (slice_name, scenario) in self._results
 
     def begin(self, slice_name: str, scenario: str) -> bool:
-        """Note that a scenario is measured now; return False if it has ended two processes."""
+        """Note that a scenario is measured now; return False if it has crashed two processes."""
         key = (slice_name, scenario)
         if self._begun.get(key, 0) >= 2:
             self.add(slice_name, scenario, Failure(reason="the process ended twice while it ran"))
@@ -208,7 +208,7 @@ class Journal:
         for line in self._path.read_text(encoding="utf-8").splitlines():
             try:
                 entry = json.loads(line)
-            except ValueError:  # the line in which a call was cut off
+            except ValueError:  # the incomplete line of a call that was interrupted
                 continue
             if "machine" in entry:
                 self.machine = entry["machine"]
@@ -221,7 +221,7 @@ class Journal:
                     self._results[key] = _parse(kind, entry[name])
 
     def _end_line(self) -> None:
-        """End the line in which a call was cut off."""
+        """End the incomplete line of a call that was interrupted."""
         if self._path.exists() and not self._path.read_bytes().endswith(b"\n"):
             with self._path.open("a", encoding="utf-8") as file:
                 file.write("\n")
@@ -232,7 +232,7 @@ class Journal:
 
 
 def _parse(kind: type[Result], values: dict[str, object]) -> Result:
-    """Reverse `asdict`; JSON's lists are tuples."""
+    """Reverse `asdict`; lists of JSON become tuples."""
     parsed = {
         name: tuple(value) if isinstance(value, list) else value for name, value in values.items()
     }

@@ -1,4 +1,4 @@
-"""Slices to results: one model on the device at a time, and no scenario takes the others along."""
+"""Runs slices: one model on the device at a time; a failed scenario does not stop the others."""
 
 import gc
 import logging
@@ -30,12 +30,12 @@ log = logging.getLogger(__name__)
 
 
 class DeviceLost(Exception):
-    """The device computes nothing any more in this process; a later call can continue."""
+    """The device no longer computes in this process; a later call can continue."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Runner:
-    """`state` keeps baked random weights and compiled packages between calls.
+    """Runs scenarios. `state` keeps baked random weights and compiled packages between calls.
 
     `left_out` collects the scenarios for which there was no time.
     """
@@ -69,7 +69,7 @@ class Runner:
         self._drop_subject()
 
     def _measure(self, scenario: AnyScenario) -> Result:
-        """A failure costs its own scenario only: time on a GPU is lent."""
+        """Measure a scenario; a failure ends only that scenario, because GPU time is costly."""
         # a rehearsal on a CPU takes the same path, but no compiler's minutes
         stance = "default" if self.device.type == "cuda" else "force_eager"
         try:
@@ -125,7 +125,7 @@ class Runner:
             torch.cuda.empty_cache()
 
     def _check_device(self, scenario: AnyScenario, reason: str) -> None:
-        """After an illegal access nothing works in a process any more."""
+        """Raise DeviceLost if the device no longer computes, as after an illegal access."""
         try:
             torch.ones(1, device=self.device).add(1).item()
         except RuntimeError as exc:

@@ -1,4 +1,4 @@
-"""What is measured on a GPU, as tables: slices of scenarios, the most important slice first.
+"""Tables of the scenarios that are measured on a GPU, in slices, the most important slice first.
 
 Imports no torch.
 """
@@ -20,17 +20,17 @@ SLICES: Mapping[str, str] = {
 
 
 class Side(StrEnum):
-    """Whose code generates: ours, or diffusers as its documentation says."""
+    """The code that generates: pixpod, or diffusers as its documentation describes."""
 
     OURS = "pixpod"
     STOCK = "diffusers"
 
 
 class Mode(StrEnum):
-    """How the denoiser runs.
+    """The way in which the denoiser runs.
 
-    COMPILED: by our recipe, or as diffusers' documentation compiles it. GRAPHS: UNets as a whole,
-    for each size by itself, with torch's own CUDA graphs (`reduce-overhead`).
+    COMPILED: by pixpod's recipe, or as diffusers' documentation compiles it. GRAPHS: UNets as a
+    whole, for each size by itself, with torch's own CUDA graphs (`reduce-overhead`).
     """
 
     EAGER = "eager"
@@ -68,7 +68,7 @@ class Scenario:
     has_guidance: bool = True
 
     expected_s = 60.0
-    """With building and compiling the model, on an H100: what a deadline must allow."""
+    """Expected time on an H100 with building and compiling the model, for the deadline."""
 
     @property
     def name(self) -> str:
@@ -84,7 +84,7 @@ Served = tuple[tuple[str, Precision], ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MemoryScenario:
-    """Mixed requests through a whole engine; `limit_gib` is how much of the GPU it may use."""
+    """Mixed requests through a whole engine; `limit_gib` is the GPU memory that it may use."""
 
     served: Served
     num_requests: int
@@ -106,7 +106,7 @@ Kind = tuple[str, int, int]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadScenario:
-    """Requests at random times, at `loads` times what the engine generates one by one."""
+    """Requests at random times, at `loads` times the engine's rate for requests one by one."""
 
     served: Served
     kinds: tuple[Kind, ...]
@@ -170,7 +170,7 @@ TINY = Scale(
     num_load=8,
     limit_gib=2.0,
 )
-"""The same path in minutes, also on a CPU; its figures say nothing about speed."""
+"""A rehearsal of the same code in minutes, also on a CPU; its figures say nothing about speed."""
 
 LOADS = (0.8, 1.2)
 
@@ -226,7 +226,9 @@ def _sdxl(scale: Scale) -> Iterator[Scenario]:
 
 
 def _unets(scale: Scale) -> Iterator[Scenario]:
-    """SD 1.5 beside diffusers; SDXL is beside it in its own slice, and only batched here."""
+    """Yield scenarios of SD 1.5 against diffusers, and batches of SDXL, whose own slice has the
+    comparison.
+    """
     models = (
         (scale.sd15, scale.sd15_size_px, scale.sd15_steps, tuple(Mode), tuple(Mode)[:2]),
         (scale.sdxl, scale.sizes_px[0], scale.sdxl_steps, (Mode.COMPILED, Mode.GRAPHS), ()),

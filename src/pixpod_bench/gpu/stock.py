@@ -1,4 +1,4 @@
-"""diffusers as its documentation says, on the same random weights: what ours is compared with.
+"""Stock diffusers as its documentation describes, on the same random weights, for comparison.
 
 bfloat16 or float16, `pipe(prompt=...)`, PIL images. COMPILED: FLUX by `compile_repeated_blocks`,
 UNets by `torch.compile` with channels-last tensors, both with `fullgraph=True` and otherwise the

@@ -1,4 +1,4 @@
-"""Models with random weights, prepared as a worker prepares its own, or stock."""
+"""Builds models with random weights, prepared as a worker prepares its own, or as stock."""
 
 from pathlib import Path
 
@@ -28,7 +28,7 @@ def build_model(name: str, precision: Precision, device: torch.device) -> Loaded
 
 
 def build_subject(variant: Variant, device: torch.device, compiled_dir: Path) -> Subject:
-    """Build a variant, ready to generate. `compiled_dir` may hold packages for ours."""
+    """Build a variant, ready to generate. `compiled_dir` may have packages for pixpod's side."""
     model = build_model(variant.model, variant.precision, device)
     if variant.side is Side.STOCK:
         if variant.mode is not Mode.EAGER:

@@ -1,4 +1,4 @@
-"""What must be reached on an H100 at 1024 px, and the best figure found for it."""
+"""Targets for an H100 at 1024 px, and the best figure measured for each."""
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
@@ -16,7 +16,7 @@ _Find = Callable[[Result], float | None]
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """`find` returns the figure, in `unit`, or None for another result. The best one counts."""
+    """A target. `find` returns a result's figure in `unit`, else None. The best figure counts."""
 
     name: str
     unit: str
@@ -82,7 +82,7 @@ def _is_served(row: Row, model: str, steps: int) -> bool:
 
 
 def _gigabytes(limit_gib: float | None) -> _Find:
-    """Find how much of the GPU two full-size models took."""
+    """Find the GPU memory that two full-size models took."""
 
     def find(row: Result) -> float | None:
         if not isinstance(row, MemoryRow) or row.limit_gib != limit_gib or not row.driver_bytes:

@@ -16,10 +16,10 @@ from pixpod_bench.gpu.slices import Served
 ALL_LICENCES = ",".join(
     spec.licence for spec in load_catalog().values() if spec.licence_must_be_accepted
 )
-"""Licences of published weights; those of a benchmark are random."""
+"""Licences of published weights, accepted because the weights of a benchmark are random."""
 
 SEED = 0
-"""The same arrivals and the same order of requests for every side."""
+"""Seed of arrivals and of the order of requests, the same for every side."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +58,7 @@ class Deployment:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class AnsweredRequest:
-    """One request: when it arrived and when its images were there, in seconds of one clock."""
+    """One request: the times of its arrival and of its images, in seconds of one clock."""
 
     arrived_s: float
     done_s: float

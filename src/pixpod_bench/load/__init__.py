@@ -1,1 +1,1 @@
-"""A warm worker on a CPU with tiny models: overhead, batching, mixed jobs: `scripts/load_bench`."""
+"""Measures overhead, batching and mixed jobs of a warm worker on a CPU: `scripts/load_bench`."""

@@ -1,8 +1,8 @@
-"""Measure how much of a warm worker's time goes into images, with the tiny models on a CPU.
+"""Measure the share of a warm worker's time that goes into images, with tiny models on a CPU.
 
-overhead  our handler beside the bare pipeline, in one process
+overhead  pixpod's handler against the bare pipeline, in one process
 gain      jobs of one size at once, with batching and without
-mixed     mixed jobs through the emulator and the real SDK, beside a plain worker
+mixed     mixed jobs through the emulator and the real SDK, against a plain worker
 
 With --base DIR, another checkout is measured in the same run, in alternating pairs: overhead and
 gain, as ratios of this checkout to that one with the 95 % interval of the median. Prints tables
@@ -58,7 +58,7 @@ class Extent:
 
 
 QUICK = Extent(burst_jobs=4, mixed_jobs=6, mixed_rounds=1)
-"""A rehearsal: its figures mean nothing."""
+"""The extent of a rehearsal, whose figures mean nothing."""
 
 
 class LoadBench:
@@ -177,7 +177,7 @@ class LoadBench:
             )
 
     def _start_sides(self) -> dict[str, RunningSide]:
-        """Start the sides once; whoever has no order does nothing."""
+        """Start the sides once; a side without an order does nothing."""
         roots = {BASE: self._options.base} if self._options.base else {}
         models = self._options.models
         for name, root in {**roots, TREE: ROOT}.items():
@@ -238,7 +238,7 @@ _MIXED: Columns[SideFigures] = (
 
 
 def _pairs(found: Sequence[Figures]) -> list[tuple[Figures, Figures]]:
-    """Return what was measured of the base and of this checkout, by model."""
+    """Return pairs of the figures of the base and of this checkout, by model."""
     base = {each.model: each for each in found if each.side == BASE}
     return [(base[each.model], each) for each in found if each.side == TREE and each.model in base]
 

@@ -1,4 +1,4 @@
-"""Jobs through an emulator and workers of the real SDK."""
+"""Runs jobs through an emulator and workers of the real SDK."""
 
 import asyncio
 import os
@@ -53,7 +53,7 @@ def our_endpoint(endpoint_id: str, concurrency: int, *, is_batching: bool) -> En
 
 
 def _endpoint(endpoint_id: str, handler: Path, env: Mapping[str, str]) -> EndpointSettings:
-    """One worker, there from the start."""
+    """Return an endpoint with one worker, which starts at once."""
     return EndpointSettings(
         id=endpoint_id,
         command=(sys.executable, "-u", str(handler)),
@@ -120,7 +120,7 @@ async def _submit(client: Client, job: Payload) -> str:
 
 
 async def _ended(client: Client, job_id: str) -> dict[str, Any]:
-    """Return the job's document once it has ended; polled rarely, since polling takes CPU time."""
+    """Return the job's document once it has ended; poll rarely, since polling takes CPU time."""
     while True:
         async with client.session.get(f"{client.base_url}/status/{job_id}") as reply:
             document: dict[str, Any] = await reply.json()

@@ -14,7 +14,7 @@ LEAST_GAIN = 1.8
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """Seconds of the same burst without batching and with it."""
+    """Times in seconds of the same burst without batching and with it."""
 
     off_s: float
     on_s: float
@@ -27,7 +27,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gain:
-    """`ratio` is images per second with batching over those without."""
+    """The gain of batching. `ratio` is images per second with batching over those without."""
 
     side: str
     model: str

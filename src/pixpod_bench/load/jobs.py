@@ -15,7 +15,7 @@ WEIGHTS = ROOT / "model_cache"
 MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
 SIZES = {(64, 64): 0.6, (64, 96): 0.2, (96, 64): 0.2}
 STEPS = {8: 0.7, 6: 0.2, 12: 0.1}
-"""Frequencies: most of an endpoint's callers leave the defaults alone."""
+"""Frequencies of step numbers: most callers of an endpoint keep the default."""
 
 NUM_SEEDS = 1_000_000
 
@@ -24,9 +24,9 @@ Payload = dict[str, Any]
 
 
 def worker_environ(**more: str) -> dict[str, str]:
-    """Return the settings that all of our sides share, for the same work as stock pipelines.
+    """Return the settings that all of pixpod's sides share, for the same work as stock pipelines.
 
-    float32 is what a CPU is quickest in with these models, and all sides generate the same images.
+    A CPU is quickest with these models in float32, and all sides generate the same images.
     """
     return {
         "PIXPOD_MODELS": ",".join(MODELS),

@@ -1,5 +1,5 @@
-"""Mixed jobs through the emulator and the real SDK: a plain worker, and ours with and without
-batching, each with as many jobs at once.
+"""Measures mixed jobs through the emulator and the real SDK: a plain worker, and pixpod's with and
+without batching, each with the same number of jobs at once.
 """
 
 import statistics
@@ -39,8 +39,8 @@ class Burst:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SideFigures:
-    """`latency` is from submission to end, `levels_apart` the distance from the plain worker's
-    images.
+    """Figures of one side. `latency` is from submission to end, `levels_apart` the distance from
+    the plain worker's images.
     """
 
     jobs: int
@@ -52,7 +52,7 @@ class SideFigures:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mixed:
-    """`ratios` are of images per second, round by round, by `A over B`."""
+    """Figures of all sides. `ratios` are of images per second, round by round, by `A over B`."""
 
     concurrency: int
     ratios: Mapping[str, Ratio]
@@ -62,7 +62,7 @@ class Mixed:
 def measure_mixed(
     num_jobs: int, rounds: int, concurrency: int, on_run: Callable[[], object]
 ) -> Mixed:
-    """Start and warm up all workers first; those that have no jobs do nothing."""
+    """Measure all sides. All workers are warmed up first; those that have no jobs do nothing."""
     jobs = mixed_jobs(num_jobs)
     endpoints = {
         PLAIN: plain_endpoint("plain", concurrency),
@@ -94,7 +94,7 @@ def measure_mixed(
 def _run(
     platform: Platform, endpoint_id: str, jobs: Sequence[Payload], rounds: int, number: int
 ) -> Burst:
-    """Run the jobs of one round; all rounds together are all jobs."""
+    """Run the jobs of one round; each job is in one of the rounds."""
     first, last = (len(jobs) * each // rounds for each in (number, number + 1))
     return Burst(answers=platform.run(endpoint_id, jobs[first:last]))
 

@@ -1,4 +1,4 @@
-"""Measure what the handler adds to the bare pipeline: the same jobs, in one process."""
+"""Measure the time that the handler adds to the bare pipeline: the same jobs, in one process."""
 
 import statistics
 from collections.abc import Callable, Mapping
@@ -11,7 +11,7 @@ from pixpod_bench.load.jobs import levels_apart, same_size_jobs
 from pixpod_bench.load.sides import RunningSide
 
 LIMIT_MS = 5.0
-"""The most that may be added beside encoding."""
+"""Maximum time that the handler may add, apart from encoding."""
 
 JOBS_PER_PAIR = 4
 WARM_UPS = 3
@@ -30,7 +30,7 @@ class Sample:
 
     @property
     def beside_stages_ms(self) -> float:
-        """Everything that is not the model's: parsing, queue, threads, encoding, the reply."""
+        """Time that is not the model's: parsing, queue, threads, encoding, the reply."""
         return self.handler_ms - sum(self.phases_ms[stage] for stage in _STAGES)
 
     @property

@@ -1,7 +1,7 @@
-"""The worker that one writes first: stock pipelines, `pipeline(**input)`, base64 in the reply.
+"""A simple worker: stock pipelines, `pipeline(**input)`, base64 in the reply.
 
-Knows nothing of pixpod. With more than one job at a time a lock keeps the pipelines apart: they
-hold their scheduler's state.
+Knows nothing of pixpod. With more than one job at a time, a lock lets one of them use a pipeline,
+because pipelines have the state of their scheduler.
 """
 
 import asyncio
@@ -18,7 +18,7 @@ from diffusers import DiffusionPipeline
 
 
 class PlainWorker:
-    """All models at once, one image after the other."""
+    """A worker that keeps all models loaded, and generates one image after the other."""
 
     def __init__(self, folders: list[Path]) -> None:
         self._lock = threading.Lock()

@@ -1,7 +1,7 @@
-"""One checkout's worker in a process of its own, which answers orders on standard input.
+"""Runs one checkout's worker in a process of its own, which answers orders on standard input.
 
-A script: run by its path, with that checkout's `src` as PYTHONPATH, so it imports nothing of the
-benchmarks. Orders and answers are lines of JSON.
+This is a script, run by its path with that checkout's `src` as PYTHONPATH, so that it imports
+nothing of the benchmarks. Orders and answers are lines of JSON.
 """
 
 import asyncio
@@ -19,7 +19,7 @@ Document = dict[str, Any]
 
 
 class Side:
-    """Workers of this checkout by whether they batch, and stock pipelines; made when needed."""
+    """Workers of this checkout with and without batching, and stock pipelines, made when needed."""
 
     def __init__(self, environ: dict[str, str], stack: AsyncExitStack) -> None:
         self._environ = environ
@@ -80,7 +80,7 @@ class Side:
         return self._workers[is_batching]
 
     async def _warm_up(self, is_batching: bool) -> None:
-        """Load every model, so that no thread imports beside what is measured."""
+        """Load every model, so that no thread imports anything during a measurement."""
         for model in self._environ["PIXPOD_MODELS"].split(","):
             job = {"model": model, "prompt": "warm up", "num_inference_steps": 1, "seed": 0}
             await self._handle(job, is_batching)

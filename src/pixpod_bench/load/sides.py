@@ -15,11 +15,11 @@ from pixpod_bench.machine import ROOT, environment
 
 SCRIPT = Path(__file__).with_name("side.py")
 LIMIT_S = 600.0
-"""The longest that one order may take."""
+"""Time limit of one order."""
 
 
 class SideFailed(Exception):
-    """A side answered a job with an error, or ended: its figures would mean nothing."""
+    """A side answered a job with an error, or ended, so that its figures would mean nothing."""
 
 
 class RunningSide:
@@ -30,7 +30,7 @@ class RunningSide:
         self._errors = errors
 
     def order(self, name: str, **order: object) -> dict[str, Any]:
-        """Return the answer. Raises SideFailed. Any: a JSON document."""
+        """Give an order, and return the answer. Raises SideFailed. Any: a JSON document."""
         assert self._process.stdin
         assert self._process.stdout
         limit = threading.Timer(LIMIT_S, self._process.kill)

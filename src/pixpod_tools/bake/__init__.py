@@ -1,1 +1,1 @@
-"""Weights directories: fetched, converted, checked and split into layers. Never part of a boot."""
+"""Fetches, converts and checks weights directories, and splits them into layers. Not for boots."""

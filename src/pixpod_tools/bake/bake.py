@@ -1,4 +1,4 @@
-"""One model into a weights directory: from its source, or made of random numbers."""
+"""Bakes one model into a weights directory: from its source, or from random numbers."""
 
 import logging
 from pathlib import Path
@@ -27,9 +27,9 @@ def bake(
     options: SourceOptions,
     max_shard_bytes: int,
 ) -> None:
-    """Put a model into the directory unless it is there already, whole and by the same recipe.
+    """Put a model into the directory unless it is there already, complete and by the same recipe.
 
-    Raises a WorkerError that says what to do; what was done so far is used next time.
+    Raises a WorkerError that says what to do. The next run resumes where this one stopped.
     """
     spec = _get_spec(recipe, catalog)
     dtype = DTYPE[recipe.plan.precision]
@@ -57,7 +57,7 @@ def bake_random(
     size_bytes: int | None,
     max_shard_bytes: int,
 ) -> None:
-    """A model of random weights; its revision in the manifest is `random`."""
+    """Bake a model of random weights; its revision in the manifest is `random`."""
     architecture = find_architecture(recipe.model, size_bytes)
     components = plan_model(architecture, recipe, size_bytes)
     total_bytes = sum(component.size_bytes for component in components)

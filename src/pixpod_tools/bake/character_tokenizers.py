@@ -1,4 +1,4 @@
-"""Tokenizers with one token per character, which need no vocabulary of anybody; ids below 256."""
+"""Tokenizers with one token per character, which need no published vocabulary; ids below 256."""
 
 import string
 

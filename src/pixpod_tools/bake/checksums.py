@@ -11,7 +11,7 @@ import xxhash
 from pixpod.weights.manifest import CHUNK_BYTES, WeightFile
 
 Progress = Callable[[int], object]
-"""Told of the bytes read since the last call, from several threads."""
+"""Called with the number of bytes read since the last call, from several threads."""
 
 _THREADS = 4
 _BLOCK_BYTES = 1024 * 1024
@@ -19,7 +19,7 @@ _WEIGHTS = ".safetensors"
 
 
 def describe_file(folder: Path, path: str, progress: Progress) -> WeightFile:
-    """What a manifest says of a file; chunks for weights only, which are read in parts.
+    """Return a file's entry in a manifest; with chunks for weights only, which are read in parts.
 
     Raises OSError if it cannot be read.
     """
@@ -41,7 +41,7 @@ def describe_file(folder: Path, path: str, progress: Progress) -> WeightFile:
 def describe_files(
     folder: Path, paths: Sequence[str], progress: Progress
 ) -> tuple[WeightFile, ...]:
-    """In the order of `paths`. Hashing leaves the interpreter's lock, so threads help."""
+    """Describe files in the order of `paths`, in threads, as hashing releases Python's lock."""
     with ThreadPoolExecutor(_THREADS, thread_name_prefix="checksum") as threads:
         return tuple(threads.map(lambda path: describe_file(folder, path, progress), paths))
 
@@ -55,7 +55,7 @@ class _Hash(Protocol):
 
 
 def _read_chunk(file: IO[bytes], first: _Hash, second: _Hash, progress: Progress) -> int:
-    """Both hashes of the next CHUNK_BYTES, in blocks that stay in a processor's cache."""
+    """Update both hashes with the next CHUNK_BYTES, in blocks that fit into a processor's cache."""
     left_bytes = CHUNK_BYTES
     while left_bytes and (block := file.read(min(_BLOCK_BYTES, left_bytes))):
         first.update(block)

@@ -43,9 +43,9 @@ _ORDER: Mapping[str, tuple[str, ...]] = {
         *("encoder", "quant_conv"),
     ),
 }
-"""Order of top-level modules in a forward pass, for classes that make them in another order.
+"""Order of top-level modules in a forward pass, for classes that create them in another order.
 
-What is not named comes where it is made, after those.
+Other modules come after those, in the order in which they are created.
 """
 
 STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
@@ -54,7 +54,7 @@ STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformer
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:
-    """How a component is stored: its type, and whether its Linear layers are float8 instead.
+    """The stored format of a component: its type, and whether its Linear layers are float8 instead.
 
     `is_adaln_float8` is for a FLUX transformer's modulation layers.
     """
@@ -65,7 +65,7 @@ class Storage:
 
 
 def storage_of(family: FamilySpec, plan: QuantizationPlan, component: str) -> Storage:
-    """Return how a plan stores a component of a pipeline."""
+    """Return the format in which a plan stores a component of a pipeline."""
     float8 = Precision.FLOAT8_DYNAMIC
     precisions = {family.denoiser: plan.precision}
     if plan.precision is float8 and family.large_text_encoder and plan.t5:
@@ -97,7 +97,7 @@ class Component:
         return sum(tensor.size_bytes for tensor in self.tensors)
 
     def store(self, name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-        """A tensor in the component's type as its parts."""
+        """Return the parts of a tensor, in the component's type."""
         return float8_parts(name, tensor) if name in self.float8_names else {name: tensor}
 
 
@@ -147,7 +147,7 @@ def _build_on_meta(component: ComponentSpec, config: Config) -> nn.Module:
 def in_execution_order(
     tensors: Mapping[str, torch.Tensor], order: Sequence[str]
 ) -> dict[str, torch.Tensor]:
-    """Sorted by the first prefix of `order` that fits; otherwise as they come."""
+    """Sort tensors by the first prefix of `order` that fits, and else keep their order."""
 
     def place(name: str) -> int:
         fits = (number for number, prefix in enumerate(order) if name.startswith(f"{prefix}."))
@@ -157,7 +157,7 @@ def in_execution_order(
 
 
 def _untied(module: nn.Module) -> dict[str, torch.Tensor]:
-    """`state_dict` without second names of the same parameter."""
+    """Return the `state_dict` without second names of the same parameter."""
     first = dict(module.named_parameters()) | dict(module.named_buffers())
     return {name: value for name, value in module.state_dict().items() if name in first}
 
@@ -178,7 +178,7 @@ def _float8_layers(
 
 
 def _stored_config(library: str, config: Config, storage: Storage) -> Config:
-    """What stock `from_pretrained` needs; which layers are float8 is in the shards' headers."""
+    """Return the config that stock `from_pretrained` needs; shards' headers name float8 layers."""
     stored = {key: value for key, value in config.items() if not key.startswith("_name")}
     if library == "transformers":
         stored = {key: value for key, value in stored.items() if key != "torch_dtype"}

@@ -1,7 +1,7 @@
-"""A folder in the layout of diffusers to the files that are baked, one tensor at a time.
+"""Converts a folder in the layout of diffusers to baked files, one tensor at a time.
 
-What is read is mapped from the source's files; in memory of its own is one tensor and what
-becomes of it. Needs no GPU.
+The source's files are mapped; only one tensor and its converted form take memory of their own.
+Needs no GPU.
 """
 
 import json
@@ -31,7 +31,7 @@ _NEVER_RUN = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """What will be made of which folders. `folders` has the source of each component."""
+    """A planned conversion of folders. `folders` has the source of each component."""
 
     source: Path
     index: Mapping[str, object]
@@ -46,7 +46,7 @@ class Conversion:
 def plan_conversion(
     spec: ModelSpec, recipe: ModelRecipe, source: Path, vae: Path | None
 ) -> Conversion:
-    """Reads configs only. `vae` replaces the source's own.
+    """Plan a conversion; reads configs only. `vae` replaces the source's own.
 
     Raises ModelUnavailable if the source is of another kind of model, or quantised already.
     """
@@ -74,7 +74,7 @@ def plan_conversion(
 def convert(conversion: Conversion, folder: Path, max_shard_bytes: int, progress: Progress) -> None:
     """Fill a folder. Components that an earlier run has finished there are kept.
 
-    Raises WeightsUnreadable for a source that is damaged or not what its configs say.
+    Raises WeightsUnreadable for a source that is damaged or differs from its configs.
     """
     _copy_small_parts(conversion, folder)
     for component in conversion.components:
@@ -88,7 +88,7 @@ def convert(conversion: Conversion, folder: Path, max_shard_bytes: int, progress
 
 
 class _Reader:
-    """Reads what a component is made of; its files stay open while `files` is."""
+    """Reads a component's tensors; its files stay open as long as `files` is open."""
 
     def __init__(self, files: ExitStack, source: Path, component: Component) -> None:
         self._source = source
@@ -111,7 +111,7 @@ class _Reader:
         # a Linear layer may have been a convolution of one pixel before
         if tuple(tensor.shape) not in (shape, (*shape, 1, 1)):
             raise WeightsUnreadable(
-                f"{self._source}: tensor {name} is {tuple(tensor.shape)}, expected is {shape}"
+                f"{self._source}: tensor {name}: expected {shape}, got {tuple(tensor.shape)}"
             )
         dtype = self._component.storage.dtype
         cast = tensor.reshape(shape).to(dtype) if tensor.is_floating_point() else tensor
@@ -139,7 +139,7 @@ def _copy_small_parts(conversion: Conversion, folder: Path) -> None:
 
 
 def _read_json(path: Path) -> dict[str, Any]:
-    """A config is whatever its library wrote, hence Any."""
+    """Read a config. Any: its library decides what it contains."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as exc:

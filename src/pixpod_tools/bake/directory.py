@@ -1,4 +1,4 @@
-"""A weights directory while models are added to it: nothing half done is ever in its manifest."""
+"""Adds models to a weights directory. Its manifest never lists an incomplete model."""
 
 import contextlib
 import filecmp
@@ -23,13 +23,13 @@ from pixpod_tools.bake.checksums import describe_files, total_bytes
 from pixpod_tools.bake.verify import verify_entry
 
 NOT_LISTED = ("LICENSE", "README", "NOTICE")
-"""Begins the names of files that are kept beside the weights, but that no boot needs."""
+"""Prefixes of the names of files that are kept beside the weights, but that no boot needs."""
 
 _STAMP = "bake.json"
 
 
 def is_baked(directory: Path, entry: ManifestEntry) -> bool:
-    """Whether the directory has this very model already, every byte of it."""
+    """Return whether the directory already has this model, with every byte as in the entry."""
     found = _manifest(directory).get(entry.name)
     if found is None or replace(found, files=()) != entry:
         return False
@@ -38,7 +38,7 @@ def is_baked(directory: Path, entry: ManifestEntry) -> bool:
 
 
 def list_models(directory: Path) -> dict[str, int]:
-    """The bytes of each model; writes a manifest without models if there is none yet."""
+    """Return the bytes of each model; write a manifest without models if there is none yet."""
     if not (directory / MANIFEST).exists():
         write_manifest(directory, {})
     return {name: entry.size_bytes for name, entry in _manifest(directory).items()}
@@ -47,7 +47,7 @@ def list_models(directory: Path) -> dict[str, int]:
 def add_model(directory: Path, entry: ManifestEntry, make: Callable[[Path], None]) -> None:
     """Let `make` fill a folder, checksum what it wrote, and list it in the manifest.
 
-    `make` gets a folder that may hold what an earlier run of the same entry has finished.
+    `make` gets a folder that may have files of an earlier run of the same entry.
     """
     part = _prepare(directory, entry)
     make(part)
@@ -68,7 +68,9 @@ def add_model(directory: Path, entry: ManifestEntry, make: Callable[[Path], None
 def _link_what_is_there(
     directory: Path, others: Manifest, folder: Path, files: Iterable[WeightFile]
 ) -> None:
-    """Keep one copy of tensors that other models have, too. Hard links: each model may go."""
+    """Keep one copy of tensors that other models have, too. It has hard links, so that any of the
+    models may be removed.
+    """
     there = {
         file.sha256: directory / other.path / file.path
         for other in others.values()
@@ -77,7 +79,7 @@ def _link_what_is_there(
     for path, digest in ((folder / file.path, file.sha256) for file in files):
         if digest in there and path.suffix == ".safetensors":
             link = path.with_name(f"{path.name}.link")
-            with contextlib.suppress(OSError):  # nothing there, or a disk without links
+            with contextlib.suppress(OSError):  # there is no file, or the disk has no links
                 if filecmp.cmp(there[digest], path, shallow=False):  # it may be damaged by now
                     link.hardlink_to(there[digest].resolve())
                     link.replace(path)
@@ -89,7 +91,7 @@ def write_manifest(directory: Path, manifest: Manifest) -> None:
 
 
 def _prepare(directory: Path, entry: ManifestEntry) -> Path:
-    """The folder to fill, empty unless it is of the same entry."""
+    """Return the folder to fill, emptied unless it is of the same entry."""
     part = directory / f"{entry.path}.part"
     stamp = {"entry": repr(entry)}
     if part.exists():

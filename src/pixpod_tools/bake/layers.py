@@ -1,5 +1,5 @@
-"""A weights directory spread over folders of near-equal size, each of which becomes one layer of
-an image: layers are pulled in parallel, so the largest decides how long a pull takes.
+"""Splits a weights directory into folders of near-equal size, each for one layer of a container
+image: layers are pulled in parallel, so that the largest determines how long a pull takes.
 """
 
 import errno
@@ -16,7 +16,7 @@ Layers = tuple[tuple[str, ...], ...]
 
 
 def spread(sizes_bytes: Mapping[str, int], num_layers: int) -> Layers:
-    """Every file in one layer, the largest first and each into the layer with the least so far.
+    """Assign each file to a layer: the largest first, each to the layer with the fewest bytes.
 
     No layer is larger than their mean plus the largest file.
     """
@@ -32,9 +32,9 @@ def spread(sizes_bytes: Mapping[str, int], num_layers: int) -> Layers:
 def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, Mapping[str, int]]:
     """Fill `to/0`, `to/1` ... with the models' files, hard links where the disk allows it.
 
-    A file that several models have is in one layer, and symbolic links to it for the others. The
-    manifest is in the last, so that it comes into an image after all that it lists. Returns
-    the bytes of each file by layer. Raises InvalidSettings if `to` is there already or there is
+    A file that several models have is in one layer, and the others have symbolic links to it. The
+    manifest is in the last layer, so that it is added to an image after all that it lists. Returns
+    the bytes of each file by layer. Raises InvalidSettings if `to` exists already or there is
     no manifest.
     """
     if not (directory / MANIFEST).is_file():
@@ -63,7 +63,7 @@ def split_directory(directory: Path, to: Path, num_layers: int) -> Mapping[str, 
 
 
 def _first_names(directory: Path, paths: Iterable[str]) -> Mapping[str, str]:
-    """Of each path the first that is the same file on the disk."""
+    """Return for each path the first one that is the same file on the disk."""
     names: dict[tuple[int, int], str] = {}
     firsts = {}
     for path in paths:
@@ -73,7 +73,7 @@ def _first_names(directory: Path, paths: Iterable[str]) -> Mapping[str, str]:
 
 
 def _put(directory: Path, path: str, first: str, layer: Path) -> int:
-    """The bytes that it takes there."""
+    """Put a file into a layer; return the bytes that it takes there."""
     target = layer / path
     target.parent.mkdir(parents=True, exist_ok=True)
     if first != path:

@@ -1,4 +1,4 @@
-"""How a model's folder is written: the layout of diffusers, as stock `from_pretrained` reads it."""
+"""Writes a model's folder in the layout of diffusers, as stock `from_pretrained` reads it."""
 
 import json
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from pixpod_tools.bake.shards import Progress, Read, write_shards
 def write_component(
     folder: Path, component: Component, read: Read, max_shard_bytes: int, progress: Progress
 ) -> None:
-    """A component's folder, under its own name only once it is whole."""
+    """Write a component's folder, which gets its own name only once it is complete."""
     target = folder / component.name
     part = folder / f"{component.name}.part"
     part.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""Which tensor of a source is which of a module: libraries have renamed theirs over the years."""
+"""Matches a source's tensors with a module's: libraries have renamed theirs over the years."""
 
 import re
 from collections.abc import Collection, Iterator, Mapping
@@ -16,13 +16,13 @@ _OLDER: tuple[tuple[str, str], ...] = (
     # T5's embeddings under the other of their two names
     (r"^shared\.", "encoder.embed_tokens."),
 )
-"""From a name of today to one that a file may have instead."""
+"""Substitutions from a present name to one that a file may have instead."""
 
 
 def match_names(wanted: Collection[str], found: Collection[str], source: str) -> Mapping[str, str]:
-    """For each wanted tensor, its name in the source; what is not wanted is left out.
+    """Return the name in the source of each wanted tensor; other tensors are left out.
 
-    Raises WeightsUnreadable if one is not there under any name; `source` is for the message.
+    Raises WeightsUnreadable if one is missing under all its names; `source` is for the message.
     """
     return {name: _match(name, found, source) for name in wanted}
 

@@ -1,6 +1,6 @@
-"""How a tensor is stored: as it is, or in float8 as torchao's parts, values and scales.
+"""Stores a tensor as it is, or in float8 as torchao's parts: values and scales.
 
-`torchao.prototype.safetensors` says what the parts are called and what a header says of them.
+`torchao.prototype.safetensors` defines the names of the parts and their entries in a header.
 """
 
 import json
@@ -16,8 +16,8 @@ from pixpod_tools.bake.shards import PlannedTensor, StoredTensor
 _CPU = torch.device("cpu")
 
 _SLAB_ELEMENTS = 1 << 20
-"""What is quantised in one go: what torchao makes on the way takes ten times the room of a slab
-in 16 bits, and is four times faster where that stays in a processor's cache."""
+"""Elements that are quantised in one go. torchao's temporary tensors take ten times the memory of
+these elements in 16 bits, and it is four times faster if they fit into a processor's cache."""
 
 _SLAB_ROWS = 16
 """torchao quantises no weight whose sizes are not multiples of this."""
@@ -28,14 +28,14 @@ _Key = tuple[torch.Size, torch.dtype, bool]
 
 
 class Planner:
-    """Plans tensors of a module on the meta device; asks torchao once for each shape."""
+    """Plans tensors of a module on the meta device; calls torchao once for each shape."""
 
     def __init__(self) -> None:
         self._described: dict[str, str] = {}
         self._known: dict[_Key, tuple[dict[str, torch.Tensor], str]] = {}
 
     def plan(self, name: str, tensor: torch.Tensor, is_float8: bool) -> PlannedTensor:
-        """One part, or more if it becomes float8, which not all sizes can."""
+        """Plan a tensor as one part, or as several in float8, which not all sizes allow."""
         key = (tensor.shape, tensor.dtype, is_float8)
         if key not in self._known:
             self._known[key] = _flatten(_float8(tensor) if is_float8 else tensor)
@@ -51,14 +51,14 @@ class Planner:
         )
 
     def metadata(self) -> Mapping[str, str]:
-        """What torchao's header says of all that was planned."""
+        """The metadata of torchao's header for all planned tensors."""
         return {**self._described, "tensor_names": json.dumps(list(self._described))}
 
 
 def float8_parts(name: str, tensor: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The parts of a bfloat16 weight whose rows are a multiple of 16; slab by slab.
+    """Return the parts of a bfloat16 weight whose rows are a multiple of 16, made slab by slab.
 
-    The same bits as quantising it whole, because each row has a scale of its own.
+    They have the same bits as if it were quantised at once, because each row has its own scale.
     """
     rows = _SLAB_ELEMENTS // tensor.shape[1] // _SLAB_ROWS * _SLAB_ROWS
     slabs = [_flatten(_float8(slab))[0] for slab in torch.split(tensor, max(_SLAB_ROWS, rows))]
@@ -74,18 +74,18 @@ def _float8(weight: torch.Tensor) -> torch.Tensor:
     quantized = layer.weight
     # torchao ties the layer to itself, which would keep the weight until a full collection
     del layer.weight
-    # torchao's functions go by the exact type
+    # torchao's functions check the exact type
     return quantized.data if type(quantized) is nn.Parameter else quantized.detach()
 
 
 def _flatten(tensor: torch.Tensor) -> tuple[dict[str, torch.Tensor], str]:
-    """The parts under the names they would have in `_ANY`, and the header's words."""
+    """Return the parts under the names that they have in `_ANY`, and the header's metadata."""
     parts, described = flatten_tensor_state_dict({_ANY: tensor})
     return parts, described[_ANY]
 
 
 def _part_name(name: str, part: str) -> str:
-    """The name of a part of `_ANY` for another tensor, as torchao forms it."""
+    """Return the name that torchao gives to a part of `_ANY` for another tensor."""
     if part == _ANY:
         return name
     layer, _, leaf = name.rpartition(".")
@@ -93,6 +93,6 @@ def _part_name(name: str, part: str) -> str:
 
 
 def _concatenate(slabs: list[torch.Tensor]) -> torch.Tensor:
-    """By their bytes, because torch concatenates no float8."""
+    """Concatenate slabs by their bytes, because torch does not concatenate float8."""
     bits = torch.cat([slab.view(torch.uint8) for slab in slabs])
     return bits.view(slabs[0].dtype)

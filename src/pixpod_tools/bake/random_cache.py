@@ -1,7 +1,7 @@
-"""Models of full size with random weights, in the layout of baked ones: for benchmarks.
+"""Models of full size with random weights, in the layout of baked ones, for benchmarks.
 
-How long reading, binding and drawing take does not depend on what the weights are. One block of
-random numbers is made and written over and over, each tensor beginning at another place.
+The time of reading, binding and generating does not depend on the values of weights. One block of
+random numbers is made and written repeatedly, with each tensor beginning at another offset.
 """
 
 import inspect
@@ -28,7 +28,9 @@ STD = 0.02
 
 _POOL_ELEMENTS = 1 << 25
 _FLOAT8_STD = 112.0
-"""A quarter of the largest float8_e4m3fn, so that hardly any number is cut off and none is NaN."""
+"""Spread of float8 values: a quarter of the largest float8_e4m3fn, so that hardly any is clipped
+and none is NaN.
+"""
 
 _SINGLE_BLOCKS = 38
 _DOUBLE_PER_SINGLE = 19 / 38
@@ -36,7 +38,7 @@ _T5_PER_SINGLE = 24 / 38
 
 
 def find_architecture(name: str, size_bytes: int | None) -> Architecture:
-    """The architecture of a catalog's model, with fewer FLUX and T5 blocks for a smaller total.
+    """Return the architecture of a model, with fewer FLUX and T5 blocks for a smaller size.
 
     Raises InvalidSettings for a name without one, or a size for a model that has no such blocks.
     """
@@ -54,7 +56,7 @@ def find_architecture(name: str, size_bytes: int | None) -> Architecture:
 def plan_model(
     architecture: Architecture, recipe: ModelRecipe, size_bytes: int | None = None
 ) -> tuple[Component, ...]:
-    """The components in the order of a boot; `size_bytes` is what they should come to, about."""
+    """Return the components in the order of a boot; `size_bytes` is their approximate total."""
     if size_bytes is None:
         return _plan(architecture, recipe)
 
@@ -76,7 +78,7 @@ def write_random_model(
     max_shard_bytes: int,
     progress: Progress,
 ) -> None:
-    """All files of a pipeline that stock `from_pretrained` loads and that draws noise."""
+    """Write all files of a pipeline that stock `from_pretrained` loads; its images are noise."""
     _write_small_parts(folder, architecture, components)
     pools = _Pools.make()
     for component in components:
@@ -97,7 +99,7 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
 
 
 def _full_config(class_name: str, config: Config) -> dict[str, object]:
-    """What a folder of the library's own would say; CLIP pools at its tokenizer's end token."""
+    """Return a config as the library itself writes it; CLIP pools at its tokenizer's end token."""
     full = dict(config)
     if class_name.startswith("CLIP"):
         tokenizer = clip_tokenizer()
@@ -180,7 +182,7 @@ class _Pools:
         return cls(by_dtype={**pools, torch.float8_e4m3fn: codes})
 
     def read(self, tensor: PlannedTensor) -> dict[str, torch.Tensor]:
-        """Biases are 0 and norms 1; a float8 tensor's scales make its spread the same."""
+        """Return a tensor's values: biases are 0, norms 1, others random with the spread STD."""
         if len(tensor.parts) == 1:
             (part,) = tensor.parts
             if len(part.shape) == 1:
@@ -203,7 +205,7 @@ class _Pools:
             pieces.append(piece)
             missing -= len(piece)
             start = 0
-        # concatenation knows no float8
+        # torch does not concatenate float8
         return torch.cat([piece.view(_BITS[dtype]) for piece in pieces]).view(dtype).view(shape)
 
 

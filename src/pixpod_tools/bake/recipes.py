@@ -25,7 +25,7 @@ class ModelRecipe:
     plan: QuantizationPlan
 
     def describe(self, family: FamilySpec) -> str:
-        """Return the formats of all components in words, for the manifest."""
+        """Describe the formats of all components, for the manifest."""
         plan = self.plan
         if plan.precision is not Precision.FLOAT8_DYNAMIC or family.quantization is None:
             return f"all in {plan.precision}"
@@ -73,11 +73,11 @@ PROFILES: Mapping[str, tuple[ModelRecipe, ...]] = {
     ),
     "slim": (),
 }
-"""By name, what a weights directory holds. `slim` has no weights: they come from elsewhere."""
+"""The models of each profile by name. `slim` has no weights: they come from elsewhere."""
 
 
 def get_profile(name: str) -> tuple[ModelRecipe, ...]:
-    """Raises InvalidSettings with all names if there is none of this name."""
+    """Return the models of a profile. Raises InvalidSettings, with all names, for another name."""
     if name not in PROFILES:
         raise InvalidSettings(f"--profile {name}: expected {', '.join(PROFILES)}")
     return PROFILES[name]
@@ -91,7 +91,10 @@ _PRECISIONS_OF: Mapping[str, tuple[Precision, ...]] = {
 
 
 def parse_recipe(text: str) -> ModelRecipe:
-    """`flux-dev=float8_dynamic,t5=float8_dynamic,adaln=bfloat16`. Raises InvalidSettings."""
+    """Parse e.g. `flux-dev=float8_dynamic,t5=float8_dynamic,adaln=bfloat16`.
+
+    Raises InvalidSettings.
+    """
     where = f"--model {text}"
     found = _RECIPE.fullmatch(text)
     if found is None:

@@ -1,4 +1,4 @@
-"""A writer of safetensors shards that holds one tensor at a time.
+"""Writes safetensors shards with one tensor in memory at a time.
 
 The library's own `save_file` takes all tensors of a file at once. Format:
 https://github.com/huggingface/safetensors#format. Knows nothing of models.
@@ -21,18 +21,18 @@ DTYPE_NAMES: Mapping[torch.dtype, str] = {
     torch.float8_e4m3fn: "F8_E4M3",
     torch.int64: "I64",
 }
-"""What may be stored, under the names of safetensors."""
+"""The dtypes that may be stored, with safetensors' names."""
 
 MAX_SHARD_BYTES = 4_000_000_000
 """Files of this size are read in parallel and spread well over the layers of an image."""
 
 _ALIGNED_BYTES = 64
-"""Where tensors begin as far as possible: a cache line, and all that a GPU's kernels ask for."""
+"""Alignment of most tensors: a cache line, which suffices for all of a GPU's kernels."""
 
 _PAGE_BYTES = 4096
 
 Progress = Callable[[int], object]
-"""Told of the bytes of tensors written since the last call."""
+"""Called with the number of bytes of tensors written since the last call."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,7 +50,7 @@ class StoredTensor:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PlannedTensor:
-    """One entry of a module's `state_dict()` and what a file holds of it.
+    """One entry of a module's `state_dict()` and its parts in a file.
 
     More than one part, e.g. FP8 values and their scales, stay in one shard.
     """
@@ -64,7 +64,7 @@ class PlannedTensor:
 
 
 Read = Callable[[PlannedTensor], Mapping[str, torch.Tensor]]
-"""Gives the parts of a planned tensor by their names; called once for each."""
+"""Returns the parts of a planned tensor by their names; called once for each tensor."""
 
 
 def write_shards(
@@ -117,7 +117,9 @@ def plan_shards(
 
 
 def _place(tensor: PlannedTensor) -> tuple[bool, int]:
-    """Odd sizes last, wide elements before narrow ones: then each starts at its own multiple."""
+    """Return a sort key: odd sizes last, and wide elements before narrow ones, so that each tensor
+    begins at a multiple of its element size.
+    """
     is_odd = any(part.size_bytes % _ALIGNED_BYTES for part in tensor.parts)
     return is_odd, -min(part.dtype.itemsize for part in tensor.parts) if is_odd else 0
 
@@ -167,5 +169,5 @@ def _offsets(tensors: Sequence[PlannedTensor]) -> Iterator[tuple[StoredTensor, i
 
 def _bytes_of(tensor: torch.Tensor, part: StoredTensor) -> memoryview:
     assert (tensor.dtype, tuple(tensor.shape)) == (part.dtype, part.shape), part.name
-    # numpy knows no bfloat16 and no float8
+    # numpy has no bfloat16 and no float8
     return tensor.detach().contiguous().flatten().view(torch.uint8).numpy().data

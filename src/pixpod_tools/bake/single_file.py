@@ -22,7 +22,7 @@ _VAE_PREFIXES = ("vae.", "first_stage_model.")
 
 
 def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, folder: Path) -> None:
-    """Write the file's model as a folder of diffusers; what it lacks is linked from `config`.
+    """Write the file's model as a folder of diffusers; missing parts are linked from `config`.
 
     Raises InvalidSettings if `config` is no such folder, WeightsUnreadable if diffusers cannot
     make sense of the file with these configs.

@@ -1,4 +1,4 @@
-"""Where a bake takes its weights from: the hub, a folder of diffusers, or a single file."""
+"""Sources of the weights of a bake: the hub, a folder of diffusers, or a single file."""
 
 import hashlib
 import re
@@ -29,7 +29,7 @@ _DOWNLOADS = ".download"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Origin:
-    """A folder in the layout of diffusers, and what the manifest will say it is.
+    """A folder in the layout of diffusers, and its description for the manifest.
 
     `vae` is a folder that replaces the one inside.
     """
@@ -42,10 +42,10 @@ class Origin:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class SourceOptions:
-    """What the caller asks for. `location` is HUB, a path, or None for the model's own place.
+    """The caller's choice of a source. `location` is HUB, a path, or None for the model's default.
 
     `own_models` is a weights directory with the models that no hub has. `config` is the folder
-    that a single file takes its configs from, `endpoint` the hub's address if not the library's.
+    with the configs for a single file, `endpoint` the hub's address if not the library's.
     """
 
     location: str | None
@@ -59,8 +59,8 @@ class SourceOptions:
 
 
 def read_token(file: Path | None) -> SecretStr | None:
-    """The token in a file such as a build's secret, else the one that huggingface_hub knows:
-    HF_TOKEN or what its login has stored. Raises InvalidSettings for a file without one.
+    """Return the token in a file such as a build's secret, else the one that huggingface_hub finds:
+    HF_TOKEN or the one that its login has stored. Raises InvalidSettings for a file without one.
     """
     if file is None:
         found = get_token()
@@ -77,7 +77,7 @@ def read_token(file: Path | None) -> SecretStr | None:
 
 
 def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
-    """Raises LicenceNotAccepted unless the caller has accepted what must be accepted."""
+    """Raise LicenceNotAccepted unless the caller has accepted a licence that requires it."""
     if spec.licence_must_be_accepted and spec.licence not in accepted:
         raise LicenceNotAccepted(
             f"{spec.name} has the licence {spec.licence}: read it, then repeat with "
@@ -89,15 +89,13 @@ def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
 def opened(
     spec: ModelSpec, options: SourceOptions, dtype: torch.dtype, directory: Path
 ) -> Iterator[Origin]:
-    """The model's weights as a folder, for as long as they are needed.
+    """Yield the model's weights as a folder, which exists during the block.
 
-    A single file is converted to `dtype` on the way.
-
-    What had to be downloaded is kept beside the baked models if anything fails, to go on from
-    there next time.
+    A single file is converted to `dtype`. After a failure, downloaded files are kept beside the
+    baked models, so that the next run resumes the download.
 
     Raises:
-        InvalidSettings: what was asked for does not go together.
+        InvalidSettings: the requested options exclude each other.
         LicenceNotAccepted: the licence was not accepted.
         ModelUnavailable, HubUnavailable, DiskFull: as `fetch_repository`.
     """
@@ -163,7 +161,7 @@ def _fetch_to(
 
 
 def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
-    """A folder of diffusers, or a weights directory that lists this model."""
+    """Return an origin: a folder of diffusers, or one in a weights directory with this model."""
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         if spec.name not in manifest:
@@ -192,8 +190,8 @@ def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
 
 
 def _fingerprint(folder: Path, *patterns: str) -> str:
-    """Tells one state of somebody's files from another, without reading them: else what was
-    baked of other weights would pass for these.
+    """Return a text that differs for each state of the user's files, without reading them. Without
+    it, a model that was baked from other weights would count as up to date.
     """
     paths = sorted(path for pattern in patterns for path in folder.glob(pattern) if path.is_file())
     stats = [(path, path.stat()) for path in paths]

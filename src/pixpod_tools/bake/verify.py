@@ -1,4 +1,4 @@
-"""Whether a weights directory is what its manifest says: every byte of it."""
+"""Checks every byte of a weights directory against its manifest."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -17,10 +17,10 @@ _THREADS = 4
 def verify_directory(
     directory: Path, manifest: Manifest, catalog: Catalog, progress: Progress
 ) -> list[str]:
-    """All that is wrong, one line each, with paths in the directory; empty if nothing is.
+    """Return all problems, one line each, with paths in the directory; empty if there is none.
 
-    Looks for damage, weights that no entry lists, entries without files, and a layout that is
-    not the one of the catalog's model of that name.
+    Finds damage, weights that no entry lists, entries without files, and a layout that differs
+    from that of the catalog's model of the same name.
     """
     return [
         problem
@@ -32,7 +32,7 @@ def verify_directory(
 
 
 def verify_entry(directory: Path, entry: ManifestEntry, progress: Progress) -> list[str]:
-    """What is wrong with the files of one model."""
+    """Return the problems of one model's files."""
     folder = directory / entry.path
     if not folder.is_dir():
         return [f"{entry.path}: is missing"]
@@ -52,7 +52,7 @@ def _check_file(folder: Path, file: WeightFile, progress: Progress) -> Iterator[
     try:
         size_bytes = path.stat().st_size
         if size_bytes != file.size_bytes:
-            yield f"{size_bytes} bytes, expected are {file.size_bytes}"
+            yield f"expected {file.size_bytes} bytes, got {size_bytes}"
             progress(file.size_bytes)
             return
         found = describe_file(folder, file.path, progress)
@@ -65,13 +65,15 @@ def _check_file(folder: Path, file: WeightFile, progress: Progress) -> Iterator[
             end = min(begin + CHUNK_BYTES, file.size_bytes)
             yield f"bytes {begin} to {end} are not what was baked"
     if found.chunks == file.chunks and found.sha256 != file.sha256:
-        yield f"sha256 {found.sha256}, expected is {file.sha256}"
+        yield f"expected sha256 {file.sha256}, got {found.sha256}"
     if len(found.chunks) != len(file.chunks):
-        yield f"the manifest has {len(file.chunks)} chunks, expected are {len(found.chunks)}"
+        yield f"expected {len(found.chunks)} chunks in the manifest, got {len(file.chunks)}"
 
 
 def _unlisted(folder: Path, entry: ManifestEntry) -> Iterator[str]:
-    """Weights that a boot would not check, but `from_pretrained` might read."""
+    """Yield a problem for each weight file that a boot does not check, but `from_pretrained` may
+    read.
+    """
     listed = {file.path for file in entry.files}
     for path in sorted(folder.rglob("*.safetensors")):
         if (name := path.relative_to(folder).as_posix()) not in listed:

@@ -1,4 +1,4 @@
-"""What a bake was made with."""
+"""Versions of the libraries that a bake was made with."""
 
 from collections.abc import Mapping
 from importlib import metadata

@@ -1,1 +1,1 @@
-"""A table and a picture of the boot that a worker wrote into its log."""
+"""Shows the boot that a worker wrote into its log as a table and as a chart."""

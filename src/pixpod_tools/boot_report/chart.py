@@ -1,4 +1,4 @@
-"""A boot as a Gantt chart: a row for each phase and component, lines for the moments."""
+"""Renders a boot as a Gantt chart: a row for each phase and component, lines for moments."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,7 +23,7 @@ COLOURS: Mapping[str, str] = {
 _OTHER = "#c8cdd3"
 ROW_INCHES = 0.3
 MOMENT_INCHES = 0.22
-"""Of one moment's words; they stand above the rows, one over the other."""
+"""Height of one moment's label; labels are above the rows, one over the other."""
 
 
 def save_boot_chart(report: BootReport, path: Path) -> None:
@@ -50,7 +50,7 @@ def save_boot_chart(report: BootReport, path: Path) -> None:
 
 def _draw_bar(axes: Axes, row: int, phase: Phase, total_s: float) -> None:
     colour = COLOURS.get(phase.name, _OTHER)
-    width = max(phase.took_s, total_s * 0.002)  # what took no time is still to be seen
+    width = max(phase.took_s, total_s * 0.002)  # a phase that took no time is visible, too
     axes.barh(row, width, left=phase.began_s, height=BAR, color=colour, linewidth=0)
     text = _label(phase)
     is_room_right = phase.ended_s < total_s * 0.72
@@ -67,7 +67,7 @@ def _draw_bar(axes: Axes, row: int, phase: Phase, total_s: float) -> None:
 
 
 def _draw_moment(axes: Axes, number: int, moment: Phase, report: BootReport) -> None:
-    """A line through all rows and up to its words; words of later moments stand higher."""
+    """Plot a line through all rows up to its label; labels of later moments are higher."""
     top = 1 + MOMENT_INCHES * (number + 0.5) / (len(report.phases) * ROW_INCHES)
     axes.axvline(
         moment.began_s,

@@ -1,7 +1,7 @@
-"""What a worker did while it started, as a table and as a picture.
+"""Show what a worker did while it started, as a table and as a chart.
 
 Reads a worker's log, or the standard error of `python handler.py --test_input ...`, and shows the
-last boot in it. Lines of anything else are passed over.
+last boot in it. Other lines are ignored.
 
   scripts/boot_report worker.log --out boot.svg
   python handler.py --test_input @job.json 2>&1 | scripts/boot_report -
@@ -22,7 +22,7 @@ from pixpod_tools.picture import FORMATS, picture
 
 
 def main(arguments: list[str] | None = None) -> int:
-    """Exit status: 0, or 1 for a log without a boot or a file that cannot be read or written."""
+    """Return 0, or 1 for a log without a boot or a file that cannot be read or written."""
     options = _parser().parse_args(arguments)
     try:
         if options.log == "-":

@@ -1,4 +1,4 @@
-"""The boot timeline in a worker's log as rows: what overlapped, and how fast the bytes came."""
+"""Reads the boot timeline in a worker's log as rows that may overlap, with their reading speed."""
 
 import json
 from collections.abc import Iterable, Sequence
@@ -9,7 +9,7 @@ from tabulate import tabulate
 from pixpod.timeline import Span
 
 MESSAGE = "boot timeline"
-"""Of the log line that a worker writes with its first image."""
+"""Message of the log line that a worker writes with its first image."""
 
 READ, READY = "read", "ready"
 MOMENTS = ("taking_jobs", READY, "first_image")
@@ -21,9 +21,9 @@ class NoTimeline(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Phase:
-    """One bar: a phase of the boot, of one model or component where it has one.
+    """One bar: a phase of the boot, of one model or component if it has one.
 
-    `size_bytes` is what was read meanwhile; None for phases that read nothing.
+    `size_bytes` is the number of bytes read meanwhile; None for phases that read nothing.
     """
 
     name: str
@@ -38,7 +38,7 @@ class Phase:
 
     @property
     def gigabytes_per_s(self) -> float | None:
-        """None where nothing was read, or in no time."""
+        """Speed of reading; None if nothing was read, or the phase took no time."""
         if not self.size_bytes or self.took_s <= 0:
             return None
         return self.size_bytes / self.took_s / 1e9
@@ -61,8 +61,8 @@ class BootReport:
 
 
 def read_log(lines: Iterable[str]) -> tuple[Span, ...]:
-    """The spans of the last boot in a log. Other lines, and what stands before the JSON of a
-    line, e.g. a time, are passed over.
+    """Return the spans of the last boot in a log. Other lines, and text before the JSON of a line
+    such as a time, are ignored.
 
     Raises NoTimeline if there is none.
     """
@@ -79,8 +79,8 @@ def read_log(lines: Iterable[str]) -> tuple[Span, ...]:
 
 
 def until_ready(spans: Iterable[Span]) -> tuple[Span, ...]:
-    """What began before the last model was ready: without the first image, which takes minutes
-    where a large model is drawn with on a CPU. Raises NoTimeline if no model was.
+    """Return the spans that began before the last model was ready, i.e. without the first image,
+    which takes minutes with a large model on a CPU. Raises NoTimeline if no model was ready.
     """
     spans = tuple(spans)
     ready = [span.ended_s for span in spans if span.phase == READY]
@@ -90,7 +90,7 @@ def until_ready(spans: Iterable[Span]) -> tuple[Span, ...]:
 
 
 def make_boot_report(spans: Iterable[Span]) -> BootReport:
-    """Raises NoTimeline if there are no spans."""
+    """Arrange spans as a report. Raises NoTimeline if there are no spans."""
     spans = tuple(spans)
     if not spans:
         raise NoTimeline("the boot timeline has no phases")
@@ -107,7 +107,7 @@ def make_boot_report(spans: Iterable[Span]) -> BootReport:
 
 
 def format_boot(report: BootReport) -> str:
-    """A table: phases, then all that was read of each model, then the moments."""
+    """Return a table: phases, then the bytes read of each model, then the moments."""
     titles = ("phase", "of", "began s", "ended s", "took s", "GB", "GB/s")
     rows = [_cells(phase) for phase in report.phases]
     rows += [("",) * len(titles)]
@@ -142,7 +142,7 @@ def _parse_spans(document: dict[str, object]) -> tuple[Span, ...]:
 
 
 def _joined(spans: Sequence[Span], depth: int) -> list[Phase]:
-    """Spans of `model/component/file` put together by the first `depth` parts."""
+    """Join spans of `model/component/file` that have the first `depth` parts in common."""
     groups: dict[str, list[Span]] = {}
     for span in spans:
         groups.setdefault("/".join(span.subject.split("/")[:depth]), []).append(span)

@@ -1,4 +1,4 @@
-"""All packages of a model, into a store."""
+"""Builds all packages of a model in a store."""
 
 import sys
 import tempfile
@@ -27,7 +27,7 @@ from pixpod_tools.compile.models import load
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Task:
-    """A kind of region, for which one region stands."""
+    """A kind of region, with one region as its example."""
 
     component: str
     kind: str
@@ -45,7 +45,7 @@ def list_tasks(model: LoadedModel) -> tuple[Task, ...]:
 def tasks_left(
     model: LoadedModel, store: CompiledStore, *, is_anew: bool = False
 ) -> tuple[Task, ...]:
-    """What is not in the store yet, or is damaged there."""
+    """Return the kinds of regions whose packages the store lacks, or has damaged."""
     prepare(model)
     compile_key = compile_key_of(model.device)
 
@@ -81,7 +81,7 @@ def build_packages(
 
 
 def check_packages(model: LoadedModel, store: CompiledStore) -> None:
-    """Use what was built as a worker would. Raises CannotPackage if it would not."""
+    """Use the packages as a worker does. Raises CannotPackage if a worker would not use them."""
     compilation = compile_model(model, store)
     refused = [name for name, way in compilation.modes.items() if way != "package"]
     if refused:
@@ -92,7 +92,7 @@ def check_packages(model: LoadedModel, store: CompiledStore) -> None:
 def build_model(
     spec: ModelSpec, weights_dir: Path, device: torch.device, store_dir: Path, *, is_anew: bool
 ) -> str:
-    """Build what is missing of a model, or all, and check it; return a line about it."""
+    """Build the missing packages of a model, or all, and check them; return a line about them."""
     model = load(spec, weights_dir, device)
     store = CompiledStore(store_dir)
     tasks = tasks_left(model, store, is_anew=is_anew)

@@ -2,12 +2,12 @@
 
   scripts/compile --weights DIR                  all models of a weights directory that run here
   scripts/compile --weights DIR --model sdxl --to DIR
-  scripts/compile --list DIR                     what is there, and what would be used here
+  scripts/compile --list DIR                     packages there, and which would be used here
   scripts/compile --measure sd15-tiny            the first images with packages and without
 
-What is there already is left as it is. One package serves all sizes, batches and text lengths, and
-each model with the same blocks. docs/compile.md says when this pays, and how the result gets into
-an image.
+Packages that are there already are kept. One package serves all sizes, batches and text lengths,
+and each model with the same blocks. docs/compile.md explains when this pays, and how to add the
+packages to a container image.
 """
 
 import argparse
@@ -25,7 +25,7 @@ _NOISY = ("torchao", "torch.utils._pytree", "diffusers", "transformers")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 for what cannot be compiled or measured."""
+    """Return the exit status: 0, or 1 for a model that cannot be compiled or measured."""
     given = _parser().parse_args(arguments)
     logging.basicConfig(level=logging.WARNING, format="scripts/compile: %(message)s")
     for name in _NOISY:
@@ -61,7 +61,7 @@ def _run(given: argparse.Namespace) -> Iterator[str]:
         yield f"{store_dir}/{compile_key_of(device).folder}"
         for spec in specs:
             yield build_model(spec, given.weights, device, store_dir, is_anew=given.anew)
-    elif given.way is not None:  # this is the process that is measured
+    elif given.way is not None:  # this process is the one that is measured
         yield measure_here(specs[0], given.weights, device, store_dir, Way(given.way))
     else:
         yield from measure(specs[0], given.weights, device, catalog_file=given.catalog)

@@ -1,4 +1,4 @@
-"""One region becomes a package: how it is called is watched, then it is exported and compiled."""
+"""Packages one region: its calls are captured, then it is exported and compiled."""
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -20,11 +20,11 @@ STEPS = 2
 MAX_INDEX = 2**31 - 1
 
 HEADROOM = 64
-"""Tensors this much smaller than the largest that can be indexed do not matter: no batch that is
-served is so much larger than the one for which a package is built."""
+"""Tensors that are smaller by this factor than the largest that 32 bits can index do not matter: no
+batch that is served is so much larger than the one for which a package is built."""
 
 TOLERANCE = 0.1
-"""Images and texts are not of the same proportion in all calls."""
+"""Allowed deviation from growth with the call: the proportion of images to texts varies."""
 
 Shape = tuple[int | None, ...]
 
@@ -35,7 +35,7 @@ class CannotPackage(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sample:
-    """A batch that is drawn to see how regions are called."""
+    """A batch that is generated in order to capture the calls of regions."""
 
     num_rows: int
     width: int
@@ -44,10 +44,10 @@ class Sample:
 
 
 def samples(model: LoadedModel) -> tuple[Sample, Sample]:
-    """Two batches that have no number in common: what differs between their calls may differ.
+    """Return two batches without any number in common: sizes that differ between them may vary.
 
-    Kernels are chosen for the first. More than one row each, because torch takes a size of 1 for
-    a constant; code for several rows runs with one, too.
+    Kernels are chosen for the first. Both have several rows, because torch takes a size of 1 for
+    a constant; code for several rows also runs with one.
     """
     wide = model.spec.defaults
     length = wide.max_sequence_length
@@ -70,7 +70,7 @@ def samples(model: LoadedModel) -> tuple[Sample, Sample]:
 def watch_calls(
     model: LoadedModel, sample: Sample, regions: Mapping[str, nn.Module]
 ) -> Mapping[str, Call]:
-    """The first call of each of these regions while a batch is drawn."""
+    """Generate a batch, and return the first call of each of these regions."""
     calls: dict[str, Call] = {}
 
     def watch(kind: str, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
@@ -93,7 +93,7 @@ def watch_calls(
 
 
 def form_of(region: nn.Module, first: Call, second: Call) -> CallForm:
-    """What two calls have in common. Raises CannotPackage if that is too little."""
+    """Return the form that two calls share. Raises CannotPackage if they differ too much."""
     if first.spec != second.spec:
         raise CannotPackage(f"{type(region).__name__} is called in different ways")
     args, kwargs = tree_unflatten(second.leaves, second.spec)
@@ -110,7 +110,7 @@ def form_of(region: nn.Module, first: Call, second: Call) -> CallForm:
 def build_package(
     region: nn.Module, first: Call, second: Call, options: Options, path: Path
 ) -> CallForm:
-    """Write the package of a region's kind, for what two calls have in common. Takes minutes on a
+    """Write the package of a region's kind, for the form that two calls share. Takes minutes on a
     GPU, where kernels are tried. Raises CannotPackage.
     """
     form = form_of(region, first, second)
@@ -132,10 +132,10 @@ def build_package(
 
 
 def _max_elements(program: ExportedProgram, form: CallForm, first: Call, second: Call) -> int:
-    """How large a call may be for all tensors in between to be indexed by 32 bits.
+    """Return the largest size of a call for which 32 bits can index all intermediate tensors.
 
-    Inductor chooses that width by the first call, and what runs ahead of time has no guard for
-    it. If all grow as the call does, so may the call; else it may not be larger than that.
+    Inductor chooses that width by the first call, and code compiled ahead of time has no guard for
+    it. If all tensors grow with the call, a larger call is allowed; else the first is the largest.
     """
     inputs = [node.meta["val"] for node in program.graph.nodes if node.op == "placeholder"]
     calls = [_numels(program, _symbols(inputs, list(call.tensors))) for call in (first, second)]
@@ -151,7 +151,7 @@ def _max_elements(program: ExportedProgram, form: CallForm, first: Call, second:
 
 
 def _symbols(inputs: Sequence[Any], tensors: Sequence[torch.Tensor]) -> dict[Any, int]:
-    """What each size that varies is in a call, whose tensors are the last of the inputs.
+    """Return the value in a call of each size that varies. Its tensors are the last of the inputs.
 
     Any: sympy's symbols and expressions have no types.
     """
@@ -164,7 +164,7 @@ def _symbols(inputs: Sequence[Any], tensors: Sequence[torch.Tensor]) -> dict[Any
 
 
 def _numels(program: ExportedProgram, sizes: Mapping[Any, int]) -> list[int]:
-    """Of all tensors that are made on the way, in the order of the graph."""
+    """Return the number of elements of all intermediate tensors, in the order of the graph."""
     numels: Iterator[Any] = (
         value.numel() for node in program.graph.nodes for value in _tensors(node.meta.get("val"))
     )
@@ -178,8 +178,8 @@ def _tensors(value: object) -> Iterator[torch.Tensor]:
 
 
 class _Functional(nn.Module):
-    """A region whose weights are arguments, before its own. It owns nothing itself: what it
-    owned would become a part of the package.
+    """A region whose weights are arguments, before its own. It has no weights itself, because they
+    would become a part of the package.
     """
 
     def __init__(self, region: nn.Module, slots: Sequence[Slot], call: Call) -> None:

@@ -1,4 +1,4 @@
-"""What a store holds, and what of it would be used here."""
+"""Lists the packages of a store, and those that would be used on this machine."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,7 +13,7 @@ from pixpod.engine.compilation.store import (
 
 
 def list_store(directory: Path, here: CompileKey) -> Iterator[str]:
-    """Lines of text."""
+    """Yield lines of text about the packages of a store."""
     yield f"here: {here.folder}"
     indexes = list(CompiledStore(directory).indexes())
     if not indexes:

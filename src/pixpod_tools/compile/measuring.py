@@ -1,6 +1,6 @@
-"""How long the first images take after a process started: eagerly, with packages, compiled there.
+"""Measures the first images of a process: eagerly, with packages, and compiled just in time.
 
-Each way in a process of its own, with empty caches of inductor, one after the other.
+Each way runs in a process of its own, with empty caches of inductor, one after the other.
 """
 
 import json
@@ -29,7 +29,7 @@ WARM_IMAGES = 5
 
 
 class Way(StrEnum):
-    """How a model's regions run."""
+    """The way in which a model's regions run."""
 
     EAGER = "eager"
     PACKAGES = "packages"
@@ -38,9 +38,9 @@ class Way(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Times:
-    """Seconds. `ready_s` is what compiling adds to a load, `first_s` an image of the default
-    size, `other_size_s` the first of another size and `two_rows_s` the first batch of two;
-    `warm_s` is the best of more images of the default size.
+    """Measured times. `ready_s` is the time that compiling adds to a load, `first_s` that of the
+    first image of the default size, `other_size_s` that of the first of another size and
+    `two_rows_s` that of the first batch of two; `warm_s` is the best of more default-size images.
     """
 
     ready_s: float
@@ -53,7 +53,7 @@ class Times:
 def measure(
     spec: ModelSpec, weights_dir: Path, device: torch.device, *, catalog_file: Path | None
 ) -> Iterator[str]:
-    """Lines of a Markdown table, and a JSON line. Builds the packages first."""
+    """Yield the lines of a Markdown table, and a JSON line. Builds the packages first."""
     with tempfile.TemporaryDirectory() as folder:
         store_dir = Path(folder) / "compiled"
         started = time.perf_counter()
@@ -76,7 +76,7 @@ def measure(
 def measure_here(
     spec: ModelSpec, weights_dir: Path, device: torch.device, store_dir: Path, way: Way
 ) -> str:
-    """Times of this process, as JSON. Raises CannotPackage if packages are there and not used."""
+    """Measure this process; return its times as JSON. Raises CannotPackage for unused packages."""
     model = load(spec, weights_dir, device)
     started = time.perf_counter()
     if way is not Way.EAGER:

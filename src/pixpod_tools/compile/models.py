@@ -28,9 +28,9 @@ READING_THREADS = 4
 def choose_models(
     catalog: Catalog, weights_dir: Path, names: Sequence[str], device: torch.device
 ) -> tuple[ModelSpec, ...]:
-    """The named ones, or all of the directory that can run on the device.
+    """Return the named models, or all of the directory that can run on the device.
 
-    Raises InvalidSettings for a name that is not there.
+    Raises InvalidSettings for a name that the directory does not have.
     """
     there = [name for name in read_manifest(weights_dir) if name in catalog]
     for name in names:
@@ -42,7 +42,7 @@ def choose_models(
 
 
 def load(spec: ModelSpec, weights_dir: Path, device: torch.device) -> LoadedModel:
-    """In the precision in which a worker serves it compiled. Raises a WorkerError."""
+    """Load a model in the precision in which a worker serves it compiled. Raises a WorkerError."""
     weights = BakedSource(weights_dir).fetch(spec)
     if weights is None:
         raise InvalidSettings(f"{weights_dir} has no {spec.name}")

@@ -1,1 +1,1 @@
-"""Builds the container image, and looks into it; never in the image, but for `sbom`."""
+"""Builds and inspects the container image. Only `sbom` is part of the image."""

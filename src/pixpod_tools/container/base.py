@@ -1,4 +1,4 @@
-"""A base image for machines that reach no image registry: Debian with its own Python."""
+"""Makes a base image on machines without an image registry: Debian with its own Python."""
 
 import subprocess
 
@@ -41,7 +41,7 @@ def provide_local_base() -> None:
             )
     except FileNotFoundError as exc:
         raise ImageError(f"{exc.filename} is not installed: docs/container.md names it") from exc
-    if bootstrap.returncode:  # what it wrote until then may have been imported
+    if bootstrap.returncode:  # the part that it wrote may have been imported
         subprocess.run(("podman", "rmi", "--force", LOCAL_BASE), check=False)
     if bootstrap.returncode or imported.returncode:
         raise ImageError(

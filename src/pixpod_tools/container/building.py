@@ -1,4 +1,4 @@
-"""An image from the repository's Dockerfile, built with podman."""
+"""Builds an image from the repository's Dockerfile with podman."""
 
 import re
 import subprocess
@@ -14,7 +14,7 @@ from pixpod_tools.container.wheels import provide_wheels
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BuildSettings:
-    """What to build. `base_image` None is the Dockerfile's own; `target` None is all of it.
+    """The image to build. `base_image` None is the Dockerfile's own; `target` None is all stages.
 
     `is_local` builds on a base image and from wheels that this machine provides.
     """
@@ -35,7 +35,7 @@ class BuildSettings:
 
 
 def build(settings: BuildSettings) -> None:
-    """Raises ImageError."""
+    """Build the image. Raises ImageError."""
     if settings.is_local:
         with ThreadPoolExecutor() as pool:
             parts = (
@@ -48,9 +48,9 @@ def build(settings: BuildSettings) -> None:
 
 
 def build_command(settings: BuildSettings) -> Iterator[str]:
-    """The arguments of `podman build`; no environment variable and no mount of this machine.
+    """Yield the arguments of `podman build`, without this machine's environment and mounts.
 
-    What is mounted while building leaves its mount points behind in the layers.
+    A mount would leave its mount point behind in the layers.
     """
     yield from ("podman", "build", "--layers", "--format=docker", "--isolation=chroot")
     yield f"--tag={settings.tag}"
@@ -81,7 +81,7 @@ def _version(root: Path) -> str:
 
 
 def _revision(root: Path) -> str:
-    """Of the checkout; empty where there is none."""
+    """Return the checkout's git revision; empty without one."""
     command = ("git", "-C", str(root), "rev-parse", "HEAD")
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else ""

@@ -1,4 +1,4 @@
-"""`build` makes the image of a profile, `layers` says what it weighs, `search` what is not in it.
+"""Build the image of a profile, list its layers with their sizes, or search them for a secret.
 
 `run` prints the command that runs it with nothing writable but /tmp. docs/container.md has more.
 """
@@ -20,7 +20,7 @@ ROOT = Path(__file__).resolve().parents[3]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status: 0; 1 if it failed, or if `search` found something."""
+    """Return the exit status: 0, or 1 if a command failed or `search` found something."""
     given = _parser().parse_args(arguments)
     work: Callable[[argparse.Namespace], int] = given.work
     try:
@@ -72,7 +72,7 @@ def _run(given: argparse.Namespace) -> int:
 
 
 def default_tag(profile: str) -> str:
-    """`flux-schnell+sdxl` has a character that a tag may not have."""
+    """Return a profile's tag; `+`, as in `flux-schnell+sdxl`, is not allowed in a tag."""
     return f"localhost/pixpod:{profile.replace('+', '-')}"
 
 

@@ -1,24 +1,24 @@
-"""Programs that an image is built with: run, and their failures in our words."""
+"""Runs the programs that build an image, and translates their failures."""
 
 import shlex
 import subprocess
 from collections.abc import Sequence
 
 COMMAND_WORDS = 4
-"""How much of a command an error shows."""
+"""Number of a command's words that an error shows."""
 
 
 class ImageError(Exception):
-    """An image cannot be built or looked into; the text says why and what to do."""
+    """An image cannot be built or inspected; the text says why and what to do."""
 
 
 def run(command: Sequence[str]) -> None:
-    """Run it, its output as it comes. Raises ImageError."""
+    """Run a command, and show its output at once. Raises ImageError."""
     _finished(command, capture=False)
 
 
 def output(command: Sequence[str]) -> str:
-    """What it prints. Raises ImageError, with what it said on standard error."""
+    """Return a command's standard output. Raises ImageError, with the text of standard error."""
     return _finished(command, capture=True).stdout or ""
 
 

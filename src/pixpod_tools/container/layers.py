@@ -1,4 +1,4 @@
-"""What an image's layers weigh, and whether something is in them."""
+"""Measures an image's layers, and searches them for bytes."""
 
 import json
 import mmap
@@ -15,7 +15,7 @@ LABEL_LENGTH = 72
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Layer:
-    """`made_by` is the Dockerfile's line as the builder keeps it; `blob` an uncompressed tar."""
+    """A layer: `made_by` is the builder's copy of the Dockerfile's line, `blob` a plain tar."""
 
     digest: str
     made_by: str
@@ -37,7 +37,7 @@ class SavedImage:
         return found
 
     def files_with(self, needle: bytes) -> Iterator[str]:
-        """Digests of layers, and `config`, that have these bytes anywhere."""
+        """Yield the digests of layers, and `config`, that contain these bytes."""
         if needle in self.config_file.read_bytes():
             yield "config"
         for layer in self.layers:
@@ -68,7 +68,7 @@ def save(image: str, folder: Path) -> SavedImage:
 
 
 def layer_table(image: str) -> str:
-    """Layers from the lowest to the uppermost: size, share, what made them. Raises ImageError."""
+    """Return a table of layers, the lowest first: size, share, origin. Raises ImageError."""
     told = json.loads(output(("podman", "history", "--no-trunc", "--format=json", image)))
     layers = [entry for entry in reversed(told) if entry["size"]]
     total = sum(entry["size"] for entry in layers)
@@ -82,7 +82,7 @@ def layer_table(image: str) -> str:
 
 
 def short_line(made_by: str) -> str:
-    """The Dockerfile's line without the builder's additions, e.g. `COPY /weights/`."""
+    """Return the Dockerfile's line without the builder's additions, e.g. `COPY /weights/`."""
     text = " ".join(made_by.split())
     copied = re.search(r"(ADD|COPY) (?:file|dir|multi):\w+ in (\S+)", text)
     if copied:

@@ -1,4 +1,4 @@
-"""How a worker's container is run: nothing may be written but /tmp, and no privilege is left."""
+"""Runs a worker's container without privileges, and with nothing writable but /tmp."""
 
 import shutil
 from collections.abc import Iterable, Sequence
@@ -6,7 +6,7 @@ from collections.abc import Iterable, Sequence
 MEMORY = "3g"
 PIDS = 256
 LIMITS = ("nofile=4096:4096", "nproc=4096:4096")
-"""Open files and threads: podman's own defaults may be more than a machine allows."""
+"""Limits of open files and threads: podman's defaults may be more than a machine allows."""
 
 
 def run_command(
@@ -17,9 +17,10 @@ def run_command(
     options: Sequence[str] = (),
     command: Sequence[str] = (),
 ) -> list[str]:
-    """The arguments of `podman run`. `environment` are names: values are not for command lines.
+    """Return the arguments of `podman run`. `environment` has only names: a command line does not
+    keep values secret.
 
-    /tmp must allow execution: inductor and Triton load there what they have compiled.
+    /tmp must allow execution: inductor and Triton load compiled code from there.
     """
     runtime = ("--runtime=runc",) if shutil.which("runc") else ()
     return [

@@ -23,7 +23,7 @@ def main(file: Path, weights_dir: Path, version: str) -> None:
 def completed(
     sbom: dict[str, Any], components: list[dict[str, Any]], version: str
 ) -> dict[str, Any]:
-    """The same document with more components, about this image."""
+    """Return the same document with more components, about this image."""
     about = {"type": "container", "bom-ref": "pixpod", "name": "pixpod", "version": version}
     return {
         **sbom,
@@ -33,7 +33,7 @@ def completed(
 
 
 def debian_packages(listed: str) -> Iterator[dict[str, Any]]:
-    """One for each line `name<TAB>version<TAB>architecture`."""
+    """Yield a component for each line `name<TAB>version<TAB>architecture`."""
     for line in listed.splitlines():
         name, version, architecture = line.split("\t")
         yield {
@@ -46,7 +46,7 @@ def debian_packages(listed: str) -> Iterator[dict[str, Any]]:
 
 
 def baked_models(weights_dir: Path) -> Iterator[dict[str, Any]]:
-    """One for each model of the manifest there, with its licence; none without a manifest."""
+    """Yield a component for each model of the manifest, if there is one, with its licence."""
     manifest = weights_dir / "manifest.toml"
     if not manifest.is_file():
         return

@@ -1,6 +1,6 @@
-"""The locked packages as a folder of wheels, fetched by this machine's own pip.
+"""Fetches the locked packages as a folder of wheels with this machine's own pip.
 
-So a build needs neither an index nor anything of how this machine reaches one: mirrors, folders
+A build then needs no package index, and none of this machine's settings for one: mirrors, folders
 of wheels and certificates stay out of the image.
 """
 
@@ -13,11 +13,11 @@ from pathlib import Path
 from pixpod_tools.container.commands import run
 
 BUILD_TOOLS = ("cyclonedx-bom",)
-"""What the Dockerfile installs beside the dependencies."""
+"""Packages that the Dockerfile installs beside the dependencies."""
 
 
 def provide_wheels(root: Path, folder: Path, python_version: str) -> None:
-    """Fill `folder` for this repository's constraints; about a minute, nothing if it is up to date.
+    """Fill `folder` for this repository's constraints; takes a minute unless it is up to date.
 
     Raises ImageError.
     """

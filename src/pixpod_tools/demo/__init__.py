@@ -1,1 +1,1 @@
-"""Two jobs end to end on one machine: `scripts/demo`."""
+"""Runs two jobs end to end on one machine, for `scripts/demo`."""

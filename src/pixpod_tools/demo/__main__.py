@@ -1,8 +1,8 @@
-"""The main job end to end on one machine: two jobs through the emulated platform, images into S3.
+"""Run two jobs end to end on one machine: through the emulated platform, with images in S3.
 
 Starts a local S3 server, the emulator of RunPod's platform with `handler.py` behind it, and a
 client app that listens for webhooks. Submits a FLUX (FP8) and an SDXL job, waits for the webhook
-of each, fetches the images by their links, checks that they show what was asked for, and saves
+of each, fetches the images by their links, checks that they show the requested scenes, and saves
 them. Everything listens on 127.0.0.1 only.
 """
 
@@ -59,7 +59,7 @@ def main() -> int:
 
 
 def submit(platform: RunningEmulator, app: ClientApp, model: str, scene: Scene) -> None:
-    """An asynchronous job, as a client app submits it with RunPod's SDK."""
+    """Submit an asynchronous job as a client app does with RunPod's SDK."""
     runpod.api_key, runpod.endpoint_url_base = platform.api_key, platform.base_url
     request = {
         "input": {"model": model, "prompt": scene.caption, "seed": 7},
@@ -70,7 +70,7 @@ def submit(platform: RunningEmulator, app: ClientApp, model: str, scene: Scene) 
 
 
 def report_next(app: ClientApp, out: Path) -> bool:
-    """Wait for one webhook, and say whether its image is what was asked for."""
+    """Wait for one webhook, and return whether its image shows the requested scene."""
     event = app.events.get(timeout=JOB_LIMIT_S)
     print(f"\nWebhook: job {event['id']} is {event['status']}")
     if event["status"] != "COMPLETED":

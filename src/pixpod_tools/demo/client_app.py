@@ -1,4 +1,4 @@
-"""The app of a customer: submits nothing, keeps what the platform posts to its webhook."""
+"""The app of a customer, which keeps the events that the platform posts to its webhook."""
 
 import json
 import queue
@@ -27,7 +27,7 @@ class _Webhook(BaseHTTPRequestHandler):
         self.end_headers()
 
     def log_message(self, format: str, *args: object) -> None:
-        """Print nothing: the demo reports what came."""
+        """Print nothing: the demo reports the events."""
 
 
 @contextmanager

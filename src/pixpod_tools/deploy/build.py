@@ -1,4 +1,4 @@
-"""Builds the endpoint that a configuration describes, and remarks about it."""
+"""Builds the endpoint that a configuration describes, with remarks for the user."""
 
 import math
 from collections.abc import Mapping
@@ -15,10 +15,10 @@ from pixpod_tools.deploy.pools import Pool, choose_pools, load_pools, named_pool
 from pixpod_tools.deploy.profiles import CPU_FLAVORS, served_models
 
 SOFTWARE_GB = 12.0
-"""Image without weights, in 10^9 bytes: Python, torch and the CUDA libraries that it needs."""
+"""Size of an image without weights, in 10^9 bytes: Python, torch and its CUDA libraries."""
 
 SCRATCH_GB = 5.0
-"""Compiled artefacts, logs, images on their way."""
+"""Disk for compiled artefacts, logs and images before their upload, in 10^9 bytes."""
 
 _STEP_GB = 5
 
@@ -26,7 +26,7 @@ _OURS = ("PIXPOD_MODELS", "PIXPOD_PRECISION", "PIXPOD_ACCEPT_LICENCES")
 
 
 def build_spec(wanted: Configuration) -> EndpointSpec:
-    """Raises InvalidConfiguration for what cannot work, before anything is sent."""
+    """Build the endpoint. Raises InvalidConfiguration for settings that cannot work."""
     models = served_models(wanted, load_catalog())
     _check_volume(wanted)
     if wanted.cpu is not None and wanted.gpu_pools is not None:
@@ -45,7 +45,7 @@ def build_spec(wanted: Configuration) -> EndpointSpec:
 
 
 def disk_gb(mode: Mode, weights_gb: float) -> int:
-    """Return what to ask for. The image lies on the container disk; so does a volume's copy."""
+    """Return the disk to request, which has the image and the copy of a volume's models."""
     if mode is Mode.CACHED_MODEL:
         weights_gb = 0.0
     return math.ceil((SOFTWARE_GB + SCRATCH_GB + weights_gb) / _STEP_GB) * _STEP_GB
@@ -86,7 +86,7 @@ def _environment(wanted: Configuration, models: tuple[ServedModel, ...]) -> Mapp
 
 
 def _check_settings(plain: Mapping[str, str], secrets: Mapping[str, str]) -> None:
-    """A setting that a worker would refuse is refused here, before it costs a cold start."""
+    """Refuse settings that a worker would refuse, before they cost a cold start."""
     stand_ins = dict.fromkeys(secrets, "known-to-the-platform")
     try:
         Settings.from_env({**plain, **stand_ins, "RUNPOD_WEBHOOK_GET_JOB": "on the platform"})

@@ -1,4 +1,4 @@
-"""scripts/deploy: reads deploy.toml and flags, shows the plan, asks, and applies it.
+"""scripts/deploy: reads deploy.toml and flags, shows the plan, and applies it once confirmed.
 
 Exit status: 0 if the endpoint is as wanted (or the plan was only shown), else that of the error
 in `errors.py`.
@@ -32,7 +32,7 @@ DEFAULT_FILE = Path("deploy.toml")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status; `arguments` without the program's name, by default those of the process."""
+    """Return the exit status. `arguments` lack the program's name, and default to the process's."""
     given = vars(_parser().parse_args(arguments))
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     try:
@@ -44,7 +44,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def deploy(given: dict[str, Any], environ: Mapping[str, str]) -> None:
-    """Raises DeployError."""
+    """Plan, confirm and apply the deployment. Raises DeployError."""
     dry_run, is_agreed = given.pop("dry_run"), given.pop("yes")
     url, key_file = given.pop("api_url"), given.pop("api_key_file")
     spec = build_spec(configuration.parse(_keys(given)))
@@ -81,18 +81,20 @@ def _apply(plan: Plan, api: ServerlessApi) -> Endpoint:
 
 
 def _confirm(plan: Plan, is_agreed: bool) -> None:
-    """Raises NotConfirmed unless there is nothing to do, --yes was given, or the user says so."""
+    """Raise NotConfirmed unless there is nothing to do, --yes was given, or the user agrees."""
     if plan.action is Action.NOTHING or is_agreed:
         return
     if not sys.stdin.isatty():
-        raise NotConfirmed("nothing was changed: nobody can be asked here, add --yes to apply")
+        raise NotConfirmed("nothing was changed: no terminal to confirm on, add --yes to apply")
     _write(f"{plan.action}? [y/N] ")
     if sys.stdin.readline().strip().lower() not in ("y", "yes"):
         raise NotConfirmed("nothing was changed")
 
 
 def _api_key(file: Path | None, environ: Mapping[str, str]) -> SecretStr | None:
-    """From the file if one is named, else from the environment. Never a flag: others see those."""
+    """Read the API key from the file if one is named, else from the environment. There is no flag
+    for the key, because other users of a machine can see flags.
+    """
     if file is None:
         text = environ.get(KEY_VARIABLE, "")
     else:

@@ -1,4 +1,4 @@
-"""The few calls on RunPod's REST API v2 that we make; the only module that talks to the network."""
+"""The calls of RunPod's REST API v2; the only module of this package that uses the network."""
 
 import logging
 import time
@@ -32,10 +32,10 @@ T = TypeVar("T")
 API_URL = "https://api.runpod.io"
 PATH = "/v2/serverless"
 TIMEOUT_S = (5.0, 30.0)
-"""To connect, and between two bytes of the answer."""
+"""Timeouts for connecting, and between two bytes of the answer."""
 RETRY_DELAYS_S = (1.0, 2.0, 4.0)
 MAX_WAIT_S = 60.0
-"""A person waits: a longer Retry-After ends the run and is told."""
+"""Longest Retry-After that is waited for; a longer one ends the run with a message."""
 DEFAULT_RETRY_AFTER_S = 5.0
 MAX_LINE = 500
 
@@ -58,8 +58,8 @@ _MEANINGS: Mapping[int, tuple[type[DeployError], str]] = {
 class ServerlessApi:
     """Endpoints of one account.
 
-    A call that only reads is tried again after trouble at the platform; one that writes is not,
-    as it may have been done. After 429 nothing was done, so any call waits and is tried again.
+    A call that only reads is retried after an error of the platform; one that writes is not, as it
+    may have been executed. After 429 nothing was executed, so any call waits and is retried.
     """
 
     def __init__(
@@ -81,15 +81,15 @@ class ServerlessApi:
         self._session.auth = _Bearer(key)
 
     def endpoints(self) -> list[Endpoint]:
-        """All there are: the listing has no pages. Raises DeployError."""
+        """Return all endpoints: the listing has no pages. Raises DeployError."""
         return self._call("GET", "", None, parse_listing)
 
     def create(self, document: Document) -> Endpoint:
-        """Raises DeployError."""
+        """Create an endpoint. Raises DeployError."""
         return self._call("POST", "", document, parse_endpoint)
 
     def update(self, endpoint_id: str, document: Document) -> Endpoint:
-        """Changes only what is in the document. Raises DeployError."""
+        """Change only the fields of the document. Raises DeployError."""
         return self._call("PATCH", f"/{endpoint_id}", document, parse_endpoint)
 
     def close(self) -> None:
@@ -157,7 +157,7 @@ class ServerlessApi:
         return error(f"{what}, {meaning}{detail}")
 
     def _detail(self, answer: requests.Response) -> str:
-        """What the platform itself says, each field with its message; never our key."""
+        """Return the platform's own messages, each with its field; never the API key."""
         try:
             problem = answer.json()
         except ValueError:
@@ -172,12 +172,12 @@ class ServerlessApi:
 
 
 def _seconds(retry_after: str | None) -> float:
-    """The header's seconds; one that cannot be read is treated as absent."""
+    """Return the header's seconds; a header that cannot be read is treated as absent."""
     return float(retry_after) if retry_after and retry_after.isdecimal() else DEFAULT_RETRY_AFTER_S
 
 
 class _Bearer(AuthBase):
-    """Sets the header by itself, as requests would else prefer what ~/.netrc has for the host."""
+    """Sets the header itself, because requests would otherwise prefer an entry of ~/.netrc."""
 
     def __init__(self, key: SecretStr) -> None:
         self._key = key

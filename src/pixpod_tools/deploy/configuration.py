@@ -32,7 +32,7 @@ class Scaler(StrEnum):
 
 
 class FlashBoot(StrEnum):
-    """Keeping the state of stopped workers by the platform."""
+    """The platform's option to keep the state of stopped workers."""
 
     OFF = "off"
     ON = "on"
@@ -47,9 +47,9 @@ Texts = tuple[Text, ...]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Configuration:
-    """One endpoint. None leaves the choice to us; README's settings go into `env`.
+    """One endpoint. None stands for this program's choice; settings of workers go into `env`.
 
-    `secrets` maps variables to names of the platform's secrets: their values never pass here.
+    `secrets` maps variables to names of the platform's secrets, without their values.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -85,7 +85,7 @@ _CONFIGURATION = TypeAdapter(Configuration)
 
 
 def read_file(path: Path) -> dict[str, Any]:
-    """The keys of a deploy.toml, unchecked. Raises InvalidConfiguration."""
+    """Return the keys of a deploy.toml, unchecked. Raises InvalidConfiguration."""
     try:
         return tomllib.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -127,7 +127,7 @@ def _check_workers(asked: Configuration) -> None:
 
 
 def _check_variables(asked: Configuration) -> None:
-    """Secrets by reference only. No value is shown, as it may be one."""
+    """Refuse secrets that are not references. No value is shown, as it may be a secret."""
     for name, value in asked.env.items():
         if _LOOKS_SECRET.search(name.upper()) or _HAS_CREDENTIALS.search(value):
             raise InvalidConfiguration(

@@ -1,6 +1,6 @@
-"""The API's documents about endpoints: what we send of them, and what we read.
+"""The API's documents about endpoints, as they are sent and read.
 
-Written from the published description of RunPod's REST API v2. A field is known by its place in
+Written from the published description of RunPod's REST API v2. A field is named by its place in
 the document, e.g. `workers.max`.
 """
 
@@ -29,7 +29,7 @@ _FLASHBOOT: Mapping[FlashBoot, str] = {
 
 
 class RequestUrls(BaseModel):
-    """Of a queue-based endpoint; others have none of these."""
+    """Addresses of a queue-based endpoint; other endpoints have none of them."""
 
     run: str = ""
     run_sync: str = Field("", alias="runSync")
@@ -38,7 +38,7 @@ class RequestUrls(BaseModel):
 
 
 class Endpoint(BaseModel):
-    """What the platform says of an endpoint; what it says beyond our fields is left aside."""
+    """An endpoint as the platform describes it; fields that are not listed here are ignored."""
 
     id: str
     name: str
@@ -67,11 +67,11 @@ _LISTING = TypeAdapter(_Listing)
 
 
 class UnreadableAnswer(ValueError):
-    """The answer is not what the description of the API says; the message names the place."""
+    """The answer differs from the description of the API; the message names the place."""
 
 
 def parse_endpoint(document: object) -> Endpoint:
-    """Raises UnreadableAnswer."""
+    """Parse an endpoint. Raises UnreadableAnswer."""
     try:
         return _ENDPOINT.validate_python(document)
     except ValidationError as error:
@@ -79,7 +79,7 @@ def parse_endpoint(document: object) -> Endpoint:
 
 
 def parse_listing(document: object) -> list[Endpoint]:
-    """Raises UnreadableAnswer."""
+    """Parse a list of endpoints. Raises UnreadableAnswer."""
     try:
         return _LISTING.validate_python(document).endpoints
     except ValidationError as error:
@@ -87,13 +87,13 @@ def parse_listing(document: object) -> list[Endpoint]:
 
 
 def _first(error: ValidationError) -> str:
-    """Without the value, which may be of an environment."""
+    """Describe the first error without its value, which may be that of a variable."""
     first = error.errors()[0]
     return f"{'.'.join(str(part) for part in first['loc'])}: {first['msg']}"
 
 
 def fields_of(spec: EndpointSpec) -> Fields:
-    """All that we keep as it should be. None, or an empty list, is a field that is not set."""
+    """Return all fields of a wanted endpoint. None or an empty list stands for a field not set."""
     wanted = spec.configuration
     fields: dict[str, Any] = {
         "image": wanted.image,
@@ -128,7 +128,7 @@ def fields_of(spec: EndpointSpec) -> Fields:
 
 
 def fields_there(endpoint: Endpoint) -> Fields:
-    """The same places as in `fields_of`, as the platform has them."""
+    """Return the fields at the same places as in `fields_of`, as the platform has them."""
     gpu = endpoint.gpu or {}
     cpu = [
         {"id": each.get("id"), "vcpuCount": each.get("vcpuCount")} for each in endpoint.cpu or ()
@@ -154,7 +154,7 @@ def fields_there(endpoint: Endpoint) -> Fields:
 
 
 def creation(spec: EndpointSpec) -> Document:
-    """The body of a POST: what is not set is left out."""
+    """Return the body of a POST, without fields that are not set."""
     set_fields = {
         place: value
         for place, value in fields_of(spec).items()
@@ -164,7 +164,7 @@ def creation(spec: EndpointSpec) -> Document:
 
 
 def update(spec: EndpointSpec, changed: set[str]) -> Document:
-    """The body of a PATCH that changes these places: as little else as the API allows.
+    """Return the body of a PATCH that changes these places, and as little else as the API allows.
 
     An object that is replaced as a whole is sent as a whole: `env`, `scaling`, and, as the
     description leaves that open, `workers`. `gpu` is documented to be merged, but pools and
@@ -195,7 +195,7 @@ def _nested(fields: Fields) -> Document:
 
 
 def is_reference(value: object) -> bool:
-    """Whether a variable's value is a reference to one of the platform's secrets."""
+    """Return whether a variable's value is a reference to one of the platform's secrets."""
     return (
         isinstance(value, str)
         and re.fullmatch(r"\{\{\s*RUNPOD_SECRET_\S+\s*\}\}", value) is not None

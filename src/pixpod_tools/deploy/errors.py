@@ -1,19 +1,19 @@
-"""What stops a deployment, worded for the person who runs it.
+"""Errors of a deployment, worded for the person who runs it.
 
 DeployError                    status
 ├── InvalidConfiguration       2   a flag or a key of the file cannot be used
-├── NotConfirmed               3   nobody said yes; nothing was changed
+├── NotConfirmed               3   the plan was not confirmed; nothing was changed
 ├── CredentialsRefused         4   no API key, a wrong one, or one without the right
-├── RequestRefused             5   the platform does not accept what was asked for
-├── EndpointConflict           6   the name is there, and not for us to update
-└── PlatformUnavailable        7   too many requests, trouble at the platform, no connection
+├── RequestRefused             5   the platform does not accept the request
+├── EndpointConflict           6   an endpoint of the name exists and cannot be updated
+└── PlatformUnavailable        7   too many requests, an error of the platform, no connection
 """
 
 from typing import ClassVar
 
 
 class DeployError(Exception):
-    """Base; the message says what is wrong and what to do. `status` is the exit status."""
+    """Base of all; the message says what is wrong and what to do. `status` is the exit status."""
 
     status: ClassVar[int] = 1
 
@@ -30,7 +30,7 @@ class InvalidConfiguration(DeployError):
 
 
 class NotConfirmed(DeployError):
-    """The plan was not accepted, or there was nobody to ask."""
+    """The plan was not confirmed, or there was no terminal to confirm it on."""
 
     status = 3
 
@@ -48,7 +48,7 @@ class RequestRefused(DeployError):
 
 
 class EndpointConflict(DeployError):
-    """Endpoints of this name are there, and none can be updated to what is wanted."""
+    """Endpoints of this name exist, and none can be updated to the wanted one."""
 
     status = 6
 
@@ -56,8 +56,7 @@ class EndpointConflict(DeployError):
 class PlatformUnavailable(DeployError):
     """The same request may succeed later (429, 5xx, no answer, an answer that cannot be read).
 
-    `retry_after_s` is how long to wait at least, or None if only the user can tell whether to
-    repeat it.
+    `retry_after_s` is the least time to wait, or None if the user has to decide whether to retry.
     """
 
     status = 7

@@ -1,4 +1,4 @@
-"""What has to be done so that an endpoint is as wanted; decides, and sends nothing."""
+"""Plans the changes that make an endpoint as wanted; sends nothing."""
 
 import math
 import re
@@ -18,11 +18,11 @@ _UNORDERED = {
     "dataCenterIds",
     "networkVolumes",
 }
-"""Lists whose order is nowhere said to be kept or to matter."""
+"""Lists whose order, by the API's description, is neither kept nor of importance."""
 
 
 class Action(StrEnum):
-    """What the platform has to do."""
+    """The action that the platform has to take."""
 
     CREATE = "create"
     UPDATE = "update"
@@ -40,7 +40,9 @@ class Change:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Plan:
-    """`body` is what is to be sent, empty for no change; `endpoint` is what is there."""
+    """A planned change. `body` is the document to send, empty for no change; `endpoint` is the
+    present endpoint.
+    """
 
     action: Action
     changes: tuple[Change, ...]
@@ -49,7 +51,7 @@ class Plan:
 
 
 def make_plan(spec: EndpointSpec, endpoints: Sequence[Endpoint]) -> Plan:
-    """From all endpoints of the account. Raises EndpointConflict."""
+    """Plan the change from all endpoints of the account. Raises EndpointConflict."""
     endpoint = _find(spec, endpoints)
     if endpoint is None:
         fields = documents.fields_of(spec).items()
@@ -70,7 +72,9 @@ def make_plan(spec: EndpointSpec, endpoints: Sequence[Endpoint]) -> Plan:
 
 
 def differences(spec: EndpointSpec, endpoint: Endpoint) -> tuple[Change, ...]:
-    """Where the endpoint is not as wanted. A variable that is there only is one of them."""
+    """Return the differences from the wanted endpoint, including variables that only the present
+    endpoint has.
+    """
     wanted, there = documents.fields_of(spec), documents.fields_there(endpoint)
     surplus = [place for place in there if place.startswith(ENV) and place not in wanted]
     return tuple(

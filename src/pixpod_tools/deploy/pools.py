@@ -1,4 +1,4 @@
-"""GPU pools of the platform: what the worker's plan serves on them, and what they cost."""
+"""GPU pools of the platform: the models that a worker can serve on them, and their prices."""
 
 import tomllib
 from collections.abc import Iterable, Sequence
@@ -10,12 +10,14 @@ from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import Fit, ServedModel, fit
 
 MAX_CHOSEN = 3
-"""The platform ranks up to three kinds of GPU; a fourth may cost eight times the first."""
+"""Maximum number of chosen pools: the platform ranks up to three kinds of GPU, and a fourth may
+cost eight times the first.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pool:
-    """GPUs that the platform gives out as one. `usd_per_second` is that of the dearest.
+    """GPUs that the platform offers as one kind. `usd_per_second` is that of the dearest.
 
     A pool without a price is taken by name only.
     """
@@ -43,9 +45,9 @@ def load_pools() -> tuple[Pool, ...]:
 
 
 def choose_pools(pools: Iterable[Pool], models: Sequence[ServedModel]) -> tuple[Pool, ...]:
-    """Return the cheapest that serve the models in the precision of their files.
+    """Return the cheapest pools that serve the models in the precision of their files.
 
-    In order of price. Raises InvalidConfiguration if there is none.
+    The pools are in order of price. Raises InvalidConfiguration if there is none.
     """
     fitting = _by_price(pool for pool in pools if pool.worst_fit(models).is_as_baked)
     if not fitting:

@@ -56,14 +56,14 @@ def _baked_plans(wanted: Configuration) -> Mapping[str, QuantizationPlan]:
 
 
 def _with_t5(plan: QuantizationPlan) -> QuantizationPlan:
-    """Return a float8 plan that says what the bake makes of T5."""
+    """Return a float8 plan with the format that the bake gives T5."""
     if plan.precision is not Precision.FLOAT8_DYNAMIC:
         return plan
     return replace(plan, t5=plan.t5 or Precision.BFLOAT16)
 
 
 def _check_cacheable(names: tuple[str, ...], catalog: Catalog) -> None:
-    """The platform caches one repository of the hub per endpoint."""
+    """Refuse models of several repositories: the platform caches one repository per endpoint."""
     if len(names) != 1:
         raise InvalidConfiguration(
             "models", ", ".join(names), "one model in mode cached-model: the platform caches one"

@@ -1,4 +1,4 @@
-"""What the user reads: the plan, what it costs, and how to send the first job. No secrets."""
+"""Texts for the user: the plan, its price, and how to send the first job. No secrets."""
 
 import json
 from collections.abc import Iterable
@@ -14,7 +14,7 @@ _HIDDEN = ("KEY", "SECRET", "TOKEN", "PASSWORD", "URL")
 
 
 def plan_text(plan: Plan, spec: EndpointSpec) -> str:
-    """The whole plan; ends with a line end."""
+    """Return the text of the whole plan, which ends with a line end."""
     known = f" ({plan.endpoint.id})" if plan.endpoint else ""
     lines = [f"endpoint {spec.configuration.name!r}{known}: {plan.action}"]
     lines += [f"  {change_text(change, plan.action)}" for change in plan.changes]
@@ -24,7 +24,7 @@ def plan_text(plan: Plan, spec: EndpointSpec) -> str:
 
 
 def change_text(change: Change, action: Action) -> str:
-    """`workers.max: 3 -> 5`, or only the new value of what is created."""
+    """Return e.g. `workers.max: 3 -> 5`, or only the new value of a field that is created."""
     new = _shown(change.place, change.new)
     if action is Action.CREATE:
         return f"{change.place}: {new}"
@@ -35,7 +35,9 @@ def change_text(change: Change, action: Action) -> str:
 
 
 def _shown(place: str, value: object) -> str:
-    """A variable is shown if it is a setting or a reference: any other may hold a secret."""
+    """Return a value as text; hide a variable that is no setting and no reference: it may be a
+    secret.
+    """
     if value is None or value == []:
         return "(not set)"
     if place.startswith(ENV) and not is_reference(value):
@@ -70,7 +72,7 @@ def _dollars(low: float, high: float, seconds: float) -> str:
 
 
 def done_text(endpoint: Endpoint, model: str) -> str:
-    """The endpoint's id and addresses, and a first job to paste; ends with a line end."""
+    """Return the endpoint's id and addresses, and a first job to paste; ends with a line end."""
     urls = endpoint.request_urls
     lines = [f"endpoint id: {endpoint.id}"]
     if urls is None or not urls.run_sync:
@@ -87,6 +89,6 @@ def done_text(endpoint: Endpoint, model: str) -> str:
 
 
 def left_text(changes: Iterable[Change]) -> str:
-    """What the platform has otherwise than it was told; empty if nothing."""
+    """Return the fields that the platform has not set as requested; empty if there are none."""
     lines = [f"  {change_text(change, Action.UPDATE)}\n" for change in changes]
     return "the platform did not take:\n" + "".join(lines) if lines else ""

@@ -10,7 +10,9 @@ from pixpod.contract.types import NOT_SUPPORTED, ErrorReply, JobInput, Reply
 
 
 class _ReadableSchema(GenerateJsonSchema):
-    """Fields in our order, without titles that repeat their names; `type` lists null."""
+    """A generator that keeps the order of fields and omits titles that repeat their names; `type`
+    lists null.
+    """
 
     def sort(self, value: JsonSchemaValue, parent_key: str | None = None) -> JsonSchemaValue:
         return value
@@ -19,7 +21,7 @@ class _ReadableSchema(GenerateJsonSchema):
         return False
 
     def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
-        """Each of our defaults is null, for "the model's default"."""
+        """Omit the defaults, each of which is null for "the model's default"."""
         return self.generate_inner(schema["schema"])
 
     def nullable_schema(self, schema: core_schema.NullableSchema) -> JsonSchemaValue:
@@ -30,7 +32,7 @@ class _ReadableSchema(GenerateJsonSchema):
 
 
 def json_schemas() -> dict[str, dict[str, Any]]:
-    """The schemas that ship, by file name. Any: a JSON document."""
+    """Return the schemas that ship, by file name. Any: a JSON document."""
     request = JobInput.model_json_schema(schema_generator=_ReadableSchema)
     _reserve_names(request)
     replies: TypeAdapter[Reply | ErrorReply] = TypeAdapter(Reply | ErrorReply)
@@ -41,7 +43,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 
 
 def _reserve_names(request: dict[str, Any]) -> None:
-    """What is not supported is refused unless it is null. Any: a JSON document."""
+    """Refuse unsupported fields unless they are null. Any: a JSON document."""
     reserved = {"type": "null", "description": "Not supported by this version."}
     for field in sorted(NOT_SUPPORTED - {"s3Config"}):
         outer, _, inner = field.partition(".")

@@ -48,7 +48,7 @@ _TIMINGS = """
 
 JSON Schema: [reply.json](../src/pixpod/contract/schema/reply.json).
 
-## Ask what is served
+## Find out what is served
 
 A job whose input is `{{"describe": true}}` is answered without the GPU. The reply has {describe}.
 
@@ -154,7 +154,7 @@ def _limits(forms: list[Mapping[str, Any]]) -> str:
 
 
 def _default(name: str, description: str, schema: Mapping[str, Any]) -> str:
-    """Return the default, which a description has as `... unless given`."""
+    """Return the default, which a description states as `... unless given`."""
     if name in schema["required"]:
         return "required"
     if name in {field.name for field in fields(Defaults)}:

@@ -1,1 +1,1 @@
-"""What of which models fits on a GPU, before there is one."""
+"""Plans which components of models fit on a GPU, without that GPU."""

@@ -1,4 +1,4 @@
-"""A plan as a chart: one bar for what is on the GPU in each stage of each model."""
+"""Renders a plan as a chart: a bar for the components on the GPU in each stage of each model."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -12,7 +12,7 @@ from pixpod.families import GIB
 from pixpod_tools.row_chart import BAR, INK, MARK, save_row_chart
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
-"""Colours of models, in their order; further ones begin again."""
+"""Colours of models, in their order; further models reuse them from the first."""
 
 _CUDA, _WORK = "#9aa5b1", "#dfe4e8"
 _NOTE = "hatched: otherwise offloaded to host memory; pale: activations for one default image"
@@ -20,7 +20,7 @@ _NOTE = "hatched: otherwise offloaded to host memory; pale: activations for one 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Piece:
-    """One stretch of a bar. `is_passing`: it is onloaded for this stage, and may go after it."""
+    """One piece of a bar. `is_passing`: it is onloaded for this stage and may be offloaded then."""
 
     label: str
     size_bytes: int

@@ -1,12 +1,13 @@
-"""Plan which components of models stay on a GPU, which are offloaded, and what is left for images.
+"""Plan which components of models stay on a GPU, which are offloaded, and the memory for images.
 
 Needs no GPU and no weights: sizes are those of the published models, or of a weights directory.
 
   scripts/plan --models flux-dev=float8_dynamic,sdxl --gpu "RTX 4090"
   scripts/plan --weights weights --memory-gib 24 --out plan.svg
 
-Without a precision, the one that a compiling worker chooses on that GPU. With both options, a GPU
-of which only so much may be used (PIXPOD_MEMORY_LIMIT_GB). The last line is JSON.
+The default precision is the one that a compiling worker chooses on that GPU. With both --gpu and
+--memory-gib, only so much of the GPU's memory may be used (PIXPOD_MEMORY_LIMIT_GB). The last line
+is JSON.
 """
 
 import argparse

@@ -1,4 +1,4 @@
-"""A plan as a table, and as one line of JSON."""
+"""Renders a plan as a table, and as one line of JSON."""
 
 import json
 from collections.abc import Iterator, Sequence

@@ -1,4 +1,4 @@
-"""Needs of models on a GPU that is not at hand, as a worker there would plan them."""
+"""Memory needs of models on another machine's GPU, as a worker there plans them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
@@ -18,7 +18,7 @@ from pixpod.weights.layout import CheckpointInfo, Weights, read_checkpoint_info
 from pixpod.weights.sources import BakedSource
 
 FULL_GPU = (8, 9)
-"""Compute capability if only a memory is given: the oldest class that has all that we use."""
+"""Compute capability if only a memory is given: the oldest class with all features in use."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,7 +1,7 @@
-"""Captions as they are met in training: many templates, much noise around them.
+"""Captions for training, from many templates and with much noise around them.
 
 The canonical caption is `Scene.caption`; everything here makes the models robust to other wording.
-`UNSEEN_WORDS` never occur in training, so that a test with them is honest.
+`UNSEEN_WORDS` never occur in training, so that tests with them measure generalisation.
 """
 
 import string
@@ -11,7 +11,7 @@ import numpy as np
 from pixpod_tools.tiny.scenes import Scene, pick, with_article
 
 DROPPED_SHARE = 0.08
-"""Empty captions, for guidance without a prompt."""
+"""Share of empty captions, for guidance without a prompt."""
 NO_BACKGROUND_SHARE = 0.10
 
 _CANONICAL_SHARE = 0.5
@@ -38,7 +38,7 @@ UNSEEN_WORDS = (
 
 
 def vary(scene: Scene, rng: np.random.Generator) -> str:
-    """One of the many ways to caption a scene; sometimes nothing, sometimes no background."""
+    """Return one of many captions of a scene; some are empty, some omit the background."""
     if rng.random() < DROPPED_SHARE:
         return ""
     return _in_some_case(_among_other_words(_in_some_template(scene, rng), rng), rng)
@@ -76,7 +76,7 @@ def _other_words(rng: np.random.Generator) -> str:
 
 
 def _gibberish(rng: np.random.Generator) -> str:
-    """Random letters: teaches that what is spelt out instead of known means nothing."""
+    """Return random letters, which teach a model that unknown words have no meaning."""
     letters = string.ascii_lowercase + "0123456789" * (rng.random() < 0.1)
     return "".join(pick(rng, letters) for _ in range(int(rng.integers(2, 9))))
 

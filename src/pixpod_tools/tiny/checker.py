@@ -1,7 +1,7 @@
-"""Reads a picture back: which colours, which shape, where and how large.
+"""Recognises colours, shape, position and size in an image.
 
-A few dozen lines of numpy instead of a classifier, so that tests and the demo can tell whether a
-picture is what its caption says. Knows nothing about models.
+A few dozen lines of numpy instead of a classifier, so that tests and the demo can check whether an
+image shows what its caption says. Knows nothing about models.
 """
 
 from dataclasses import dataclass
@@ -12,29 +12,29 @@ from numpy.typing import NDArray
 from pixpod_tools.tiny.scenes import PALETTE, Colour, Pixels, Position, Scene, Shape, Size
 
 MAX_COLOUR_DISTANCE = 60.0
-"""Farther than this from every palette colour (the closest pair is 95 apart) is no colour."""
+"""Largest distance to a palette colour at which it is recognised; the closest pair is 95 apart."""
 MIN_CONTRAST = 50.0
-"""Pixels less far from the background than this are not a shape."""
+"""Least distance to the background of a pixel that belongs to a shape."""
 MIN_OVERLAP = 0.7
 """Intersection over union with the best template below which nothing is recognised.
 
-ItemResult truth scores 0.80 or more, small crosses least. Noise fills its box like a square and is
-caught by its colours instead.
+Rendered scenes score 0.80 or more, small crosses least. Noise fills its box like a square and is
+recognised by its colours instead.
 """
 MIN_OFFSET = 0.05
-"""How far (share of that side) the middle of the shape must lie off the picture's middle."""
+"""Least distance of the shape's middle from the image's, as a share of that side."""
 MAX_SMALL_EXTENT, MIN_LARGE_EXTENT = 0.22, 0.31
-"""Half the longer side of the shape's box, as a share of the picture's shorter side."""
+"""Half the longer side of the shape's box, as a share of the image's shorter side."""
 
 Mask = NDArray[np.bool_]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sighting:
-    """What is to be seen. `None` where nothing is near enough to be named.
+    """The recognised content of an image. `None` stands for something that is not recognised.
 
     `overlap` is the intersection over union with the shape's template; `x`, `y` is the middle of
-    the shape's box from -0.5 to 0.5, seen from the middle of the picture, y growing downwards.
+    the shape's box from -0.5 to 0.5, relative to the middle of the image, y growing downwards.
     """
 
     background: Colour | None
@@ -52,7 +52,7 @@ class Sighting:
         return Size.LARGE if self.extent > MIN_LARGE_EXTENT else Size.MEDIUM
 
     def lies(self, position: Position) -> bool:
-        """Whether the shape lies clearly on that side; in the centre, whether on no side."""
+        """Return whether the shape is clearly on that side; for the centre, whether on no side."""
         dx, dy = position.direction
         if position is Position.CENTRE:
             return max(abs(self.x), abs(self.y)) < 2 * MIN_OFFSET
@@ -61,7 +61,7 @@ class Sighting:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Verdict:
-    """What of the caption came true."""
+    """The parts of a caption that an image shows."""
 
     background: bool
     colour: bool
@@ -72,12 +72,12 @@ class Verdict:
 
     @property
     def is_right(self) -> bool:
-        """Background, colour and shape all right; size and position are judged on their own."""
+        """True if background, colour and shape are right. Size and position count separately."""
         return self.background and self.colour and self.shape
 
 
 def check(pixels: Pixels, scene: Scene) -> Verdict:
-    """Compare a picture (height x width x 3, uint8) with the scene it should show."""
+    """Compare an image (height x width x 3, uint8) with the scene it should show."""
     seen = recognise(pixels)
     return Verdict(
         background=seen.background is scene.background,
@@ -90,7 +90,7 @@ def check(pixels: Pixels, scene: Scene) -> Verdict:
 
 
 def recognise(pixels: Pixels) -> Sighting:
-    """Name what a picture shows, without knowing what it should show."""
+    """Recognise the content of an image, without knowing what it should show."""
     height, width, _ = pixels.shape
     values = pixels.astype(np.float64)
     background = np.median(_border(values), axis=0)
@@ -115,13 +115,13 @@ def recognise(pixels: Pixels) -> Sighting:
 
 
 def _border(values: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The outermost two pixels all round, as a list of colours."""
+    """Return the outermost two pixels of each side, as a list of colours."""
     edges = (values[:2], values[-2:], values[:, :2], values[:, -2:])
     return np.concatenate([edge.reshape(-1, 3) for edge in edges])
 
 
 def _without_specks(mask: Mask) -> Mask:
-    """Each pixel as most of the nine around it: stray pixels would stretch the shape's box."""
+    """Set each pixel to the majority of the nine around it: single ones would widen the box."""
     height, width = mask.shape
     padded = np.pad(mask.astype(np.int8), 1)
     shifts = [padded[y : y + height, x : x + width] for y in range(3) for x in range(3)]
@@ -145,7 +145,7 @@ def _overlap(crop: Mask, template: Mask) -> float:
 
 
 def _template(shape: Shape, height: int, width: int) -> Mask:
-    """The shape filling a box of that size."""
+    """Return the mask of a shape that fills a box of that size."""
     ys, xs = np.mgrid[0:height, 0:width]
     x, y = (xs + 0.5) / width * 2 - 1, (ys + 0.5) / height * 2 - 1
     match shape:

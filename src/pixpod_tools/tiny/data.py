@@ -1,4 +1,4 @@
-"""Training pictures and their latents, in three sizes; drawn from a seed, stored nowhere."""
+"""Training images and their latents, in three sizes; rendered from a seed and never stored."""
 
 from dataclasses import dataclass
 
@@ -11,7 +11,7 @@ from pixpod_tools.tiny.scenes import Pixels, Scene, draw, sample_training_scene
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Bucket:
-    """Pictures of one size; `share` is how often a training batch is drawn from it."""
+    """Images of one size; `share` is the share of training batches that come from it."""
 
     width: int
     height: int
@@ -28,7 +28,7 @@ BUCKETS = (
 
 
 def render_scenes(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
-    """Training pictures of one size as count x height x width x 3, and what they show."""
+    """Return training images of one size as count x height x width x 3, and their scenes."""
     rng = np.random.default_rng(bucket.seed)
     scenes = [sample_training_scene(rng) for _ in range(bucket.num_pictures)]
     pictures = [draw(scene, width=bucket.width, height=bucket.height, rng=rng) for scene in scenes]
@@ -36,13 +36,13 @@ def render_scenes(bucket: Bucket) -> tuple[Pixels, list[Scene]]:
 
 
 def to_tensor(pictures: Pixels) -> torch.Tensor:
-    """count x height x width x 3, 0..255 -> count x 3 x height x width, -1..1."""
+    """Convert count x height x width x 3, 0..255 to count x 3 x height x width, -1..1."""
     return torch.from_numpy(pictures).permute(0, 3, 1, 2).float() / 127.5 - 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LatentBucket:
-    """Scaled latents (count x channels x height/8 x width/8) of one picture size."""
+    """Scaled latents (count x channels x height/8 x width/8) of one image size."""
 
     bucket: Bucket
     latents: torch.Tensor
@@ -61,7 +61,7 @@ def _load_bucket(vae: AutoencoderKL, bucket: Bucket) -> LatentBucket:
 
 @torch.no_grad()
 def encode(vae: AutoencoderKL, pictures: Pixels, batch_size: int = 64) -> torch.Tensor:
-    """Pictures to scaled latents, as the transformer and the UNets see them."""
+    """Encode images as scaled latents, as the transformer and the UNets see them."""
     batches = torch.split(to_tensor(pictures), batch_size)
     modes = [vae.encode(batch).latent_dist.mode() for batch in batches]
     return torch.cat(modes) * float(vae.config.scaling_factor)
@@ -70,7 +70,7 @@ def encode(vae: AutoencoderKL, pictures: Pixels, batch_size: int = 64) -> torch.
 def sample_batch(
     buckets: list[LatentBucket], batch_size: int, rng: np.random.Generator
 ) -> tuple[torch.Tensor, list[Scene], Bucket]:
-    """Latents of one picture size, and the scenes they show."""
+    """Return a batch of latents of one image size, and the scenes they show."""
     shares = [bucket.bucket.share for bucket in buckets]
     chosen = buckets[int(rng.choice(len(buckets), p=shares))]
     indices = rng.integers(len(chosen.latents), size=batch_size)

@@ -1,4 +1,4 @@
-"""Counts what of the prompts the published checkpoints obey: tables for the model cards, a sheet.
+"""Measures how well the published checkpoints follow prompts: tables for model cards, a sheet.
 
 `scripts/acceptance tiny-models` judges them through the worker instead, FP8 included.
 """
@@ -31,7 +31,7 @@ from pixpod_tools.tiny.scenes import (
 
 BATCH_SIZE = 28
 Options = Mapping[str, Any]
-"""Whatever a pipeline takes, hence Any."""
+"""Arguments of a pipeline's call. Any: their types differ."""
 
 
 class Case(NamedTuple):
@@ -41,7 +41,7 @@ class Case(NamedTuple):
 
 
 def _cases(scenes: Sequence[Scene]) -> list[Case]:
-    """Each scene has its place as its seed."""
+    """Return a case for each scene, with its place in the sequence as its seed."""
     return [Case(scene, scene.caption, seed) for seed, scene in enumerate(scenes)]
 
 
@@ -96,7 +96,7 @@ DEFAULTS: Mapping[str, Options] = {
     "sdxl-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
     "sd15-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
 }
-"""How each checkpoint is best used, by its name."""
+"""The best options of each checkpoint by its name."""
 
 SHOWN = tuple(
     Scene(
@@ -127,11 +127,11 @@ _ASPECTS = ("background", "colour", "shape", "is_right", "size", "position")
 _START, _END = "<!-- accuracy: written by scripts/train_tiny evaluate -->", "<!-- end -->"
 
 Scores = Mapping[str, Sequence[float]]
-"""By suite: the number of images, and the percentage of them with each of `_ASPECTS` right."""
+"""Results by suite: the number of images, and the percentage with each of `_ASPECTS` right."""
 
 
 def evaluate(cache: Path, sheet: Path) -> None:
-    """Judge all checkpoints in the folder `cache`; write its cards' tables and the sheet."""
+    """Judge all checkpoints in the folder `cache`; write the sheet and its model cards' tables."""
     results, rows = {}, {}
     for name in DEFAULTS:
         pipeline = DiffusionPipeline.from_pretrained(cache / name, dtype=torch.float32)
@@ -173,7 +173,7 @@ def generate(
 def _accuracy_table(scores: Scores) -> str:
     """Return one model's scores in percent."""
     lines = [
-        "| asked | pictures | background | colour | shape | all three | size | position |",
+        "| requested | images | background | colour | shape | all three | size | position |",
         "|---|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for suite, (count, *shares) in scores.items():
@@ -193,7 +193,7 @@ def _summary_table(results: Mapping[str, Scores]) -> str:
 
 
 def _write_between_marks(text: str, path: Path) -> None:
-    """Replace what stands between the two marks of a Markdown file, which has to hold them."""
+    """Replace the text between the two marks of a Markdown file, which has to contain them."""
     before, _, rest = path.read_text().partition(_START)
     _, _, after = rest.partition(_END)
     path.write_text(f"{before}{_START}\n\n{text}\n\n{_END}{after}")

@@ -14,7 +14,7 @@ from pixpod_tools.tiny.untrained import text_encoders
 
 COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64)
 SIGMA_SHIFT = 3.0
-"""Draws training towards noise; the scheduler samples alike (exp(1.1) = 3.0). Without it the
+"""Shift of training towards noise; the scheduler samples alike (exp(1.1) = 3.0). Without it the
 prototype learnt shapes three times as slowly."""
 TEXT_LENGTHS, TEXT_LENGTH_SHARES = (24, 48, 77, 128), (0.55, 0.35, 0.07, 0.03)
 
@@ -62,7 +62,7 @@ def train_flux(pipeline: FluxPipeline, buckets: list[LatentBucket], course: Cour
 
 
 def _draw_sigmas(count: int) -> torch.Tensor:
-    """Noise levels: logit-normal, 15 % uniform so that both ends are seen, then shifted."""
+    """Return random noise levels: logit-normal, 15 % uniform to include both ends, then shifted."""
     sigma = torch.sigmoid(torch.randn(count))
     sigma = torch.where(torch.rand(count) < 0.15, torch.rand(count), sigma)
     return SIGMA_SHIFT * sigma / (1 + (SIGMA_SHIFT - 1) * sigma)

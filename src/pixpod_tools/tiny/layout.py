@@ -1,4 +1,4 @@
-"""Writes a pipeline as it lies in the model cache: bf16, shared parts stored once, no traces."""
+"""Writes a pipeline as it is in the model cache: bf16, shared parts stored once, no local paths."""
 
 import json
 import shutil
@@ -15,7 +15,7 @@ _LINKED = {"AutoencoderKL": "vae", "CLIPTokenizer": "clip_tokenizer"}
 def publish(source: Path, out: Path) -> None:
     """Write the pipeline in the folder `source` to `out` in bf16, beside the shared parts.
 
-    A checkpoint that lies there already is replaced, its model card is kept.
+    A checkpoint that is there already is replaced, and its model card is kept.
     """
     draft = out.with_name(f".{out.name}")
     DiffusionPipeline.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
@@ -41,7 +41,7 @@ def _replace(folder: Path, draft: Path) -> None:
 
 
 def _share(folder: Path) -> None:
-    """Move what all families share to `shared` (unless it lies there) and link to it."""
+    """Move the parts that all families share to `shared`, unless they are there; link to them."""
     shared = folder.parent / SHARED
     shared.mkdir(parents=True, exist_ok=True)
     index = json.loads((folder / "model_index.json").read_text())

@@ -34,7 +34,7 @@ Read = Callable[[Any, list[str], int], Conditioning]
 
 
 class CaptionClassifier(nn.Module):
-    """Linear heads on three views of the text: its middle, its last token, its pooled vector."""
+    """Linear heads on three views of the text: its mean, its last token, its pooled vector."""
 
     def __init__(self, pipeline: DiffusionPipeline, read: Read) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class CaptionClassifier(nn.Module):
         self.heads = nn.ModuleList(nn.Linear(view.shape[-1], num_answers) for view in views)
 
     def answer(self, conditioning: Conditioning) -> list[list[torch.Tensor]]:
-        """Logits per view and question."""
+        """Return logits per view and question."""
         sizes = [len(question) for question in _QUESTIONS]
         return [
             list(head(view).split(sizes, dim=-1))

@@ -1,6 +1,6 @@
-"""The little world that the tiny checkpoints know: one flat shape on one flat background.
+"""Scenes that the tiny checkpoints can generate: one flat shape on one flat background.
 
-Says what a scene is, draws it, and decides which combinations are kept out of every training.
+Defines scenes, renders them, and decides which combinations are held out of all training.
 Needs numpy only; knows nothing about models or captions in training (see `captions`).
 """
 
@@ -15,7 +15,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 Pixels = NDArray[np.uint8]
-"""A picture as height x width x 3, RGB, 0..255."""
+"""An image as height x width x 3, RGB, 0..255."""
 
 Choice = TypeVar("Choice")
 
@@ -62,7 +62,7 @@ class Size(StrEnum):
 
     @property
     def radius_range(self) -> tuple[float, float]:
-        """Smallest and largest radius, as a share of the picture's shorter side."""
+        """Smallest and largest radius, as a share of the image's shorter side."""
         return _RADIUS_RANGES[self]
 
 
@@ -78,7 +78,7 @@ class Position(StrEnum):
 
     @property
     def direction(self) -> tuple[int, int]:
-        """Where the shape lies seen from the middle: (x, y), y growing downwards."""
+        """Direction of the shape from the middle: (x, y), y growing downwards."""
         return _DIRECTIONS[self]
 
 
@@ -93,7 +93,10 @@ _DIRECTIONS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scene:
-    """What a caption says of a picture. Raises ValueError if the shape could not be seen."""
+    """The content of an image as its caption states it.
+
+    Raises ValueError if the shape could not be seen.
+    """
 
     colour: Colour
     shape: Shape
@@ -121,10 +124,10 @@ def with_article(words: str) -> str:
 
 
 def is_held_out(scene: Scene) -> bool:
-    """Whether this colour, shape and background are kept out of all training data.
+    """Return whether this colour, shape and background are held out of all training data.
 
-    A diagonal through the cube of combinations: 46 of 224 are held out, and every pair (colour and
-    shape, colour and background, shape and background) still occurs in training.
+    The scenes held out are a diagonal through the cube of combinations: 46 of 224. Every pair
+    (colour and shape, colour and background, shape and background) still occurs in training.
     """
     colours, shapes = list(Colour), list(Shape)
     return (
@@ -135,7 +138,7 @@ def is_held_out(scene: Scene) -> bool:
 
 
 def grid_scenes() -> tuple[Scene, ...]:
-    """All 224 combinations of colour, shape and background, in a fixed order."""
+    """Return all 224 combinations of colour, shape and background, in a fixed order."""
     return tuple(
         Scene(colour=colour, shape=shape, background=background)
         for shape, colour, background in itertools.product(Shape, Colour, Colour)
@@ -152,7 +155,9 @@ _POSITION_DRAWS = (*(Position.CENTRE,) * 4, *tuple(Position)[1:])
 
 
 def sample_training_scene(rng: np.random.Generator) -> Scene:
-    """A scene that is not held out; half are of medium size, half (independently) centred."""
+    """Return a random scene that is not held out; half are of medium size, half (independently)
+    centred.
+    """
     while True:
         colour, background = pick(rng, tuple(Colour)), pick(rng, tuple(Colour))
         if colour is background:
@@ -171,13 +176,13 @@ def sample_training_scene(rng: np.random.Generator) -> Scene:
 def draw(
     scene: Scene, *, width: int = 64, height: int = 64, rng: np.random.Generator | None = None
 ) -> Pixels:
-    """Draw a scene with soft edges; `rng` varies radius and centre inside what the words allow."""
+    """Render a scene with soft edges; `rng` varies radius and centre as far as its words allow."""
     short = min(width, height)
     low, high = scene.size.radius_range
     radius = float(rng.uniform(low, high)) if rng else (low + high) / 2
     centre = []
     for side, direction in zip((width, height), scene.position.direction, strict=True):
-        # As far out as the words ask, but never over the edge: the border tells the background.
+        # As far out as the words say, but never over the edge: the border shows the background.
         room = 0.5 - radius * short / side
         jitter = float(rng.uniform(-1, 1)) * min(0.03, room) if rng else 0.0
         centre.append((0.5 + direction * min(0.22, room - 0.02) + jitter) * side)
@@ -191,7 +196,7 @@ def draw(
 def _signed_distance(
     shape: Shape, x: NDArray[np.float64], y: NDArray[np.float64], radius: float
 ) -> NDArray[np.float64]:
-    """Distance in pixels to the outline, negative inside; every shape is centred on its box."""
+    """Return the distance in pixels to the outline, negative inside; a box centres its shape."""
     match shape:
         case Shape.CIRCLE:
             return np.asarray(np.hypot(x, y) - radius)

@@ -1,4 +1,4 @@
-"""What every training here shares: a course that ends on time, an optimiser, averaged weights."""
+"""Trains modules: a course that ends on time, an optimiser, averaged weights."""
 
 import math
 import time
@@ -13,10 +13,10 @@ from tqdm import tqdm
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Course:
-    """How long and how fast to learn.
+    """Duration and learning rate of a training.
 
     The learning rate decays with time instead of steps, so that a run ends when planned on any
-    machine. The price: equal seeds see equal data but need not end in equal weights.
+    machine. Therefore, equal seeds give equal data but not always equal weights.
     """
 
     minutes: float
@@ -28,7 +28,7 @@ class Course:
     averaging: float = 0.998
 
     def learning_rate_at(self, step: int, progress: float) -> float:
-        """Linear warm-up, then half a cosine down to 2 %; `progress` is 0..1 of the time."""
+        """Return the rate: linear warm-up, half a cosine to 2 %; `progress`: time from 0 to 1."""
         warm_up = min(1.0, (step + 1) / self.warm_up_steps)
         return self.learning_rate * warm_up * (0.02 + 0.98 * (1 + math.cos(math.pi * progress)) / 2)
 

@@ -1,7 +1,7 @@
 """Trains sdxl-tiny and sd15-tiny: two UNets of the same size that are conditioned differently.
 
 Zero terminal SNR, v-prediction and trailing steps throughout: without them the mean of all
-pictures leaks into flat backgrounds.
+images leaks into flat backgrounds.
 """
 
 from collections.abc import Callable
@@ -25,12 +25,12 @@ from pixpod_tools.tiny.untrained import text_encoders
 
 COURSE = Course(minutes=28, learning_rate=1e-3, batch_size=32)
 TIMESTEP_SHIFT = 2.5
-"""Draws training towards noise, where colours and shapes are decided."""
+"""Shift of training towards noise, where colours and shapes are decided."""
 ZEROED_SHARE = 0.7
-"""Of the empty captions: how many SDXL sees as zeros (no negative prompt given), not as text."""
+"""Share of empty captions that SDXL sees as zeros (no negative prompt given), not as text."""
 
 Condition = Callable[[Any, list[str], Bucket], dict[str, Any]]
-"""Gives a UNet's keyword arguments for captions and pictures of one size."""
+"""Returns a UNet's keyword arguments for captions and images of one size."""
 
 
 def read_sdxl(

@@ -1,4 +1,4 @@
-"""Pipelines with fresh weights: everything else is that of the checkpoints that ship."""
+"""Builds pipelines with fresh weights; all else is as in the checkpoints that ship."""
 
 from pathlib import Path
 
@@ -23,7 +23,7 @@ def untrained_pipeline(folder: Path, vae: AutoencoderKL) -> DiffusionPipeline:
         nn.init.zeros_(pipeline.transformer.proj_out.weight)
         nn.init.zeros_(pipeline.transformer.proj_out.bias)
         with torch.no_grad():
-            pipeline.text_encoder_2.shared.weight.mul_(0.3)  # T5 starts too loud for this width
+            pipeline.text_encoder_2.shared.weight.mul_(0.3)  # T5's are too large for this width
     return pipeline.to(torch.float32)
 
 
@@ -31,7 +31,7 @@ def untrained_vae(folder: Path) -> AutoencoderKL:
     """Return an autoencoder with the config of the one there."""
     vae = AutoencoderKL.from_config(AutoencoderKL.load_config(folder))
     for name, module in vae.named_modules():
-        if name.endswith(("conv2", "to_out.0")):  # residual branches start silent
+        if name.endswith(("conv2", "to_out.0")):  # residual branches start at zero
             nn.init.zeros_(module.weight)
             nn.init.zeros_(module.bias)
     return vae

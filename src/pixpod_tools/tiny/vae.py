@@ -19,13 +19,13 @@ COURSE = Course(
 )
 KL_WEIGHT = 2e-3
 SHARES = (0.8, 0.1, 0.1)
-"""How often a batch comes from each of `BUCKETS`; the larger ones teach a convolution no more."""
+"""Share of batches from each of `BUCKETS`; larger images do not teach a convolution more."""
 
 
 def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False) -> None:
     """Train in place; the scaling factor makes latents of unit variance.
 
-    With `decoder_only` latents stay what they are, so that image models trained on them still fit.
+    With `decoder_only` latents do not change, so that image models trained on them still fit.
     """
     torch.manual_seed(course.seed)
     vae.encoder.requires_grad_(not decoder_only)
@@ -44,12 +44,14 @@ def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False)
 
     train(vae, course, batch_loss)
     latents = encode(vae, render_scenes(BUCKETS[0])[0][:1024])
-    # Stable Diffusion pipelines know no shift_factor. The mean is under 0.05, so nobody needs one.
+    # Stable Diffusion pipelines have no shift_factor. The mean is under 0.05, so none is needed.
     vae.register_to_config(scaling_factor=1.0 / latents.std().item(), shift_factor=0.0)
 
 
 def _weights(pictures: torch.Tensor) -> torch.Tensor:
-    """Shapes count thrice: smaller than backgrounds, they would be last to get their colours."""
+    """Return weights in which shapes, being smaller than backgrounds, count three times: otherwise
+    they would get their colours last.
+    """
     corner = pictures[:, :, :1, :1]
     is_shape = (pictures - corner).abs().amax(dim=1, keepdim=True) > 0.1
     return 1 + 2 * is_shape.float()

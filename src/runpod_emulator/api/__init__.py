@@ -1,1 +1,1 @@
-"""HTTP: routes for workers, clients and people, and the JSON that travels."""
+"""HTTP: routes for workers, clients and people, and the JSON of requests and answers."""

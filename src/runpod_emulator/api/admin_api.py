@@ -82,13 +82,13 @@ class AdminApi:
         return web.Response(status=204)
 
     async def log(self, request: web.Request) -> web.StreamResponse:
-        """The last lines that a living worker has printed."""
+        """Return the last lines that a living worker has printed."""
         _, worker = self._worker(request)
         lines = worker.process.log_tail(LOG_LINES) if worker.process is not None else []
         return web.Response(text="".join(f"{line}\n" for line in lines))
 
     async def strike(self, request: web.Request) -> web.StreamResponse:
-        """kill, freeze, thaw, drain, or spot with `?notice_s=`."""
+        """Carry out kill, freeze, thaw, drain, or spot with `?notice_s=` on a worker."""
         endpoint, worker = self._worker(request)
         action = request.match_info["action"]
         notice_s = _seconds(request, "notice_s", SPOT_NOTICE_S)

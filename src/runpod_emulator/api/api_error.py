@@ -2,7 +2,7 @@
 
 
 class ApiError(Exception):
-    """`message` names the field, the value and what is expected; it never quotes a payload."""
+    """A refusal. `message` names field, value and the expected value; it never quotes a payload."""
 
     def __init__(self, status: int, message: str, *, retry_after_s: float | None = None) -> None:
         super().__init__(message)

@@ -22,7 +22,7 @@ from runpod_emulator.workers.state import WorkerState
 
 RUNSYNC_WAIT_MS = (1_000, 90_000, 300_000)
 STATUS_SYNC_WAIT_MS = (1_000, 90_000, 90_000)
-"""Least, default and most that `?wait=` may be; values outside are clamped."""
+"""Least, default and greatest value of `?wait=`; values outside are clamped."""
 
 NUM_REQUESTS_LISTED = 100
 
@@ -30,13 +30,13 @@ EndpointAnswer = Callable[[web.Request, Endpoint], Awaitable[web.StreamResponse]
 
 
 class ClientApi:
-    """Mounted below `/v2/{endpoint}`."""
+    """The client routes below `/v2/{endpoint}`."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
 
     def routes(self) -> list[web.RouteDef]:
-        """Status, status-sync and stream answer to GET and POST, since SDKs use either."""
+        """Return the routes; status, status-sync and stream have GET and POST: SDKs use either."""
         get = functools.partial(web.get, allow_head=False)  # HEAD would drain streams
         both = (get, web.post)
         table = (
@@ -97,7 +97,7 @@ class ClientApi:
         return _json(wire.stream_object(job, chunks))
 
     async def cancel(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        """A job that has ended already stays as it is, and its state is the answer."""
+        """Cancel a job, and return its state; a job that has ended already is not changed."""
         job_id = request.match_info["job"]
         job = await endpoint.queue.cancel(job_id) or await endpoint.queue.get(job_id)
         return _json(wire.acknowledgement(self._found(job)))
@@ -128,7 +128,7 @@ class ClientApi:
         return web.json_response({"jobs": jobs, "workers": self._worker_counts(endpoint)})
 
     async def requests(self, request: web.Request, endpoint: Endpoint) -> web.StreamResponse:
-        """The platform has this operation and does not document its body; ours is a guess."""
+        """Return the last jobs. The body is a guess: the platform has the route undocumented."""
         jobs = await self._gateway.store.recent(endpoint.settings.id, NUM_REQUESTS_LISTED)
         listed = b",".join(wire.status_object(job, None) for job in jobs if not job.is_hidden)
         return _json(b'{"requests":[' + listed + b"]}")
@@ -143,7 +143,7 @@ class ClientApi:
     def _guarded(
         self, operation: Operation, answer: EndpointAnswer
     ) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
-        """Key, endpoint and rate before the answer, and whatever faults are wished for."""
+        """Return a handler that checks key, endpoint and rate, and applies faults."""
 
         async def admitted(request: web.Request) -> web.StreamResponse:
             endpoint = self._gateway.endpoint_of(request)
@@ -185,7 +185,7 @@ class ClientApi:
         return job
 
     async def _body(self, request: web.Request, most: int) -> bytes:
-        """Refused by its declared length before it is read."""
+        """Return a request's body; refuse a larger one by its declared length before it is read."""
         declared = request.content_length or 0
         raw = b"" if declared > most else await request.read()
         if max(declared, len(raw)) > most:
@@ -206,7 +206,7 @@ class ClientApi:
 
     def _worker_counts(self, endpoint: Endpoint) -> Mapping[str, int]:
         states = [worker.state for worker in endpoint.fleet.workers.values()]
-        # one that drains is still billed and at work
+        # a draining worker is still billed and at work
         running = states.count(WorkerState.RUNNING) + states.count(WorkerState.DRAINING)
         idle = states.count(WorkerState.IDLE)
         counts_running = self._gateway.behaviour.ready_counts_running
@@ -233,7 +233,7 @@ def _wait_s(request: web.Request, limits: tuple[int, int, int]) -> float:
 
 
 def _milliseconds(request: web.Request, name: str, default: int) -> int:
-    """Raises `ApiError` 400 for what is no whole number."""
+    """Return a parameter in milliseconds. Raises `ApiError` 400 unless it is a whole number."""
     given = request.query.get(name, str(default))
     if not given.isdecimal() or len(given) > 15:
         raise ApiError(400, f"{name}: expected milliseconds, got {given[:40]!r}")

@@ -1,4 +1,4 @@
-"""Carries out the faults of a plan on HTTP requests: delays, drops, statuses, slow answers."""
+"""Applies the faults of a plan to HTTP requests: delays, drops, statuses, slow answers."""
 
 import asyncio
 from collections.abc import Awaitable, Callable
@@ -16,7 +16,7 @@ SLICE_S = 0.05
 async def answer_with_faults(
     plan: FaultPlan, point: FaultPoint, request: web.Request, answer: Answer
 ) -> web.StreamResponse:
-    """`answer` the request, struck by whatever the plan draws for this point."""
+    """Answer the request by `answer`, with the faults that the plan selects for this point."""
     if not plan.rules:
         return await answer(request)
     found = request.match_info
@@ -37,7 +37,7 @@ async def answer_with_faults(
 
 
 def drop(request: web.Request) -> web.Response:
-    """Cut the connection; the response is for aiohttp only and reaches nobody."""
+    """Cut the connection; the response is for aiohttp only and is never sent."""
     if request.transport is not None:
         request.transport.abort()
     return web.Response(status=499)

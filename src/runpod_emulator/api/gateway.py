@@ -30,7 +30,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Gateway:
-    """`api_key` opens the client API and everything under `/emulator`.
+    """The shared state of all routes. `api_key` opens the client API and all under `/emulator`.
 
     Once `draining` is set no further job is accepted.
     """
@@ -48,7 +48,7 @@ class Gateway:
     api_key: str = field(repr=False)
 
     def endpoint_of(self, request: web.Request) -> Endpoint:
-        """Raises `ApiError` 404 for an endpoint that there is not."""
+        """Return the endpoint of a request. Raises `ApiError` 404 for an unknown one."""
         endpoint = self.endpoints.get(request.match_info["endpoint"])
         if endpoint is None:
             raise ApiError(404, "endpoint not found")
@@ -61,7 +61,7 @@ class Gateway:
             endpoint.fleet.is_short_of_gpus = False
 
     def check_key(self, request: web.Request) -> None:
-        """Raises `ApiError` 401 for a request without the API key."""
+        """Raise `ApiError` 401 for a request without the API key."""
         given = key_in(request)
         if not given:
             raise ApiError(401, "no token provided")

@@ -69,6 +69,6 @@ def render(gateway: Gateway, base_url: str) -> str:
 
 
 def _workers(gateway: Gateway, endpoint_id: str) -> str:
-    """Return the states of an endpoint's workers, as they are now."""
+    """Return the present states of an endpoint's workers."""
     states = [str(worker.state) for worker in gateway.endpoints[endpoint_id].fleet.workers.values()]
     return escape(", ".join(states)) or "none; the first job starts one"

@@ -1,6 +1,6 @@
 """The platform's limits: requests in a time, requests at once, and jobs queued.
 
-It knows no HTTP; whoever answers requests turns `RateLimited` into a 429.
+It knows no HTTP; callers answer `RateLimited` with status 429.
 """
 
 from collections import defaultdict, deque
@@ -14,7 +14,7 @@ from runpod_emulator.settings import EndpointSettings
 
 WINDOW_S = 10.0
 BUSY_RETRY_S = 1.0
-"""A guess: when a concurrent request will end is unknown."""
+"""A guess of the time until a concurrent request ends, which is unknown."""
 
 QUEUE_FREE_JOBS = 50
 QUEUE_JOBS_PER_WORKER = 500
@@ -53,14 +53,14 @@ LIMITS: Final[Mapping[Operation, Limit]] = {
     Operation.PURGE_QUEUE: Limit(per_10_s=2),
     Operation.REQUESTS: Limit(per_10_s=10, concurrent=2),
 }
-"""RunPod's documentation, "send-requests"; an operation that is not listed has no limit.
+"""Limits from RunPod's documentation, "send-requests"; operations not listed have no limit.
 
 The platform raises them with the number of running workers, by a factor it does not publish.
 """
 
 
 class RateLimited(Exception):
-    """More requests than the platform accepts; `retry_after_s` is when another may pass."""
+    """More requests than the platform accepts; after `retry_after_s` another one may pass."""
 
     def __init__(self, message: str, retry_after_s: float) -> None:
         super().__init__(message)
@@ -71,7 +71,8 @@ class RateLimited(Exception):
 class _Usage:
     """The usage of one operation at one endpoint.
 
-    `leave_at` is when each counted request leaves the window, `running` how many are answered now.
+    `leave_at` has the times at which counted requests leave the window, `running` is the number of
+    those that are being answered.
     """
 
     leave_at: deque[float] = field(default_factory=deque)
@@ -110,7 +111,7 @@ class RateLimiter:
     def check_queue(
         self, operation: Operation, endpoint: EndpointSettings, num_queued: int
     ) -> None:
-        """Raises `RateLimited` for a full queue. Only older documentation has this limit."""
+        """Raise `RateLimited` for a full queue. Only older documentation has this limit."""
         most = max(QUEUE_FREE_JOBS, QUEUE_JOBS_PER_WORKER * endpoint.workers_max)
         if self._is_on and self._limits_queue and num_queued > most:
             raise RateLimited(

@@ -14,7 +14,7 @@ PREFIX = "runpod_emulator"
 
 
 def render(state: Mapping[str, Any]) -> bytes:
-    """`state` is a snapshot as in `state.snapshot`."""
+    """Return the page. `state` is the result of `snapshot.snapshot`."""
     registry = CollectorRegistry()
     registry.register(_Snapshot(state))
     return generate_latest(registry)

@@ -22,7 +22,7 @@ NOT_EMULATED: Mapping[str, str] = {
     "/graphql": _MANAGEMENT,
     "/v1{rest:(/.*)?}": _MANAGEMENT,
 }
-"""By path: what it is, and what to do instead."""
+"""Each path's description and alternative."""
 
 MANAGED = ("catalog", "registries", "serverless", "templates")
 """Resources of RunPod's REST v2 whose paths look like those of an endpoint."""

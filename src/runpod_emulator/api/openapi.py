@@ -61,7 +61,7 @@ OPERATIONS: tuple[tuple[str, tuple[str, ...], str, dict[str, Any] | None, tuple[
     ("/requests", ("get",), "The jobs submitted last", None, ()),
     ("/metrics", ("get",), "Ready workers", None, ()),
 )
-"""Path below `/v2/{endpoint}`, methods, summary, schema of the answer, query parameters."""
+"""Operations: path below `/v2/{endpoint}`, methods, summary, answer's schema, query parameters."""
 
 
 def document() -> dict[str, Any]:

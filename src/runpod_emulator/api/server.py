@@ -1,7 +1,8 @@
-"""The HTTP server: routes put together, and what holds for all of them.
+"""The HTTP server: all routes, and the rules that apply to each of them.
 
-Closed by default: every route needs a key but `/`, the API's description and what answers 501, and
-a request that names another host is refused, so that no web page can reach it by a name of its own.
+The server is closed by default: every route needs a key except `/`, the API's description and those
+that answer 501. A request that names another host is refused, so that no web page can reach the
+server by a host name of its own.
 """
 
 import logging
@@ -24,7 +25,7 @@ from runpod_emulator.jobs.store import StoreUnusable
 logger = logging.getLogger(__name__)
 
 MAX_BODY_BYTES = 256_000_000
-"""The most that is read; the platform's own limits are lower and have better messages."""
+"""Largest body that is read; the platform's own limits are lower and have better messages."""
 
 
 USUAL_NAMES = ("127.0.0.1", "localhost")
@@ -32,7 +33,7 @@ USUAL_NAMES = ("127.0.0.1", "localhost")
 
 
 def make_app(gateway: Gateway, host: str, cors_origin: str | None = None) -> web.Application:
-    """`host` is where it listens; an address that is not of this machine alone accepts any name.
+    """Make the application. `host` is its address; one that other machines reach accepts any name.
 
     Web pages of `cors_origin` may read the answers.
     """
@@ -60,7 +61,7 @@ def is_loopback(host: str) -> bool:
 
 @web.middleware
 async def _errors_as_json(request: web.Request, handler: Handler) -> web.StreamResponse:
-    """The single error boundary of the server."""
+    """Answer errors as JSON: the only error boundary of the server."""
     try:
         return await handler(request)
     except ApiError as error:

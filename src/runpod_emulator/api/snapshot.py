@@ -12,7 +12,7 @@ NUM_RECENT_JOBS = 50
 
 
 async def snapshot(gateway: Gateway) -> dict[str, Any]:
-    """Times are seconds since the epoch, costs US dollars since the emulator started.
+    """Return the state. Times are seconds since the epoch, costs US dollars since the start.
 
     A cost is null for a GPU without a published price.
     """
@@ -37,7 +37,7 @@ async def snapshot(gateway: Gateway) -> dict[str, Any]:
 
 
 def job_details(gateway: Gateway, endpoint: Endpoint, job: Job) -> dict[str, Any]:
-    """A job with its history and its cost, without its input and output."""
+    """Return a job with its history and its cost, without its input and output."""
     settings = endpoint.settings
     price = gateway.prices.usd_per_second(settings.gpu, gpu_count=settings.gpu_count)
     webhook = job.webhook

@@ -1,6 +1,6 @@
 """JSON of the platform's API, in both directions, as clients and workers expect it.
 
-Inputs and outputs pass through as JSON text: they are parsed to be checked, never looked at.
+Inputs and outputs pass through as JSON text: they are parsed only to be checked.
 """
 
 import json
@@ -18,7 +18,7 @@ from runpod_emulator.jobs.job import Job, JobStatus, Policy
 from runpod_emulator.settings import EndpointSettings
 
 MOST_MS = 10**15
-"""More than anybody waits, and few enough to be counted in seconds."""
+"""Largest time in milliseconds, more than anybody waits and small enough for seconds as float."""
 
 PRESTART_FAILED = "prestart_failed"
 """The SDK's `rp_prestart.PRESTART_FAILED_EVENT`."""
@@ -26,7 +26,7 @@ TOO_DEEP = "expected JSON of fewer levels, got more than can be read"
 
 
 class PolicyFields(BaseModel):
-    """Times are milliseconds."""
+    """The `policy` of a request. Times are milliseconds."""
 
     model_config = ConfigDict(extra="ignore", strict=True)
 
@@ -60,7 +60,7 @@ class ResultKind(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostedResult:
-    """A worker's post to job-done, understood. `output` is JSON text, None if there is none."""
+    """A worker's parsed post to job-done. `output` is JSON text, None if there is none."""
 
     kind: ResultKind
     body: Mapping[str, Any]
@@ -73,19 +73,19 @@ class PostedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PostedChunk:
-    """An item that a generator yielded, as the worker wrapped it: `{"output": ...}`."""
+    """An item that a generator yielded, in the worker's form: `{"output": ...}`."""
 
     body: dict[str, Any]
     has_nan: bool
 
 
 def to_json(value: object) -> bytes:
-    """Compact, and ASCII: half a surrogate pair, which JSON allows, has no other encoding."""
+    """Render compact JSON in ASCII, which alone can encode half a surrogate pair, legal in JSON."""
     return json.dumps(value, separators=(",", ":")).encode()
 
 
 def parse_run(raw: bytes) -> RunRequest:
-    """Raises `ApiError` 400 with every field that does not fit."""
+    """Parse the body of `/run`. Raises `ApiError` 400 with every field that is wrong."""
     try:
         body = json.loads(raw, parse_constant=_refuse_nan, parse_float=_finite)
         return RunRequest.model_validate(body)
@@ -103,7 +103,7 @@ def parse_run(raw: bytes) -> RunRequest:
 def policy_of(
     requested: PolicyFields | None, endpoint: EndpointSettings, behaviour: Behaviour
 ) -> Policy:
-    """Raises `ApiError` 400 for a time outside the platform's limits."""
+    """Return a job's policy. Raises `ApiError` 400 for a time outside the platform's limits."""
     requested = requested or PolicyFields()
     limits = (
         ("executionTimeout", requested.executionTimeout, behaviour.min_execution_timeout_s),
@@ -125,7 +125,10 @@ def policy_of(
 
 
 def parse_result(raw: bytes) -> PostedResult:
-    """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
+    """Parse a result. NaN and infinities become null.
+
+    Raises `ApiError` 400 unless it is a JSON object.
+    """
     body, has_nan = _posted(raw, "job-done")
     error_text = body.get("error")
     is_error = isinstance(error_text, str) and bool(error_text)
@@ -154,13 +157,16 @@ def _is_prestart_failure(error: str) -> bool:
 
 
 def parse_chunk(raw: bytes) -> PostedChunk:
-    """Raises `ApiError` 400 if it is no JSON object. NaN and infinities become null."""
+    """Parse an item. NaN and infinities become null.
+
+    Raises `ApiError` 400 unless it is a JSON object.
+    """
     body, has_nan = _posted(raw, "job-stream")
     return PostedChunk(body=body, has_nan=has_nan)
 
 
 def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
-    """A long text in pieces of at most `max_bytes`; anything else in one, however large."""
+    """Split a long text into pieces of at most `max_bytes`; anything else is one piece."""
     output = chunk.get("output")
     whole = to_json(chunk)
     if len(whole) <= max_bytes or not isinstance(output, str):
@@ -172,7 +178,7 @@ def split_chunk(chunk: dict[str, Any], max_bytes: int) -> list[bytes]:
 
 
 def job_for_worker(job: Job, payload: bytes | None) -> bytes:
-    """Return what job-take hands out. The SDK drops a job without `payload`: it has no `input`."""
+    """Return the answer of job-take. The SDK drops a job without `payload`: it has no `input`."""
     extras: dict[str, object] = {}
     if job.webhook is not None:
         extras["webhook"] = job.webhook.url
@@ -195,7 +201,7 @@ def stream_object(job: Job, chunks: list[bytes]) -> bytes:
 
 
 def webhook_object(job: Job, payload: bytes | None, output: bytes | None) -> bytes:
-    """The information of status with the job's input and the webhook's own address (#409)."""
+    """Return the status object with the job's input and the webhook's own address (#409)."""
     url = job.webhook.url if job.webhook is not None else None
     return _object({**_status_fields(job), "webhook": url}, input=payload, output=output)
 
@@ -216,7 +222,7 @@ def _status_fields(job: Job) -> dict[str, object]:
 
 
 def _object(fields: Mapping[str, object], **texts: bytes | None) -> bytes:
-    """A JSON object of plain fields and of members that are JSON text already."""
+    """Render a JSON object of plain fields and of members that are JSON text already."""
     members = [to_json(fields)[1:-1]]
     members += [b'"' + name.encode() + b'":' + text for name, text in texts.items() if text]
     return b"{" + b",".join(members) + b"}"
@@ -227,7 +233,7 @@ def _seconds(given_ms: int | None, default_s: float) -> float:
 
 
 def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
-    """A worker's body, and whether something in it was no number that JSON has."""
+    """Return a worker's body, and whether it had NaN or an infinity, which JSON does not have."""
     replaced: list[str] = []
 
     def number(digits: str) -> float | None:
@@ -249,7 +255,7 @@ def _posted(raw: bytes, route: str) -> tuple[dict[str, Any], bool]:
 
 
 def _finite(digits: str) -> float:
-    """1e999 would be handed on as Infinity, which is not JSON."""
+    """Return a number. Raises ValueError for one like 1e999, which would become Infinity."""
     number = float(digits)
     if math.isinf(number):
         raise ValueError(f"{digits[:40]} is too large")

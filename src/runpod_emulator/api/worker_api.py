@@ -23,11 +23,11 @@ from runpod_emulator.wake import Wake
 from runpod_emulator.workers.session import SETTLE_S, WorkerSession
 
 DRAINING_HOLD_S = 0.5
-"""A draining worker repeats its call at once until SIGTERM has reached it."""
+"""Pause of a draining worker's calls, which it repeats at once until SIGTERM has reached it."""
 
 
 class WorkerApi:
-    """Mounted below `/v2/{endpoint}`."""
+    """The worker routes below `/v2/{endpoint}`."""
 
     def __init__(self, gateway: Gateway) -> None:
         self._gateway = gateway
@@ -69,7 +69,7 @@ class WorkerApi:
     async def stop(self, request: web.Request) -> web.StreamResponse:
         _, worker = await self._authenticate(request)
         deadline = self._now() + self._gateway.behaviour.poll_hold_s
-        # a poll that is gone would take the news with it
+        # a closed poll would lose the notice
         while _is_open(request):
             if stops := worker.pop_stops(self._now()):
                 return web.json_response({"jobsToStop": stops})
@@ -117,7 +117,7 @@ class WorkerApi:
         return web.json_response({})
 
     async def ping(self, request: web.Request) -> web.StreamResponse:
-        """The SDK's answer to anything but 429 and 5xx is to go on."""
+        """Note a ping. The SDK goes on after any status but 429 and 5xx."""
         endpoint, worker = await self._authenticate(request)
         if worker.process is None:
             return web.json_response({})  # an orphan of a dead worker: it proves nothing
@@ -142,7 +142,10 @@ class WorkerApi:
         return faulty
 
     async def _authenticate(self, request: web.Request) -> tuple[Endpoint, WorkerSession]:
-        """Raises `ApiError` 401, late, for a request without the worker's own key."""
+        """Return the endpoint and the worker of a request.
+
+        Raises `ApiError` 401, after a delay, for a request without the worker's own key.
+        """
         endpoint = self._gateway.endpoint_of(request)
         worker = endpoint.fleet.find(request.match_info["worker"])
         if worker is None or not hmac.compare_digest(key_in(request), worker.token.encode()):
@@ -151,7 +154,7 @@ class WorkerApi:
         return endpoint, worker
 
     async def _delay_refusal(self) -> None:
-        """Wait: the SDK repeats a refused call at once."""
+        """Wait before a refusal, because the SDK repeats a refused call at once."""
         await asyncio.sleep(self._gateway.behaviour.refusal_delay_s)
 
     def _note_poll(self, endpoint: Endpoint, worker: WorkerSession, request: web.Request) -> None:
@@ -161,7 +164,7 @@ class WorkerApi:
                 self._report(HazardKind.LOST_RESULT, endpoint, worker, job_id)
 
     async def _held(self, wake: Wake, deadline: float, since: asyncio.Event | None = None) -> bool:
-        """Wait for `wake`; False once the hold is over."""
+        """Wait for `wake`; return False once the poll's time is over."""
         left_s = deadline - self._now()
         if left_s > 0:
             await wake.wait(left_s, since)
@@ -174,7 +177,7 @@ class WorkerApi:
         worker: WorkerSession,
         taken: Sequence[TakenJob],
     ) -> web.StreamResponse:
-        """Write the jobs; if the connection is gone by then, nobody has got them."""
+        """Write the jobs; requeue them if the connection is closed, as no worker has them then."""
         rendered = [self._render(worker, each) for each in taken]
         is_batch = "/job-take-batch/" in request.path
         body = b"[" + b",".join(rendered) + b"]" if is_batch else rendered[0]
@@ -260,7 +263,7 @@ class WorkerApi:
             strike.add_done_callback(self._strikes.discard)
 
     async def _strike_result(self, endpoint: Endpoint, worker: WorkerSession, job_id: str) -> bool:
-        """Strike the worker as its result arrives; True if that result is lost with it."""
+        """Apply faults when a result arrives; return True if the result is lost with the worker."""
         rules = self._faults_at(FaultPoint.JOB_RESULT, endpoint, worker, job_id)
         await _strike(rules, endpoint, worker)
         return any(rule.action is FaultAction.KILL for rule in rules)

@@ -1,7 +1,7 @@
 """The command line: `serve` runs an emulator until Ctrl-C, `test` runs a RunPod Hub tests.json.
 
 Exit status: 0 after a clean stop or if all tests pass, 1 if the emulator cannot run or a test
-fails, 2 for what cannot be used of flags and files.
+fails, 2 for flags or files that cannot be used.
 """
 
 import argparse
@@ -44,7 +44,7 @@ logger = logging.getLogger(__name__)
 
 
 BEHAVIOUR_UNDER_TEST = Behaviour(min_execution_timeout_s=0, terminate_grace_s=2)
-"""The Hub's timeouts are taken as they are, and in the end nobody waits for a worker."""
+"""Behaviour that keeps the Hub's timeouts unchanged, and stops workers without waiting."""
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
 STATUS_FAILED = 1
@@ -53,7 +53,7 @@ STATUS_INTERRUPTED = 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Exit status; `arguments` without the program's name, by default those of the process."""
+    """Return the exit status. `arguments` lack the program's name, and default to the process's."""
     given = parse_flags(sys.argv[1:] if arguments is None else arguments)
     try:
         work = ACTIONS[given.action](given, os.environ)
@@ -107,7 +107,7 @@ async def serve(
 
 
 def prepare_test(given: argparse.Namespace, environ: Mapping[str, str]) -> Coroutine[Any, Any, int]:
-    """Raises EmulatorError."""
+    """Check the flags and files of `test`, and return its work. Raises EmulatorError."""
     if "tests" in given:
         file = read_hub_tests(given.tests)
     else:
@@ -142,7 +142,7 @@ async def run_tests(
 async def _run_on_machine(
     tests: Sequence[HubTest], endpoint: EndpointSettings, *, echo_logs: bool
 ) -> list[HubResult]:
-    """Run tests on an emulator of their own, and delete its state afterwards."""
+    """Run tests on an emulator started for them, and delete its state afterwards."""
     with tempfile.TemporaryDirectory(prefix="runpod-emulator-") as state_dir:
         settings = EmulatorSettings(
             endpoints=(endpoint,),
@@ -182,7 +182,7 @@ def _endpoint_under_test(
 
 
 def _own_key(given: argparse.Namespace, environ: Mapping[str, str]) -> tuple[str, KeySource]:
-    """The key that the user has chosen, empty if none. Raises InvalidConfiguration."""
+    """Return the key that the user has chosen, empty if none. Raises InvalidConfiguration."""
     if "api_key" in given:
         return checked_key(given.api_key, "--api-key"), KeySource.FLAG
     if environ.get(KEY_VARIABLE):
@@ -200,7 +200,7 @@ def _check_host(host: str, source: KeySource) -> None:
 
 
 def _check_workers(endpoints: Sequence[EndpointSettings], environ: Mapping[str, str]) -> None:
-    """Raises EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
+    """Raise EmulatorError for a variable that is the protocol's own, and for a missing SDK."""
     for endpoint in endpoints:
         workers = worker_environ(
             endpoint,

@@ -68,7 +68,7 @@ class Configuration:
     endpoints: tuple[EndpointSettings, ...]
 
     def overridden_by(self, other: "Configuration") -> "Configuration":
-        """Setting by setting; the endpoints of both."""
+        """Return a configuration with the settings of `other` first, and the endpoints of both."""
         return Configuration(
             emulator={**self.emulator, **other.emulator},
             behaviour={**self.behaviour, **other.behaviour},
@@ -90,7 +90,7 @@ class Configuration:
 
 
 def read_config_file(path: Path, environ: Mapping[str, str]) -> Configuration:
-    """Relative paths inside are relative to the file. Raises EmulatorError."""
+    """Read a file. Paths in it are relative to its folder. Raises EmulatorError."""
     try:
         document = tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
@@ -101,9 +101,9 @@ def read_config_file(path: Path, environ: Mapping[str, str]) -> Configuration:
 def parse_configuration(
     document: Mapping[str, object], base: Path, environ: Mapping[str, str]
 ) -> Configuration:
-    """`document` has the tables of a file; `base` is what relative paths are relative to.
+    """Check `document`, the tables of a file; relative paths are relative to `base`.
 
-    A handler that names no Python gets the project's: `environ` says which environment is active.
+    A handler without a Python gets the project's: `environ` names the active environment.
     Raises ConfigurationProblems.
     """
     # Any: the document's fields are made at run time, below
@@ -142,7 +142,7 @@ def _existing_directory(path: Path, info: ValidationInfo) -> Path:
 
 
 def _runnable(command: tuple[str, ...], info: ValidationInfo) -> tuple[str, ...]:
-    """Files that it names get absolute paths: they are relative to the file, not to `workdir`."""
+    """Make the paths in a command absolute: they are relative to the file, not to `workdir`."""
     absolute = tuple(_absolute_if_file(part, _base(info)) for part in command)
     if shutil.which(absolute[0]) is None:
         raise ValueError(f"a list that starts with a program, which {command[0]!r} is not")
@@ -174,7 +174,7 @@ Command = Annotated[tuple[str, ...], Field(strict=False, min_length=1), AfterVal
 
 
 class EmulatorBase(BaseModel):
-    """The paths, which become absolute."""
+    """The emulator's paths, which become absolute."""
 
     model_config = STRICT
 
@@ -206,9 +206,9 @@ class EndpointBase(BaseModel):
 
 
 def _columns(record: type, *, without: tuple[str, ...] = (), **special: object) -> dict[str, Any]:
-    """Fields for `create_model` like those of a settings dataclass.
+    """Return fields for `create_model` like those of a settings dataclass.
 
-    None of them is required: what is absent keeps the dataclass's default.
+    None of them is required: an absent field keeps the dataclass's default.
     """
     hints = {**get_type_hints(record), **special}
     names = (each.name for each in fields(record) if each.name not in without)

@@ -57,7 +57,7 @@ In place of --handler, a command may follow after a double dash:
 def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
     """Parse the arguments. A flag that was left out is no attribute of the result.
 
-    Ends the process as argparse does, with status 2 for a flag that cannot be.
+    Ends the process as argparse does, with status 2 for a flag that cannot be used.
     """
     own, command = _split(arguments)
     if not own or (own[0].startswith("-") and own[0] not in ("-h", "--help", "--version")):
@@ -69,10 +69,10 @@ def parse_flags(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def configuration_of(given: argparse.Namespace, environ: Mapping[str, str]) -> Configuration:
-    """Raises EmulatorError with everything that cannot be used.
+    """Return the configuration. Raises EmulatorError with all flags that cannot be used.
 
     Without a handler, a command and `--config`, the handler is the one of the project in the
-    current folder; `environ` says which virtual environment is active.
+    current folder; `environ` names the active virtual environment.
     """
     flags = vars(given)
     if not {"handler", "command", "config"} & flags.keys():
@@ -98,7 +98,7 @@ def configuration_of(given: argparse.Namespace, environ: Mapping[str, str]) -> C
 
 
 def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
-    """Raises EmulatorError for a rule that cannot be, or an id that is there twice."""
+    """Return the rules. Raises EmulatorError for an invalid rule, or an id that is used twice."""
     plan = FaultPlan(seed=0)
     for text in getattr(given, "fault", ()):
         try:
@@ -111,13 +111,13 @@ def fault_rules(given: argparse.Namespace) -> tuple[FaultRule, ...]:
 
 
 def id_of(folder: Path) -> str:
-    """The name of a project's folder, as far as it can be an endpoint's id."""
+    """Return an endpoint's id from the name of a project's folder, without invalid characters."""
     name = folder.parent.name if folder.name == "src" else folder.name
     return re.sub(r"[^a-z0-9]+", "-", name.lower()).strip("-")[:63] or DEFAULT_ENDPOINT_ID
 
 
 def literal(text: str) -> object:
-    """`true`, `false` or a number as such, anything else as text."""
+    """Parse `true`, `false` or a number; return anything else as text."""
     try:
         value: object = json.loads(text)
     except ValueError:
@@ -133,7 +133,7 @@ def pair(text: str) -> tuple[str, str]:
 
 
 def _split(arguments: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Own arguments, and the worker's command after a double dash."""
+    """Split own arguments from the worker's command after a double dash."""
     own = list(arguments)
     at = own.index("--") if "--" in own else len(own)
     return own[:at], own[at + 1 :]

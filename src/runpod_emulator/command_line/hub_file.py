@@ -1,7 +1,7 @@
 """RunPod Hub's `.runpod/tests.json`, and `test_input.json` for projects without one.
 
-The fields are those of the Hub's publishing guide. Real files hold others: what does not keep a
-test from running is a warning, and only the rest is refused.
+The fields are those of the Hub's publishing guide. Real files have others: a problem that does not
+prevent a test from running is a warning, and only the others are refused.
 """
 
 import difflib
@@ -28,7 +28,7 @@ A_TEST = '{"name": "...", "input": {...}}'
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubMachine:
-    """The machine of a test. A CPU flavour and CUDA versions mean nothing here."""
+    """The machine of a test. A CPU flavour and CUDA versions have no effect here."""
 
     gpu: str | None = None
     gpu_count: int | None = None
@@ -47,7 +47,7 @@ class HubTest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HubFile:
-    """The tests of a file; `not_run` are the names of those that are not for a queue endpoint."""
+    """The tests of a file; `not_run` has the names of tests that are not for a queue endpoint."""
 
     tests: tuple[HubTest, ...]
     not_run: tuple[str, ...] = ()
@@ -69,7 +69,7 @@ def find_tests(directory: Path) -> HubFile:
 
 
 def read_hub_tests(path: Path) -> HubFile:
-    """Raises EmulatorError with everything that keeps a test from running."""
+    """Read tests. Raises EmulatorError with everything that prevents a test from running."""
     return _Reader(path).hub_tests()
 
 
@@ -79,7 +79,7 @@ def read_test_input(path: Path) -> HubFile:
 
 
 class _Reader:
-    """Reads one document, and collects what is wrong with it by its key."""
+    """Reads one document, and collects its problems by key."""
 
     def __init__(self, path: Path) -> None:
         self._path = path

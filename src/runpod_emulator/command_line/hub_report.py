@@ -1,7 +1,7 @@
 """The results of Hub tests: when a test passes, and the table of results.
 
-The Hub passes a test whose endpoint answers 200. That is true of a failed job too, so here the
-job must have COMPLETED as well.
+The Hub passes a test whose endpoint answers 200, which it does for a failed job, too. So here the
+job must also have COMPLETED.
 """
 
 from collections.abc import Sequence
@@ -36,7 +36,7 @@ class HubResult:
 
 
 def report_of(results: Sequence[HubResult], not_run: Sequence[str] = ()) -> str:
-    """A table, the errors in full where a line did not hold them, and how many have passed."""
+    """Return a table, errors that do not fit into its lines, and the number of passed tests."""
     rows = [
         ("", "test", "status", "seconds", "error"),
         *(_row(result) for result in results),

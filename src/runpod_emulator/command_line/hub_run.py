@@ -62,7 +62,7 @@ class Progress:
 async def run_hub_tests(
     tests: Sequence[HubTest], target: Target, progress: Progress
 ) -> list[HubResult]:
-    """Run one after another."""
+    """Run the tests one after another."""
     headers = {"Authorization": f"Bearer {target.api_key}"}
     timeout = aiohttp.ClientTimeout(total=None)
     async with aiohttp.ClientSession(headers=headers, timeout=timeout) as session:
@@ -107,7 +107,7 @@ class _Trial:
         )
 
     async def _until_final(self) -> str | None:
-        """The job's error, or why there is no point in waiting longer."""
+        """Wait for the job's end; return its error, or the reason to stop waiting."""
         body: dict[str, Any] = {"input": self._test.input}
         if self._test.timeout_ms is not None:
             body["policy"] = {"executionTimeout": self._test.timeout_ms}
@@ -125,7 +125,7 @@ class _Trial:
         return job
 
     async def _ask(self, method: str, path: str, body: object = None) -> dict[str, Any] | str:
-        """The status object, or the text of a refusal."""
+        """Send a request; return the status object, or the text of a refusal."""
         async with self._session.request(method, self._url + path, json=body) as response:
             self._http_status = response.status
             if response.status != 200:
@@ -135,7 +135,7 @@ class _Trial:
             return answer
 
     async def _start_failure(self) -> str | None:
-        """Return what the last worker printed if workers keep ending before they take a job."""
+        """Return the last worker's output if workers repeatedly end before they take a job."""
         async with self._session.get(f"{self._target.url}/emulator/state") as response:
             state = await response.json()
         endpoint = state["endpoints"][self._target.endpoint.id]

@@ -19,9 +19,9 @@ class LogFormat(StrEnum):
 
 
 class TextFormatter(logging.Formatter):
-    """`12:00:00 INFO job taken  job=... worker=...`; further lines of a message are indented.
+    """Formats `12:00:00 INFO job taken  job=... worker=...`; further lines are indented.
 
-    A worker's own output is `12:00:00 INFO [worker] text  job=...`.
+    A worker's own output becomes `12:00:00 INFO [worker] text  job=...`.
     """
 
     def __init__(self) -> None:

@@ -36,13 +36,13 @@ _EXPECTED = {
     "literal_error": "{expected}",
     "value_error": "{error}",
 }
-"""Pydantic's error types in our words; one that is missing here keeps pydantic's."""
+"""Our message for each of pydantic's error types; types not listed keep pydantic's message."""
 
 
 def validated(
     model: type[Document], document: object, context: Mapping[str, Any] | None = None
 ) -> Document:
-    """`document` as a `model`. Raises ConfigurationProblems."""
+    """Parse `document` as a `model`. Raises ConfigurationProblems."""
     try:
         return model.model_validate(document, context=context)
     except ValidationError as error:
@@ -51,7 +51,7 @@ def validated(
 
 
 def unknown_name(field: str, name: str, known: Sequence[str]) -> InvalidConfiguration:
-    """The name that was meant, or all that there are."""
+    """Return an error that suggests the name that was probably meant, or lists all names."""
     meant = difflib.get_close_matches(name, known, n=1) or known
     return InvalidConfiguration(field, None, " or ".join(meant), f"there is no {name!r}")
 
@@ -68,7 +68,7 @@ def _problem(model: type[BaseModel], error: Mapping[str, Any]) -> InvalidConfigu
 
 
 def _path(loc: Sequence[str | int]) -> str:
-    """`("tests", 0, "name")` as `tests[0].name`."""
+    """Return a path as text: `tests[0].name` for `("tests", 0, "name")`."""
     parts = (f"[{part}]" if isinstance(part, int) else f".{part}" for part in loc)
     return "".join(parts).removeprefix(".").removesuffix(".[key]")
 
@@ -82,7 +82,7 @@ def _fields_at(model: type[BaseModel], loc: Sequence[str | int]) -> list[str]:
 
 
 def _shown(loc: Sequence[str | int], value: object) -> object:
-    """Plain values as they are; None, which shows nothing, for containers and secrets."""
+    """Return a plain value as it is, but None, which shows nothing, for containers and secrets."""
     if isinstance(value, Path):
         return str(value)
     is_plain = isinstance(value, str | int | float | bool)

@@ -1,4 +1,4 @@
-"""Finds what the command line was not given: a project's handler, its Python, its test input."""
+"""Finds a project's handler, its Python and its test input, where no flag names them."""
 
 import re
 import shlex
@@ -12,7 +12,7 @@ from runpod_emulator.errors import EmulatorError, InvalidConfiguration
 HANDLERS = (Path("handler.py"), Path("src/handler.py"))
 TEST_INPUT = Path("test_input.json")
 VIRTUAL_ENV = "VIRTUAL_ENV"
-"""Set while a virtual environment is active; `uv run` sets it, too."""
+"""Variable that is set while a virtual environment is active; `uv run` sets it, too."""
 
 _IMPORTABLE = """\
 from importlib.util import find_spec
@@ -46,7 +46,7 @@ def find_python(directory: Path, environ: Mapping[str, str], own: Path) -> Path:
 def python_at(path: Path) -> Path:
     """Return the program that a path, a name or a virtual environment's folder stands for.
 
-    Raises ValueError, which says what is expected.
+    Raises ValueError, whose text is the expected value.
     """
     if path.is_dir():
         path = path / "bin" / "python"
@@ -72,7 +72,7 @@ def check_sdk(command: Sequence[str], environ: Mapping[str, str]) -> None:
     )
     importable = check.stdout.split()
     if check.returncode or "runpod" in importable:
-        return  # a Python that cannot even do this says why when the worker starts
+        return  # a Python that cannot run at all gives the reason when the worker starts
     program = shlex.quote(shutil.which(python) or python)
     install = (
         f"{program} -m pip install runpod"

@@ -47,7 +47,7 @@ def folders_of(endpoint: EndpointSettings) -> tuple[Path, ...]:
 
 
 def sources_in(folders: Iterable[Path]) -> Sources:
-    """Return all Python files, but for those of virtual environments and hidden folders."""
+    """Return all Python files except those of virtual environments and hidden folders."""
     found: dict[str, tuple[int, int]] = {}
     for root in folders:
         for folder, subfolders, names in os.walk(root):
@@ -64,13 +64,13 @@ def sources_in(folders: Iterable[Path]) -> Sources:
 
 
 def changed_files(before: Sources, now: Sources) -> list[str]:
-    """Return the files that are new, gone or different."""
+    """Return the files that are new, removed or different."""
     return sorted({path for path, _ in before.items() ^ now.items()})
 
 
 def _stamp(path: Path) -> Sources:
     try:
         stat = path.stat()
-    except OSError:  # gone since
+    except OSError:  # removed since
         return {}
     return {str(path): (stat.st_mtime_ns, stat.st_size)}

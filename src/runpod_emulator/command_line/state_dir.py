@@ -1,4 +1,4 @@
-"""The folder where the emulator keeps what is its own, and the API key that it makes for itself."""
+"""The folder of the emulator's own files, and the API key that it generates."""
 
 import os
 import secrets
@@ -10,7 +10,7 @@ KEY_FILE = "api_key"
 
 
 def prepare_state_dir(path: Path) -> None:
-    """Make the folder, for its owner only and ignored by git. One that is there stays as it is."""
+    """Make the folder, for its owner only and ignored by git. An existing one is not changed."""
     try:
         if not path.is_dir():
             path.mkdir(mode=0o700, parents=True)
@@ -20,7 +20,7 @@ def prepare_state_dir(path: Path) -> None:
 
 
 def kept_key(state_dir: Path) -> str:
-    """The key in the folder's key file, made on first use: it is the same at every start."""
+    """Return the key in the folder's key file, generated once: it is the same at every start."""
     path = state_dir / KEY_FILE
     try:
         if not path.exists():
@@ -31,7 +31,7 @@ def kept_key(state_dir: Path) -> str:
 
 
 def checked_key(key: str, source: str) -> str:
-    """A key that fits into an HTTP header. `source` is what an error names."""
+    """Return a key that fits into an HTTP header. Errors name its `source`."""
     if not key or not all("!" <= character <= "~" for character in key):
         raise InvalidConfiguration(source, None, "printable ASCII without spaces, and not empty")
     return key

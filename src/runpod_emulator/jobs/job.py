@@ -1,4 +1,4 @@
-"""The values that travel: a job, its policy, its webhook, and what happened to it.
+"""Values: a job, its policy, its webhook, and its history.
 
 A job's input and output are not here: they can be large and stay in the store as JSON text.
 """
@@ -41,9 +41,9 @@ class Policy:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Webhook:
-    """The address that a job's end is posted to, and the state of that delivery.
+    """The address to which a job's end is posted, and the state of that delivery.
 
-    `next_at` is when the next attempt is due; None before the job ends and once it is settled.
+    `next_at` is the time of the next attempt; None before the job ends and once it is settled.
     """
 
     url: str
@@ -55,7 +55,7 @@ class Webhook:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Event:
-    """One line of a job's history: the status it got, why, and who had it."""
+    """One line of a job's history: its new status, the reason, and the worker."""
 
     at: float
     status: JobStatus

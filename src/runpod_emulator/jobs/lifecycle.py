@@ -36,7 +36,7 @@ class Due(Enum):
 
 
 def submit(job: Job) -> Job:
-    """A new job's first line of history."""
+    """Return a new job with the first line of its history."""
     return replace(job, history=(_event(job, JobStatus.IN_QUEUE, job.created_at, "submitted"),))
 
 
@@ -48,7 +48,7 @@ def take(job: Job, worker_id: str, now: float) -> Job | None:
 
 
 def give_back(job: Job, worker_id: str, now: float, reason: str) -> Job | None:
-    """Requeue without counting a retry: the platform's fault, not the worker's."""
+    """Requeue without counting a retry, for faults of the platform and not of the worker."""
     if not is_assigned(job, worker_id):
         return None
     return _requeue(job, now, reason)
@@ -83,7 +83,7 @@ def cancel(job: Job, now: float, behaviour: Behaviour, reason: str = "cancelled"
 
 
 def retry(job: Job, now: float) -> Job | None:
-    """The caller's `/retry`: same id and input, as if new but for its age and its history."""
+    """Requeue a job for the caller's `/retry`: as a new one, but with its id, age and history."""
     if not job.status.can_be_retried or job.is_hidden:
         return None
     webhook = job.webhook and replace(
@@ -94,7 +94,7 @@ def retry(job: Job, now: float) -> Job | None:
 
 
 def reopen(job: Job, worker_id: str, now: float) -> Job | None:
-    """The platform's bug #250: progress that overtakes the result leaves the job IN_PROGRESS."""
+    """Reopen a job as in the platform's bug #250: late progress makes it IN_PROGRESS again."""
     if job.status is not JobStatus.COMPLETED or job.worker_id != worker_id or job.is_hidden:
         return None
     event = _event(job, JobStatus.IN_PROGRESS, now, "late progress reopened it")
@@ -107,7 +107,7 @@ def reopen(job: Job, worker_id: str, now: float) -> Job | None:
 
 
 def due_at(job: Job, behaviour: Behaviour) -> float | None:
-    """Return when time itself changes this job; None if it only waits for its webhook."""
+    """Return the time that changes this job; None if it only waits for its webhook."""
     if job.is_hidden:
         return None
     expires_at = job.created_at + job.policy.ttl_s
@@ -128,7 +128,7 @@ def what_is_due(job: Job, now: float, behaviour: Behaviour) -> Due | None:
 
 
 def time_out(job: Job, now: float, behaviour: Behaviour) -> Job | None:
-    """Execution took longer than its policy allows."""
+    """End a job whose execution took longer than its policy allows."""
     if job.status is not JobStatus.IN_PROGRESS:
         return None
     status = JobStatus(behaviour.execution_timeout_status)

@@ -1,4 +1,4 @@
-"""One endpoint's jobs: applies the life cycle to stored jobs and wakes those who wait.
+"""One endpoint's jobs: applies the life cycle to stored jobs and wakes waiting calls.
 
 It knows no HTTP and no process: workers are ids.
 """
@@ -46,7 +46,7 @@ class QueueListener(Protocol):
     """Receives the events of a queue that others must act on."""
 
     def job_must_stop(self, worker_id: str, job_id: str) -> None:
-        """The platform has ended a job that this worker still runs."""
+        """Handle a job that the platform has ended and this worker still runs."""
 
     def webhook_is_due(self) -> None: ...
 
@@ -95,7 +95,7 @@ class JobQueue:
         return job
 
     async def get(self, job_id: str) -> Job | None:
-        """A job that its caller may see; one whose time is over is gone, swept or not."""
+        """Return a job that its caller may see; None for one whose time is over, swept or not."""
         job = await self._store.get(job_id)
         if job is None or job.endpoint_id != self.endpoint_id or job.is_hidden:
             return None
@@ -118,7 +118,7 @@ class JobQueue:
         return taken
 
     async def give_back(self, job_id: str, worker_id: str, reason: str) -> Job | None:
-        """Requeue at no cost to the job, e.g. when the poll that should get it was gone."""
+        """Requeue without counting a retry, e.g. when the poll that should get the job was gone."""
         return await self._change(
             job_id,
             lambda job: lifecycle.give_back(job, worker_id, self._clock(), reason),
@@ -126,7 +126,7 @@ class JobQueue:
         )
 
     async def lose(self, job_id: str, worker_id: str, reason: str) -> Job | None:
-        """The worker, or just this job on it, is lost: requeue, or give up."""
+        """Requeue or give up a job that is lost, alone or with its worker."""
         return await self._change(
             job_id,
             lambda job: lifecycle.lose(job, worker_id, self._clock(), reason, self._behaviour),
@@ -134,7 +134,7 @@ class JobQueue:
         )
 
     async def complete(self, job_id: str, worker_id: str, output: bytes | None) -> Job | None:
-        """`output` is JSON text, or None for a result without one."""
+        """End a job as COMPLETED. `output` is JSON text, or None for a result without one."""
         return await self._change(
             job_id,
             lambda job: lifecycle.complete(job, worker_id, self._clock(), self._behaviour),
@@ -158,7 +158,7 @@ class JobQueue:
         )
 
     async def reopen(self, job_id: str, worker_id: str, output: bytes) -> Job | None:
-        """Progress after the result, for those who want the platform's bug."""
+        """Apply progress after the result as the platform's bug does."""
         return await self._change(
             job_id, lambda job: lifecycle.reopen(job, worker_id, self._clock()), output=output
         )
@@ -201,7 +201,7 @@ class JobQueue:
         return removed
 
     async def recover(self) -> int:
-        """Requeue what was running when the emulator ended: its workers are gone with it."""
+        """Requeue jobs that ran when the emulator ended, since their workers ended with it."""
         running = await self._store.in_progress(self.endpoint_id)
         for job in running:
             await self.give_back(job.id, job.worker_id or "", "emulator restarted")
@@ -210,7 +210,7 @@ class JobQueue:
     async def sweep(self, job: Job) -> None:
         """Apply what is due (`lifecycle.what_is_due`) to a job as it was read.
 
-        One that has changed since is left to the next sweep.
+        A job that has changed since is left to the next sweep.
         """
         now = self._clock()
         due = lifecycle.what_is_due(job, now, self._behaviour)
@@ -225,7 +225,7 @@ class JobQueue:
             await ended.wait(timeout_s)
 
     async def wait_final(self, job_id: str, timeout_s: float) -> Job | None:
-        """The job once it has ended or `timeout_s` have passed; None when it is gone."""
+        """Return the job once it has ended or `timeout_s` have passed; None if it was removed."""
         deadline = self._clock() + timeout_s
         with self._waiting(job_id) as changed:
             while True:
@@ -237,13 +237,13 @@ class JobQueue:
                 await changed.wait(left_s, next_change)
 
     def release(self) -> None:
-        """Let nobody wait any longer: what has not ended by now does not end here."""
+        """End all waiting calls: jobs that have not ended by now do not end in this process."""
         self._is_closing = True
         for changed in self._ended.values():
             changed.notify()
 
     async def _next(self, limit: int) -> Sequence[Job]:
-        """The head of the queue, swept: a job whose ttl is over is handed to nobody."""
+        """Return the head of the queue without jobs whose ttl is over, which no worker gets."""
         while True:
             waiting = await self._store.queued(self.endpoint_id, limit)
             now = self._clock()
@@ -297,7 +297,7 @@ class JobQueue:
         *,
         output: bytes | Unchanged | None = UNCHANGED,
     ) -> Job | None:
-        """Apply a transition by compare and swap, again if somebody else was quicker."""
+        """Apply a transition by compare and swap, again if another change came first."""
         while (job := await self._store.get(job_id)) is not None:
             changed = transition(job) if job.endpoint_id == self.endpoint_id else None
             if changed is None:
@@ -346,7 +346,7 @@ class JobQueue:
 
     @contextmanager
     def _waiting(self, job_id: str) -> Iterator[Wake]:
-        """Count a waiter for this job; the last one to leave removes the bookkeeping."""
+        """Count a waiting call for this job; the last one to end removes the bookkeeping."""
         self._num_waiting[job_id] += 1
         try:
             yield self._ended[job_id]

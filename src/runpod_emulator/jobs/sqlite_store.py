@@ -1,6 +1,6 @@
-"""Jobs in one SQLite file: what `store.JobStore` promises, and nothing that decides.
+"""Stores jobs in one SQLite file as `store.JobStore` promises, and decides nothing.
 
-A job's record is JSON text; beside it stand the columns that jobs are found and ordered by.
+A job's record is JSON text; further columns are there to find and to order jobs.
 """
 
 import json
@@ -15,7 +15,7 @@ from runpod_emulator.jobs.job import Event, Job, JobStatus, Policy, Webhook
 from runpod_emulator.jobs.store import UNCHANGED, Backlog, StoreUnusable, Tally, Unchanged
 
 SCHEMA_VERSION = 2
-"""Counts up with every change of the tables or of the fields of a `Job`."""
+"""Version that is increased with every change of the tables or of the fields of a `Job`."""
 
 _SCHEMA = (
     # `sequence` is the order of submission: SQLite gives a new row one more than the largest
@@ -78,7 +78,7 @@ _PRAGMAS = (
     "PRAGMA journal_mode = WAL",
     "PRAGMA synchronous = NORMAL",
     "PRAGMA foreign_keys = ON",
-    # wipes what is deleted where that costs no extra write: not the pages of large payloads
+    # overwrites deleted data where that costs no extra write: not the pages of large payloads
     "PRAGMA secure_delete = FAST",
 )
 
@@ -146,12 +146,12 @@ _NO_LIMIT = -1
 class SqliteStore:
     """A `JobStore` on one file that this process alone may use while the store is open.
 
-    What a method has written outlives the end of the process, SIGKILL included. Power loss may
-    take the last transactions, never the file's consistency (WAL, `synchronous=NORMAL`).
+    Data that a method has written survives the end of the process, SIGKILL included. A power loss
+    may lose the last transactions, never the file's consistency (WAL, `synchronous=NORMAL`).
 
     The methods run on the event loop and await nothing: a write of a small job takes about 0.1
-    ms. Hidden jobs are found by `get` and for their webhooks only. `due_at` says when time changes
-    a job; it is computed again for every job when the store opens: its rules may have changed.
+    ms. Hidden jobs are found by `get` and for their webhooks only. `due_at` is the time at which a
+    job changes; it is computed again for every job when the store opens, as rules may have changed.
     """
 
     def __init__(self, path: Path, due_at: Callable[[Job], float | None]) -> None:
@@ -295,7 +295,7 @@ class SqliteStore:
             yield
 
     def _read(self, sql: str, *values: str | float) -> list[tuple[Any, ...]]:
-        """Any: what SQLite holds; the columns' types are in the schema."""
+        """Read rows. Any: values of SQLite; the columns' types are in the schema."""
         with _unusable(self._path):
             return self._db.execute(sql, values).fetchall()
 
@@ -363,7 +363,7 @@ def _encode(job: Job) -> str:
 
 
 def _fields(value: Job | Policy | Webhook | Event) -> dict[str, object]:
-    """The slots of these dataclasses are their fields."""
+    """Return the fields of a dataclass, which are its slots."""
     return {name: getattr(value, name) for name in value.__slots__}
 
 

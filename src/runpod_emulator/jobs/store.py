@@ -17,7 +17,7 @@ class Unchanged:
 
 
 UNCHANGED: Final = Unchanged()
-"""Tells `JobStore.replace` to leave the stored output as it is."""
+"""Value with which `JobStore.replace` leaves the stored output as it is."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -41,49 +41,49 @@ class Tally:
 
 
 class JobStore(Protocol):
-    """Raises `StoreUnusable` when its storage cannot be read or written."""
+    """A store of jobs. Methods raise `StoreUnusable` if its storage cannot be read or written."""
 
     async def add(self, job: Job, payload: bytes) -> None:
-        """Keep a new job, durably before it returns. `payload` is the job's `input` as JSON."""
+        """Store a new job, durably before it returns. `payload` is the job's `input` as JSON."""
 
     async def get(self, job_id: str) -> Job | None: ...
 
     async def replace(self, job: Job, *, output: bytes | Unchanged | None = UNCHANGED) -> bool:
         """Store `job` if its `revision` is still the stored one, which then counts up by one.
 
-        False, and nothing changed, if somebody else was quicker or the job is gone. `output`
+        Return False, and change nothing, if another change came first or the job is gone. `output`
         (JSON text, or None to clear) changes together with the record. Counts the endpoint's
         tally when the status becomes COMPLETED or FAILED, and when `retries` grows.
         """
 
     async def remove(self, job: Job) -> bool:
-        """Forget a job with all that belongs to it, if its revision is still the stored one."""
+        """Remove a job with all that belongs to it, if its revision is still the stored one."""
 
     async def payload(self, job_id: str) -> bytes | None: ...
 
     async def output(self, job_id: str) -> bytes | None: ...
 
     async def queued(self, endpoint_id: str, limit: int) -> Sequence[Job]:
-        """The next jobs to hand out, in order of submission; a requeued job keeps its place."""
+        """Return the next jobs to take, in order of submission; a requeued job keeps its place."""
 
     async def in_progress(self, endpoint_id: str) -> Sequence[Job]: ...
 
     async def recent(self, endpoint_id: str, limit: int) -> Sequence[Job]:
-        """The jobs submitted last, newest first, whatever their status."""
+        """Return the jobs submitted last, newest first, whatever their status."""
 
     async def due(self, now: float, limit: int) -> Sequence[Job]:
-        """Jobs that time itself changes (`lifecycle.due_at`), earliest first."""
+        """Return jobs whose time has come (`lifecycle.due_at`), earliest first."""
 
     async def webhooks_due(self, now: float, limit: int) -> Sequence[Job]:
-        """Jobs whose webhook's `next_at` has come, earliest first."""
+        """Return jobs whose webhook's `next_at` has come, earliest first."""
 
     async def backlog(self, endpoint_id: str) -> Backlog: ...
 
     async def num_queued(self, endpoint_id: str) -> int:
-        """Jobs that wait, of low priority too; costs less than all `counts`."""
+        """Return the number of waiting jobs, of low priority too; costs less than all `counts`."""
 
     async def counts(self, endpoint_id: str) -> Mapping[JobStatus, int]:
-        """Jobs kept in each status; hidden ones left out, missing statuses are 0."""
+        """Return the number of jobs in each status, without hidden ones; missing statuses are 0."""
 
     async def tally(self, endpoint_id: str) -> Tally: ...
 
@@ -91,7 +91,7 @@ class JobStore(Protocol):
         """Append one streamed item, as the JSON text that the worker posted."""
 
     async def pop_chunks(self, job_id: str) -> Sequence[bytes]:
-        """Items in order, each given out once."""
+        """Return the items in order, each only once."""
 
     async def clear_chunks(self, job_id: str) -> None: ...
 

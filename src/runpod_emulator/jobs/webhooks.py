@@ -1,6 +1,6 @@
 """Posts jobs' ends to their webhooks: at least once each, and the same job never twice at a time.
 
-When an attempt is due and what follows it is `lifecycle`'s; what is posted is the caller's.
+`lifecycle` decides when an attempt is due and what follows it; the caller provides the body.
 """
 
 import asyncio
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 MAX_SENDS = 100
 MAX_SENDS_PER_RECEIVER = 20
-"""Low enough that a receiver which does not answer leaves room for the others."""
+"""Sends to one receiver at a time; a receiver that never answers leaves room for the others."""
 
 _LOOK_AHEAD = 2 * MAX_SENDS
 _PAUSE_S = 10.0
@@ -35,10 +35,10 @@ _DELIVERED = 200
 
 
 class WebhookSender:
-    """Sends what the store says is due.
+    """Sends the webhooks that are due by the store.
 
-    `body` is what is posted for a job. `forget` must remove a job that is over for its caller
-    and has waited for its webhook only; it is given the job at its stored revision.
+    `body` returns the document to post for a job. `forget` must remove a job that is over for its
+    caller and has waited only for its webhook; it gets the job at its stored revision.
     """
 
     def __init__(
@@ -59,7 +59,7 @@ class WebhookSender:
         """Receivers of the webhooks being sent, by job id."""
 
     def notify(self) -> None:
-        """A job with a webhook has ended: look at once."""
+        """Search for due webhooks at once, since a job with a webhook has ended."""
         self._wake.set()
 
     async def run(self) -> None:
@@ -79,7 +79,7 @@ class WebhookSender:
 
     def _session(self) -> aiohttp.ClientSession:
         return aiohttp.ClientSession(
-            # a kept connection that has gone stale would cost an attempt
+            # a kept connection that is no longer open would cost an attempt
             connector=aiohttp.TCPConnector(limit=0, force_close=True),
             cookie_jar=aiohttp.DummyCookieJar(),
             timeout=aiohttp.ClientTimeout(total=self._behaviour.webhook_timeout_s),
@@ -88,9 +88,9 @@ class WebhookSender:
     async def _start_due(
         self, session: aiohttp.ClientSession, sends: asyncio.TaskGroup
     ) -> float | None:
-        """Start what is due and has room; how long until the next is due, None if none is.
+        """Start due webhooks that have room; return the time until the next is due, or None.
 
-        The store's earliest time would not do: it may be that of a job that is being sent.
+        The store's earliest time cannot be used: it may be that of a job that is being sent.
         """
         now = self._clock()
         for job in await self._store.webhooks_due(math.inf, _LOOK_AHEAD):
@@ -123,7 +123,7 @@ class WebhookSender:
     async def _attempt(
         self, session: aiohttp.ClientSession, job: Job, webhook: Webhook
     ) -> str | None:
-        """Make one attempt. Return why it failed, or None if the receiver confirmed it."""
+        """Make one attempt. Return the reason of a failure, or None after a confirmation."""
         body = await self._body(job)
         failure = await _post(session, webhook.url, body)
         outcome = {"attempt": webhook.attempts + 1, "status": failure or f"HTTP {_DELIVERED}"}
@@ -152,7 +152,7 @@ class WebhookSender:
 
 
 async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> str | None:
-    """Post, and return why it failed, or None. The reason omits the URL: it may hold a secret."""
+    """Post; return the reason of a failure, or None. It omits the URL, which may have a secret."""
     if _receiver(url) is None:
         return "not an http or https URL"
     headers = {"Content-Type": "application/json"}
@@ -166,7 +166,7 @@ async def _post(session: aiohttp.ClientSession, url: str, body: bytes) -> str | 
 
 
 def _receiver(url: str) -> str | None:
-    """Host and port, None for what is no http or https URL."""
+    """Return host and port of an http or https URL, None for any other text."""
     try:
         parts = urlsplit(url)
     except ValueError:

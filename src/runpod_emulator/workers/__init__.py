@@ -1,1 +1,1 @@
-"""Workers: how many, what is known of each, their processes, and what they cost."""
+"""Workers: their number, the state of each, their processes, and their cost."""

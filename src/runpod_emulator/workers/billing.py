@@ -12,7 +12,7 @@ from importlib import resources
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Price:
-    """US dollars per second of one GPU; `active` is None where no such rate is published."""
+    """US dollars per second of one GPU; `active` is None if no such rate is published."""
 
     flex: float
     active: float | None = None
@@ -40,7 +40,7 @@ class Prices:
 
 
 def load_prices() -> Prices:
-    """The prices that came with the emulator."""
+    """Return the prices that are part of the emulator."""
     file = resources.files("runpod_emulator.workers").joinpath("prices.toml")
     text = file.read_text(encoding="utf-8")
     groups = tomllib.loads(text)["prices"]
@@ -87,20 +87,20 @@ class Meter:
         self._since_us = None if started_at is None else _to_us(started_at)
 
     def ready(self, now: float) -> None:
-        """The worker polls for jobs; only the first call has an effect."""
+        """Note that the worker polls for jobs; only the first call has an effect."""
         if self._part is _Part.START:
             self._enter(_Part.IDLE, now)
 
     def busy(self, now: float) -> None:
-        """The worker has at least one job."""
+        """Note that the worker has at least one job."""
         self._enter(_Part.RUN, now)
 
     def idle(self, now: float) -> None:
-        """The worker has no job left."""
+        """Note that the worker has no job left."""
         self._enter(_Part.IDLE, now)
 
     def stopped(self, now: float) -> None:
-        """The worker's process has ended."""
+        """Note that the worker's process has ended."""
         self._enter(self._part, now)
         self._since_us = None
 
@@ -132,7 +132,8 @@ def cost_usd(billed_s: int, usd_per_second: float | None) -> float | None:
 
 
 def job_cost_usd(execution_ms: int, usd_per_second: float | None) -> float | None:
-    """A job's own share of its worker, without start, idling and rounding up; None without a price.
+    """Return the cost of a job's own execution time, without the worker's start, idle time and
+    rounding; None without a price.
 
     Jobs that a worker runs at the same time are each counted in full.
     """

@@ -1,7 +1,7 @@
 """The environment that the platform gives to a worker. It starts nothing and reads no `os.environ`.
 
-Weakest first: what is inherited without any `RUNPOD_*`, defaults, the endpoint's `env`, and the
-protocol's own, which cannot be replaced.
+Later variables replace earlier ones: inherited ones without any `RUNPOD_*`, defaults, those of the
+endpoint's `env`, and those of the protocol, which cannot be replaced.
 """
 
 import tomllib
@@ -19,12 +19,12 @@ PLATFORM_PREFIX = "RUNPOD_"
 TAKEN_FROM_HOME = {"XDG_CACHE_HOME": ".cache", "PYTHONUSERBASE": ".local"}
 """Folders that a new HOME must not hide: downloaded models (Hugging Face, torch), user packages.
 
-A container has neither; here they spare a download and a second installation.
+A container has neither; here they avoid a download and a second installation.
 """
 
 
 class ProtectedVariable(EmulatorError):
-    """An endpoint's `env` would take a worker away from the emulator."""
+    """An endpoint's `env` has a variable that connects a worker to the emulator."""
 
 
 def worker_environ(
@@ -37,10 +37,10 @@ def worker_environ(
     home: Path,
     inherited: Mapping[str, str],
 ) -> dict[str, str]:
-    """`base_url` is without `/v2`. Raises `ProtectedVariable`.
+    """Return a worker's environment. `base_url` is without `/v2`. Raises `ProtectedVariable`.
 
-    HOME is `home`, without anybody's `~/.runpod/config.toml`: the SDK would prefer its key to
-    `token`. An endpoint that sets HOME itself keeps what is in there, also for its caches.
+    HOME is `home`, without a user's `~/.runpod/config.toml`: the SDK would prefer its key to
+    `token`. An endpoint that sets HOME itself keeps it unchanged, also for its caches.
     """
     protocol = _protocol(endpoint, behaviour, base_url, worker_id, token)
     _refuse_protected(endpoint, protocol)
@@ -57,7 +57,7 @@ def worker_environ(
 def _protocol(
     endpoint: EndpointSettings, behaviour: Behaviour, base_url: str, worker_id: str, token: str
 ) -> dict[str, str]:
-    """Return what the SDK needs to find the platform; it fills in `$ID` and the like itself."""
+    """Return the variables by which the SDK finds the platform; it fills in `$ID` and the like."""
     root = f"{base_url.rstrip('/')}/v2/{quote(endpoint.id, safe='')}"
     # the SDK appends `&...` blindly: each URL needs a parameter
     query = f"?gpu={quote_plus(endpoint.gpu)}"
@@ -97,7 +97,7 @@ def _kept_from_home(inherited: Mapping[str, str]) -> dict[str, str]:
 
 
 def _no_proxy(environ: Mapping[str, str], base_url: str) -> dict[str, str]:
-    """The SDK's pings would go to an inherited proxy, which cannot reach the emulator."""
+    """Exclude the emulator from an inherited proxy, which cannot reach it, for the SDK's pings."""
     excepted = environ.get("no_proxy") or environ.get("NO_PROXY") or ""
     names = ",".join(filter(None, (excepted, urlsplit(base_url).hostname)))
     return {"NO_PROXY": names, "no_proxy": names}

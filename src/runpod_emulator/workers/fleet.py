@@ -1,6 +1,6 @@
 """One endpoint's workers: starts, watches, drains and replaces them.
 
-What it does is decided elsewhere: how many by `scaling`, who must go by `watchdog`.
+`scaling` decides the number of workers, `watchdog` which of them must end.
 """
 
 import asyncio
@@ -55,7 +55,7 @@ class FleetTools:
 
 
 class Fleet:
-    """The workers of one endpoint. `workers` are those that have a place, `retired` the last ended.
+    """The workers of one endpoint. `workers` have a place, `retired` are the last that ended.
 
     `is_short_of_gpus` makes every further worker THROTTLED until it is cleared.
     """
@@ -76,12 +76,12 @@ class Fleet:
         self._watchers: set[asyncio.Task[None]] = set()
 
     def find(self, worker_id: str) -> WorkerSession | None:
-        """A worker that has a place, or one of the last that have ended."""
+        """Return a worker that has a place, or one of the last that have ended."""
         found = self.workers.get(worker_id)
         return found or next((each for each in self.retired if each.id == worker_id), None)
 
     def billed_s(self, now: float) -> int:
-        """Whole seconds of all workers since the emulator started, those that have ended too."""
+        """Return whole seconds of all workers since the emulator started, ended ones included."""
         return self._ended_billed_s + sum(
             worker.meter.bill(now).billed_s for worker in self.workers.values()
         )
@@ -246,7 +246,7 @@ class Fleet:
             self.apply(rule, worker)
 
     async def _watch(self, worker: WorkerSession, process: WorkerProcess) -> None:
-        """Wait until the process is gone. Pings may go on after that and prove nothing."""
+        """Wait until the process ends. Pings may go on after that and prove nothing."""
         code = await process.wait()
         ending = f"exited with {code}" if code >= 0 else f"ended by signal {-code}"
         reason = f"{worker.reason}: {ending}" if worker.reason else ending
@@ -291,7 +291,7 @@ class Fleet:
         logger.info("worker ended", extra={"worker": worker.id, "reason": reason})
 
     def _crashed(self, worker: WorkerSession, reason: str) -> None:
-        """Keep the place of a worker that was unfit or had no job empty for a growing time."""
+        """Leave the place of a worker that was unfit or had no job empty, longer each time."""
         self.num_failures += 1
         worker.state = WorkerState.UNHEALTHY
         worker.reason = reason

@@ -1,4 +1,4 @@
-"""What workers print: copied to log files, of which the newest are kept."""
+"""Copies the output of workers to log files, and keeps the newest of these."""
 
 import asyncio
 import logging
@@ -9,12 +9,12 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 MAX_LOG_BYTES = 10_000_000
-"""A fuller log becomes `NAME.1`, in place of an older one."""
+"""Size at which a log becomes `NAME.1`, in place of an older one."""
 MAX_LINE_BYTES = 16_384
 """Lines longer than this reach `echo` and the tail in pieces."""
 TAIL_LINES = 200
 NUM_LOGS_KEPT = 100
-"""Log files of workers that have ended."""
+"""Number of log files of ended workers that are kept."""
 
 
 def remove_old_logs(directory: Path, living: Collection[str], keep: int = NUM_LOGS_KEPT) -> None:
@@ -72,7 +72,7 @@ class WorkerOutput(asyncio.Protocol):
         self._file = self._log.open("ab", buffering=0)
 
     def _say(self, line: bytes) -> None:
-        # of a progress bar, what a terminal would show in the end
+        # the last state of a progress bar, as a terminal shows it
         shown = line.rstrip(b"\r").rpartition(b"\r")[2]
         for start in range(0, len(shown) or 1, MAX_LINE_BYTES):
             text = shown[start : start + MAX_LINE_BYTES].decode(errors="backslashreplace")

@@ -1,4 +1,4 @@
-"""One worker as the operating system sees it: a process group, its signals and its output.
+"""The process of one worker: its process group, its signals and its output.
 
 It knows neither jobs nor the protocol. The group ends with its main process, since the SDK's ping
 process would otherwise go on for ever.
@@ -20,7 +20,7 @@ from runpod_emulator.workers.reaper import Reaper, kill_group
 logger = logging.getLogger(__name__)
 
 DRAIN_S = 0.5
-"""Time to go on reading output when a process that left the group holds the pipe open."""
+"""Time to read further output when a process that left the group keeps the pipe open."""
 
 
 class WorkerNotStarted(EmulatorError):
@@ -31,7 +31,7 @@ class WorkerNotStarted(EmulatorError):
 
 
 class WorkerProcess:
-    """Made by `start`. A signal to a worker that has ended does nothing."""
+    """A worker's process, made by `start`. A signal to an ended worker does nothing."""
 
     def __init__(
         self,
@@ -41,7 +41,7 @@ class WorkerProcess:
         reaper: Reaper,
     ) -> None:
         self.pid = process.pid
-        """Also the id of its process group."""
+        """Id of the process and of its process group."""
         self._process = process
         self._output = output
         self._pipe = pipe
@@ -62,7 +62,7 @@ class WorkerProcess:
     ) -> "WorkerProcess":
         """Run `command` in `workdir` with exactly `environ`. Makes the directory `home` if need be.
 
-        What it prints is appended to `log`, and given to `echo` line by line. The process dies
+        Its output is appended to `log`, and passed to `echo` line by line. The process ends
         with the event loop. Raises `WorkerNotStarted`.
         """
         try:
@@ -92,7 +92,7 @@ class WorkerProcess:
         return self._process.returncode is None
 
     async def wait(self) -> int:
-        """The exit code, negative for a signal, once the group is killed and its output read."""
+        """Return the exit code, negative for a signal, after the group's end and last output."""
         return await asyncio.shield(self._end)
 
     def terminate(self) -> None:
@@ -110,7 +110,7 @@ class WorkerProcess:
         self._send(os.killpg, signal.SIGCONT)
 
     def log_tail(self, lines: int = 20) -> list[str]:
-        """The last lines that it printed, as far as they are kept: `TAIL_LINES`."""
+        """Return the last lines of output; at most `TAIL_LINES` are kept."""
         tail = self._output.tail
         return list(tail)[max(0, len(tail) - lines) :]
 
@@ -136,7 +136,7 @@ class WorkerProcess:
 
 
 async def _open_pipe(output: WorkerOutput) -> tuple[asyncio.ReadTransport, int]:
-    """A pipe that is read into `output`; the caller closes the returned end, for writing."""
+    """Return a pipe that is read into `output`; the caller closes the returned writing end."""
     read_end, write_end = os.pipe()
     loop = asyncio.get_running_loop()
     pipe, _ = await loop.connect_read_pipe(lambda: output, os.fdopen(read_end, "rb", buffering=0))

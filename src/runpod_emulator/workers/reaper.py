@@ -1,8 +1,8 @@
-"""Kills the process groups that are left when the emulator ends, in whatever way it ends.
+"""Kills the process groups that are left when the emulator ends, however that happens.
 
-A worker whose platform is gone polls a dead port in a tight loop, and its pings never stop. So a
-small process in a session of its own reads `+PGID` and `-PGID` from a pipe: when the pipe closes,
-be it by SIGKILL of the emulator, it kills each group that is still registered.
+A worker whose platform is gone polls a closed port in a tight loop, and its pings never stop. So a
+small process in a session of its own reads `+PGID` and `-PGID` from a pipe. When the pipe closes,
+also after a SIGKILL of the emulator, it kills each group that is still registered.
 """
 
 import asyncio
@@ -18,21 +18,21 @@ from pathlib import Path
 logger = logging.getLogger(__name__)
 
 _LINE = re.compile(rb"([+-])([0-9]+)\n")
-"""A line with its end, so that half a number is never read as one."""
+"""A line with its end, so that an incomplete number is never read."""
 
 
 class Reaper:
-    """The emulator's end of the pipe. Between `start` and `stop` only."""
+    """The emulator's end of the pipe. Use it between `start` and `stop` only."""
 
     def __init__(self) -> None:
         self._process: asyncio.subprocess.Process | None = None
 
     async def start(self) -> None:
-        # by path and without site: of this package it needs nothing, so it is ready sooner
+        # by path and without site: it needs nothing of this package, and is ready sooner so
         self._process = await asyncio.create_subprocess_exec(
             *(sys.executable, "-I", "-S", str(Path(__file__).resolve())),
             stdin=asyncio.subprocess.PIPE,
-            # or whoever reads the emulator's output would wait for this process as well
+            # or a reader of the emulator's output would wait for this process as well
             stdout=asyncio.subprocess.DEVNULL,
             stderr=asyncio.subprocess.DEVNULL,
             cwd="/",
@@ -52,7 +52,7 @@ class Reaper:
         self._write(f"-{pgid}\n")
 
     async def stop(self) -> None:
-        """Kills what is still registered."""
+        """Kill the groups that are still registered."""
         process, pipe = self._started()
         pipe.close()
         await process.wait()
@@ -68,7 +68,7 @@ class Reaper:
 
 
 def kill_group(pgid: int) -> None:
-    """SIGKILL to a process group, which may be gone already."""
+    """Send SIGKILL to a process group, which may have ended already."""
     # PermissionError: macOS says so of a group of which only zombies are left
     with contextlib.suppress(ProcessLookupError, PermissionError):
         os.killpg(pgid, signal.SIGKILL)

@@ -1,7 +1,7 @@
 """Decides how many workers an endpoint should have, which to stop, and when to try again.
 
-A pure function of the endpoint's settings, what it looks like, and the time; it knows no process
-and no job, and THROTTLED workers are somebody else's shortage.
+A pure function of the endpoint's settings, its state and the time; it knows no process and no job,
+and does not decide which workers are THROTTLED.
 """
 
 from collections.abc import Callable, Mapping
@@ -28,7 +28,7 @@ class WorkerView:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class EndpointView:
-    """One endpoint as scaling sees it. `last_step_at` is when workers were last added."""
+    """One endpoint as scaling sees it. `last_step_at` is the time when workers were last added."""
 
     backlog: Backlog
     in_progress: int
@@ -52,7 +52,7 @@ class Decision:
 class Demand:
     """The demand that a scaler sees before the endpoint's bounds apply.
 
-    `grow_to` is how many workers there should be by now, `keep` how many are still of use.
+    `grow_to` is the number of workers that should exist by now, `keep` that of still useful ones.
     """
 
     grow_to: int
@@ -62,7 +62,7 @@ class Demand:
 def decide(
     settings: EndpointSettings, behaviour: Behaviour, view: EndpointView, now: float
 ) -> Decision:
-    """Start up to `workers_max`, or stop what is of no use down to `workers_min`.
+    """Start workers up to `workers_max`, or stop useless ones down to `workers_min`.
 
     Running and initializing workers are never stopped. Workers without a process (THROTTLED,
     UNHEALTHY) go first and at once, then idle ones whose timeout is over, longest idle first.
@@ -77,7 +77,7 @@ def decide(
 
 
 def backoff_s(consecutive_failures: int, behaviour: Behaviour) -> float:
-    """Pause before the next start of a worker that crashed so often in a row: 0, 1, 2, 4 ..."""
+    """Return the pause before the next start after so many crashes in a row: 0, 1, 2, 4 ..."""
     if consecutive_failures <= 0:
         return 0.0
     return min(behaviour.retry_backoff_max_s, 2.0 ** min(consecutive_failures - 1, 60))
@@ -86,9 +86,9 @@ def backoff_s(consecutive_failures: int, behaviour: Behaviour) -> float:
 def _queue_delay(
     settings: EndpointSettings, behaviour: Behaviour, view: EndpointView, now: float
 ) -> Demand:
-    """Add a step when the oldest job waits too long; a coming worker stands for one waiting job.
+    """Add a step when the oldest job waits too long; a starting worker counts for one waiting job.
 
-    That the first worker does not wait for the delay is inferred: nothing else could take a job.
+    The first worker does not wait for the delay. This is inferred: nothing else could take a job.
     """
     num_wanted = len(view.wanted)
     num_coming = sum(worker.state in COMING for worker in view.wanted)
@@ -111,7 +111,7 @@ def _is_step_due(settings: EndpointSettings, view: EndpointView, now: float) -> 
 def _request_count(
     settings: EndpointSettings, behaviour: Behaviour, view: EndpointView, now: float
 ) -> Demand:
-    """`ceil((inQueue + inProgress) / value)`: documented, see endpoint-configurations."""
+    """Return `ceil((inQueue + inProgress) / value)`, documented in endpoint-configurations."""
     target = ceil((view.backlog.waiting + view.in_progress) / settings.scaler_value)
     return Demand(grow_to=target, keep=target)
 
@@ -125,7 +125,7 @@ DEMANDS: Final[
 
 
 def _dispensable(settings: EndpointSettings, view: EndpointView, now: float) -> tuple[str, ...]:
-    """Ids of workers that could be stopped, in the order in which they should be."""
+    """Return the ids of workers that could be stopped, in the order in which they should be."""
     throttled = _in_state(view, WorkerState.THROTTLED)
     if view.backlog.waiting > 0:
         return throttled

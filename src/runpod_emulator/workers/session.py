@@ -21,8 +21,8 @@ SETTLE_S = 0.5
 class AssignedJob:
     """A job that was handed to this worker.
 
-    `unlisted_since` starts when the worker is seen without it, `is_dropped` says that the worker
-    has said so itself.
+    `unlisted_since` is the time since which the worker no longer lists it, `is_dropped` is true if
+    the worker has reported so itself.
     """
 
     taken_at: float
@@ -34,9 +34,9 @@ class AssignedJob:
 class WorkerSession:
     """One worker from its start to its end.
 
-    `reason` says why it is UNHEALTHY, DRAINING or STOPPED. `retry_at` is when a crashed worker's
-    place may be filled again. `wake` wakes its held job-stop poll. `is_unfit`: a fitness
-    check or a prestart hook (SDK 2.0) has failed. Its host is to blame, not a job.
+    `reason` says why it is UNHEALTHY, DRAINING or STOPPED. `retry_at` is the time from which a
+    crashed worker's place may be filled again. `wake` wakes its open job-stop poll. `is_unfit`: a
+    fitness check or a prestart hook (SDK 2.0) has failed. Its host is to blame, not a job.
     """
 
     def __init__(
@@ -67,7 +67,7 @@ class WorkerSession:
         self.wake = Wake()
 
     def started(self, process: WorkerProcess, now: float) -> None:
-        """The worker's process has started; the worker is billed from now on."""
+        """Note that the worker's process has started; the worker is billed from now on."""
         self.process = process
         self.meter = Meter(now)
         self.started_at = now
@@ -132,7 +132,7 @@ class WorkerSession:
         return ripe
 
     def drain(self, reason: str, kill_at: float) -> None:
-        """No further job for it; its polls are to be answered so that it can end.
+        """Give the worker no further job; its polls must be answered so that it can end.
 
         An unfit worker keeps the reason why it is.
         """
@@ -148,7 +148,7 @@ class WorkerSession:
         return cost_usd(self.meter.bill(now).billed_s, self.usd_per_second)
 
     def ended(self, now: float) -> None:
-        """The worker's process is gone; the bill is closed."""
+        """Note that the worker's process has ended, and close the bill."""
         self.meter.stopped(now)
         self.process = None
         self.idle_since = None

@@ -17,7 +17,7 @@ from runpod_emulator.workers.state import WorkerState
 class Kill:
     """End the worker by force; `hazard` is the diagnostic for its owner, about `job_id` if any.
 
-    `is_blamed` if it counts as a crash.
+    With `is_blamed`, it counts as a crash.
     """
 
     reason: str
@@ -28,7 +28,7 @@ class Kill:
 
 @dataclass(frozen=True, slots=True)
 class LoseJob:
-    """The worker lives, but a job on it is lost."""
+    """Requeue or give up a job that is lost while its worker lives."""
 
     job_id: str
     reason: str
@@ -36,7 +36,7 @@ class LoseJob:
 
 @dataclass(frozen=True, slots=True)
 class ForgetJob:
-    """A job that was stopped and that the worker has let go of."""
+    """Forget a job that was stopped and that the worker no longer has."""
 
     job_id: str
 

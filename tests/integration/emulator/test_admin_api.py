@@ -131,7 +131,7 @@ def test_the_state_holds_no_key(emulator, admin):
     assert session.token not in told
 
 
-def test_a_job_is_told_with_its_price(admin, client, worker):
+def test_a_job_is_returned_with_its_price(admin, client, worker):
     job_id = client.submit()
     take(worker, job_id)
     worker.done(job_id, output=1)
@@ -374,7 +374,7 @@ def test_a_notice_that_is_no_number_is_refused(admin, worker):
     assert "notice_s" in answer.json()["error"]
 
 
-def test_throttle_leaves_no_card_for_the_next_worker(admin, client, worker):
+def test_throttle_leaves_no_gpu_for_the_next_worker(admin, client, worker):
     admin.add_fault(at="worker-start", action="throttle", count=1)
     admin.request("POST", f"/workers/{worker.id}/kill")
     first = next_worker(admin, worker)
@@ -386,7 +386,7 @@ def test_throttle_leaves_no_card_for_the_next_worker(admin, client, worker):
     until(lambda: admin.state()["workers"][0]["pid"])
 
 
-def test_cards_are_short_by_hand_too(admin, worker):
+def test_gpus_can_be_made_short_by_hand_too(admin, worker):
     answer = admin.request("POST", "/endpoints/test/throttle")
     assert answer.json() == {"is_short_of_gpus": True}
     admin.request("POST", f"/workers/{worker.id}/kill")

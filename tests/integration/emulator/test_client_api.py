@@ -461,7 +461,7 @@ def test_requests_lists_the_newest_job_first(client):
 
 
 def test_low_priority_jobs_call_for_no_worker(handlers, tmp_path):
-    """On an endpoint for whose workers there is no card, so that none really starts."""
+    """On an endpoint for whose workers there is no GPU, so that none really starts."""
     chosen = settings_for(handlers / "many_sided.py", tmp_path, capacity=0, workers_max=1)
     with running_emulator(chosen) as emulator:
         client = EndpointClient(emulator)
@@ -512,7 +512,7 @@ def test_a_ttl_that_is_no_number_of_milliseconds_is_refused(client, ttl):
     assert client.status(job_id)["status"] == "IN_QUEUE"
 
 
-def test_results_are_kept_for_a_time_that_depends_on_how_they_were_asked_for(queueing_with):
+def test_results_are_kept_for_a_time_that_depends_on_the_operation(queueing_with):
     client = queueing_with(replace(SHORT_LIVED, async_retention_s=60.0))
     kept = client.submit()
     forgotten = client.post("/runsync", {"input": 1}, wait=1000).json()["id"]
@@ -532,7 +532,7 @@ def test_results_of_run_are_forgotten_too(queueing_with):
 # How much is accepted
 
 
-def test_more_requests_than_documented_are_told_when_to_come_again(queueing_with):
+def test_more_requests_than_documented_get_a_time_to_retry(queueing_with):
     client = queueing_with()
     answers = [client.post("/purge-queue") for _ in range(3)]
     assert [each.status_code for each in answers] == [200, 200, 429]

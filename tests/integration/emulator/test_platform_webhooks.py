@@ -201,7 +201,7 @@ def test_a_job_that_is_over_for_its_caller_is_still_posted(handlers, tmp_path, r
         assert len(receiver.bodies(job_id)) > num_refused
 
 
-def test_an_address_is_told_to_nobody_but_the_worker_and_the_receiver(posting, client, receiver):
+def test_only_the_worker_and_the_receiver_get_an_address(posting, client, receiver):
     """It may carry a token."""
     receiver.statuses = [500] * 3
     job_id = client.submit({"do": "give", "value": 1}, webhook=receiver.url)

@@ -132,7 +132,7 @@ def test_a_failed_job_has_no_output_and_raises_nothing(emulator, endpoint):
     assert json.loads(error)["error_message"] == "broken"
 
 
-def test_a_final_status_is_not_asked_for_again(emulator, endpoint):
+def test_a_final_status_is_not_requested_again(emulator, endpoint):
     job = endpoint.run(give(1))
     assert job.output(timeout=30) == 1
     emulator.add_fault(at="status", action="status", value=500)

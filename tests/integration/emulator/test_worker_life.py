@@ -414,7 +414,7 @@ class TestScaling:
         starts = [worker["created_at"] for worker in endpoint_of(state)["workers"]]
         assert len(set(starts[1:])) == 1 or max(starts[1:]) - min(starts[1:]) < 0.5
 
-    def test_workers_for_which_there_is_no_card_are_throttled_and_cost_nothing(self, start):
+    def test_workers_without_a_gpu_are_throttled_and_cost_nothing(self, start):
         platform = start(scaler=Scaler.REQUEST_COUNT, scaler_value=1.0, workers_max=3, capacity=1)
         for n in range(3):
             submit(platform, {"input": {"n": n}})

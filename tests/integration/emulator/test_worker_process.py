@@ -296,7 +296,7 @@ async def test_group_ends_with_its_main_process(tmp_path):
 
 
 @on_a_loop
-async def test_end_is_told_although_somebody_else_holds_the_pipe(tmp_path):
+async def test_end_is_reported_although_another_process_keeps_the_pipe_open(tmp_path):
     child = tmp_path / "child"
     async with running(LEAVE_CHILD % True, child, tmp_path=tmp_path) as worker:
         assert await worker.wait() == 7
@@ -461,7 +461,7 @@ async def test_reaper_refuses_the_group_of_the_emulator():
 
 
 @on_a_loop
-async def test_lost_reaper_is_told_and_stops_nothing(tmp_path, caplog):
+async def test_lost_reaper_is_reported_and_stops_nothing(tmp_path, caplog):
     async with running_reaper() as reaper:
         reaper._process.kill()
         await reaper._process.wait()

@@ -139,7 +139,7 @@ def test_every_field_of_the_settings_can_be_set():
     )
 
 
-def test_all_problems_are_told_at_once(folder):
+def test_all_problems_are_reported_at_once(folder):
     found = problems(
         {
             "emulator": {"prt": 1, "port": "80"},

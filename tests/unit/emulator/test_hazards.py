@@ -78,7 +78,7 @@ def test_every_kind_has_advice():
     assert all(";" in text for text in ADVICE.values())
 
 
-def test_a_hazard_is_told_in_one_warning_with_its_advice(caplog):
+def test_a_hazard_is_one_warning_with_its_advice(caplog):
     with caplog.at_level(logging.DEBUG):
         HazardLog(lambda: 1.0).report(
             HazardKind.LATE_RESULT, endpoint_id="e", job_id="j", worker_id="w", detail="3 s late"

@@ -121,5 +121,5 @@ def test_sdk_is_looked_for_where_the_worker_would(tmp_path):
         check_sdk((str(bare), *command[1:]), {"PYTHONPATH": str(tmp_path)})
 
 
-def test_program_that_is_no_python_is_not_asked_for_the_sdk():
+def test_program_that_is_no_python_is_not_checked_for_the_sdk():
     check_sdk(("sh", "-c", "exit 1"), {})

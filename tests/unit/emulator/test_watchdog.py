@@ -98,7 +98,7 @@ def release():
 
 
 CASES = {
-    "waits for a card": (waiting, 1e6, []),
+    "waits for a GPU": (waiting, 1e6, []),
     "has ended": (ended, 1e6, []),
     "starts": (started, STARTED_AT + 419.9, []),
     "starts for too long": (started, STARTED_AT + 420, [SLOW]),

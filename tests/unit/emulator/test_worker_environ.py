@@ -62,7 +62,7 @@ def test_base_url_may_end_in_a_slash():
     assert environ_of(base_url=f"{BASE_URL}/") == environ_of()
 
 
-def test_worker_is_told_who_it_is():
+def test_worker_gets_its_identity():
     environ = environ_of(gpu_count=2)
     assert environ["RUNPOD_AI_API_KEY"] == "token-1"
     assert environ["RUNPOD_POD_ID"] == "worker-1"

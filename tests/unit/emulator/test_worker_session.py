@@ -37,7 +37,7 @@ def ready_worker(*job_ids, **arguments):
     return worker
 
 
-def test_worker_waits_for_a_card_at_no_cost_until_it_is_started():
+def test_worker_waits_for_a_gpu_at_no_cost_until_it_is_started():
     worker = WorkerSession(STARTED_AT, usd_per_second=0.5)
     assert (worker.state, worker.process, worker.cost_usd(NOW)) == (THROTTLED, None, 0.0)
     worker.started(PROCESS, NOW)
@@ -136,7 +136,7 @@ def test_job_counts_as_unlisted_since_the_first_ping_without_it(pings, unlisted_
 # what it is told
 
 
-def test_stop_is_asked_for_once_and_for_jobs_that_it_holds():
+def test_stop_is_requested_once_and_only_for_jobs_of_the_worker():
     worker = ready_worker("a", "b")
     worker.request_stop("unknown", NOW)
     assert worker.stops == []

@@ -1,1 +1,1 @@
-"""Parts of models that run compiled."""
+"""Compiles parts of models, ahead of time or when they are first called."""

@@ -1,6 +1,6 @@
-"""What stands in the place of a region's `forward`: a package, a compiler, or what was there.
+"""Replaces a region's `forward`: by a package, a compiled function, or the original.
 
-On `forward`, not around the module: hooks that skip whole blocks then wrap what is compiled.
+`forward` is replaced, not the module: hooks that skip whole blocks then wrap the compiled code.
 """
 
 import functools
@@ -22,8 +22,8 @@ from pixpod.engine.model import Compilation
 log = logging.getLogger(__name__)
 
 RECOMPILE_LIMIT = 64
-"""Graphs for one piece of code: two for each kind of region, for one row and for more, and all
-models of a family share their code. The default of 8 is reached by four FLUX models."""
+"""Maximum number of graphs for one piece of code: two for each kind of region, for one row and for
+more, and all models of a family share their code. Four FLUX models reach the default of 8."""
 
 Runner = Callable[[list[torch.Tensor]], list[torch.Tensor]]
 """Loaded code: weights and arguments in, the leaves of the result out."""
@@ -40,7 +40,7 @@ _eager_calls: ContextVar[dict[str, None] | None] = ContextVar("eager_calls", def
 def collecting_eager_calls() -> Iterator[Mapping[str, None]]:
     """Collect warnings about regions that run eagerly in this block because of a call's form.
 
-    Each region and form is there once, however often it is called.
+    Each region and form has one warning, however often it is called.
     """
     found: dict[str, None] = {}
     token = _eager_calls.set(found)
@@ -92,7 +92,7 @@ class RegionForward:
             return self.eager(*args, **kwargs)
 
     def _check_sides(self, call: Call) -> None:
-        """Raises NotCompiledFor."""
+        """Raise NotCompiledFor for sides that are not multiples of the region's granularity."""
         if self._granularity == 1:
             return
         height, width = next(call.tensors).shape[-2:]
@@ -135,10 +135,11 @@ def jit_compiled(region: nn.Module, backend: str) -> Compiled:
 
 
 def _configure_compiler() -> None:
-    """For this thread: torch keeps these settings by thread, and reads them when it compiles.
+    """Configure torch's compiler for this thread: torch reads these settings, which are kept by
+    thread, when it compiles.
 
-    Without the first, sizes that happen to be equal are one size, and a square image is another
-    graph than the rest.
+    Without the first setting, equal sizes are one variable, and a square image needs a graph of
+    its own.
     """
     if symbolic_shapes.use_duck_shape:
         symbolic_shapes.use_duck_shape = False
@@ -147,7 +148,7 @@ def _configure_compiler() -> None:
 
 
 class PackageCompiled:
-    """Compiled ahead of time."""
+    """Runs regions of one kind with code that was compiled ahead of time."""
 
     def __init__(self, run: Runner, form: CallForm) -> None:
         self._run = run
@@ -174,7 +175,7 @@ class PackageCompiled:
 
 
 def example_call(form: CallForm, device: torch.device) -> Call:
-    """A call of this form with the same random numbers each time."""
+    """Return a call of this form, with the same random numbers each time."""
     generator = torch.Generator().manual_seed(0)
     leaves = [
         leaf.constant
@@ -188,11 +189,11 @@ def example_call(form: CallForm, device: torch.device) -> Call:
 
 
 def is_close(found: Sequence[torch.Tensor], expected: Sequence[torch.Tensor]) -> bool:
-    """Whether compiled code computes what the region does.
+    """Return whether the results of compiled code are close enough to those of the region.
 
     The bounds are those of images: in float32 1/255 of the range of values; in 16 bits and less,
     where sums are rounded in another order, a peak signal-to-noise ratio of 40 dB. There a single
-    value may be off by more than an image's, 1/16: FP8 has three bits after the point.
+    value may be off by 1/16 of the range, more than in an image: FP8 has a mantissa of three bits.
     """
     return all(_is_close(one, other) for one, other in zip(found, expected, strict=True))
 

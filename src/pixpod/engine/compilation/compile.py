@@ -53,7 +53,7 @@ PACKAGE_OPTIONS: Mapping[str, Options] = {
     },
 }
 """Inductor's settings for packages, by device: there is time to try kernels when these are built.
-Those of torchao's `recommended_inductor_config_setter` and of huggingface/flux-fast."""
+They are those of torchao's `recommended_inductor_config_setter` and of huggingface/flux-fast."""
 
 
 def regions_for(family: FamilySpec, device: torch.device) -> tuple[RegionSpec, ...]:
@@ -88,8 +88,8 @@ def prepare(model: LoadedModel) -> None:
 
 
 def use_channels_last(module: nn.Module) -> None:
-    """Change the memory format of convolution weights in place. They are views of one storage,
-    which would stay allocated as a whole if some of them moved to memory of their own.
+    """Change the memory format of convolution weights in place. The weights are views of one
+    storage, which would stay allocated as a whole if some of them moved to memory of their own.
     """
     with torch.no_grad():
         for weight in module.parameters():
@@ -142,7 +142,7 @@ def _compile_component(
     compilation: Compilation,
     backend: str | None,
 ) -> None:
-    """All kinds from packages, or all by the compiler."""
+    """Compile a component's regions: all kinds from packages, or all by the compiler."""
     name = spec.component
     compiled: Mapping[str, Compiled] | None = None
     reason = None
@@ -179,7 +179,7 @@ def _compile_component(
 def _load_packages(
     regions: Mapping[str, list[nn.Module]], store: CompiledStore, compile_key: CompileKey
 ) -> Iterator[tuple[str, Compiled]]:
-    """Those that are there, each checked against a region. Raises UnusablePackage."""
+    """Yield the packages of the kinds, each checked against a region. Raises UnusablePackage."""
     for kind, those in regions.items():
         package = store.find(compile_key, kind)
         if package is None:
@@ -187,14 +187,14 @@ def _load_packages(
         try:
             compiled = PackageCompiled(open_package(package.path), package.form)
             verify(those[0], compiled)
-        except (RuntimeError, ValueError, OSError) as exc:  # what its loader and its code raise
+        except (RuntimeError, ValueError, OSError) as exc:  # errors of its loader and its code
             reason = f"{package.path.name} does not run here ({type(exc).__name__})"
             raise UnusablePackage(reason) from exc
         yield kind, compiled
 
 
 def open_package(path: Path) -> Runner:
-    """The code of a file for one thread, on the current device.
+    """Load the code of a file for one thread, on the current device.
 
     torch's own `aoti_load_package` first has a C++ compiler try the processor's vector
     instructions, which takes seconds in a fresh container. The compile key covers that check.
@@ -205,7 +205,7 @@ def open_package(path: Path) -> Runner:
 
 
 def verify(region: nn.Module, compiled: PackageCompiled) -> None:
-    """Raises UnusablePackage unless it computes what the region does."""
+    """Raise UnusablePackage unless the package computes what the region does."""
     device = next(region.parameters()).device
     call = example_call(compiled.form, device)
     args, kwargs = tree_unflatten(call.leaves, call.spec)
@@ -220,7 +220,7 @@ def verify(region: nn.Module, compiled: PackageCompiled) -> None:
 
 
 def _version(package: str) -> str:
-    """`none` for triton in a torch without CUDA."""
+    """Return a package's version; `none` for triton in a torch without CUDA."""
     try:
         return metadata.version(package)
     except metadata.PackageNotFoundError:

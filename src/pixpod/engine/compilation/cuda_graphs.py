@@ -149,7 +149,7 @@ class _CapturedCall:
 
     @property
     def is_stale(self) -> bool:
-        """True once weights have moved."""
+        """Return True once weights have moved."""
         return _addresses(self.slots) != self.addresses
 
     def replay(self, call: Call) -> object:
@@ -172,7 +172,7 @@ def _form_of(region: nn.Module, call: Call) -> _Form:
 
 
 def _one_slot_per_storage(slots: Iterable[Slot]) -> tuple[Slot, ...]:
-    """One is enough to see a move: the weights of a file are one storage and move together."""
+    """Return one slot of each storage, enough to see a move: a storage's weights move together."""
     found: dict[int, Slot] = {}
     for slot in slots:
         for weight in read_weights([slot]):

@@ -16,16 +16,16 @@ from torch.utils._python_dispatch import is_traceable_wrapper_subclass
 from torch.utils._pytree import TreeSpec, tree_flatten
 
 ALIGNMENT_BYTES = 16
-"""Compiled code reads vectors of this size: its arguments must begin at a multiple of it."""
+"""Size of the vectors that compiled code reads: its arguments must begin at a multiple of it."""
 
 NUMBER_DTYPE = torch.float32
-"""Single numbers come in this type: a scheduler's timesteps are integers or not."""
+"""Type of single numbers in calls: timesteps are integers or floats, depending on the scheduler."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Slot:
-    """Where a module keeps one weight. `parts` are the tensors that a quantised one is made of;
-    empty for a plain one.
+    """The place of one weight in a module. `parts` are the tensors that a quantised weight is made
+    of; empty for a plain one.
     """
 
     name: str
@@ -41,7 +41,7 @@ class Slot:
 
 
 def weight_slots(module: nn.Module) -> tuple[Slot, ...]:
-    """All parameters and buffers, in the order in which compiled code takes them."""
+    """Return the slots of all parameters and buffers, in the order that compiled code expects."""
     return tuple(
         Slot(
             name=f"{prefix}{'.' if prefix else ''}{key}",
@@ -59,7 +59,7 @@ def weight_slots(module: nn.Module) -> tuple[Slot, ...]:
 
 
 def read_weights(slots: Sequence[Slot]) -> Iterator[torch.Tensor]:
-    """The plain tensors that the weights are made of, as they are now."""
+    """Yield the plain tensors that the weights are made of at this moment."""
     for slot in slots:
         weight = slot.weight
         if slot.parts:
@@ -69,8 +69,9 @@ def read_weights(slots: Sequence[Slot]) -> Iterator[torch.Tensor]:
 
 
 def kind_of(region: nn.Module, component: nn.Module) -> str:
-    """The same for regions that one package serves: class, configuration, layout of the weights
-    and the kernels of attention. Not the weights' values.
+    """Return the kind of a region, which is the same for all regions that one package serves. It
+    depends on class, configuration, layout of the weights and the kernels of attention, but not
+    on the weights' values.
     """
     config = getattr(component, "config", {})
     facts = {
@@ -91,7 +92,7 @@ class Call:
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any], device: torch.device) -> "Call":
-        """Each tensor as compiled code wants it, which is how it is, nearly always."""
+        """Flatten arguments, and copy the few tensors that do not suit compiled code."""
         leaves, spec = tree_flatten((args, dict(sorted(kwargs.items()))))
         return cls(leaves=tuple(_settle(leaf, device) for leaf in leaves), spec=spec)
 
@@ -100,16 +101,16 @@ class Call:
         return (leaf for leaf in self.leaves if isinstance(leaf, torch.Tensor))
 
     def with_tensors(self, tensors: Iterable[torch.Tensor]) -> "Call":
-        """The same with these in the place of its own, in their order."""
+        """Return the same call with these tensors in the place of its own, in their order."""
         left = iter(tensors)
         leaves = (next(left) if isinstance(leaf, torch.Tensor) else leaf for leaf in self.leaves)
         return replace(self, leaves=tuple(leaves))
 
 
 def granularity(region: nn.Module) -> int:
-    """What the sides of a region's first argument must be multiples of; 1 if it does not matter.
+    """Return the number of which the sides of a region's first argument must be multiples; else 1.
 
-    A UNet takes another way through its code where its sides cannot be halved at each level.
+    A UNet takes another path through its code if its sides cannot be halved at each level.
     """
     levels = getattr(region, "num_upsamplers", 0)
     return 1 << int(levels)
@@ -124,7 +125,7 @@ def _settle(leaf: object, device: torch.device) -> object:
         return leaf.contiguous()
     if leaf.data_ptr() % ALIGNMENT_BYTES:
         return leaf.clone(memory_format=torch.contiguous_format)
-    # a slice of a single row is contiguous, but keeps the stride of what it is a slice of
+    # a slice of a single row is contiguous, but keeps the strides of the whole tensor
     return leaf.flatten().view(leaf.shape) if leaf.shape[0] == 1 else leaf
 
 

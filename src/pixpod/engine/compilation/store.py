@@ -2,7 +2,7 @@
 
     <compiled_dir>/
         nvidia-h100-80gb-hbm3-1f0c52d9a4b7/     one folder for each `CompileKey`
-            index.json                          what is in it, with checksums
+            index.json                          its packages, with checksums
             FluxTransformerBlock-5d2e0f6b1c3a4978.pt2
 
 A package is code and as trusted as the image that contains it: the checksum detects damage, not

@@ -28,7 +28,7 @@ class ItemState:
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
-    """One image: a tensor's first dimension is 1. `image` is the result or why there is none."""
+    """One image of a batch: a tensor's first dimension is 1. `image` is the result or its error."""
 
     state: ItemState
     seed: int
@@ -85,7 +85,7 @@ class Batch:
         return chunks
 
     def results(self) -> list[ItemResult | WorkerError]:
-        """Return an item's images and its share of the time, or why it failed, item by item."""
+        """Return for each item its images and its share of the time, or its error."""
         left = iter(self.rows)
         num_rows = len(self.rows)
         spent_ms = self.timeline.milliseconds()

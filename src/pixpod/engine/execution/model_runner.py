@@ -30,8 +30,8 @@ from pixpod.methods import StageName, StagePlan, stages_of
 class ModelRunner:
     """Runs batches; all calls come from the device's thread.
 
-    It onloads exactly the components that a stage's plan names, and the stage gets a pipeline
-    that can use no others. `stages` take the place of its own ones of the same names.
+    The runner onloads exactly the components that a stage's plan names, and the stage gets a
+    pipeline that can use no others. `stages` replace the runner's own stages of the same names.
     """
 
     def __init__(
@@ -56,7 +56,7 @@ class ModelRunner:
     def execute(
         self, model: LoadedModel, items: Sequence[BatchItem], on_step: OnStep
     ) -> list[ItemResult | WorkerError]:
-        """Return an item's images, or why it failed alone, item by item.
+        """Return for each item its images, or the error with which it failed alone.
 
         The items' requests have the same batch key. Raises OutOfMemory if the device cannot hold
         even one row, DeviceUnavailable if it no longer computes, and what `on_step` raises.

@@ -1,6 +1,6 @@
-"""Ways to go on when a batch does not fit into the device's memory, tried one after the other.
+"""OOM fallbacks: ways to process a batch that does not fit into the device's memory, in order.
 
-Knows no tensor: attempts and fallbacks are given.
+Knows no tensor: attempts and fallbacks are arguments.
 """
 
 from collections.abc import Callable, Sequence
@@ -12,9 +12,9 @@ T = TypeVar("T")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Fallback:
-    """`apply` frees memory and returns false if there was nothing to free.
+    """A way to free memory: `apply` frees it, and returns False if there was nothing to free.
 
-    `warning` tells the caller what that means for the images, None if it means nothing.
+    `warning` informs the caller of the effect on the images; None if there is no effect.
     """
 
     apply: Callable[[], bool]
@@ -34,7 +34,7 @@ def run_within_memory(
 ) -> tuple[str, ...]:
     """Process all chunks in order, and return the warnings of the fallbacks that were needed.
 
-    `attempt` processes rows; false if they did not fit, with nothing left in memory then.
+    `attempt` processes rows; it returns False if they did not fit, and leaves nothing in memory.
     Fallbacks of `first` are applied before a batch is halved, those of `last` when single rows do
     not fit either. Raises DoesNotFit.
     """

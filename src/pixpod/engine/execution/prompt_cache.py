@@ -19,7 +19,7 @@ from pixpod.methods import uses_negative_prompt
 
 
 class PromptCache:
-    """Drops the least recently used entries beyond `max_bytes`; 0 keeps nothing.
+    """A cache that drops the least recently used entries beyond `max_bytes`; 0 keeps nothing.
 
     Not for several threads.
     """

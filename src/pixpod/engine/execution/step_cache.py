@@ -23,7 +23,8 @@ THRESHOLD = 0.08
 17.01 s (ParaAttention's documentation)."""
 
 THRESHOLD_8_BIT = 0.12
-"""Rounding of activations adds changes of its own. With FP8: 13.40 s to 7.56 s (as above)."""
+"""Threshold for 8 bits, where rounding of activations adds changes. With FP8: 13.40 s to 7.56 s
+(same source)."""
 
 
 @dataclass(slots=True, kw_only=True)
@@ -85,7 +86,7 @@ def step_caching(
 
 
 def _register_block_shim() -> None:
-    """Tell diffusers the order of a block's results, which is that of FLUX's blocks."""
+    """Register the shim with diffusers, whose results have the order of those of FLUX's blocks."""
     TransformerBlockRegistry.register(
         model_class=_BlockShim,
         metadata=TransformerBlockMetadata(

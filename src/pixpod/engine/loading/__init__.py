@@ -1,1 +1,1 @@
-"""Weights to ready models."""
+"""Loads weights as models that are ready to run."""

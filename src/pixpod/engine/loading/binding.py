@@ -1,4 +1,4 @@
-"""Modules without memory become modules whose parameters are views of a file's bytes.
+"""Gives modules that were built without memory parameters that are views of a file's bytes.
 
 One pass over the tensors of a file. torchao's own `unflatten_tensor_state_dict` compares each name
 with each key, which takes most of a second for a FLUX transformer.
@@ -32,7 +32,7 @@ DTYPES: Mapping[str, torch.dtype] = {
     "U8": torch.uint8,
     "BOOL": torch.bool,
 }
-"""Names of safetensors for what may be in a file of ours or of a repository."""
+"""The dtypes that our files and those of repositories may have, by safetensors' names."""
 
 
 class NamesDiffer(Exception):
@@ -41,15 +41,16 @@ class NamesDiffer(Exception):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TensorFile:
-    """A safetensors file as the tensors by name, in its own bytes, and its metadata."""
+    """A safetensors file: its tensors by name, as views of its bytes, and its metadata."""
 
     tensors: Mapping[str, torch.Tensor]
     metadata: Mapping[str, str]
 
 
 class WithoutValues(TorchFunctionMode):
-    """Where modules are built on the meta device: drawing random numbers for parameters that have
-    no memory takes half of the time. Holds for one thread, unlike patches of torch.nn.init.
+    """A mode in which modules are built on the meta device without random numbers: generating these
+    for parameters that have no memory takes half of the time. Applies to one thread, unlike
+    patches of torch.nn.init.
     """
 
     def __torch_function__(
@@ -66,7 +67,9 @@ class WithoutValues(TorchFunctionMode):
 
 
 def open_tensors(data: torch.Tensor, header: bytes, name: str) -> TensorFile:
-    """Views of `data`, the whole file as uint8 on any device; `header` is its JSON.
+    """Return a file's tensors as views of `data`.
+
+    `data` is the whole file as uint8 on any device, `header` is its JSON.
 
     Raises WeightsUnreadable if the header and the bytes do not fit each other.
     """
@@ -81,7 +84,7 @@ def open_tensors(data: torch.Tensor, header: bytes, name: str) -> TensorFile:
 
 
 def read_header(data: memoryview, name: str) -> bytes:
-    """The JSON of a safetensors file. Raises WeightsUnreadable if it is not whole."""
+    """Return the JSON of a safetensors file. Raises WeightsUnreadable if it is not complete."""
     size_bytes = struct.unpack("<Q", data[:8])[0] if len(data) >= 8 else 0
     if not 2 <= size_bytes <= min(MAX_HEADER_BYTES, len(data) - 8):
         raise WeightsUnreadable(f"{name}: has no header of a safetensors file")
@@ -102,7 +105,7 @@ def _view(
 
 
 def assemble(file: TensorFile) -> dict[str, torch.Tensor]:
-    """A file's tensors by the names of a module, torchao's parts put together."""
+    """Return a file's tensors by the names of a module, with torchao's parts put together."""
     names = file.metadata.get("tensor_names")
     if names is None:
         return dict(file.tensors)
@@ -110,7 +113,9 @@ def assemble(file: TensorFile) -> dict[str, torch.Tensor]:
 
 
 def _assemble_torchao(file: TensorFile, names: list[str]) -> Iterator[tuple[str, torch.Tensor]]:
-    """Each shard's header names all tensors; those of other shards are passed over."""
+    """Yield a shard's torchao tensors. Its header names all tensors; those of other shards are left
+    out.
+    """
     from torchao.prototype.safetensors.safetensors_utils import object_from_dict
 
     for name in names:
@@ -166,7 +171,7 @@ def _cast(tensor: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 
 
 def _tied(module: nn.Module) -> Iterator[list[str]]:
-    """Names that share one parameter, e.g. T5's `shared` and `encoder.embed_tokens`."""
+    """Yield names that share one parameter, e.g. T5's `shared` and `encoder.embed_tokens`."""
     names: dict[int, list[str]] = {}
     for name, parameter in module.named_parameters(remove_duplicate=False):
         names.setdefault(id(parameter), []).append(name)
@@ -174,7 +179,7 @@ def _tied(module: nn.Module) -> Iterator[list[str]]:
 
 
 def _fill_buffers(module: nn.Module, device: torch.device) -> None:
-    """Buffers that no file has. Raises NamesDiffer for one that we do not know how to make."""
+    """Make the buffers that no file has. Raises NamesDiffer for an unknown buffer."""
     for owner in module.modules():
         for name, buffer in owner.named_buffers(recurse=False):
             if not buffer.is_meta:

@@ -46,7 +46,7 @@ DTYPE = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LoadJob:
-    """A model to be loaded: what, from where, in which formats and onto which device."""
+    """A model to be loaded: its spec, weights, formats and device."""
 
     spec: ModelSpec
     weights: Weights
@@ -65,7 +65,7 @@ def build_skeleton(job: LoadJob, component: str) -> Component:
     )
     folder = component_folder(job.weights, component)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
-    config.pop("quantization_config", None)  # the files tell by themselves
+    config.pop("quantization_config", None)  # the files themselves say so
     with torch.device("meta"), WithoutValues():
         if library == "diffusers":
             return module_class.from_config(config)
@@ -81,12 +81,12 @@ def load_component(job: LoadJob, name: str, skeleton: Component) -> Component:
     files = [_read(path, bind_device, job.prefetch) for path in tensor_paths(folder)]
     with job.timeline.span("bind", subject):
         bound = _bind(skeleton, files, folder, DTYPE[job.plan.precision], bind_device)
-    del files  # they hold the bytes of what is converted now
+    del files  # they keep the bytes of the component that is converted now
     if precision := target_precision(job.spec, name, job.plan):
         with job.timeline.span("quantize", subject):
             convert(bound, precision, device, job.spec.family.quantization)
             if device.type == "cuda":
-                torch.cuda.empty_cache()  # of what it was made from
+                torch.cuda.empty_cache()  # of the weights that it was made from
     if name == job.spec.family.vae:
         if device.type == "cpu":
             _decode_in_float32(bound)
@@ -110,7 +110,7 @@ def needs_upcast(spec: ModelSpec, vae: Component, plan: QuantizationPlan) -> boo
 
 
 def _decode_in_float32(vae: Component) -> None:
-    """Convolutions in bfloat16 take 25 times as long on a CPU without instructions for it."""
+    """Have a VAE decode in float32: a CPU without bfloat16 takes 25 times as long in bfloat16."""
     vae.decoder.float().register_forward_pre_hook(
         lambda decoder, arguments: (arguments[0].float(), *arguments[1:])
     )
@@ -129,7 +129,7 @@ def _bind(
     dtype: torch.dtype,
     device: torch.device,
 ) -> Component:
-    """The component on its device; by the library's own loader if its names are older ones."""
+    """Bind a component's files on its device; use the library's loader for older names."""
     tensors = {name: tensor for file in files for name, tensor in assemble(file).items()}
     try:
         bind(skeleton, tensors, dtype)

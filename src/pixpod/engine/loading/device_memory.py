@@ -1,8 +1,8 @@
-"""The bytes of weight files as tensors on the device: mapped on a CPU, copied to a GPU.
+"""Provides the bytes of weight files as tensors on the device: mapped on a CPU, copied to a GPU.
 
-A GPU's bytes go through page-locked buffers on streams of their own, which is the only way to
-its full bus speed (a copy from pageable memory reaches a fraction of it); several threads, since
-one thread's memcpy is slower than the bus.
+Bytes go to a GPU through page-locked buffers on streams of their own, the only way to use the full
+speed of its bus: a copy from pageable memory reaches a fraction of it. Several threads copy,
+because one thread's memcpy is slower than the bus.
 """
 
 import queue
@@ -20,7 +20,7 @@ COPYING_THREADS = 4
 
 
 def file_bytes(prefetch: Prefetch, path: Path, device: torch.device) -> torch.Tensor:
-    """A file as uint8 (bytes,) on the device, once it has been read and checked.
+    """Return a file as uint8 (bytes,) on the device, once it has been read and checked.
 
     Raises WeightsUnreadable if it is damaged, torch.OutOfMemoryError if it does not fit.
     """
@@ -30,7 +30,10 @@ def file_bytes(prefetch: Prefetch, path: Path, device: torch.device) -> torch.Te
 
 
 def copy_to_device(prefetch: Prefetch, path: Path, device: torch.device) -> torch.Tensor:
-    """As `file_bytes`, but never mapped. Each piece is sent as soon as it has been read."""
+    """Copy a file to the device, never mapped. Each piece is sent as soon as it has been read.
+
+    Raises the errors of `file_bytes`.
+    """
     source = _as_tensor(prefetch.mapped(path))
     target = torch.empty(len(source), dtype=torch.uint8, device=device)
     lanes = [_Lane(device) for _ in range(COPYING_THREADS)]
@@ -57,7 +60,7 @@ def copy_to_device(prefetch: Prefetch, path: Path, device: torch.device) -> torc
 
 
 class _Lane:
-    """What one thread copies through; used by one thread at a time."""
+    """Two buffers and a stream for copies to a GPU; used by one thread at a time."""
 
     def __init__(self, device: torch.device) -> None:
         is_cuda = device.type == "cuda"
@@ -75,7 +78,7 @@ class _Lane:
             self._stream.wait_stream(torch.cuda.current_stream(device))
 
     def send(self, source: torch.Tensor, target: torch.Tensor) -> None:
-        """At most BUFFER_BYTES; the copy may still be under way at return."""
+        """Copy at most BUFFER_BYTES; the copy may still be under way at return."""
         self._turn = 1 - self._turn
         sent = self._sent[self._turn]
         if sent is not None:
@@ -93,7 +96,7 @@ class _Lane:
 
 
 def _as_tensor(mapped: MappedFile) -> torch.Tensor:
-    """The mapping itself, without a copy; it lives as long as a tensor refers to it."""
+    """Return the mapping itself as a tensor, without a copy; it lives as long as its tensors."""
     if not len(mapped.bytes):
         return torch.empty(0, dtype=torch.uint8)
     return torch.frombuffer(mapped.bytes, dtype=torch.uint8)

@@ -125,9 +125,9 @@ class ModelLoader:
         return self._device_name
 
     def check_host(self) -> None:
-        """Look for faults of this host that can be found before the first model is loaded: no GPU
+        """Check for faults of this host that can be found before the first model is loaded: no GPU
         that works, or one that cannot run the requested precision; no room for weights that must
-        be copied; files that are too short; damage in what the first model needs.
+        be copied; files that are too short; damage in files that the first model needs.
 
         Waits until the first model's files on this disk are read: without them no job could
         begin, and a job that was taken earlier would be lost with a bad copy. Ignores faults of
@@ -154,7 +154,7 @@ class ModelLoader:
         return self._prefetch.spans()
 
     def stop(self) -> None:
-        """End what is under way, drop all models and free the device."""
+        """End running loads, drop all models and free the device."""
         self._prefetch.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
@@ -166,7 +166,7 @@ class ModelLoader:
             free_memory()
 
     def _read_ahead(self, name: str) -> None:
-        """Begin to read what is on the local disk; what the deployment has wrong, `_load` says."""
+        """Begin to read files on the local disk; `_load` reports errors of the deployment."""
         spec = self._models[name]
         try:
             with _suppress_deployment_faults():
@@ -204,7 +204,7 @@ class ModelLoader:
         return load
 
     def _read(self, spec: ModelSpec, weights: Weights) -> tuple[Path, ...]:
-        """Have the readers begin with a model, and check what they do not read."""
+        """Have the readers begin with a model, and check the files that they do not read."""
         check_layout(spec, weights)
         files = files_to_read(spec, weights)
         self._prefetch.add(spec.name, files)
@@ -237,7 +237,7 @@ class ModelLoader:
         return variants.result().load(spec, weights, quality)
 
     def _report_unforeseen(self, load: "Future[RunnableModel]") -> None:
-        """What nobody foresaw counts as the host's: else a bad one would fail job after job."""
+        """Report an unexpected error as a fault of the host, lest the host fail job after job."""
         error = None if load.cancelled() else load.exception()
         if error and not isinstance(error, WorkerError):
             log.error("model not loaded, unexpectedly", exc_info=error)
@@ -250,7 +250,7 @@ class ModelLoader:
         return self._variants
 
     def _import_and_find_device(self) -> "Variants":
-        """By one thread: others would see half of diffusers while it is being imported."""
+        """Import and find the device, on one thread: others would see a half-imported diffusers."""
         with self._timeline.span("import"), gc_disabled():
             from pixpod.engine.device import (
                 find_hardware,
@@ -329,5 +329,5 @@ def _should_retry(load: "Future[RunnableModel]") -> bool:
 
 
 def _reading_threads() -> int:
-    """Two a core: half of them wait for the disk while the others compute checksums."""
+    """Return two threads for each core: half wait for the disk while half compute checksums."""
     return max(4, min(16, 2 * (os.cpu_count() or 1)))

@@ -27,7 +27,7 @@ from pixpod.job import ModelIdentity
 from pixpod.weights.layout import MODEL_INDEX
 
 Admit = Callable[[str, Callable[[], Component]], Component]
-"""Makes room on the device for a component, by its name, and loads it."""
+"""Makes room on the device for the component of a name, and loads it."""
 
 
 def import_pipelines(families: Iterable[FamilySpec]) -> None:
@@ -113,7 +113,7 @@ def _load_tokenizers(job: LoadJob, index: Mapping[str, Any]) -> dict[str, Tokeni
 
 
 def _index_options(index: Mapping[str, Any]) -> dict[str, object]:
-    """Entries of a model index that are no components, as arguments of a constructor."""
+    """Return the entries of a model index that are no components, as a constructor's arguments."""
     return {
         name: value
         for name, value in index.items()

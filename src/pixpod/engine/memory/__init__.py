@@ -1,1 +1,1 @@
-"""What lives on the GPU, and when."""
+"""Decides which components are on the GPU at each stage, and moves them."""

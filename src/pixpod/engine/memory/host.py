@@ -8,7 +8,7 @@ CGROUP = Path("/sys/fs/cgroup")
 
 
 def free_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
-    """Without swapping, and within what the container may use; the page cache counts as free.
+    """Return the free memory without swap, within the container's limit; page cache is free.
 
     None off Linux. Of control groups only version 2 is looked at.
     """
@@ -21,7 +21,7 @@ def free_bytes(proc: Path = PROC, cgroup: Path = CGROUP) -> int | None:
 
 
 def _free_in_group(cgroup: Path) -> int | None:
-    """None without a limit."""
+    """Return the free memory within the container's limit; None without a limit."""
     try:
         used = _number(r"^(\d+)", cgroup / "memory.current")
         cached = _number(r"^file (\d+)", cgroup / "memory.stat")
@@ -32,7 +32,7 @@ def _free_in_group(cgroup: Path) -> int | None:
 
 
 def _number(pattern: str, path: Path) -> int:
-    """Raises OSError; ValueError if it is not there."""
+    """Return the number that matches. Raises OSError, or ValueError if nothing matches."""
     found = re.search(pattern, path.read_text("ascii"), re.MULTILINE)
     if not found:
         raise ValueError(f"{path}: no {pattern}")

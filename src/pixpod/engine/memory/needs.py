@@ -18,10 +18,10 @@ OVERHEAD_BYTES = 1 * GIB
 """CUDA context and workspaces of cuBLAS and cuDNN, which take 0.6 to 1.0 GiB."""
 
 MARGIN_BYTES = GIB // 2
-"""Part of the memory that the driver shows and no plan uses: an allocator wastes some."""
+"""Memory that the driver shows and no plan uses, because an allocator wastes some."""
 
 _SHIPPED_BYTES = round(0.02 * GIB)
-"""Each component of the small models of this repository, whatever their family."""
+"""Size of each component of this repository's small models, whatever their family."""
 
 
 class NoFootprint(Exception):

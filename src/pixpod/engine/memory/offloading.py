@@ -14,7 +14,8 @@ from torch import nn
 from pixpod.engine.device import synchronize_stream
 
 PIECE_BYTES = 64 * 1024 * 1024
-"""Of page-locked memory, which torch hands out in powers of two: 9 GiB in one piece would take 16.
+"""Size of one piece of page-locked memory, which torch allocates in powers of two: a single piece
+for 9 GiB would take 16.
 """
 
 WORD_BYTES = 8
@@ -41,9 +42,9 @@ class OffloadableWeights:
     """The weights of one module.
 
     A copy in host memory is made once and kept: after the first time, offloading copies nothing
-    and onloading copies once. Weights that changed since then are copied again: those that were
-    replaced by their storage, whose old memory stays on the device until then, and those that were
-    changed in place by a checksum. Not for several threads at once.
+    and onloading copies once. Weights that changed since then are copied again. Replaced weights
+    are recognised by their storage, whose old memory stays on the device until then, and weights
+    that were changed in place by a checksum. Not for several threads at once.
     """
 
     def __init__(self, module: nn.Module, device: torch.device) -> None:
@@ -60,11 +61,11 @@ class OffloadableWeights:
 
     @property
     def host_bytes(self) -> int:
-        """Bytes that the copy takes in host memory; 0 as long as there is none."""
+        """Bytes that the copy takes in host memory; 0 before it is made."""
         return sum(copy.size_bytes for copy in self._copies.values())
 
     def copy_to_host(self) -> None:
-        """Have a copy in host memory of everything on the device, so that offloading is quick."""
+        """Copy everything on the device to host memory, so that offloading is quick."""
         if self._device.type == "cpu":
             _make_resizable(self.module)
         storages = self._storages()
@@ -80,7 +81,7 @@ class OffloadableWeights:
         synchronize_stream(self._device)
 
     def offload(self) -> None:
-        """Leave the device; its memory is free afterwards."""
+        """Move the weights off the device; their memory is free afterwards."""
         self.copy_to_host()
         for copy in self._copies.values():
             copy.storage.resize_(0)
@@ -88,7 +89,7 @@ class OffloadableWeights:
             torch.cuda.empty_cache()  # what comes next may need one large piece
 
     def onload(self) -> None:
-        """Be on the device again, with the same bytes. Raises torch.OutOfMemoryError."""
+        """Move the same bytes back to the device. Raises torch.OutOfMemoryError."""
         for copy in self._copies.values():
             if not copy.storage.nbytes():
                 copy.storage.resize_(copy.size_bytes)
@@ -117,7 +118,7 @@ class OffloadableWeights:
 
 
 def _plain_tensors(module: nn.Module) -> Iterator[torch.Tensor]:
-    """Parameters and buffers; of torchao's, the tensors inside."""
+    """Yield parameters and buffers; for torchao's, yield the tensors inside."""
     for tensor in chain(module.parameters(), module.buffers()):
         yield from _inner_tensors(tensor)
 
@@ -132,7 +133,7 @@ def _inner_tensors(tensor: torch.Tensor) -> Iterator[torch.Tensor]:
 
 
 def _make_resizable(module: nn.Module) -> None:
-    """On a CPU weights are views of mapped files, which cannot be given back: copy them first."""
+    """Copy weights that are views of mapped files, as on a CPU: such memory cannot be freed."""
     copies: dict[int, torch.UntypedStorage] = {}
     kept: list[torch.UntypedStorage] = []  # an address must not be used again meanwhile
     for tensor in _plain_tensors(module):
@@ -173,7 +174,7 @@ def _checksum(storage: torch.UntypedStorage) -> torch.Tensor:
 
 
 def _copy_out(storage: torch.UntypedStorage, device: torch.device) -> tuple[torch.Tensor, ...]:
-    """Return pieces in host memory; the copies may still be under way at return."""
+    """Copy a storage to pieces in host memory; the copies may still be under way at return."""
     pieces = tuple(
         torch.empty(len(source), dtype=torch.uint8, pin_memory=device.type == "cuda")
         for source in _pieces(storage)

@@ -37,7 +37,7 @@ class Placement:
     """Components of models on one device. All methods may be called from any thread.
 
     One thread runs stages: it calls `onload` for each and `release` at the end. Other threads
-    load. Whoever needs memory that others work in waits for them.
+    load. A thread that needs memory in which others work waits for them.
     """
 
     def __init__(self, plan: ResidencyPlan) -> None:
@@ -86,9 +86,9 @@ class Placement:
         self._place_all(model, model.spec.family.component_names)
 
     def onload(self, model: LoadedModel, stage: StagePlan, batch_size: int = 1) -> float:
-        """Have a stage's components on the device, and memory for its activations.
+        """Onload a stage's components, and make room for its activations.
 
-        Components of the stage before may go. Returns the milliseconds that this took. A batch
+        May offload components of the stage before. Returns the milliseconds that this took. A batch
         larger than the plan allows may still run out of memory when it runs. Raises OutOfMemory
         if the components themselves do not fit.
         """
@@ -107,7 +107,7 @@ class Placement:
         return onload_ms
 
     def release(self) -> None:
-        """Let everything go that the last stage used."""
+        """Allow everything that the last stage used to be offloaded."""
         with self._changed:
             self._in_use = frozenset()
             self._working_bytes = 0
@@ -130,11 +130,11 @@ class Placement:
             self._place_all(model, components)
             with self._changed:
                 self._pinned.subtract(keys)
-                self._pinned += Counter()  # drops what is at zero
+                self._pinned += Counter()  # drops components with a count of zero
                 self._changed.notify_all()
 
     def offload_others(self, model: LoadedModel) -> bool:
-        """Offload everything that this model's stage does not need; false if there was nothing."""
+        """Offload everything that this model's stage does not need; return False for nothing."""
         with self._changed:
             idle = self._idle()
             self._offload(idle)
@@ -184,7 +184,7 @@ class Placement:
         return transfers
 
     def _make_room(self, wanted: Mapping[ComponentKey, int]) -> Transfers:
-        """Offload for these; waits while other threads' work is all that is in the way."""
+        """Offload others to make room for these; wait while only other threads prevent that."""
         while True:
             there = {
                 key: placed.size_bytes

@@ -14,12 +14,12 @@ from pixpod.families import GIB
 from pixpod.methods import StageName, StagePlan
 
 BUS_BYTES_PER_S = 20e9
-"""From page-locked memory to a GPU over 16 lanes of PCIe 4; 20 to 25 GB/s are seen."""
+"""Speed from page-locked memory to a GPU over 16 lanes of PCIe 4; 20 to 25 GB/s are seen."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget:
-    """Bytes of a GPU that may be used, and those that are taken before there is a model."""
+    """Bytes of a GPU that may be used, and those that are used before a model is loaded."""
 
     gpu_bytes: int
     overhead_bytes: int
@@ -150,11 +150,11 @@ class ResidencyPlan:
 
 
 def make_plan(needs: Sequence[Need], budget: Budget | None) -> ResidencyPlan:
-    """Keep as much on the GPU as lets each stage of each model work there.
+    """Keep as many components on the GPU as is possible if each stage is to run there.
 
     Large text encoders are offloaded first, because a cache of their embeddings makes that cheap,
     then the denoisers of the models named last. Raises ModelUnavailable for a model that cannot
-    work there whatever is offloaded.
+    run there whatever is offloaded.
     """
     resident = all_sizes(needs)
     offloaded: dict[ComponentKey, int] = {}
@@ -196,7 +196,7 @@ def _offload_order(needs: Sequence[Need]) -> list[ComponentKey]:
 
 
 def _refusal(need: Need, budget: Budget) -> str | None:
-    """Say why a model cannot work on this GPU whatever is offloaded, and what would help."""
+    """Return why a model cannot run on this GPU whatever is offloaded, and what would help."""
     stage = max(need.stages, key=need.stage_bytes)
     taken = need.stage_bytes(stage) + budget.overhead_bytes
     if taken <= budget.gpu_bytes:

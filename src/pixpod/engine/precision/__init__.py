@@ -1,1 +1,1 @@
-"""What models compute in: types of numbers, kernels of attention, and what of it a GPU has."""
+"""Number formats and attention kernels of models, and those that a GPU supports."""

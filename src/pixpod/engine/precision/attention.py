@@ -1,4 +1,4 @@
-"""Which of torch's attention kernels a denoiser uses; the table of GPUs says which is fastest."""
+"""Sets the attention kernel that a denoiser uses; the table of GPUs has the fastest one."""
 
 import logging
 
@@ -13,7 +13,7 @@ NATIVE = "native"
 """torch's own choice; runs everywhere."""
 
 _KERNEL = {"_native_cudnn": SDPBackend.CUDNN_ATTENTION}
-"""What must be tried before a backend of diffusers is used: it tells of no fault until it runs."""
+"""Kernels to try before a backend of diffusers is used, which reports no fault until it runs."""
 
 _HEADS, _TOKENS, _HEAD_DIM = 2, 128, 128
 
@@ -21,7 +21,7 @@ _HEADS, _TOKENS, _HEAD_DIM = 2, 128, 128
 def set_attention(denoiser: ModelMixin, backend: str, device: torch.device) -> tuple[str, ...]:
     """Have a denoiser use a backend of diffusers, or torch's own choice if that does not run.
 
-    Gives the warnings for its replies. UNets keep torch's own choice: diffusers gives theirs none.
+    Returns warnings for replies. UNets keep torch's own choice: diffusers has no other for them.
     """
     kernel = _KERNEL.get(backend)
     if kernel is None or _runs(kernel, device):

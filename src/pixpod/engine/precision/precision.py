@@ -22,7 +22,7 @@ T5_FLOAT8_UP_TO_BYTES = 24 * GIB
 denoiser needs 11.1 in float8 itself. LPIPS 0.039 for T5 alone in FP8 (vllm-omni#3997)."""
 
 MIN_TURBO_STEPS = 8
-"""A model that draws in fewer steps changes too much in each for one to be left out."""
+"""Fewest steps for `turbo`: with fewer, each step changes an image too much to be skipped."""
 
 FLOAT8 = Precision.FLOAT8_DYNAMIC
 
@@ -41,7 +41,7 @@ class Hardware:
 
     @property
     def kind(self) -> str:
-        """As a model's `precision` names it."""
+        """The device type under which a model's `precision` has its default."""
         return "cpu" if self.gpu is None else "cuda"
 
     @property
@@ -50,23 +50,23 @@ class Hardware:
         return "native" if self.gpu is None else self.gpu.attention
 
     def holds(self, size_bytes: int) -> bool:
-        """Whether a denoiser of this size fits, with what must be there beside it."""
+        """Return whether a denoiser of this size fits with WORKING_BYTES beside it."""
         return self.memory_bytes is None or size_bytes + WORKING_BYTES <= self.memory_bytes
 
 
 def limit_bytes(has_bytes: int, limit_gib: float | None) -> int:
-    """What may be used of a GPU's memory; a limit of None is all of it."""
+    """Return the memory of a GPU that may be used; a limit of None means all of it."""
     return has_bytes if limit_gib is None else min(has_bytes, round(limit_gib * GIB))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class QuantizationPlan:
-    """Formats that a model's components are held in.
+    """Formats of a model's components in memory.
 
-    `t5` is the large text encoder's, None to keep what its files have; `adaln` matters in 8 bits
-    only, for the layers that modulate each block. `is_dequantized`: 16-bit weights are made from
-    float8. `is_streamed`: the denoiser is converted on its way to the GPU, which cannot hold both
-    forms.
+    `t5` is the large text encoder's, None to keep that of its files; `adaln` is that of the layers
+    that modulate each block, and matters in 8 bits only. `is_dequantized`: 16-bit weights are made
+    from float8. `is_streamed`: the denoiser is converted on its way to the GPU, where both forms do
+    not fit.
     """
 
     precision: Precision
@@ -78,7 +78,7 @@ class QuantizationPlan:
 
     @property
     def label(self) -> str:
-        """As a reply names it."""
+        """The denoiser's format under the name that a reply gives it."""
         return f"{self.precision} (from float8)" if self.is_dequantized else self.precision.value
 
 
@@ -88,8 +88,7 @@ def offered_qualities(
     """Return the qualities that requests for this model may name, known without a GPU.
 
     `checkpoint` is the denoiser's precision by its manifest, `requested` the deployment's
-    PIXPOD_PRECISION. A deployment that requests 8 bits has decided; nothing in float8 counts as
-    16-bit.
+    PIXPOD_PRECISION. `max` needs 16 bits: it is not offered if either of them is an 8-bit format.
     """
     is_16_bit = checkpoint is not FLOAT8 and not (requested and requested.is_8_bit)
     offered = {
@@ -110,12 +109,14 @@ def choose_precision(
     requested: Precision | None = None,
     is_compiling: bool = False,
 ) -> QuantizationPlan:
-    """`requested` is the deployment's PIXPOD_PRECISION, None for what suits the hardware.
+    """Choose the formats of a model's components.
+
+    `requested` is the deployment's PIXPOD_PRECISION, None for the one that suits the hardware.
 
     Raises:
-        DeviceUnavailable: another GPU could do it.
-        ModelUnavailable: no GPU can, or it does not fit on this one.
-        InvalidInput: this quality cannot be had here.
+        DeviceUnavailable: this GPU cannot run the precision, another one could.
+        ModelUnavailable: no GPU can run it, or it does not fit on this one.
+        InvalidInput: this quality is not available here.
     """
     if spec.requires_cuda and hardware.gpu is None:
         raise DeviceUnavailable(f"{spec.name} runs on CUDA only, and this worker has no GPU")
@@ -141,7 +142,9 @@ def choose_precision(
 def _choose_unquantized(
     spec: ModelSpec, hardware: Hardware, requested: Precision | None
 ) -> QuantizationPlan:
-    """FP8 gains 1.1 to 1.4 times at most on these (TensorRT's figures for SDXL): all 16-bit."""
+    """Choose the format of a UNet, which is never quantized: FP8 would speed it up by 1.1 to 1.4
+    times at most (TensorRT's figures for SDXL).
+    """
     precision = requested or spec.precision.get(hardware.kind, Precision.BFLOAT16)
     if precision.is_8_bit:
         raise ModelUnavailable(
@@ -233,13 +236,13 @@ def _warnings(chosen: Precision, hardware: Hardware, is_compiling: bool) -> list
 
 
 def _half_precision(spec: ModelSpec, hardware: Hardware) -> Precision:
-    """The model's own 16-bit type there."""
+    """Return the model's own 16-bit type on this hardware."""
     default = spec.precision.get(hardware.kind, Precision.BFLOAT16)
     return Precision.BFLOAT16 if default.is_8_bit else default
 
 
 def _bytes_in(precision: Precision, checkpoint: CheckpointInfo) -> int:
-    """Size of the denoiser in another precision, from that of its files."""
+    """Return the size of the denoiser in another precision, from that of its files."""
     stored_width = 1 if checkpoint.is_float8 else 2
     width = 1 if precision.is_8_bit else 4 if precision is Precision.FLOAT32 else 2
     return checkpoint.denoiser_bytes * width // stored_width

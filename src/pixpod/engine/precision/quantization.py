@@ -48,7 +48,7 @@ def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
 
 
 def float8_dynamic() -> AOBaseConfig:
-    """The recipe, leaving inductor's settings alone."""
+    """Return torchao's configuration, without its changes of inductor's settings."""
     return replace(float8_dynamic_recipe(), set_inductor_config=False)
 
 
@@ -82,13 +82,13 @@ def holds_float8(module: nn.Module) -> bool:
 
 
 def is_8_bit(module: nn.Module) -> bool:
-    """Whether some of its layers are quantised by torchao, whatever the recipe."""
+    """Return whether torchao has quantised any of a module's layers, whatever the recipe."""
     return any(isinstance(parameter, TorchAOBaseTensor) for parameter in module.parameters())
 
 
 def computes_float8(device: torch.device) -> bool:
-    """Whether a product by rows in float8 works on this GPU with this torch: some builds send
-    it to a library that refuses it (pytorch#192707). Of the GPUs, `gpus.toml` tells which may.
+    """Return whether a product by rows in float8 works on this GPU with this torch: some builds
+    send it to a library that refuses it (pytorch#192707). `gpus.toml` lists the GPUs that may.
     """
     layer = nn.Linear(64, 64, bias=False, device=device, dtype=torch.bfloat16)
     try:
@@ -101,7 +101,7 @@ def computes_float8(device: torch.device) -> bool:
 
 
 def linear_layers(spec: QuantizationSpec | None) -> LayerFilter:
-    """Return a filter for the layers that 8-bit formats hold."""
+    """Return a filter for the layers that are quantized in 8-bit formats."""
     spared = spec.keep_16_bit if spec else frozenset()
 
     def is_quantized(module: nn.Module, name: str) -> bool:
@@ -142,7 +142,7 @@ _RECIPES: Mapping[
 
 
 def _weight_only(weight: Float8Tensor) -> torch.Tensor:
-    """The same values; activations stay 16-bit."""
+    """Return a tensor with the same values for which activations stay 16-bit."""
     made: torch.Tensor = Float8Tensor(
         weight.qdata,
         weight.scale,
@@ -173,7 +173,7 @@ def _replace_float8(
 
 
 def _detach_from_files(module: nn.Module) -> None:
-    """Copy what is still a view of a file's bytes: one bias would keep gigabytes on the device."""
+    """Copy tensors that are views of a file's bytes: one bias could keep gigabytes allocated."""
     copies: dict[int, torch.Tensor] = {}
     for parameter in module.parameters():
         if isinstance(parameter, TorchAOBaseTensor):
@@ -187,7 +187,7 @@ def _detach_from_files(module: nn.Module) -> None:
 
 @contextmanager
 def _hardware_check_of_torchao(device: torch.device) -> Iterator[None]:
-    """Off on a CPU: torchao 0.18 asks for a GPU there although `torch._scaled_mm` has a CPU path.
+    """Disable torchao's check on a CPU: 0.18 needs a GPU though `torch._scaled_mm` runs on a CPU.
 
     On CUDA the check stays: a GPU below compute capability 8.9 has no FP8 arithmetic.
     """

@@ -1,4 +1,4 @@
-"""Which requests run together. Values only: no tensor, no thread, no clock."""
+"""Decides which requests run together. Values only: no tensor, no thread, no clock."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -55,7 +55,7 @@ MaxBatchSize = Callable[[BatchKey], int]
 def is_isolated(request: GenerationRequest) -> bool:
     """Return whether each image has a batch of its own.
 
-    Isolated requests ask for it. Step caching decides for a whole batch which calls it skips.
+    Isolated requests require it, and so does step caching, which skips calls of a whole batch.
     """
     return request.isolated or request.quality is Quality.TURBO
 
@@ -71,10 +71,10 @@ def bucket(num_images: int) -> int:
 
 
 class FairQueue:
-    """Picks the next group: of those that wait, the one that has had least of the device.
+    """Picks the next group: of those that wait, the one that has used the device least.
 
-    Start-time fair queueing (Goyal, Vin, Cheng: SIGCOMM 1996): a new group begins where the
-    others are, so that it can neither claim the past nor be made to wait for it.
+    Start-time fair queueing (Goyal, Vin, Cheng: SIGCOMM 1996): a new group begins with the virtual
+    time of the others, so that its past idle time gives it no advantage and no disadvantage.
     """
 
     def __init__(self) -> None:
@@ -82,13 +82,13 @@ class FairQueue:
         self._served: dict[BatchKey, float] = {}
 
     def first(self, groups: Sequence[BatchKey]) -> BatchKey:
-        """Return one of these; of equals the one named first."""
+        """Return the group that is next; of equal ones the one named first."""
         chosen = min(groups, key=lambda group: self._served.get(group, self._now))
         self._now = max(self._now, self._served.get(chosen, self._now))
         return chosen
 
     def charge(self, group: BatchKey, seconds: float) -> None:
-        """Record that a group has had the device for so long."""
+        """Add to the time for which a group has used the device."""
         self._served[group] = max(self._now, self._served.get(group, self._now)) + seconds
         self._served = {key: had for key, had in self._served.items() if had > self._now}
 

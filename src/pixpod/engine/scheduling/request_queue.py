@@ -45,14 +45,14 @@ class ExecutableModel(Protocol):
     ) -> list[ItemResult | WorkerError]:
         """Return the outcome of each item, in their order; called by the device's thread.
 
-        Raises a WorkerError that holds for all of them, and what `on_step` raises.
+        Raises a WorkerError that applies to all of them, and what `on_step` raises.
         """
         ...
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class _Entry:
-    """A request from its arrival to its answer."""
+    """A request from its arrival to its result."""
 
     request_id: int
     model: ExecutableModel
@@ -85,7 +85,7 @@ class _Entry:
         )
 
     def report_step(self, step: int, num_images: int) -> None:
-        """Report calls of all its images together: a request in several batches only advances."""
+        """Report the calls of all its images together, so that progress only advances."""
         if self.on_step:
             num_calls = self.model.num_calls(self.request)
             done = len(self.images) * num_calls + step * num_images
@@ -172,7 +172,7 @@ class RequestQueue:
 
     @property
     def is_warm(self) -> bool:
-        """Whether no warm-up is left."""
+        """Return whether no warm-up is left."""
         with self._lock:
             return not any(entry.is_warmup for entry in self._entries.values())
 
@@ -252,7 +252,7 @@ class RequestQueue:
     def _finish_batch(
         self, batch: _Batch, execution: "Future[list[ItemResult | WorkerError]]"
     ) -> None:
-        """Called when a batch has been executed, or failed as a whole."""
+        """Record the result of a batch that has been executed, or has failed as a whole."""
         error = execution.exception()
         results: Sequence[ItemResult | BaseException]
         results = [error] * len(batch) if error else execution.result()

@@ -1,4 +1,4 @@
-"""Requests that warm a model up: the first image of each size costs more than the next.
+"""Requests that warm a model up: the first image of each size takes longer than the next.
 
 Values only.
 """
@@ -10,7 +10,7 @@ from pixpod.catalog import ModelSpec, Size
 from pixpod.job import GenerationRequest
 
 STEPS = 2
-"""A single step may take a scheduler's special first path only."""
+"""Steps of a warm-up: a single one may take only a scheduler's special first path."""
 
 
 def warmup_requests(

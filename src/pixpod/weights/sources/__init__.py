@@ -1,4 +1,4 @@
-"""The places where a deployment's weights may be, and the order in which they are asked."""
+"""The places where a deployment's weights may be, and the order in which they are searched."""
 
 from pixpod.weights.sources.baked import BakedSource
 from pixpod.weights.sources.hub import HubSource

@@ -9,14 +9,12 @@ from pixpod.weights.sources.base import listed_names, read_manifest_if_there, we
 
 
 class BakedSource:
-    """A weights directory of which everything is on the local disk. Without manifest.toml it
-    holds nothing.
-    """
+    """A weights directory on the local disk. It has no models without a manifest.toml."""
 
     name = "baked"
 
     def __init__(self, directory: Path) -> None:
-        """Raises InvalidSettings for a manifest that is damaged."""
+        """Read the manifest. Raises InvalidSettings if it is damaged."""
         self._directory = directory
         self._manifest = read_manifest_if_there(directory)
 
@@ -25,8 +23,10 @@ class BakedSource:
         return tuple(self._manifest or ())
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """Raises ModelUnavailable for a file that is not there, since then it is missing from the
-        image, and WeightsUnreadable for one of another size.
+        """Return the model's weights; None if the manifest does not list the model.
+
+        Raises ModelUnavailable for a missing file, which the container image then lacks on every
+        host, and WeightsUnreadable for a file of another size.
         """
         entry = (self._manifest or {}).get(spec.name)
         if entry is None:
@@ -45,7 +45,7 @@ class BakedSource:
                 raise WeightsUnreadable(f"{spec.name}: {path}: {exc.strerror}") from exc
             if found_bytes != file.size_bytes:
                 raise WeightsUnreadable(
-                    f"{spec.name}: {path}: {found_bytes} bytes, expected are {file.size_bytes}"
+                    f"{spec.name}: {path}: expected {file.size_bytes} bytes, got {found_bytes}"
                 )
         return weights
 

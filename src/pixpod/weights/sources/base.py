@@ -1,4 +1,4 @@
-"""What the sources have in common."""
+"""The protocol of sources, and functions that several of them share."""
 
 import logging
 from pathlib import Path
@@ -25,45 +25,48 @@ class Source(Protocol):
 
     @property
     def name(self) -> str:
-        """`baked`, `platform_cache`, `volume` or `hub`: what a reply says of its weights."""
+        """`baked`, `platform_cache`, `volume` or `hub`, as a reply names the source of weights."""
         ...
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """The model's weights as they are on a local disk now; None if they are not. Quick.
+        """Return the model's weights if they are on a local disk now, else None. Quick.
 
-        Raises DiskFull if they are not and can be seen not to fit.
+        Raises DiskFull if they are not there and would not fit.
         """
         ...
 
     def fetch(self, spec: ModelSpec) -> Weights | None:
-        """The model's weights on a local disk, copied or downloaded first if need be.
+        """Return the model's weights on a local disk, copied or downloaded first if need be.
 
-        None if this source does not have the model. May take minutes; safe to call from several
-        processes at once.
+        Return None if this source does not have the model. May take minutes; safe to call from
+        several processes at once.
 
         Raises:
-            ModelUnavailable: this source should have the model, but cannot give it to anybody.
+            ModelUnavailable: this source should have the model, but cannot provide it to any host.
             WeightsUnreadable, DiskFull: this host could not fetch it.
         """
         ...
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The models that it lists by itself, in order; none if it must be asked for each.
+        """The models that the source lists, in order; empty if it has no list of models.
 
         Raises InvalidSettings for a damaged manifest.
         """
         ...
 
     def why_not(self, spec: ModelSpec) -> str:
-        """For the owner of the endpoint, after `fetch` gave None: what is there instead."""
+        """Describe what is there instead of the model, after `fetch` returned None.
+
+        The text is for the owner of the endpoint.
+        """
         ...
 
 
 def read_manifest_if_there(directory: Path) -> Manifest | None:
-    """None without manifest.toml.
+    """Read the manifest of a weights directory; return None if it has no manifest.toml.
 
-    Raises InvalidSettings for one that is damaged, WeightsUnreadable for a disk that is.
+    Raises InvalidSettings for a damaged manifest, WeightsUnreadable for a damaged disk.
     """
     path = directory / MANIFEST
     try:
@@ -76,14 +79,14 @@ def read_manifest_if_there(directory: Path) -> Manifest | None:
 
 
 def listed_names(directory: Path, manifest: Manifest | None) -> str:
-    """What a weights directory has, in words."""
+    """Describe the models that a weights directory has."""
     if manifest is None:
         return f"{directory} has no {MANIFEST}"
     return f"{directory / MANIFEST} lists {', '.join(manifest) or 'nothing'}"
 
 
 def weights_of(directory: Path, entry: ManifestEntry, source: str) -> Weights:
-    """An entry of a weights directory's manifest as weights; looks at no file."""
+    """Return an entry of a weights directory's manifest as weights; reads no file."""
     return Weights(
         folder=directory / entry.path,
         revision=entry.revision,
@@ -95,7 +98,7 @@ def weights_of(directory: Path, entry: ManifestEntry, source: str) -> Weights:
 
 
 def is_whole(weights: Weights) -> bool:
-    """Whether all files are there in their sizes; their bytes are for the readers to check."""
+    """Return whether all files are there in their sizes. Readers check the bytes."""
     try:
         return all(
             (weights.folder / file.path).stat().st_size == file.size_bytes for file in weights.files
@@ -105,7 +108,7 @@ def is_whole(weights: Weights) -> bool:
 
 
 def log_progress(message: str, model: str) -> Progress:
-    """A log line for each tenth that is done."""
+    """Return a Progress that logs a line for each tenth that is done."""
     last_percent = -_STEP_PERCENT
 
     def note(done_bytes: int, total_bytes: int) -> None:

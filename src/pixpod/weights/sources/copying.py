@@ -1,6 +1,6 @@
-"""Copies files once, checks each by its sha256 on the way, and goes on where it was cut off.
+"""Copies files once, checks each by its sha256, and resumes copies that were interrupted.
 
-A file is `<name>.part` until it is whole, checked and safe on the disk; then it gets its name.
+A file is `<name>.part` until it is complete, checked and on the disk; then it gets its name.
 """
 
 import contextlib
@@ -18,13 +18,13 @@ from pixpod.weights.disk import BLOCK_BYTES, Progress, check_space, disk_faults,
 from pixpod.weights.manifest import WeightFile
 
 _THREADS = 4
-"""Files at a time. A shard has at most 4 GB, so that a large model keeps all of them busy."""
+"""Threads, each copying a file. A shard has at most 4 GB, so that large models use all threads."""
 
 
 def copy_files(source: Path, target: Path, files: Sequence[WeightFile], progress: Progress) -> None:
-    """Bring all files of a folder into another, which may hold some of them already.
+    """Copy all files of a folder into another, which may have some of them already.
 
-    Call it under a lock: two copies into one folder would spoil each other.
+    Call it under a lock: two concurrent copies into one folder would damage each other.
 
     Raises:
         ModelUnavailable: a file of the source is missing, cut short or damaged. The source is
@@ -43,7 +43,7 @@ def copy_files(source: Path, target: Path, files: Sequence[WeightFile], progress
 
 
 def check_room(source: Path, target: Path, files: Sequence[WeightFile]) -> None:
-    """Raises DiskFull unless what is missing of the files fits on the target's disk."""
+    """Raise DiskFull unless the missing bytes of the files fit on the target's disk."""
     what = f"copy of {source}"
     with disk_faults(target, what):
         left_bytes = sum(file.size_bytes - _bytes_there(target, file) for file in files)
@@ -62,7 +62,7 @@ def _part(path: Path) -> Path:
 
 
 class _Stopped(Exception):
-    """No failure of this file: another one has failed."""
+    """The copy of this file was stopped because another file failed."""
 
 
 @dataclass(kw_only=True, eq=False)
@@ -81,7 +81,7 @@ class _Run:
         self._lock = threading.Lock()
 
     def copy(self, file: WeightFile) -> None:
-        """Does nothing after a failure, and keeps the first one for the caller to raise."""
+        """Copy a file, unless another has failed; keep the first error for the caller to raise."""
         try:
             self._copy(file)
         except _Stopped:
@@ -101,7 +101,7 @@ class _Run:
         part.parent.mkdir(parents=True, exist_ok=True)
         was_begun = part.exists()
         digest = self._fill(file, part)
-        if digest != file.sha256 and was_begun:  # what was there may be wrong, not the source
+        if digest != file.sha256 and was_begun:  # the part may be wrong, not the source
             digest = self._fill_again(file, part)
         if digest != file.sha256:
             self._judge(file, digest, self._fill_again(file, part))
@@ -113,20 +113,22 @@ class _Run:
         return self._fill(file, part)
 
     def _judge(self, file: WeightFile, first: str, second: str) -> None:
-        """Who is at fault for bytes that are not those of the manifest, read twice."""
+        """Raise the error for bytes, read twice, that differ from the manifest: the source's fault
+        if both reads agree, else this host's.
+        """
         if second == file.sha256:
             return
         _part(self.target / file.path).unlink()
         path = self.source / file.path
         if first == second:
             raise ModelUnavailable(
-                f"{path} is damaged: its sha256 is {second}, manifest.toml says {file.sha256}: "
+                f"{path} is damaged: expected sha256 {file.sha256}, got {second}: "
                 "write this model to the volume again (scripts/bake)"
             )
         raise WeightsUnreadable(f"{path}: each time it is read, other bytes come")
 
     def _fill(self, file: WeightFile, part: Path) -> str:
-        """Append what is missing of the source, and give the sha256 of the whole."""
+        """Append the missing bytes of the source, and return the sha256 of the whole."""
         path = self.source / file.path
         digest = hashlib.sha256()
         with _open_source(path) as source, part.open("a+b") as target:
@@ -143,7 +145,7 @@ class _Run:
             _check_size(path, target.tell(), file)
             target.flush()
             os.fsync(target.fileno())
-            # another try has to see what the volume holds, not what this host remembers of it
+            # another try has to read from the volume, not from this host's page cache
             os.posix_fadvise(source.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
         return digest.hexdigest()
 
@@ -181,6 +183,6 @@ def _read(source: BinaryIO, path: Path) -> bytes:
 def _check_size(path: Path, found_bytes: int, file: WeightFile) -> None:
     if found_bytes != file.size_bytes:
         raise ModelUnavailable(
-            f"{path} has {found_bytes} bytes, manifest.toml says {file.size_bytes}: write this "
-            "model to the volume again (scripts/bake)"
+            f"{path}: expected {file.size_bytes} bytes as in manifest.toml, got {found_bytes}: "
+            "write this model to the volume again (scripts/bake)"
         )

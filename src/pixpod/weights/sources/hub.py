@@ -23,7 +23,7 @@ from pixpod.weights.sources.local_copies import LocalCopies
 
 @dataclass(eq=False)
 class HubSource:
-    """The catalog's repositories at their pinned revisions. Touches no network unless allowed.
+    """The catalog's repositories at their pinned revisions. Uses no network unless allowed.
 
     `endpoint` is the hub's address if it is not the one that huggingface_hub knows.
     """
@@ -64,7 +64,7 @@ class HubSource:
         return "the catalog names no repository"
 
     def _fetch(self, spec: ModelSpec, folder: Path) -> ManifestEntry:
-        """Both repositories into one folder, as a model is baked."""
+        """Fetch the model's and the VAE's repository into one folder, as in a baked model."""
         assert spec.repository and spec.revision
         model = folder / spec.name
         files = self._fetch_one(spec, spec.repository, spec.revision, needed_files(spec), model)

@@ -25,11 +25,11 @@ class LocalCopies:
     source: str
 
     def find(self, model: str, version: str) -> Weights | None:
-        """A complete copy; None if there is none, or files of it have gone."""
+        """Return a complete copy; None if there is none, or files of it are missing."""
         folder = self.folder(model, version)
         try:
             manifest = read_manifest_if_there(folder)
-        except InvalidSettings:  # a disk that lost it; it is written again
+        except InvalidSettings:  # the disk lost it; it is written again
             return None
         if manifest is None or model not in manifest:
             return None
@@ -37,9 +37,9 @@ class LocalCopies:
         return weights if is_whole(weights) else None
 
     def is_first(self, model: str, version: str) -> bool:
-        """Make a version's folder; say whether there are no others, which would make room for it.
+        """Make a version's folder; return whether there are no others that it could replace.
 
-        False, too, if it cannot be made: `making` says why.
+        Return False, too, if the folder cannot be made: `making` raises the reason.
         """
         folder = self.folder(model, version)
         try:
@@ -50,10 +50,10 @@ class LocalCopies:
 
     @contextmanager
     def making(self, model: str, version: str) -> Iterator[Path]:
-        """A folder for one version, of which there may be a part already, under the lock.
+        """Lock and yield the folder of one version, which may have a part of the copy already.
 
-        One copy is made at a time on a host: they share one disk and one network. Other versions
-        of the model go first, to leave room: what a process has opened stays with it.
+        One copy is made at a time on a host, because copies share one disk and one network. Other
+        versions of the model are removed first, to leave room: a process keeps files it has opened.
         """
         what = f"copy of {model}"
         with disk_faults(self.directory, what), exclusive(self.directory / _LOCK):

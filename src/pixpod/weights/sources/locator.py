@@ -1,4 +1,4 @@
-"""Asks one source after the other for a model's weights."""
+"""Searches one source after the other for a model's weights."""
 
 import logging
 from collections.abc import Sequence
@@ -13,9 +13,9 @@ log = logging.getLogger(__name__)
 
 
 class WeightsLocator:
-    """The sources of a deployment in order; the first that has a model gives it.
+    """The sources of a deployment in order; the first one that has a model is used.
 
-    What a source has, but cannot give, is an error: nothing else is put in its place.
+    It is an error if that source cannot provide the model: no later source is tried instead.
     """
 
     def __init__(self, sources: Sequence[Source]) -> None:
@@ -23,19 +23,19 @@ class WeightsLocator:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """What is served if nobody says: what the image holds, else what the volume holds.
+        """The models that are served by default: those of the image, else those of the volume.
 
         Raises InvalidSettings for a damaged manifest.
         """
         return next((names for each in self._sources if (names := each.names)), ())
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """As of a source; the first that has the weights on a local disk already."""
+        """Return weights of the first source that has them on a local disk; see `Source.find`."""
         return next((found for each in self._sources if (found := each.find(spec))), None)
 
     def stored_precision(self, spec: ModelSpec) -> Precision | None:
-        """What the denoiser is stored in on a local disk; None for 16 bits or wider, and where
-        that is not known yet. What is wrong there, `find` and `fetch` say.
+        """Return the stored format of the denoiser on a local disk; None for 16 bits or wider, and
+        if it is not known yet. Errors are ignored: `find` and `fetch` raise them.
         """
         try:
             weights = self.find(spec)
@@ -44,7 +44,10 @@ class WeightsLocator:
         return weights.precision if weights else None
 
     def fetch(self, spec: ModelSpec) -> Weights:
-        """As of a source. Raises ModelUnavailable, with what each source says, if none has it."""
+        """Return the weights of the first source that has the model; see `Source.fetch`.
+
+        Raises ModelUnavailable, with the reason of each source, if none has it.
+        """
         for source in self._sources:
             if weights := source.fetch(spec):
                 _report(spec, weights)

@@ -37,11 +37,11 @@ class PlatformCacheSource:
     weights_dir: Path
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """The pinned revision, else the one that the cache calls main.
+        """Return the pinned revision, else the one that the cache calls main.
 
         Raises ModelUnavailable for a repository that is not in the layout of diffusers, and
-        WeightsUnreadable for a snapshot that is not whole: the platform is still filling it, or
-        has left it so, on this host only.
+        WeightsUnreadable for an incomplete snapshot: the platform is still filling it, or has
+        stopped filling it, on this host only.
         """
         if spec.repository is None:
             return None
@@ -102,7 +102,7 @@ class PlatformCacheSource:
 
 
 def _check_whole(spec: ModelSpec, weights: Weights) -> None:
-    """Raises OSError, ValueError or WeightsUnreadable for a file that is needed and not there.
+    """Raise OSError, ValueError or WeightsUnreadable for a required file that is missing.
 
     A file of a snapshot is a link to its bytes, which is made once they are complete.
     """
@@ -119,7 +119,7 @@ def _check_whole(spec: ModelSpec, weights: Weights) -> None:
 
 
 def _list_files(spec: ModelSpec, weights: Weights) -> tuple[WeightFile, ...]:
-    """Large files are links to blobs that are named by their sha256."""
+    """List the snapshot's files; large ones are links to blobs, which are named by their sha256."""
     patterns = needed_files(spec if weights.vae else replace(spec, vae_repository=None))
     paths = (path.relative_to(weights.folder) for path in weights.folder.rglob("*"))
     chosen = choose_files((path.as_posix() for path in paths), patterns)
@@ -133,5 +133,5 @@ def _describe(path: Path, name: str) -> WeightFile:
 
 
 def _reason(exc: Exception) -> str:
-    """Short: a path and what is wrong with it."""
+    """Return a short reason: a path and what is wrong with it."""
     return f"{exc.filename}: {exc.strerror}" if isinstance(exc, OSError) else str(exc)

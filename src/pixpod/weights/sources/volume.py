@@ -12,8 +12,8 @@ from pixpod.weights.sources.local_copies import LocalCopies
 
 
 class VolumeSource:
-    """A weights directory on a volume that all hosts share. Its manifest is read each time: it
-    may be baked into while workers run.
+    """A weights directory on a volume that all hosts share. Its manifest is read each time, because
+    models may be added while workers run.
     """
 
     name = "volume"
@@ -24,12 +24,12 @@ class VolumeSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """Raises InvalidSettings for a manifest that is damaged."""
+        """The manifest's models. Raises InvalidSettings if the manifest is damaged."""
         return tuple(self._manifest() or ())
 
     def find(self, spec: ModelSpec) -> Weights | None:
-        """Raises DiskFull if the copy that is missing could not be made: no job need wait for
-        that to be found out.
+        """Return a complete local copy, else None. Raises DiskFull early, before any job waits for
+        it, if the missing copy would not fit.
         """
         entry = self._entry(spec)
         if entry is None:
@@ -74,5 +74,5 @@ class VolumeSource:
 
 
 def _version(entry: ManifestEntry) -> str:
-    """Two entries that differ in anything are two versions."""
+    """Return the version of an entry; entries that differ in anything have different versions."""
     return render_manifest({entry.name: entry})

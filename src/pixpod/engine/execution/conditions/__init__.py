@@ -1,4 +1,4 @@
-"""Conditions steer an image: text is the first of them."""
+"""Conditions, which steer an image. The only one so far is text."""
 
 from pixpod.engine.execution.conditions.base import Condition
 from pixpod.engine.execution.conditions.text import TextCondition

@@ -1,4 +1,4 @@
-"""The protocol of everything that steers an image beside its seed."""
+"""The protocol of conditions: everything that steers an image apart from its seed."""
 
 from typing import Protocol
 

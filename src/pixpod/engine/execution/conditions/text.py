@@ -19,7 +19,7 @@ class TextCondition:
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
         """Return warnings for texts that are cut. Raises InvalidInput unless cutting is allowed.
 
-        Encoders with the same tokenizer find the same, which is reported once.
+        Encoders with the same tokenizer give the same warning, which is returned once.
         """
         problems, warnings = [], []
         calls = calls_of(model.spec.family)

@@ -1,4 +1,4 @@
-"""The protocol behind which families differ in code, and what several of them share."""
+"""The protocol of the code of families, and functions that several of them share."""
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -11,8 +11,8 @@ from pixpod.engine.model import Pipeline, Tokenizer
 from pixpod.job import GenerationRequest, Prompts, Sampling
 
 Arguments = dict[str, Any]
-"""Keyword arguments of a pipeline's call; a tensor's first dimension is 1, one prompt. Any: their
-types differ.
+"""Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
+types of arguments differ.
 """
 
 
@@ -40,7 +40,7 @@ class PipelineCalls(Protocol):
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
     ) -> Iterator[TokenLimit]:
-        """Yield which texts are read by which tokenizers, and how far."""
+        """Yield the texts of a request, each with its tokenizer and the tokens that are read."""
         ...
 
     def encode_text(
@@ -63,7 +63,7 @@ def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
 
 
 def second_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
-    """Yield the texts of a second encoder: `prompt_2` if given; it shares the negative prompt."""
+    """Yield the texts of a second encoder: `prompt_2` if given, and the same negative prompt."""
     if prompts.prompt_2 is None:
         yield "prompt", prompts.prompt
     else:

@@ -16,7 +16,7 @@ from pixpod.methods import is_guided
 
 
 class FluxCalls:
-    """Guidance is embedded; true classifier-free guidance runs the transformer twice."""
+    """Calls FLUX, whose guidance is embedded; `true_cfg_scale` runs the transformer twice."""
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest

@@ -17,7 +17,7 @@ from pixpod.methods import is_guided
 
 
 class Sd15Calls:
-    """One encoder reads prompt and negative prompt."""
+    """Calls SD 1.5, whose only text encoder reads prompt and negative prompt."""
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest

@@ -17,7 +17,7 @@ from pixpod.methods import is_guided
 
 
 class SdxlCalls(Sd15Calls):
-    """Both encoders read the negative prompt. The first one is that of SD 1.5."""
+    """Calls SDXL, whose two encoders read the negative prompt. The first is that of SD 1.5."""
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest

@@ -53,7 +53,7 @@ def _denoise(batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> None:
 
 
 def _stack(rows: Sequence[Arguments]) -> Arguments:
-    """Join the tensors of all rows; what is no tensor is the same for all of them."""
+    """Join the tensors of all rows; other arguments are the same for all of them."""
     return {
         name: torch.cat([row[name] for row in rows]) if isinstance(value, torch.Tensor) else value
         for name, value in rows[0].items()
