@@ -135,11 +135,11 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
 def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a problem for each unsupported feature that is requested; a null field is absent."""
     output = given.get("output")
-    asked = {path for path, value in _fields(given).items() if value is not None}
+    requested = {path for path, value in _fields(given).items() if value is not None}
     if raw.get("s3Config") is not None:
-        asked.add(("s3Config",))
+        requested.add(("s3Config",))
     for field in sorted(NOT_SUPPORTED):
-        if tuple(field.split(".")) in asked:
+        if tuple(field.split(".")) in requested:
             yield Problem(field=field, value=None, accepted="absent: not supported by this version")
     if isinstance(output, dict) and output.get("delivery") == Delivery.PUT:
         accepted = "another delivery: not supported by this version"

@@ -122,23 +122,23 @@ def fetch_repository(
     _keep_links_out_of_logs()
     # a token of False keeps the library from using one that it finds on the machine
     api = HfApi(endpoint=endpoint, token=token.get_secret_value() if token else False)
-    asked = _Asked(repository=repository, revision=revision, has_token=token is not None)
-    with asked.translated():
+    request = _HubRequest(repository=repository, revision=revision, has_token=token is not None)
+    with request.translated():
         tree = api.list_repo_tree(repository, recursive=True, revision=revision)
         listed = {file.path: file for file in tree if isinstance(file, RepoFile)}
     chosen = choose_files(listed, patterns)
     if not chosen:
         raise ModelUnavailable(
-            f"{asked} has none of the files that are needed: check `repository` in the catalog, "
+            f"{request} has none of the files that are needed: check `repository` in the catalog, "
             "it must be in the layout of diffusers"
         )
     sizes = {path: listed[path].size for path in chosen}
     left_bytes = sum(size for path, size in sizes.items() if not (to / path).exists())
-    check_space(to, left_bytes, f"{asked}: the download")
+    check_space(to, left_bytes, f"{request}: the download")
     meter = _Meter(sizes, progress)
 
     def fetch(path: str) -> WeightFile:
-        with asked.translated(), disk_faults(to, f"{asked}: {path}"):
+        with request.translated(), disk_faults(to, f"{request}: {path}"):
             api.hf_hub_download(
                 repository,
                 path,
@@ -146,8 +146,8 @@ def fetch_repository(
                 local_dir=to,
                 tqdm_class=meter.bar_class(path),
             )
-        with disk_faults(to, f"{asked}: {path}"):
-            file = _check(to / path, listed[path], str(asked))
+        with disk_faults(to, f"{request}: {path}"):
+            file = _check(to / path, listed[path], str(request))
         meter.set(path, file.size_bytes)
         return file
 
@@ -178,7 +178,7 @@ def _keep_links_out_of_logs() -> None:
     logging.getLogger("httpx2").setLevel(logging.WARNING)
 
 
-def _check(path: Path, listed: "RepoFile", asked: str) -> WeightFile:
+def _check(path: Path, listed: "RepoFile", request: str) -> WeightFile:
     """Check a large file by its sha256, a small one by the id that git gives to a blob.
 
     A damaged file is removed, so that another try downloads it again. Raises HubUnavailable.
@@ -192,12 +192,12 @@ def _check(path: Path, listed: "RepoFile", asked: str) -> WeightFile:
         is_good = blob.hexdigest() == listed.blob_id
     if not is_good:
         path.unlink()
-        raise HubUnavailable(f"{asked}: {listed.path} arrived damaged: try again")
+        raise HubUnavailable(f"{request}: {listed.path} arrived damaged: try again")
     return WeightFile(path=listed.path, size_bytes=listed.size, sha256=sha256)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class _Asked:
+class _HubRequest:
     """A request to the hub, as error messages describe it."""
 
     repository: str

@@ -40,7 +40,7 @@ def chaos_summary(result: ChaosResult) -> str:
     figures = result.document()
     broken = figures.pop("broken_promises")
     lines = [f"{name.replace('_', ' '):<20}  {value}" for name, value in figures.items()]
-    for job in result.telling:
+    for job in result.conspicuous:
         lines += ["", f"{job.id} {job.status}: {job.error}"]
         lines += [
             f"  {event.at - job.created_at:7.2f} s  {event.status:<11}  {event.reason}"

@@ -43,7 +43,7 @@ class ChaosResult:
         return [job for job in self.jobs if job.status is JobStatus.FAILED]
 
     @property
-    def telling(self) -> list[Job]:
+    def conspicuous(self) -> list[Job]:
         """Jobs that did not complete, or whose history does not explain their end."""
         return [
             job

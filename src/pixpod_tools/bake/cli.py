@@ -104,7 +104,7 @@ def _bake(options: argparse.Namespace) -> int:
         if options.profile is not None
         else tuple(map(parse_recipe, options.model))
     )
-    asked = SourceOptions(
+    requested = SourceOptions(
         location=options.source,
         own_models=ROOT / "model_cache",
         config=options.config,
@@ -115,7 +115,7 @@ def _bake(options: argparse.Namespace) -> int:
     )
     catalog = load_catalog(options.catalog)
     for recipe in recipes:
-        bake(directory, recipe, catalog, asked, options.shard_gb)
+        bake(directory, recipe, catalog, requested, options.shard_gb)
     _say_models(list_models(directory))
     return 0
 

@@ -18,7 +18,7 @@ from pixpod_tools.boot_report.report import (
     read_log,
     until_ready,
 )
-from pixpod_tools.picture import FORMATS, picture
+from pixpod_tools.chart_path import FORMATS, chart_path
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -52,7 +52,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("log", nargs="?", default="-", metavar="LOG|-", help="default: -")
     parser.add_argument(
-        "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
+        "--out", type=chart_path, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
     )
     parser.add_argument("--until-ready", action="store_true", help="leave out the first image")
     return parser

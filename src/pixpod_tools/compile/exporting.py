@@ -83,7 +83,7 @@ def watch_calls(
         for kind, region in regions.items()
     ]
     try:
-        _draw(model, sample)
+        _generate(model, sample)
     finally:
         for handle in handles:
             handle.remove()
@@ -211,7 +211,7 @@ def _rebuild(slot: Slot, weight: torch.Tensor, rest: Iterator[torch.Tensor]) -> 
     return rebuilt
 
 
-def _draw(model: LoadedModel, sample: Sample) -> None:
+def _generate(model: LoadedModel, sample: Sample) -> None:
     spec = model.spec
     arguments: dict[str, object] = {}
     if sample.max_sequence_length is not None:

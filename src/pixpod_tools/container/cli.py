@@ -93,12 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     builder.add_argument("--accept-licences", default="", metavar="NAMES", help="of the weights")
     builder.add_argument("--pip-options", default="", metavar="TEXT", help="for pip install")
 
-    for name, work, told in (
+    for name, work, description in (
         ("layers", _layers, "what each layer weighs"),
         ("search", _search, "whether a secret is in any layer; exits 1 if so"),
         ("run", _run, "print the command that runs an image locked down"),
     ):
-        command = commands.add_parser(name, help=told)
+        command = commands.add_parser(name, help=description)
         command.set_defaults(work=work)
         command.add_argument("image", nargs="?", default=default_tag("tiny"))
         if work is _search:

@@ -69,8 +69,8 @@ def save(image: str, folder: Path) -> SavedImage:
 
 def layer_table(image: str) -> str:
     """Return a table of layers, the lowest first: size, share, origin. Raises ImageError."""
-    told = json.loads(output(("podman", "history", "--no-trunc", "--format=json", image)))
-    layers = [entry for entry in reversed(told) if entry["size"]]
+    history = json.loads(output(("podman", "history", "--no-trunc", "--format=json", image)))
+    layers = [entry for entry in reversed(history) if entry["size"]]
     total = sum(entry["size"] for entry in layers)
     lines = [f"{'MB':>9}  {'%':>5}  made by"]
     for entry in layers:

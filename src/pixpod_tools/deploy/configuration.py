@@ -113,22 +113,22 @@ def parse(keys: dict[str, Any]) -> Configuration:
     return configuration
 
 
-def _check_workers(asked: Configuration) -> None:
-    if asked.min_workers > asked.max_workers:
-        accepted = f"at most max_workers, {asked.max_workers}"
-        raise InvalidConfiguration("min_workers", asked.min_workers, accepted)
-    if asked.scaler is Scaler.REQUEST_COUNT:
-        if asked.scaler_value != int(asked.scaler_value) or asked.scaler_value < 1:
+def _check_workers(wanted: Configuration) -> None:
+    if wanted.min_workers > wanted.max_workers:
+        accepted = f"at most max_workers, {wanted.max_workers}"
+        raise InvalidConfiguration("min_workers", wanted.min_workers, accepted)
+    if wanted.scaler is Scaler.REQUEST_COUNT:
+        if wanted.scaler_value != int(wanted.scaler_value) or wanted.scaler_value < 1:
             accepted = "a whole number of requests, 1 or more, with scaler request_count"
-            raise InvalidConfiguration("scaler_value", asked.scaler_value, accepted)
-        if asked.idle_timeout_s is not None:
+            raise InvalidConfiguration("scaler_value", wanted.scaler_value, accepted)
+        if wanted.idle_timeout_s is not None:
             accepted = "none with scaler request_count: the platform refuses it"
-            raise InvalidConfiguration("idle_timeout_s", asked.idle_timeout_s, accepted)
+            raise InvalidConfiguration("idle_timeout_s", wanted.idle_timeout_s, accepted)
 
 
-def _check_variables(asked: Configuration) -> None:
+def _check_variables(wanted: Configuration) -> None:
     """Refuse secrets that are not references. No value is shown, as it may be a secret."""
-    for name, value in asked.env.items():
+    for name, value in wanted.env.items():
         if _LOOKS_SECRET.search(name.upper()) or _HAS_CREDENTIALS.search(value):
             raise InvalidConfiguration(
                 f"env.{name}",
@@ -136,5 +136,5 @@ def _check_variables(asked: Configuration) -> None:
                 f"no secret: store it in the console under Secrets and write [secrets] {name} = "
                 '"its name there"',
             )
-        if name in asked.secrets:
+        if name in wanted.secrets:
             raise InvalidConfiguration(f"env.{name}", None, "a variable that [secrets] has not")

@@ -19,7 +19,7 @@ from pixpod.engine.memory.needs import NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
 from pixpod.weights.manifest import read_manifest
-from pixpod_tools.picture import FORMATS, picture
+from pixpod_tools.chart_path import FORMATS, chart_path
 from pixpod_tools.plan.report import format_plan, plan_as_json
 from pixpod_tools.plan.served import find_needs, find_target
 
@@ -65,7 +65,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--catalog", type=Path, metavar="FILE", help="further models, as TOML")
     parser.add_argument(
-        "--out", type=picture, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
+        "--out", type=chart_path, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
     )
     return parser
 

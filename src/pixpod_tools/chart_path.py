@@ -6,9 +6,11 @@ from pathlib import Path
 FORMATS = (".svg", ".png", ".pdf")
 
 
-def picture(text: str) -> Path:
+def chart_path(text: str) -> Path:
     """Parse a path. Raises argparse.ArgumentTypeError unless its ending is that of a format."""
     path = Path(text)
     if path.suffix not in FORMATS:
-        raise argparse.ArgumentTypeError(f"{text}: accepted endings are {', '.join(FORMATS)}")
+        raise argparse.ArgumentTypeError(
+            f"expected a path that ends in {', '.join(FORMATS)}, got {text}"
+        )
     return path
