@@ -65,15 +65,17 @@ def _job(
     spec: ModelSpec, rng: np.random.Generator, size: tuple[int, int], num_steps: int
 ) -> Payload:
     length = spec.defaults.max_sequence_length
+    seed = int(rng.integers(NUM_SEEDS))
     return {
         "model": spec.name,
-        "prompt": sample_training_scene(rng).caption,
+        # scenes come again after some dozens, and embeddings of a repeated prompt are cached
+        "prompt": f"{sample_training_scene(rng).caption}, {seed}",
         "width": size[0],
         "height": size[1],
         "num_inference_steps": num_steps,
         "guidance_scale": spec.defaults.guidance_scale,
         **({} if length is None else {"max_sequence_length": length}),
-        "seed": int(rng.integers(NUM_SEEDS)),
+        "seed": seed,
     }
 
 
