@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
@@ -16,7 +17,7 @@ from pixpod.pricing import PriceList
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker, WorkerOptions
-from pixpod.settings import ALL_MODELS, Settings
+from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -104,7 +105,7 @@ def _build_engine(
         timeline=timeline,
         on_host_fault=on_host_fault or _ignore,
         memory_limit_gib=settings.memory_limit_gb,
-        compiled_dir=settings.compiled_dir if settings.is_compiling else None,
+        compiled=_build_compiled_store(settings) if settings.is_compiling else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
     )
     return DiffusionEngine(
@@ -115,6 +116,11 @@ def _build_engine(
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
     )
+
+
+def _build_compiled_store(settings: Settings) -> CompiledStore:
+    untrusted = () if settings.is_volume_code_trusted else (PLATFORM_VOLUME, settings.volume_dir)
+    return CompiledStore(settings.compiled_dir, untrusted=untrusted)
 
 
 def _ignore(error: WorkerError) -> None:

@@ -11,6 +11,7 @@ from pixpod.catalog import Size
 from pixpod.environment import Environment, Secret
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
+from pixpod.inputs.targets import SETTING, Targets, parse_opened
 from pixpod.job import Delivery
 from pixpod.outputs.s3_settings import S3Settings, read_s3
 from pixpod.variables import check_names
@@ -56,8 +57,10 @@ class Settings:
     max_job_s: int
     is_compiling: bool
     compiled_dir: Path
+    is_volume_code_trusted: bool
     memory_limit_gb: float | None
     prompt_cache_bytes: int
+    targets: Targets
     deliveries: tuple[Delivery, ...]
     output_dir: Path
     s3: S3Settings | None
@@ -108,8 +111,10 @@ class Settings:
             max_job_s=env.whole("PIXPOD_MAX_JOB_S", 540, 1, 86_400),
             is_compiling=env.switch("PIXPOD_COMPILE", default=True),
             compiled_dir=env.read(Path, "PIXPOD_COMPILED_DIR") or weights_dir / "compiled",
+            is_volume_code_trusted=env.switch("PIXPOD_TRUST_VOLUME_CODE", default=False),
             memory_limit_gb=env.read(_gigabytes, "PIXPOD_MEMORY_LIMIT_GB"),
             prompt_cache_bytes=env.whole("PIXPOD_PROMPT_CACHE_MB", 256, 0, 65_536) * 1_000_000,
+            targets=_read_targets(env, is_production),
             deliveries=_read_deliveries(env, s3, is_production),
             output_dir=env.read(Path, "PIXPOD_OUTPUT_DIR") or Path("images"),
             s3=s3,
@@ -216,6 +221,23 @@ def _read_deliveries(
     if default == "auto":
         return tuple(available)
     return tuple(sorted(available, key=lambda delivery: delivery != default))
+
+
+def _read_targets(env: Environment, is_production: bool) -> Targets:
+    """Read the targets to open. Refusals show the setting at a desk and under the emulator."""
+    opened = []
+    for entry in env.listed(SETTING) or ():
+        try:
+            opened.append(parse_opened(entry))
+        except ValueError as exc:
+            raise InvalidSettings(f"{SETTING}: {exc}, got {entry!r}") from exc
+    return Targets(opened=tuple(opened), shows_setting=not is_production or _is_emulated(env))
+
+
+def _is_emulated(env: Environment) -> bool:
+    """Return whether the platform is on this machine."""
+    address = env.text("RUNPOD_WEBHOOK_GET_JOB") or ""
+    return re.match(r"http://(127\.0\.0\.1|\[::1\]|localhost)[:/]", address) is not None
 
 
 def _read_key_secret(env: Environment, s3: S3Settings | None) -> Secret:

@@ -145,6 +145,14 @@ VARIABLES: Mapping[str, Variable] = {
         meaning="Directory of packages that `scripts/compile` has built.",
         no_default="`compiled` in the weights directory",
     ),
+    "PIXPOD_TRUST_VOLUME_CODE": Variable(
+        accepted=_SWITCH,
+        default="false",
+        meaning=(
+            "Use compiled packages that lie on a network volume, or that a link leads to there. "
+            "A package is code: whoever can write to the volume can run it."
+        ),
+    ),
     "PIXPOD_MEMORY_LIMIT_GB": Variable(
         accepted="GiB above 0, such as `24`",
         meaning=(
@@ -178,6 +186,16 @@ VARIABLES: Mapping[str, Variable] = {
         accepted="sizes such as `1024x1024,832x1216`, or `none`",
         meaning=("Sizes of images to generate once while the worker is idle."),
         no_default="the model's default size on a GPU, else `none`",
+    ),
+    "PIXPOD_ALLOW_TARGETS": Variable(
+        accepted="comma-separated `[read:|write:|webhook:]HOST-or-NETWORK[:PORT]`",
+        meaning=(
+            "Targets that URLs of callers may reach besides public addresses, such as "
+            "`write:minio.internal:9000,webhook:127.0.0.1:5000`. Without a use an entry is for "
+            "reading, without a port for 80 and 443. An opened target may use http. Link-local "
+            "and metadata addresses are opened by their literal address only."
+        ),
+        no_default="none",
     ),
     "PIXPOD_DELIVERY": Variable(
         accepted="one of `auto`, `s3`, `directory`, `inline`",
@@ -272,7 +290,10 @@ PLATFORM_VARIABLES: Mapping[str, PlatformVariable] = {
         read_by=(Program.WORKER, Program.BENCH),
     ),
     "RUNPOD_WEBHOOK_GET_JOB": PlatformVariable(
-        meaning="Address of jobs, set by the platform. The worker reads only whether it is set.",
+        meaning=(
+            "Address of jobs, set by the platform. The worker reads only whether it is set, and "
+            "whether it leads to this machine."
+        ),
         read_by=(Program.WORKER, Program.BENCH),
     ),
     "RUNPOD_REALTIME_PORT": PlatformVariable(

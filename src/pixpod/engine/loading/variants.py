@@ -8,7 +8,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
-from pathlib import Path
 
 import torch
 
@@ -60,7 +59,7 @@ class _Model:
 class Variants:
     """Loads variants of models; several threads may, but only one at a time of the same model.
 
-    Components that models or variants have in common are loaded by the first. `compiled_dir`
+    Components that models or variants have in common are loaded by the first. `compiled`
     holds packages that were compiled ahead; with None nothing is compiled. The runner of all
     models keeps embeddings of prompts in `prompt_cache_bytes`.
     """
@@ -72,7 +71,7 @@ class Variants:
         hardware: Hardware,
         plan: ResidencyPlan,
         sharing: Sharing,
-        compiled_dir: Path | None,
+        compiled: CompiledStore | None,
         requested_precision: RequestedPrecision,
         prefetch: Prefetch,
         timeline: BootTimeline,
@@ -82,7 +81,7 @@ class Variants:
         self.device = device
         self._runner = ModelRunner(self.placement, PromptCache(prompt_cache_bytes))
         self._hardware = hardware
-        self._store = None if compiled_dir is None else CompiledStore(compiled_dir)
+        self._store = compiled
         self._requested_precision = requested_precision
         self._prefetch = prefetch
         self._timeline = timeline
