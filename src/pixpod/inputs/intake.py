@@ -7,7 +7,7 @@ that can be seen in what was fetched, at once.
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
@@ -172,14 +172,12 @@ async def _join(blocks: AsyncIterator[bytes]) -> bytes:
 @contextmanager
 def _new_file(path: Path) -> Iterator[BinaryIO]:
     """Open a file that is removed if the block fails."""
-    try:
+    with ExitStack() as undo:
+        undo.callback(path.unlink, missing_ok=True)
         with disk_faults(path, "weights of a job"):
             opened = path.open("wb")
-        try:
-            yield opened
-        finally:
-            with disk_faults(path, "weights of a job"):
-                opened.close()
-    except BaseException:
-        path.unlink(missing_ok=True)
-        raise
+        undo.callback(opened.close)
+        yield opened
+        with disk_faults(path, "weights of a job"):
+            opened.close()
+        undo.pop_all()

@@ -68,8 +68,8 @@ def _read(path: Path) -> str:
         raise _refusal(f"a file that can be read; {path}: {reason}") from exc
 
 
-def _with_files(value: Any, path: str = "") -> Any:
-    """Return a copy in which images named as `@FILE` are base64. Any: a JSON document."""
+def _with_files(value: object, path: str = "") -> object:
+    """Return a copy in which images named as `@FILE` are base64."""
     if isinstance(value, list):
         return [_with_files(each, f"{path}[{index}]") for index, each in enumerate(value)]
     if not isinstance(value, dict):
