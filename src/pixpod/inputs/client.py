@@ -228,7 +228,11 @@ class GuardedClient:
 
 
 class _Gate(AbstractResolver):
-    """Look-ups and sockets of one request. A name with one forbidden address is refused."""
+    """Look-ups and sockets of one request. A name with one forbidden address is refused.
+
+    Each address gets one socket: aiohttp repeats requests by itself when a connection breaks, and
+    the tries are ours to count.
+    """
 
     def __init__(
         self,
@@ -243,6 +247,7 @@ class _Gate(AbstractResolver):
         self._look_up = look_up
         self._threads = threads
         self._make_socket = make_socket
+        self._used: set[object] = set()
 
     async def resolve(
         self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
@@ -270,6 +275,10 @@ class _Gate(AbstractResolver):
 
     def make_socket(self, info: aiohttp.AddrInfoType) -> socket.socket:
         self._check(info)
+        address = info[4]
+        if address in self._used:
+            raise _broken(self._target)
+        self._used.add(address)
         return self._make_socket(info)
 
     async def close(self) -> None:
@@ -287,10 +296,13 @@ def _translated(target: Target) -> Iterator[None]:
     except (aiohttp.ClientConnectorCertificateError, aiohttp.ClientSSLError) as exc:
         raise Refused(FetchFailed, "a host with a valid certificate", value=target.host) from exc
     except (aiohttp.ClientConnectionError, aiohttp.ClientPayloadError, OSError) as exc:
-        accepted = "a host that answers completely"
-        raise Refused(FetchUnavailable, accepted, value=target.host) from exc
+        raise _broken(target) from exc
     except aiohttp.ClientError as exc:
         raise Refused(FetchFailed, "an answer in HTTP", value=target.host) from exc
+
+
+def _broken(target: Target) -> Refused:
+    return Refused(FetchUnavailable, "a host that answers completely", value=target.host)
 
 
 def _may_change(status: int) -> bool:
