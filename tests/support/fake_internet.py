@@ -98,7 +98,7 @@ async def running(internet, certificate=None):
                 runner, "127.0.0.1", 0, ssl_context=certificate.server if is_tls else None
             )
             await site.start()
-            internet.servers[is_tls] = site._server.sockets[0].getsockname()
+            internet.servers[is_tls] = runner.addresses[-1]
         internet.servers.setdefault(True, internet.servers[False])
         yield internet
     finally:
@@ -122,7 +122,7 @@ async def local_server(handler):
     try:
         site = web.TCPSite(runner, "127.0.0.1", 0)
         await site.start()
-        yield site._server.sockets[0].getsockname()[1]
+        yield runner.addresses[0][1]
     finally:
         await runner.cleanup()
 
