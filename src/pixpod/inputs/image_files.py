@@ -119,8 +119,8 @@ def _png_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 
 # --- JPEG ----------------------------------------------------------------------------------
 
-_JPEG_MARKER = re.compile(rb"\xff+([^\x00\xff])", re.DOTALL)
-_JPEG_AFTER_SCAN = re.compile(rb"\xff+([^\x00\xff\xd0-\xd7])", re.DOTALL)
+_JPEG_MARKER = re.compile(rb"\xff([^\x00\xff])", re.DOTALL)
+_JPEG_AFTER_SCAN = re.compile(rb"\xff([^\x00\xff\xd0-\xd7])", re.DOTALL)
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _SOF = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 _WITHOUT_LENGTH = frozenset(range(0xD0, 0xD8)) | {0x01, _SOI}
@@ -139,7 +139,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
             break
         marker = found[1][0]
         if num_scans:
-            kept.append(data[place : found.start()])
+            kept.append(data[place : found.start()].rstrip(b"\xff"))  # a marker may be filled up
         place, pattern = found.end(), _JPEG_MARKER
         if marker == _EOI:
             break

@@ -1,0 +1,78 @@
+"""Decodes odd images in a process of its own: `python -m support.image_runs [big]`.
+
+Prints one JSON line for each: name, what is wrong with the outcome, seconds and MiB.
+"""
+
+import json
+import re
+import sys
+import time
+from pathlib import Path
+
+from support.odd_images import ODD_IMAGES
+
+from pixpod.errors import ImageRefused
+from pixpod.inputs.images import decode_image
+from pixpod.inputs.refusals import Refused
+
+
+def main(is_big):
+    for odd in ODD_IMAGES:
+        if odd.is_big == is_big:
+            print(json.dumps({"name": odd.name, **measure(odd)}), flush=True)
+
+
+def measure(odd):
+    data = odd.build()
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+    before = status("VmRSS")
+    started = time.perf_counter()
+    try:
+        outcome = decode_image(data)
+    except Refused as refused:
+        outcome = refused
+    seconds = time.perf_counter() - started
+    mib = (status("VmHWM") - before) / 1024
+    return {"wrong": compare(outcome, odd), "seconds": seconds, "mib": mib}
+
+
+def status(name):
+    """Return a figure of this process in KiB."""
+    text = Path("/proc/self/status").read_text()
+    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
+
+
+def compare(outcome, odd):
+    """Return what is wrong with an outcome, or None."""
+    if isinstance(outcome, Refused):
+        if outcome.error is not ImageRefused:
+            return f"code {outcome.error.code}"
+        return None if odd.size is None and (odd.refused or "") in str(outcome) else str(outcome)
+    if odd.refused is not None:
+        return f"pixels of {outcome.width}x{outcome.height}"
+    if odd.size is None:
+        return None
+    if (outcome.width, outcome.height) != odd.size:
+        return f"size {outcome.width}x{outcome.height}"
+    found = quarters(outcome)
+    if any(
+        abs(one - other) > odd.tolerance
+        for colour, expected in zip(found, odd.quarters, strict=False)
+        for one, other in zip(colour, expected, strict=True)
+    ):
+        return f"quarters {found}"
+    return None
+
+
+def quarters(image):
+    """Return the colours in the middle of the quarters."""
+    places = [(y, x) for y in (1, 3) for x in (1, 3)]
+    return [
+        tuple(image.pixels[3 * at : 3 * at + 3])
+        for y, x in places
+        for at in [image.height * y // 4 * image.width + image.width * x // 4]
+    ]
+
+
+if __name__ == "__main__":
+    main(is_big="big" in sys.argv[1:])
