@@ -1,10 +1,12 @@
-"""Decodes odd images in a process of its own: `python -m support.image_runs [big]`.
+"""Decodes odd images in a process of its own: `python -m support.image_runs DIRECTORY`.
 
-Prints one JSON line for each: name, what is wrong with the outcome, seconds and MiB.
+The directory has the files, by their numbers in ODD_IMAGES. Prints one JSON line for each: what is
+wrong with the outcome, seconds and MiB.
 """
 
 import json
 import re
+import subprocess
 import sys
 import time
 from pathlib import Path
@@ -15,20 +17,36 @@ from pixpod.errors import ImageRefused
 from pixpod.inputs.images import decode_image
 from pixpod.inputs.refusals import Refused
 
-
-def main(is_big):
-    for odd in ODD_IMAGES:
-        if odd.is_big == is_big:
-            print(json.dumps({"name": odd.name, **measure(odd)}), flush=True)
+ROOT = Path(__file__).resolve().parents[2]
 
 
-def measure(odd):
-    data = odd.build()
-    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
+def run_images(directory, *, is_big):
+    """Make and decode images; returns a list of what `measure` says, with their names."""
+    chosen = {at: odd for at, odd in enumerate(ODD_IMAGES) if odd.is_big is is_big}
+    for at, odd in chosen.items():
+        (directory / str(at)).write_bytes(odd.build())
+    command = [sys.executable, "-m", "support.image_runs", str(directory)]
+    environ = {"PYTHONPATH": f"{ROOT / 'src'}:{ROOT / 'tests'}", "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, env=environ, capture_output=True, text=True, check=True)
+    found = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [each["name"] for each in found] == [odd.name for odd in chosen.values()]
+    return found
+
+
+def main(directory):
+    for at in sorted(int(path.name) for path in directory.iterdir()):
+        odd = ODD_IMAGES[at]
+        found = {"name": odd.name, **measure(odd, directory / str(at))}
+        sys.stdout.write(json.dumps(found) + "\n")
+
+
+def measure(odd, path):
+    """Decode a file. Memory is what the process grows by, the file included."""
     before = status("VmRSS")
+    Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     started = time.perf_counter()
     try:
-        outcome = decode_image(data)
+        outcome = decode_image(path.read_bytes())
     except Refused as refused:
         outcome = refused
     seconds = time.perf_counter() - started
@@ -75,4 +93,4 @@ def quarters(image):
 
 
 if __name__ == "__main__":
-    main(is_big="big" in sys.argv[1:])
+    main(Path(sys.argv[1]))

@@ -16,7 +16,9 @@ from pixpod.inputs.refusals import Refused
 MAX_IMAGE_BYTES = 32 * 2**20
 MIN_SIDE_PX = 16
 MAX_SIDE_PX = 16_384
-MAX_PIXELS = 50_000_000
+MAX_PIXELS = {"PNG": 50_000_000, "JPEG": 50_000_000, "WEBP": 40_000_000}
+"""Pillow holds 16 bytes a pixel while it decodes WebP, where 12 are the most for the others."""
+
 MAX_SCANS = 64
 MAX_PARTS = 50_000
 """Chunks or segments. Encoders write 8 KiB to a PNG chunk at least, 4,096 for the largest file."""
@@ -55,8 +57,9 @@ def _check_size(found: ImageFile) -> None:
     value = f"{found.width}x{found.height}"
     if not all(MIN_SIDE_PX <= side <= MAX_SIDE_PX for side in (found.width, found.height)):
         raise refused(f"sides from {MIN_SIDE_PX} to {MAX_SIDE_PX} pixels", value)
-    if found.width * found.height > MAX_PIXELS:
-        raise refused(f"at most {MAX_PIXELS // 1_000_000} megapixels", value)
+    max_pixels = MAX_PIXELS[found.format]
+    if found.width * found.height > max_pixels:
+        raise refused(f"at most {max_pixels // 1_000_000} megapixels", value)
 
 
 def _name_of(data: bytes) -> str:

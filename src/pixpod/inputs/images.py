@@ -60,11 +60,11 @@ def _decode(data: bytes, mode: str) -> Image.Image:
 
 
 def _load(file: ImageFile) -> Image.Image:
+    """Return a copy: Pillow's image of a WebP file keeps its decoder, with two canvases."""
     with Image.open(io.BytesIO(file.data), formats=(file.format,)) as image:
         if image.size != (file.width, file.height):
             raise refused("one size", "a file that states several")
-        image.load()
-        return image
+        return image.copy()
 
 
 def _in_8_bits(image: Image.Image) -> Image.Image:
