@@ -45,19 +45,24 @@ def measure(odd, path):
     before = status("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak begins anew
     started = time.perf_counter()
-    try:
-        outcome = decode_image(path.read_bytes())
-    except Refused as refused:
-        outcome = refused
+    outcome = decode(path.read_bytes())
     seconds = time.perf_counter() - started
     mib = (status("VmHWM") - before) / 1024
     return {"wrong": compare(outcome, odd), "seconds": seconds, "mib": mib}
 
 
+def decode(data):
+    """Return the image or its refusal."""
+    try:
+        return decode_image(data)
+    except Refused as refused:
+        return refused
+
+
 def status(name):
     """Return a figure of this process in KiB."""
     text = Path("/proc/self/status").read_text()
-    return int(re.search(rf"{name}:\s+(\d+) kB", text)[1])
+    return int(re.findall(rf"{name}:\s+(\d+) kB", text)[0])
 
 
 def compare(outcome, odd):

@@ -148,8 +148,10 @@ def packed_quarters(bits):
 
 def interlaced():
     array = np.asarray(picture())
-    passes = ((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2))
-    passes += ((0, 1, 2, 2), (1, 0, 2, 1))
+    passes = [
+        *((0, 0, 8, 8), (0, 4, 8, 8), (4, 0, 8, 4), (0, 2, 4, 4), (2, 0, 4, 2)),
+        *((0, 1, 2, 2), (1, 0, 2, 1)),
+    ]
     lines = b"".join(scan_lines(array[y::step_y, x::step_x]) for y, x, step_y, step_x in passes)
     return png(lines=lines, head=header(interlace=1))
 
