@@ -25,17 +25,22 @@ from pixpod.errors import (
 )
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.images import decode_image, decode_mask
-from pixpod.inputs.intake import MAX_READS, InlineData, Intake, parse_sources, read_all
+from pixpod.inputs.intake import (
+    MAX_READS,
+    MAX_WEIGHTS_BYTES,
+    InlineData,
+    Intake,
+    parse_sources,
+    read_all,
+)
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use, parse_opened
 from pixpod.inputs.weights_files import BYTES_PER_VALUE
 from pixpod.job import RawMask
 
-TWO_GIB = 2 * 2**30
-
 
 @asynccontextmanager
-async def serving(files, *, max_weights_bytes=TWO_GIB):
+async def serving(files, *, max_weights_bytes=MAX_WEIGHTS_BYTES):
     """Serve files by path; yields an intake, the rules, and the base of their URLs."""
 
     async def answer(request):
@@ -272,7 +277,7 @@ def test_hostile_weights_are_refused_and_leave_no_file(name, tmp_path):
 
 def test_download_ends_at_a_header_that_is_not_accepted(tmp_path):
     size = 64 * 2**20
-    for dtype, max_bytes in (("I16", TWO_GIB), ("F16", size)):
+    for dtype, max_bytes in (("I16", MAX_WEIGHTS_BYTES), ("F16", size)):
         entry = {"dtype": dtype, "shape": [size // 2], "data_offsets": [0, size]}
         sent: list[int] = []
         with pytest.raises(Refused) as caught:

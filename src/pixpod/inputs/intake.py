@@ -30,6 +30,7 @@ T = TypeVar("T")
 
 IMAGE_S = 20.0
 WEIGHTS_S = 120.0
+MAX_WEIGHTS_BYTES = 2 * 2**30
 MAX_READS = 4
 """Of one job at a time: others must not wait behind a job with many."""
 
@@ -105,7 +106,9 @@ class Intake:
     Errors are Refused; `read_all` makes one error of those of a job.
     """
 
-    def __init__(self, client: GuardedClient, *, max_weights_bytes: int) -> None:
+    def __init__(
+        self, client: GuardedClient, *, max_weights_bytes: int = MAX_WEIGHTS_BYTES
+    ) -> None:
         self._client = client
         self._weights_limits = ReadLimits(
             max_bytes=max_weights_bytes, total_s=WEIGHTS_S, too_large=WeightsRefused
