@@ -23,7 +23,7 @@ from support.urls import HOSTILE, LEGITIMATE
 from pixpod.errors import FetchFailed, FetchUnavailable, ImageRefused, UrlRefused
 from pixpod.inputs.client import MAX_ANSWER_BYTES, GuardedClient, ReadLimits
 from pixpod.inputs.refusals import Refused
-from pixpod.inputs.targets import Targets, Use, parse_opened
+from pixpod.inputs.targets import Target, Targets, Use, parse_opened
 
 LIMITS = ReadLimits(max_bytes=1_000_000, total_s=5, too_large=ImageRefused)
 
@@ -93,6 +93,25 @@ def test_legitimate_urls_pass_as_they_are(certificate):
         if outcome != each.path.encode():
             wrong[each.url] = outcome, internet.connected
     assert wrong == {}
+
+
+@pytest.mark.parametrize("host", ["10.0.0.1", "::1"])
+def test_socket_is_checked_even_if_the_url_was_not(host):
+    """Two checks come before it. It is the one that nothing passes by."""
+    internet = FakeInternet()
+    url = f"http://{f'[{host}]' if ':' in host else host}/"
+    target = Target(use=Use.READ, scheme="http", host=host, port=80, url=url)
+
+    async def run():
+        client = GuardedClient(Targets(), make_socket=internet.make_socket)
+        try:
+            await client.read(target, LIMITS, join)
+        finally:
+            client.close()
+
+    with pytest.raises(Refused) as caught:
+        asyncio.run(run())
+    assert (caught.value.error, internet.connected) == (UrlRefused, [])
 
 
 def opened(*entries, **settings):
@@ -413,6 +432,29 @@ def test_slow_name_servers_do_not_outlast_the_time(certificate):
         asyncio.run(run())
     assert caught.value.error is FetchUnavailable
     assert took[0] < 0.9
+
+
+def test_slow_name_servers_leave_the_threads_of_the_event_loop_alone():
+    def look_up(host, port):
+        time.sleep(0.5)
+        raise socket.gaierror(socket.EAI_NONAME, "no")
+
+    async def run():
+        targets = Targets()
+        client = GuardedClient(targets, look_up=look_up)
+        target = targets.parse("https://slow.example/", Use.READ)
+        reads = [asyncio.create_task(client.read(target, LIMITS, join)) for _ in range(40)]
+        await asyncio.sleep(0.1)
+        started = time.monotonic()
+        await asyncio.to_thread(int)
+        took = time.monotonic() - started
+        for read in reads:
+            read.cancel()
+        await asyncio.gather(*reads, return_exceptions=True)
+        client.close()
+        return took
+
+    assert asyncio.run(run()) < 0.3
 
 
 def test_refusals_and_logs_name_the_host_but_not_the_query(caplog):

@@ -4,9 +4,18 @@ import random
 
 import pytest
 from support.image_runs import run_images
-from support.odd_images import ODD_IMAGES, jpeg_turned, png, progressive, saved, with_alpha
+from support.odd_images import (
+    ODD_IMAGES,
+    jpeg_turned,
+    png,
+    progressive,
+    saved,
+    segment,
+    with_alpha,
+)
 
 from pixpod.errors import ImageRefused
+from pixpod.inputs.image_files import read_image_file
 from pixpod.inputs.images import decode_image, decode_mask
 from pixpod.inputs.refusals import Refused
 
@@ -25,6 +34,13 @@ def test_odd_images_have_the_right_pixels_or_a_code(tmp_path):
     assert len(ODD_IMAGES) >= 70
     assert len({odd.name for odd in ODD_IMAGES}) == len(ODD_IMAGES)
     check(run_images(tmp_path, is_big=False))
+
+
+def test_no_scan_appears_where_a_segment_was_dropped():
+    data = progressive()
+    hidden = b"\xff\xff\xe5\0\2" + segment(0xDA, bytes((1, 1, 0, 1, 5, 0x10)))[1:]
+    found = read_image_file(data[:-2] + 99 * hidden + b"\xff\xd9")
+    assert found.data.count(b"\xff\xda") == data.count(b"\xff\xda")
 
 
 @pytest.mark.acceptance

@@ -218,9 +218,13 @@ def test_error_that_is_no_refusal_ends_the_other_reads():
             ended.append(True)
             raise
 
-    with pytest.raises(ImportError):
-        asyncio.run(read_all({"image": wait, "mask": fail}))
-    assert ended == [True]
+    async def run():
+        with pytest.raises(ImportError):
+            await read_all({"image": wait, "mask": fail})
+        await asyncio.sleep(0)
+        return list(ended)
+
+    assert asyncio.run(run()) == [True]
 
 
 def read_weights(data, path, sent=None, **options):
@@ -285,6 +289,15 @@ def test_download_ends_at_a_header_that_is_not_accepted(tmp_path):
             read_weights(data, tmp_path / "lora", sent, max_weights_bytes=max_bytes)
         assert caught.value.error is WeightsRefused
         assert sum(sent) < size / 4
+
+
+def test_download_ends_where_the_header_says(tmp_path):
+    sent: list[int] = []
+    size = 64 * 2**20
+    with pytest.raises(Refused) as caught:
+        read_weights(GOOD["one tensor"] + bytes(size), tmp_path / "lora", sent)
+    assert caught.value.accepted == "a safetensors file as long as its header says"
+    assert sum(sent) < size / 4
 
 
 def test_weights_longer_than_the_setting_are_refused_by_their_header(tmp_path):

@@ -242,8 +242,8 @@ def canvas(width, height, flags):
     )
 
 
-def webp_body(**options):
-    data = saved("WEBP", **options)
+def webp_body(image=None, **options):
+    data = saved("WEBP", image, **options)
     return data[12:16], data[20:]
 
 
@@ -405,7 +405,7 @@ PNGS = (
         "png with a chunk of 4 GB",
         lambda: SIGNATURE + header() + b"\xff\xff\xff\xffIDAT" + bytes(99),
     ),
-    either("png with two headers", lambda: png(header(64, 64))),
+    bad("png with two headers", lambda: png(header(64, 64)), "one size"),
     either("png with an unknown critical chunk", lambda: png(chunk(b"ABCD", b"a"))),
     either("png of Apple", lambda: SIGNATURE + chunk(b"CgBI", bytes(4)) + saved("PNG")[8:]),
     good(
@@ -634,8 +634,12 @@ WEBPS = (
         "webp that says a wrong length", lambda: rewritten(saved("WEBP"), 4, b"\xff\xff\xff\xff")
     ),
     good(
-        "webp of 40 megapixels",
-        lambda: saved("WEBP", picture(8_000, 5_000), quality=50, method=0),
+        "webp of 40 megapixels in 31 MiB",
+        lambda: riff(
+            (b"VP8X", canvas(8_000, 5_000, 0)),
+            webp_body(picture(8_000, 5_000), quality=50, method=0),
+            (b"JUNK", bytes(31 * 2**20)),
+        ),
         size=(8_000, 5_000),
         tolerance=12,
         is_big=True,

@@ -105,6 +105,7 @@ HOSTILE = {
     "offsets backwards": (file_of(tensor(data_offsets=[4, 0])), _LIE),
     "offsets that are negative": (file_of(tensor(data_offsets=[-4, 0])), _LIE),
     "offsets that are text": (file_of(tensor(data_offsets=["0", "4"])), _ENTRY),
+    "offsets that are false": (file_of(tensor(data_offsets=[False, 4])), _NUMBERS),
     "three offsets": (file_of(tensor(data_offsets=[0, 4, 8])), _ENTRY),
     "tensors that overlap": (two((0, 4), (2, 6), size=6), _GAPS),
     "tensors that are the same": (two((0, 4), (0, 4)), _GAPS),
