@@ -353,6 +353,9 @@ def test_answer_to_a_write_is_read_up_to_its_limit():
     head = b"HTTP/1.1 200 OK\r\nConnection: close\r\n\r\n"
     answer = run_against(raw_server, Raw(head, then=b"a" * 65_536), for_use=Use.WRITE)
     assert (answer.status, len(answer.body)) == (200, MAX_ANSWER_BYTES)
+    dripping = Raw(b"HTTP/1.1 200 OK\r\n\r\n", wait_s=0.05, then=b"a")
+    answer = run_against(raw_server, dripping, for_use=Use.WRITE)
+    assert (answer.status, set(answer.body), dripping.num_calls) == (200, {ord("a")}, 1)
     broken = Raw(b"HTTP/1.1 201 Created\r\nContent-Length: 9\r\n\r\nab")
     assert run_against(raw_server, broken, for_use=Use.WRITE).status == 201
 

@@ -10,7 +10,7 @@ import socket
 import ssl
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field
 from typing import TypeVar
 from urllib.parse import urljoin
@@ -29,7 +29,8 @@ T = TypeVar("T")
 
 MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 64 * 1024
-"""As much of an answer to a write is read."""
+ANSWER_S = 1.0
+"""As much of the body of an answer to a write is read, and for as long."""
 
 RETRY_WAITS_S = (0.5, 1.0)
 CONNECT_TIMEOUT_S = 5.0
@@ -133,15 +134,7 @@ class GuardedClient:
 
         async def send() -> Answer:
             async with self._open(method, target, body, headers) as response:
-                try:
-                    found = bytearray()
-                    async for block in response.content.iter_chunked(BLOCK_BYTES):
-                        found += block
-                        if len(found) >= MAX_ANSWER_BYTES:
-                            break
-                except (aiohttp.ClientError, OSError):
-                    found.clear()  # the status says what became of the write
-                return Answer(status=response.status, body=bytes(found[:MAX_ANSWER_BYTES]))
+                return Answer(status=response.status, body=await _beginning(response))
 
         def is_done(answer: Answer) -> bool:
             return not _may_change(answer.status)
@@ -299,6 +292,18 @@ def _translated(target: Target) -> Iterator[None]:
         raise _broken(target) from exc
     except aiohttp.ClientError as exc:
         raise Refused(FetchFailed, "an answer in HTTP", value=target.host) from exc
+
+
+async def _beginning(response: aiohttp.ClientResponse) -> bytes:
+    """Return what arrives of a body. The status alone says what became of a write."""
+    found = bytearray()
+    with suppress(aiohttp.ClientError, OSError):
+        async with asyncio.timeout(ANSWER_S):
+            async for block in response.content.iter_chunked(BLOCK_BYTES):
+                found += block
+                if len(found) >= MAX_ANSWER_BYTES:
+                    break
+    return bytes(found[:MAX_ANSWER_BYTES])
 
 
 def _broken(target: Target) -> Refused:
