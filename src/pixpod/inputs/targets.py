@@ -22,6 +22,7 @@ from pixpod.inputs.refusals import Refused
 
 SETTING = "PIXPOD_ALLOW_TARGETS"
 MAX_URL_CHARACTERS = 8_192
+MAX_SHOWN_CHARACTERS = 80
 PORTS = (80, 443, 8080, 8443, 9000)
 DEFAULT_PORTS = {"http": 80, "https": 443}
 
@@ -118,11 +119,11 @@ class Targets:
         except ValueError as exc:  # brackets, ports, characters that normalise to others
             raise _refused(_HOST) from exc
         if parts.scheme not in DEFAULT_PORTS:
-            raise _refused(f"a URL with {' or '.join(use.schemes)}")
+            raise _refused(f"a URL with {' or '.join(use.schemes)}", _shown(host))
         if "@" in parts.netloc:
-            raise _refused("a URL without user and password")
+            raise _refused("a URL without user and password", _shown(host))
         if parts.netloc.startswith("[") != (":" in host):
-            raise _refused(_HOST)
+            raise _refused(_HOST, _shown(host))
         host = _clean_host(host)
         shown = f"[{host}]" if ":" in host else host
         if port is None:
@@ -209,12 +210,12 @@ def _clean_host(host: str) -> str:
     if ":" in host:
         address = _literal(host)
         if address is None or "%" in host:
-            raise _refused(_HOST)
+            raise _refused(_HOST, _shown(host))
         return str(address)
     name = (host if host.isascii() else _to_ascii(host)).lower().removesuffix(".")
     is_numeric = _NUMERIC.fullmatch(name.rpartition(".")[2]) is not None
     if not _NAME.fullmatch(name) or is_numeric != (_literal(name) is not None):
-        raise _refused(_HOST)
+        raise _refused(_HOST, _shown(host))
     return name
 
 
@@ -224,7 +225,7 @@ def _to_ascii(host: str) -> str:
     try:
         return idna.encode(host[:1_000], uts46=True).decode("ascii")
     except UnicodeError as exc:
-        raise _refused(_HOST) from exc
+        raise _refused(_HOST, _shown(host)) from exc
 
 
 def _literal(host: str) -> Address | None:
@@ -232,6 +233,10 @@ def _literal(host: str) -> Address | None:
         return ip_address(host)
     except ValueError:
         return None
+
+
+def _shown(host: str) -> str | None:
+    return host[:MAX_SHOWN_CHARACTERS] or None
 
 
 def _refused(accepted: str, value: str | None = None, hint: str | None = None) -> Refused:
