@@ -195,6 +195,9 @@ def exif(orientation, order="<", kind=3, count=1):
     return mark + struct.pack(order + "IH", 8, 1) + entry + bytes(4)
 
 
+XMP = segment(0xE1, b"http://ns.adobe.com/xap/1.0/\0<x:xmpmeta/>")
+
+
 def jpeg_turned(orientation, order="<"):
     data = saved("JPEG", quality=95, subsampling=0)
     return with_segments(data, segment(0xE1, b"Exif\0\0" + exif(orientation, order)))
@@ -448,6 +451,19 @@ JPEGS = (
             quarters=tuple(QUARTERS[at] for at in TURNED[turn]),
         )
         for turn in TURNED
+    ),
+    *(
+        good(
+            f"jpeg of orientation 3 with XMP {place}",
+            lambda segments=segments: with_segments(
+                saved("JPEG", quality=95, subsampling=0), *segments
+            ),
+            quarters=tuple(QUARTERS[at] for at in TURNED[3]),
+        )
+        for place, segments in {
+            "before": (XMP, segment(0xE1, b"Exif\0\0" + exif(3))),
+            "behind": (segment(0xE1, b"Exif\0\0" + exif(3)), XMP),
+        }.items()
     ),
     good("jpeg of orientation 0", lambda: jpeg_turned(0)),
     good("jpeg of orientation 9", lambda: jpeg_turned(9, ">")),

@@ -21,7 +21,7 @@ MAX_PIXELS = {"PNG": 50_000_000, "JPEG": 50_000_000, "WEBP": 40_000_000}
 
 MAX_SCANS = 64
 MAX_PARTS = 50_000
-"""Chunks or segments. Encoders write 8 KiB to a PNG chunk at least, 4,096 for the largest file."""
+"""Chunks or segments. libpng writes chunks of 8 KiB, so that the largest file has 4,096."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -152,7 +152,7 @@ def _read_jpeg(data: bytes) -> ImageFile:
         if length < 2:
             raise refused("a JPEG image", "one with a damaged segment")
         segment = data[place : place + length]
-        if marker == 0xE1 and not exif:
+        if marker == 0xE1 and segment[2:].startswith(_EXIF):
             exif = segment[2:]
         if _is_kept(marker, segment):
             kept += (bytes((0xFF, marker)), segment)
@@ -219,6 +219,7 @@ def _riff_chunks(data: bytes) -> Iterator[tuple[bytes, bytes]]:
 # --- all -----------------------------------------------------------------------------------
 
 
+_EXIF = b"Exif\0\0"
 _ORIENTATION_TAG = 0x0112
 _SHORT = 3
 
@@ -230,7 +231,7 @@ def _counted() -> Iterator[int]:
 
 def _orientation(exif: bytes) -> int:
     """Return the orientation in the first directory, 1 if there is none that can be read."""
-    tiff = exif.removeprefix(b"Exif\0\0")
+    tiff = exif.removeprefix(_EXIF)
     order = {b"II*\0": "<", b"MM\0*": ">"}.get(tiff[:4])
     if order is None:
         return 1
