@@ -71,7 +71,8 @@ def run_generated(num_payloads, directory):
         reply = asyncio.run(worker.handle(job))
         rendered = json.dumps(reply, allow_nan=False)
         if "error" not in reply:
-            assert SCHEMA.is_valid(given)
+            # jsonschema's `\s` is Python's and has \x1c to \x1f, which JSON Schema's has not
+            assert SCHEMA.is_valid(given) or not given["prompt"].strip()
             outcomes["images"] += 1
             return
         code, _, text = reply["error"].partition(": ")
