@@ -5,6 +5,7 @@ from collections.abc import Mapping
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
@@ -15,7 +16,7 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker
-from pixpod.settings import ALL_MODELS, Settings
+from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -102,7 +103,7 @@ def _build_engine(
         # without a platform the waiting job is answered with the host's fault
         on_host_fault=on_host_fault or (lambda error: None),
         memory_limit_gib=settings.memory_limit_gb,
-        compiled_dir=settings.compiled_dir if settings.is_compiling else None,
+        compiled=_build_compiled_store(settings) if settings.is_compiling else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
     )
     return DiffusionEngine(
@@ -113,6 +114,11 @@ def _build_engine(
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
     )
+
+
+def _build_compiled_store(settings: Settings) -> CompiledStore:
+    untrusted = () if settings.is_volume_code_trusted else (PLATFORM_VOLUME, settings.volume_dir)
+    return CompiledStore(settings.compiled_dir, untrusted=untrusted)
 
 
 def _build_locator(settings: Settings) -> WeightsLocator:

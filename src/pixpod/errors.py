@@ -3,7 +3,12 @@
     WorkerError
     ├── PayloadError
     │   ├── InvalidInput          invalid_input           caller
-    │   └── NotSupported          not_supported           caller
+    │   ├── NotSupported          not_supported           caller
+    │   ├── UrlRefused            url_refused             caller
+    │   ├── FetchFailed           fetch_failed            caller
+    │   ├── FetchUnavailable      fetch_unavailable       host
+    │   ├── ImageRefused          image_refused           caller
+    │   └── WeightsRefused        weights_refused         caller
     ├── ResultTooLarge            result_too_large        caller
     ├── InvalidSettings           invalid_settings        deployment
     ├── ModelUnavailable          model_unavailable       deployment
@@ -79,6 +84,37 @@ class NotSupported(PayloadError):
     """The payload is well formed, but names a feature that this version does not support."""
 
     code = "not_supported"
+
+
+class UrlRefused(PayloadError):
+    """A URL, or one that it redirects to, leads where callers may not reach."""
+
+    code = "url_refused"
+
+
+class FetchFailed(PayloadError):
+    """The host of a URL answered, but not with the file: it is missing, forbidden or broken."""
+
+    code = "fetch_failed"
+
+
+class FetchUnavailable(PayloadError):
+    """The host of a URL did not deliver after all tries or in time; the same job may succeed."""
+
+    code = "fetch_unavailable"
+    fault = Fault.HOST
+
+
+class ImageRefused(PayloadError):
+    """A source image or mask is no image that we read, or breaks a limit."""
+
+    code = "image_refused"
+
+
+class WeightsRefused(PayloadError):
+    """A caller's weights are not safetensors, or break a limit."""
+
+    code = "weights_refused"
 
 
 class ResultTooLarge(WorkerError):

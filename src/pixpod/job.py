@@ -133,6 +133,15 @@ class RawImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RawMask:
+    """Decoded pixels of a mask: 8-bit grey, row by row, `width * height` bytes."""
+
+    width: int
+    height: int
+    pixels: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageResult:
     """One finished image and the seed that makes it again."""
 

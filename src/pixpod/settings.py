@@ -29,6 +29,7 @@ from pixpod.environment import (
 )
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
+from pixpod.inputs.targets import ENTRIES, SETTING, OpenedTarget, Targets, parse_opened
 from pixpod.job import Delivery
 from pixpod.outputs.s3_settings import S3Settings, read_s3
 from pixpod.weights.prefetch import Verify
@@ -37,6 +38,9 @@ PREFIX = "PIXPOD_"
 
 SOURCE_WEIGHTS_DIR = Path(__file__).resolve().parents[2] / "model_cache"
 """Weights of a source checkout. A container sets PIXPOD_WEIGHTS_DIR to its own."""
+
+PLATFORM_VOLUME = Path("/runpod-volume")
+"""The platform mounts a network volume here, and keeps the models that it caches."""
 
 ALL_MODELS = "*"
 """Key of `Settings.precisions` for models without an entry."""
@@ -80,12 +84,17 @@ def _price(value: str) -> float:
     return float(value)
 
 
+def _targets(value: str) -> tuple[OpenedTarget, ...]:
+    return tuple(parse_opened(entry) for entry in split_list(value))
+
+
 PATH = Kind("a path", Path)
 PRECISIONS = Kind(one_of(*Precision).accepted, _precisions)
 SIZES = Kind("sizes such as `1024x1024,832x1216`, or `none`", _sizes)
 CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
+TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
 DELIVERY = Kind("one of `auto`, `s3`, `directory`, `inline`", str)
 """The deliveries. Those that a deployment offers depend on other settings."""
 
@@ -124,13 +133,13 @@ class Settings:
         "PIXPOD_VOLUME_DIR",
         PATH,
         "Directory of weights on a network volume.",
-        default="/runpod-volume/pixpod",
+        default=f"{PLATFORM_VOLUME}/pixpod",
     )
     hub_cache_dir: Path = variable(
         "PIXPOD_HUB_CACHE_DIR",
         PATH,
         "Directory of models that the platform caches.",
-        default="/runpod-volume/huggingface-cache/hub",
+        default=f"{PLATFORM_VOLUME}/huggingface-cache/hub",
     )
     local_dir: Path = variable(
         "PIXPOD_LOCAL_DIR",
@@ -200,6 +209,13 @@ class Settings:
         "Directory of packages that `scripts/compile` has built.",
         no_default="`compiled` in the weights directory",
     )
+    is_volume_code_trusted: bool = variable(
+        "PIXPOD_TRUST_VOLUME_CODE",
+        SWITCH,
+        "Use compiled packages that lie on a network volume, or that a link leads to there. "
+        "A package is code: whoever can write to the volume can run it.",
+        default="false",
+    )
     memory_limit_gb: float | None = variable(
         "PIXPOD_MEMORY_LIMIT_GB",
         GIGABYTES,
@@ -232,6 +248,15 @@ class Settings:
         SIZES,
         "Sizes of images to generate once while the worker is idle.",
         no_default="the model's default size on a GPU, else `none`",
+    )
+    targets: Targets = variable(
+        SETTING,
+        TARGETS,
+        "Targets that URLs of callers may reach besides public addresses, such as "
+        "`write:minio.internal:9000,webhook:127.0.0.1:5000`. Without a use an entry is for "
+        "reading, without a port for 80 and 443. An opened target may use http. Link-local "
+        "and metadata addresses are opened by their literal address only.",
+        no_default="none",
     )
     deliveries: tuple[Delivery, ...] = variable(
         "PIXPOD_DELIVERY",
@@ -302,6 +327,10 @@ class Settings:
             "precisions": found["precisions"] or {},
             "preload": is_production if found["preload"] is None else found["preload"],
             "compiled_dir": found["compiled_dir"] or weights_dir / "compiled",
+            "targets": Targets(
+                opened=found["targets"] or (),
+                shows_setting=not is_production or _is_emulated(env),
+            ),
             "deliveries": _read_deliveries(env, s3, is_production),
             "key_secret": found["key_secret"] or _derive_key_secret(s3),
         }
@@ -377,6 +406,12 @@ def _read_deliveries(
     available = [delivery for delivery, is_available in availability.items() if is_available]
     default = env.read("PIXPOD_DELIVERY", one_of("auto", *available))
     return tuple(sorted(available, key=lambda delivery: delivery != default))
+
+
+def _is_emulated(env: Environment) -> bool:
+    """Return whether the platform is on this machine."""
+    address = env.text("RUNPOD_WEBHOOK_GET_JOB") or ""
+    return re.match(r"http://(127\.0\.0\.1|\[::1\]|localhost)[:/]", address) is not None
 
 
 def _derive_key_secret(s3: S3Settings | None) -> SecretStr:

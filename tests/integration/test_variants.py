@@ -16,6 +16,7 @@ from support.factories import CATALOG
 from support.tiny_models import Desk, build_tiny_worker
 from transformers import T5EncoderModel
 
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.loading.loader import ModelLoader
 from pixpod.engine.loading.variants import plan_models
 from pixpod.engine.memory.sharing import Sharing
@@ -39,7 +40,7 @@ FLOAT8, BF16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16
 
 @contextmanager
 def loader_of(
-    directory: Path = SOURCE_WEIGHTS_DIR, *, names=(FLUX,), requested=None, compiled_dir=None
+    directory: Path = SOURCE_WEIGHTS_DIR, *, names=(FLUX,), requested=None, compiled=None
 ) -> Iterator[ModelLoader]:
     loader = ModelLoader(
         models={name: CATALOG[name] for name in names},
@@ -50,7 +51,7 @@ def loader_of(
         verify=Verify.CHUNKS,
         timeline=BootTimeline(time.perf_counter),
         on_host_fault=lambda error: None,
-        compiled_dir=compiled_dir,
+        compiled=compiled,
     )
     try:
         yield loader
@@ -202,7 +203,7 @@ def test_float8_files_can_save_memory_only(float8_dir):
 
 
 def test_compiling_changes_nothing_on_a_cpu_without_packages(tmp_path):
-    with loader_of(names=("sd15-tiny",), compiled_dir=tmp_path) as loader:
+    with loader_of(names=("sd15-tiny",), compiled=CompiledStore(tmp_path)) as loader:
         model = loader.load("sd15-tiny").result().loaded
         assert model.compilation is not None
         assert model.warnings == model.cautions

@@ -181,3 +181,37 @@ def test_call_grows_with_what_varies_most():
     tokens = Leaf(shape=(None, None, 64), dtype="float16", example=(2, 512, 64))
     words = Leaf(shape=(None, None, 64), dtype="float16", example=(2, 48, 64))
     assert replace(FORM, leaves=(words, tokens)).growing == 1
+
+
+@pytest.fixture
+def volume(tmp_path):
+    directory = tmp_path / "volume"
+    directory.mkdir()
+    return directory
+
+
+def test_package_on_a_volume_is_not_used_unless_it_is_trusted(store, put, volume, tmp_path):
+    put()
+    (tmp_path / "compiled").rename(volume / "compiled")
+    with pytest.raises(UnusablePackage, match="PIXPOD_TRUST_VOLUME_CODE=true"):
+        CompiledStore(volume / "compiled", untrusted=(volume,)).find(HERE, KIND)
+    assert CompiledStore(volume / "compiled").find(HERE, KIND)
+
+
+@pytest.mark.parametrize("linked", [f"{HERE.folder}/{KIND}.pt2", f"{HERE.folder}/{INDEX}", ""])
+def test_link_to_a_volume_is_as_untrusted_as_the_volume(put, volume, tmp_path, linked):
+    put()
+    link = tmp_path / "compiled" / linked
+    link.rename(volume / "moved")
+    link.symlink_to(volume / "moved")
+    assert CompiledStore(tmp_path / "compiled").find(HERE, KIND)
+    with pytest.raises(UnusablePackage, match="network volume"):
+        CompiledStore(tmp_path / "compiled", untrusted=(volume,)).find(HERE, KIND)
+
+
+def test_untrusted_directory_may_be_a_link_itself(put, volume, tmp_path):
+    put()
+    (tmp_path / "compiled").rename(volume / "compiled")
+    (tmp_path / "mount").symlink_to(volume)
+    with pytest.raises(UnusablePackage, match="network volume"):
+        CompiledStore(volume / "compiled", untrusted=(tmp_path / "mount",)).find(HERE, KIND)

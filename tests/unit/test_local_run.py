@@ -60,3 +60,42 @@ def test_job_is_read_from_the_working_directory_where_the_sdk_looks(tmp_path, mo
     (tmp_path / "test_input.json").write_text("{}", encoding="utf-8")
     assert read_test_input(None) == "{}"
     assert read_test_input("[]") == "[]"
+
+
+def run_input(given):
+    return run_job(echo, json.dumps({"input": given}))
+
+
+def test_images_named_as_files_become_base64(tmp_path):
+    (tmp_path / "a.png").write_bytes(b"\x89PNG")
+    name = f"@{tmp_path / 'a.png'}"
+    given = {
+        "image": name,
+        "mask": name,
+        "ip_adapter": {"image": name},
+        "controlnets": [{"type": "canny", "image": name}],
+    }
+    assert run_input(given)["output"]["echo"]["input"] == {
+        "image": "iVBORw==",
+        "mask": "iVBORw==",
+        "ip_adapter": {"image": "iVBORw=="},
+        "controlnets": [{"type": "canny", "image": "iVBORw=="}],
+    }
+
+
+def test_other_fields_and_other_images_stay_as_they_are():
+    given = {"prompt": "@home", "image": "https://example.org/@a.png", "mask": None, "seed": [1]}
+    assert run_input(given)["output"]["echo"]["input"] == given
+
+
+def test_image_file_that_cannot_be_read_is_a_failed_job(tmp_path):
+    given = {"controlnets": [{"image": "https://example.org"}, {"image": f"@{tmp_path}/none.png"}]}
+    outcome = run_input(given)
+    assert outcome["status"] == "FAILED"
+    [problem] = json.loads(outcome["error"].removeprefix("invalid_input: "))["problems"]
+    assert problem["field"] == "controlnets[1].image"
+    assert "none.png: No such file or directory" in problem["accepted"]
+
+
+def test_name_with_nul_is_a_failed_job():
+    assert "no name of a file" in run_input({"image": "@a\0b"})["error"]

@@ -34,6 +34,32 @@ def runpod_s3(url, **env):
     return found
 
 
+def test_opened_targets_are_read():
+    opened = make_settings(
+        PIXPOD_ALLOW_TARGETS="write:minio.internal:9000, webhook:127.0.0.1:5000, ::1,[fd00::/8]:80"
+    ).targets.opened
+    assert [str(entry) for entry in opened] == [
+        "write:minio.internal:9000",
+        "webhook:127.0.0.1:5000",
+        "read:[::1]",
+        "read:[fd00::/8]:80",
+    ]
+
+
+@pytest.mark.parametrize(
+    ("environ", "is_shown"),
+    [
+        ({}, True),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1:8000/v2/x/job-take/y"}, True),
+        (PRODUCTION, False),
+        ({"RUNPOD_WEBHOOK_GET_JOB": "http://127.0.0.1.example.org/v2"}, False),
+        ({"RUNPOD_REALTIME_PORT": "8000"}, False),
+    ],
+)
+def test_setting_that_opens_a_target_is_shown_at_a_desk_and_under_the_emulator(environ, is_shown):
+    assert make_settings(**environ).targets.shows_setting is is_shown
+
+
 def test_empty_environment_gives_the_defaults():
     settings = make_settings()
     assert settings.weights_dir == SOURCE_WEIGHTS_DIR
@@ -77,6 +103,7 @@ def test_empty_environment_gives_the_defaults():
         ("PIXPOD_COMPILE", "false", "is_compiling", False),
         ("PIXPOD_COMPILED_DIR", "/compiled", "compiled_dir", Path("/compiled")),
         ("PIXPOD_WEIGHTS_DIR", "/models", "compiled_dir", Path("/models/compiled")),
+        ("PIXPOD_TRUST_VOLUME_CODE", "true", "is_volume_code_trusted", True),
         ("PIXPOD_MEMORY_LIMIT_GB", "23.5", "memory_limit_gb", 23.5),
         ("PIXPOD_PROMPT_CACHE_MB", "0", "prompt_cache_bytes", 0),
         ("PIXPOD_PROMPT_CACHE_MB", "1000", "prompt_cache_bytes", 1_000_000_000),
@@ -110,6 +137,17 @@ def test_variable_is_read(name, value, field, expected):
         ("PIXPOD_REFRESH_AFTER_IMAGES", "-1", "0 to 1000000"),
         ("PIXPOD_MAX_JOB_S", "0", "1 to 86400"),
         ("PIXPOD_COMPILE", "auto", "true, false"),
+        ("PIXPOD_TRUST_VOLUME_CODE", "yes", "true, false"),
+        (
+            "PIXPOD_ALLOW_TARGETS",
+            "minio,http://minio",
+            "HOST-or-NETWORK[:PORT], got 'minio,http://minio'",
+        ),
+        ("PIXPOD_ALLOW_TARGETS", "*.example.org", "comma-separated [read:|write:|webhook:]"),
+        ("PIXPOD_ALLOW_TARGETS", "minio:0", "a port from 1 to 65535, got 'minio:0'"),
+        ("PIXPOD_ALLOW_TARGETS", "put:minio:9000", "comma-separated [read:|write:|webhook:]"),
+        ("PIXPOD_ALLOW_TARGETS", "10.1.0.0/8", "a network such as 10.0.0.0/8"),
+        ("PIXPOD_ALLOW_TARGETS", "169.254.0.0/16", "the literal address of a link-local"),
         ("PIXPOD_MEMORY_LIMIT_GB", "0", "GiB above 0"),
         ("PIXPOD_MEMORY_LIMIT_GB", "24GB", "GiB above 0"),
         ("PIXPOD_PROMPT_CACHE_MB", "70000", "0 to 65536"),

@@ -1,6 +1,10 @@
-"""Runs one job from the command line, without a platform: `python handler.py --test_input ...`."""
+"""Runs one job from the command line, without a platform: `python handler.py --test_input ...`.
+
+Reads the image files that the job names as `@FILE`; a worker opens no file that a job names.
+"""
 
 import asyncio
+import base64
 import json
 from pathlib import Path
 from typing import Any
@@ -8,6 +12,9 @@ from typing import Any
 from pixpod.contract.payload import render_error
 from pixpod.errors import InvalidInput, Problem, WorkerError
 from pixpod.serving.worker import Handler
+
+FILE_FIELDS = frozenset({"image", "mask"})
+"""Fields, at any depth of the input, whose `@FILE` is read."""
 
 DEFAULT_ID = "local_test"
 DEFAULT_FILE = Path("test_input.json")
@@ -56,6 +63,29 @@ def _read(path: Path) -> str:
         raise _refusal(f"a file that can be read; {path}: {reason}") from exc
 
 
+def _with_files(value: object, path: str = "") -> object:
+    """Return a copy in which images named as `@FILE` are base64."""
+    if isinstance(value, list):
+        return [_with_files(each, f"{path}[{index}]") for index, each in enumerate(value)]
+    if not isinstance(value, dict):
+        return value
+    found = {}
+    for name, each in value.items():
+        field = f"{path}.{name}" if path else name
+        is_file = name in FILE_FIELDS and isinstance(each, str) and each.startswith("@")
+        found[name] = _read_base64(each[1:], field) if is_file else _with_files(each, field)
+    return found
+
+
+def _read_base64(name: str, field: str) -> str:
+    try:
+        return base64.b64encode(Path(name).read_bytes()).decode("ascii")
+    except (OSError, ValueError) as exc:  # ValueError: a NUL in the name
+        reason = exc.strerror if isinstance(exc, OSError) else "no name of a file"
+        accepted = f"a file that can be read; {name}: {reason}"
+        raise InvalidInput([Problem(field=field, value=None, accepted=accepted)]) from exc
+
+
 def _parse(text: str) -> dict[str, Any]:
     try:
         job = json.loads(text)
@@ -63,6 +93,8 @@ def _parse(text: str) -> dict[str, Any]:
         raise _refusal(f"a JSON object; {exc}") from exc
     if not isinstance(job, dict):
         raise _refusal("a JSON object")
+    if "input" in job:
+        job["input"] = _with_files(job["input"])
     return {"id": DEFAULT_ID, **job}
 
 

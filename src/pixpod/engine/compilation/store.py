@@ -6,7 +6,7 @@
             FluxTransformerBlock-5d2e0f6b1c3a4978.pt2
 
 A package is code and as trusted as the image that contains it: the checksum detects damage, not
-manipulation.
+manipulation. Packages in untrusted directories are not used.
 """
 
 import hashlib
@@ -122,10 +122,14 @@ class PackageIndex:
 
 
 class CompiledStore:
-    """The packages below a directory, which need not exist."""
+    """The packages below a directory, which need not exist.
 
-    def __init__(self, directory: Path) -> None:
+    Files in `untrusted` directories, or with links into them, are not used.
+    """
+
+    def __init__(self, directory: Path, *, untrusted: tuple[Path, ...] = ()) -> None:
         self._directory = directory
+        self._untrusted = untrusted
 
     def indexes(self) -> Iterator[PackageIndex]:
         """Yield the index of each folder, including those that cannot be used."""
@@ -136,8 +140,10 @@ class CompiledStore:
     def find(self, compile_key: CompileKey, kind: str) -> Package | None:
         """Return the package of this kind for this key, or None if there is no package of the kind.
 
-        Raises UnusablePackage if it is damaged, and if the kind was built for other keys only.
+        Raises UnusablePackage if it is damaged or untrusted, and if the kind was built for other
+        keys only.
         """
+        self._check_trust(self._directory / compile_key.folder / INDEX)
         index = _read_index(self._directory / compile_key.folder)
         if index.fault:
             raise UnusablePackage(f"{index.folder.name}: {index.fault}")
@@ -145,6 +151,7 @@ class CompiledStore:
         if package is None:
             self._refuse_foreign(compile_key, kind)
             return None
+        self._check_trust(package.path)
         check_package(package)
         return package
 
@@ -172,6 +179,14 @@ class CompiledStore:
             built.replace(target)
             _write_index(folder, compile_key, {**kept, kind: package})
         return package
+
+    def _check_trust(self, path: Path) -> None:
+        real = path.resolve()
+        if any(real.is_relative_to(untrusted.resolve()) for untrusted in self._untrusted):
+            raise UnusablePackage(
+                f"{path.name}: expected a file that is not on a network volume, "
+                "or PIXPOD_TRUST_VOLUME_CODE=true"
+            )
 
     def _refuse_foreign(self, compile_key: CompileKey, kind: str) -> None:
         """Raise UnusablePackage with the differences to the nearest key of the same kind."""

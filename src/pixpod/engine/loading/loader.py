@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, ModelSpec
+from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device_probe import cuda_of_torch, probe_gpu, version_of_torch
 from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
@@ -52,7 +53,7 @@ class ModelLoader:
 
     `device` is `auto`, `cuda` or `cpu`. A requested precision of None is what suits the weights
     and the GPU. `memory_limit_gib` is the part of a GPU's memory that may be used, None for all.
-    `compiled_dir` holds packages that were compiled ahead; with None nothing is compiled.
+    `compiled` holds packages that were compiled ahead; with None nothing is compiled.
     """
 
     def __init__(
@@ -67,7 +68,7 @@ class ModelLoader:
         timeline: BootTimeline,
         on_host_fault: HostFaultListener,
         memory_limit_gib: float | None = None,
-        compiled_dir: Path | None = None,
+        compiled: CompiledStore | None = None,
         prompt_cache_bytes: int = 0,
     ) -> None:
         self._models = models
@@ -78,7 +79,7 @@ class ModelLoader:
         self._timeline = timeline
         self._on_host_fault = on_host_fault
         self._memory_limit_gib = memory_limit_gib
-        self._compiled_dir = compiled_dir
+        self._compiled = compiled
         self._prompt_cache_bytes = prompt_cache_bytes
         self._verify = verify
         self._prefetch = Prefetch(
@@ -276,7 +277,7 @@ class ModelLoader:
             hardware,
             sharing,
             requested_precision=self._requested_precision,
-            is_compiling=self._compiled_dir is not None,
+            is_compiling=self._compiled is not None,
             memory_limit_gib=self._memory_limit_gib,
         )
         return Variants(
@@ -284,7 +285,7 @@ class ModelLoader:
             hardware=hardware,
             plan=plan,
             sharing=sharing,
-            compiled_dir=self._compiled_dir,
+            compiled=self._compiled,
             requested_precision=self._requested_precision,
             prefetch=self._prefetch,
             timeline=self._timeline,

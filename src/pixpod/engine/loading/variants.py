@@ -8,7 +8,6 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import torch
 
@@ -52,7 +51,7 @@ FindWeights = Callable[[ModelSpec], Weights | None]
 class Variants:
     """Loads variants of models; several threads may, but only one at a time of the same model.
 
-    Components that models or variants have in common are loaded by the first. `compiled_dir`
+    Components that models or variants have in common are loaded by the first. `compiled`
     holds packages that were compiled ahead; with None nothing is compiled. The runner of all
     models keeps embeddings of prompts in `prompt_cache_bytes`.
     """
@@ -61,7 +60,7 @@ class Variants:
     hardware: Hardware
     plan: ResidencyPlan
     sharing: Sharing
-    compiled_dir: Path | None
+    compiled: CompiledStore | None
     requested_precision: RequestedPrecision
     prefetch: Prefetch
     timeline: BootTimeline
@@ -70,7 +69,6 @@ class Variants:
     def __post_init__(self) -> None:
         self.placement = Placement(self.plan)
         self._runner = ModelRunner(self.placement, PromptCache(self.prompt_cache_bytes))
-        self._store = None if self.compiled_dir is None else CompiledStore(self.compiled_dir)
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._components: dict[ComponentKey, Component] = {}
@@ -86,7 +84,7 @@ class Variants:
                 self.hardware,
                 quality=quality,
                 requested=self.requested_precision(spec.name),
-                is_compiling=self._store is not None,
+                is_compiling=self.compiled is not None,
             )
             key = (spec.name, plan.label)
             if key not in self._loaded:
@@ -137,7 +135,7 @@ class Variants:
             return self._locks[key]
 
     def _compile(self, model: LoadedModel) -> LoadedModel:
-        if self._store is None:
+        if self.compiled is None:
             return model
         components = dict.fromkeys(region.component for region in model.spec.family.regions)
         with (
@@ -145,7 +143,7 @@ class Variants:
             self.timeline.span("compile", model.spec.name),
             self.placement.pinning(model, components),
         ):
-            return replace(model, compilation=compile_model(model, self._store))
+            return replace(model, compilation=compile_model(model, self.compiled))
 
 
 def plan_models(
