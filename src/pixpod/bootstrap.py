@@ -11,6 +11,7 @@ from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
+from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
@@ -60,6 +61,9 @@ def build_worker(
         key_secret=settings.key_secret,
         max_reply_bytes=settings.max_reply_bytes,
         max_job_s=settings.max_job_s,
+        metadata=MetadataOptions(
+            has_ai_mark=settings.marks_ai, has_prompts=settings.has_prompts_in_files
+        ),
     )
 
 

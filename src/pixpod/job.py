@@ -54,7 +54,7 @@ class OutputOptions:
     """Encoding and delivery of finished images.
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
-    deployment's own prefix. `metadata` puts the generation data, prompt included, into the file.
+    deployment's own prefix. `metadata` puts the generation data into the file.
     """
 
     format: ImageFormat

@@ -258,6 +258,20 @@ class Settings:
         "Random string that makes keys of images unguessable, the same on all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
     )
+    marks_ai: bool = variable(
+        "PIXPOD_MARK_AI",
+        SWITCH,
+        "Mark files as generated: IPTC `DigitalSourceType` `trainedAlgorithmicMedia` as XMP. The "
+        "EU requires a machine-readable mark.",
+        default="true",
+    )
+    has_prompts_in_files: bool = variable(
+        "PIXPOD_PROMPTS_IN_FILES",
+        SWITCH,
+        "Put prompts into the generation data of files. `false` leaves them out of all files, "
+        "whatever a job asks for.",
+        default="true",
+    )
     usd_per_gpu_second: float | None = variable(
         "PIXPOD_USD_PER_GPU_SECOND",
         PRICE,

@@ -96,7 +96,10 @@ class OutputInput(_Edge):
     )
     metadata: bool | None = Field(
         default=None,
-        description="Generation data, prompt included, in the file; true unless given.",
+        description=(
+            "Generation data in the file, with prompts unless the deployment leaves them out; true "
+            "unless given."
+        ),
     )
 
 

@@ -27,7 +27,13 @@ from pixpod.job import (
 )
 from pixpod.logs import job_context
 from pixpod.methods import method_of
-from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
+from pixpod.outputs.encoding import (
+    MetadataOptions,
+    base64_bytes,
+    encode,
+    generation_text,
+    max_encoded_bytes,
+)
 from pixpod.outputs.storage import ImageStore, image_key
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
@@ -69,6 +75,7 @@ class Worker:
     key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
+    metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
     async def __aenter__(self) -> Self:
@@ -140,7 +147,7 @@ class Worker:
                 for phase, milliseconds in generation.timings_ms.items():
                     timeline.add(phase, milliseconds)
                 with timeline.phase("encode"):
-                    encoded = await _encode_all(job, generation)
+                    encoded = await _encode_all(job, generation, self.metadata)
                 with timeline.phase("upload"):
                     stored = await self._put_all(job, encoded)
         result = self._finish(generation, stored, timeline)
@@ -239,21 +246,26 @@ def _log_failure(error: WorkerError) -> None:
         log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
 
 
-async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
+async def _encode_all(
+    job: Job, generation: Generation, metadata: MetadataOptions
+) -> list[EncodedImage]:
     """Encode each image on a thread of its own: encoders release the interpreter's lock."""
     request, output = job.request, job.output
     assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
 
     def encode_one(index: int) -> EncodedImage:
         image = generation.images[index]
-        text = generation_text(request, image.seed, generation.model) if output.metadata else None
+        text = generation_text(
+            request, image.seed, generation.model, has_prompts=metadata.has_prompts
+        )
         return encode(
             image.pixels,
             index=index,
             seed=image.seed,
             format=output.format,
             quality=output.quality,
-            text=text,
+            text=text if output.metadata else None,
+            has_ai_mark=metadata.has_ai_mark,
         )
 
     indices = range(len(request.seeds))
