@@ -54,13 +54,15 @@ class OutputOptions:
     """Encoding and delivery of finished images.
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
-    deployment's own prefix. `metadata` puts the generation data into the file.
+    deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
+    generation data into the file.
     """
 
     format: ImageFormat
     quality: int | None
     delivery: Delivery
     key_prefix: str
+    name: str
     metadata: bool
 
 

@@ -35,6 +35,7 @@ OUTPUT = {
     "quality": 85,
     "delivery": "directory",
     "key_prefix": "customers/42",
+    "name": "poster",
     "metadata": False,
 }
 COMMON = {

@@ -268,5 +268,6 @@ def _build_output(given: OutputInput, capabilities: Capabilities) -> OutputOptio
         quality=quality,
         delivery=given.delivery or capabilities.deliveries[0],
         key_prefix=clean_prefix(given.key_prefix or ""),
+        name=given.name or "",
         metadata=given.metadata is not False,
     )

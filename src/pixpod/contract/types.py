@@ -38,9 +38,11 @@ NOT_SUPPORTED = frozenset(
 
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
+FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
+    FILE_NAME: "1 to 80 of A-Z a-z 0-9 . _ -, the first of them no dot",
 }
 """What each pattern of the contract accepts, in words."""
 
@@ -93,6 +95,11 @@ class OutputInput(_Edge):
             "maxLength": 200,
             "pattern": r"^(?!(.*/)?\.{1,2}(/|$))([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)?$",
         },
+    )
+    name: Annotated[str, Field(pattern=FILE_NAME)] | None = Field(
+        default=None,
+        description="Begins the names of the images' files, before their index.",
+        examples=["poster"],
     )
     metadata: bool | None = Field(
         default=None,

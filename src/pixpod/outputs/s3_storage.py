@@ -22,7 +22,7 @@ MAX_ATTEMPTS = 3
 """botocore waits up to 1 s before the second and up to 2 s before the third."""
 
 CACHE_CONTROL = "max-age=31536000, immutable"
-"""A key is one image of one job; a retried job writes the same picture again."""
+"""A key depends on the bytes that it names."""
 
 _WHAT_TO_SET = {
     "SignatureDoesNotMatch": "PIXPOD_S3_SECRET_ACCESS_KEY must belong to PIXPOD_S3_ACCESS_KEY_ID",

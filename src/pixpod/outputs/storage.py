@@ -1,21 +1,14 @@
-"""Where encoded images go, and under which key. The S3 store is in `s3_storage`."""
+"""Where encoded images go. The S3 store is in `s3_storage`, keys are in `keys`."""
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import re
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from pydantic import SecretStr
-
 from pixpod.errors import StorageDenied, StorageUnavailable
-from pixpod.job import EncodedImage, ImageFormat, StoredImage
-
-_MAX_JOB_ID_CHARACTERS = 80
-_TOKEN_BITS = 128
+from pixpod.job import EncodedImage, StoredImage
 
 
 class ImageStore(Protocol):
@@ -63,24 +56,6 @@ class DirectoryImageStore:
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc
         return StoredImage(image=image, key=key, path=str(path))
-
-
-def image_key(
-    *, prefix: str, key_prefix: str, job_id: str, index: int, format: ImageFormat, secret: SecretStr
-) -> str:
-    """`<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, always the same for one image.
-
-    The prefixes are as `clean_prefix` left them, maybe empty. Job ids are shown with
-    `_` for unsafe characters and cut, hence may look alike; the token is made of the whole id
-    and cannot be guessed without `secret`.
-    """
-    shown_id = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", job_id)[:_MAX_JOB_ID_CHARACTERS] or "_"
-    digest = hmac.new(
-        secret.get_secret_value().encode(), f"{index} {job_id}".encode(), hashlib.sha256
-    )
-    token = digest.hexdigest()[: _TOKEN_BITS // 4]
-    parts = (prefix, key_prefix, shown_id, f"{index}-{token}.{format}")
-    return "/".join(part for part in parts if part)
 
 
 def clean_prefix(value: str) -> str:

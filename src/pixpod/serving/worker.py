@@ -34,7 +34,8 @@ from pixpod.outputs.encoding import (
     generation_text,
     max_encoded_bytes,
 )
-from pixpod.outputs.storage import ImageStore, image_key
+from pixpod.outputs.keys import JobKeys
+from pixpod.outputs.storage import ImageStore
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
@@ -179,15 +180,18 @@ class Worker:
         return tuple(result for result in results if not isinstance(result, BaseException))
 
     async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
-        key = image_key(
+        key = self._keys_of(job).image_key(
+            name=job.output.name, index=image.index, sha256=image.sha256, format=image.format
+        )
+        return await self.stores[job.output.delivery].put(image, key)
+
+    def _keys_of(self, job: Job) -> JobKeys:
+        return JobKeys(
             prefix=self.key_prefix,
             key_prefix=job.output.key_prefix,
             job_id=job.id,
-            index=image.index,
-            format=image.format,
             secret=self.key_secret,
         )
-        return await self.stores[job.output.delivery].put(image, key)
 
     def _finish(
         self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
