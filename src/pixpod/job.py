@@ -169,8 +169,8 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedImage:
-    """One image as bytes of a file. `sha256` is the hex digest of `data`."""
+class ImageFile:
+    """Facts about the file of one image. `sha256` is the hex digest of its bytes."""
 
     index: int
     seed: int
@@ -178,6 +178,13 @@ class EncodedImage:
     height: int
     format: ImageFormat
     sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedImage(ImageFile):
+    """The file of one image, with its bytes."""
+
     data: bytes = field(repr=False)
 
 
@@ -188,11 +195,21 @@ class StoredImage:
     `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """
 
-    image: EncodedImage
+    image: ImageFile
     key: str | None = None
     url: str | None = field(default=None, repr=False)
     data: str | None = field(default=None, repr=False)
     path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """The result of a job that was finished before, with fresh links."""
+
+    images: tuple[StoredImage, ...]
+    model: ModelIdentity
+    steps: int
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -38,6 +38,7 @@ def image(data=b"not really a picture", format=ImageFormat.PNG):
         height=8,
         format=format,
         sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
         data=data,
     )
 

@@ -20,6 +20,7 @@ IMAGE = EncodedImage(
     height=8,
     format=ImageFormat.PNG,
     sha256=hashlib.sha256(b"picture").hexdigest(),
+    size_bytes=len(b"picture"),
     data=b"picture",
 )
 

@@ -124,7 +124,7 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "content_type": image.format.content_type,
-        "size_bytes": len(image.data),
+        "size_bytes": image.size_bytes,
         "sha256": image.sha256,
     }
 

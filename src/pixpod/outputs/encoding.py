@@ -126,6 +126,7 @@ def encode(
         height=raw.height,
         format=format,
         sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
         data=data,
     )
 

@@ -47,5 +47,10 @@ class JobKeys:
         stem = "-".join(part for part in (name, str(index), token) if part)
         return f"{self.folder}/{stem}.{format}"
 
+    @property
+    def result_key(self) -> str:
+        """Key of the result file; see `result_file`."""
+        return f"{self.folder}/{self._token(f'result {self.job_id}')}.result"
+
     def _token(self, message: str) -> str:
         return keyed_hash(self.secret, message)[: _TOKEN_BITS // 4]

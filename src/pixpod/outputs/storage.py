@@ -8,7 +8,7 @@ from typing import Protocol
 from uuid import uuid4
 
 from pixpod.errors import StorageDenied, StorageUnavailable
-from pixpod.job import EncodedImage, StoredImage
+from pixpod.job import EncodedImage, ImageFile, StoredImage
 
 
 class ImageStore(Protocol):
@@ -23,6 +23,25 @@ class ImageStore(Protocol):
         Raises StorageDenied when the deployment is set up wrongly, StorageUnavailable when a
         later try may succeed.
         """
+        ...
+
+
+class ResultStore(Protocol):
+    """A place that keeps images and finds them again, and small files beside them.
+
+    Its methods raise as `ImageStore.put` does; they give up sooner, since no job depends on them.
+    """
+
+    async def put_file(self, data: bytes, key: str) -> None:
+        """Keep a small file, which replaces another one of this key."""
+        ...
+
+    async def get_file(self, key: str, max_bytes: int) -> bytes | None:
+        """Return a file, cut after `max_bytes`; None if there is none, or none that we may read."""
+        ...
+
+    async def find(self, image: ImageFile, key: str) -> StoredImage | None:
+        """Return a fresh way to an image, or None unless a file of its size is there."""
         ...
 
 

@@ -17,12 +17,14 @@ from pixpod.contract.rules import Capabilities
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
+    Cost,
     Delivery,
     EncodedImage,
     Generation,
     Job,
     JobResult,
     StoredImage,
+    StoredResult,
     WorkerReport,
 )
 from pixpod.logs import job_context
@@ -41,12 +43,15 @@ from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.stored_results import StoredResults
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
+
+ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,7 +66,8 @@ class Platform:
 class Worker:
     """Serves jobs concurrently until closed.
 
-    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's.
+    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's. `results`
+    are those in its bucket, if it has one.
     """
 
     capabilities: Capabilities
@@ -76,6 +82,7 @@ class Worker:
     key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
+    results: StoredResults | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
@@ -144,16 +151,36 @@ class Worker:
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
-                    generation = await self.engine.generate(job.request, progress.on_step)
-                for phase, milliseconds in generation.timings_ms.items():
-                    timeline.add(phase, milliseconds)
-                with timeline.phase("encode"):
-                    encoded = await _encode_all(job, generation, self.metadata)
-                with timeline.phase("upload"):
-                    stored = await self._put_all(job, encoded)
-        result = self._finish(generation, stored, timeline)
+                    made = await self._find_or_generate(job, progress)
+                if isinstance(made, Generation):
+                    stored = await self._deliver(job, made, timeline)
+        if isinstance(made, StoredResult):
+            result = self._repeat(made, timeline)
+        else:
+            result = self._finish(made, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return result
+
+    async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
+        def generate() -> Coroutine[Any, Any, Generation]:
+            return self.engine.generate(job.request, progress.on_step)
+
+        if self.results is None or job.output.delivery is not Delivery.S3:
+            return await generate()
+        return await self.results.find_or_generate(job, self._keys_of(job), generate)
+
+    async def _deliver(
+        self, job: Job, generation: Generation, timeline: Timeline
+    ) -> tuple[StoredImage, ...]:
+        for phase, milliseconds in generation.timings_ms.items():
+            timeline.add(phase, milliseconds)
+        with timeline.phase("encode"):
+            encoded = await _encode_all(job, generation, self.metadata)
+        with timeline.phase("upload"):
+            stored = await self._put_all(job, encoded)
+        if self.results is not None and job.output.delivery is Delivery.S3:
+            self.results.keep(job, self._keys_of(job), generation, stored)
+        return stored
 
     def _check_reply_size(self, job: Job) -> None:
         """Refuse results that cannot fit before any GPU time is spent."""
@@ -207,13 +234,32 @@ class Worker:
             cost=estimate_cost(
                 self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
             ),
-            worker=WorkerReport(
-                id=self.worker_id,
-                cold_start=is_first,
-                boot_ms=self.engine.boot_ms(),
-                images_served=self.images_served,
-            ),
+            worker=self._report(is_first),
             warnings=generation.warnings,
+        )
+
+    def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
+        return JobResult(
+            images=result.images,
+            model=result.model,
+            steps=result.steps,
+            timings_ms=timeline.milliseconds(),
+            cost=Cost(
+                gpu=self.engine.device_name,
+                gpu_ms=0.0,
+                estimated_usd=0.0,
+                basis="answered from a stored result",
+            ),
+            worker=self._report(is_first=self.images_served == 0),
+            warnings=(*result.warnings, ANSWERED_FROM_STORED),
+        )
+
+    def _report(self, is_first: bool) -> WorkerReport:
+        return WorkerReport(
+            id=self.worker_id,
+            cold_start=is_first,
+            boot_ms=self.engine.boot_ms(),
+            images_served=self.images_served,
         )
 
 

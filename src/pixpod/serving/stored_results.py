@@ -1,0 +1,162 @@
+"""Answers a job from the result that an earlier execution has stored.
+
+The platform gives a job out again if its result was lost or its worker died after the upload. Knows
+no concrete store.
+"""
+
+import asyncio
+import logging
+from collections import deque
+from collections.abc import Callable, Coroutine
+from dataclasses import dataclass, field
+from typing import Any
+
+from pydantic import SecretStr
+
+import pixpod
+from pixpod.errors import WorkerError
+from pixpod.job import Generation, ImageFile, Job, ModelIdentity, StoredImage, StoredResult
+from pixpod.outputs.keys import JobKeys
+from pixpod.outputs.result_file import (
+    MAX_RESULT_BYTES,
+    ResultFile,
+    fingerprint,
+    make_result,
+    open_result,
+    seal_result,
+)
+from pixpod.outputs.storage import ResultStore
+
+log = logging.getLogger(__name__)
+
+LOOKUP_LIMIT_S = 2.0
+
+_REMEMBERED_JOBS = 1_000
+
+
+@dataclass(kw_only=True, eq=False)
+class StoredResults:
+    """Result files in the deployment's bucket, beside the images of their jobs."""
+
+    store: ResultStore
+    secret: SecretStr
+    limit_s: float = LOOKUP_LIMIT_S
+    _begun: deque[str] = field(default_factory=lambda: deque(maxlen=_REMEMBERED_JOBS), init=False)
+    _writes: set["asyncio.Task[None]"] = field(default_factory=set, init=False)
+
+    async def find_or_generate(
+        self, job: Job, keys: JobKeys, generate: Callable[[], Coroutine[Any, Any, Generation]]
+    ) -> Generation | StoredResult:
+        """Return the stored result of this job, else what `generate` returns.
+
+        The look-up runs while the request waits for its model and the GPU, takes at most
+        `limit_s`, and never fails a job. A job that this worker has begun before waits for it.
+        """
+        is_repeated = job.id in self._begun
+        self._begun.append(job.id)
+        lookup = asyncio.create_task(self._find(job, keys))
+        generating: asyncio.Task[Generation] | None = None
+        try:
+            if is_repeated:
+                await asyncio.wait({lookup})
+            else:
+                generating = asyncio.create_task(generate())
+                await asyncio.wait({lookup, generating}, return_when=asyncio.FIRST_COMPLETED)
+            return _outcome(lookup) or await (generating or generate())
+        finally:
+            tasks = [task for task in (lookup, generating) if task]
+            for task in tasks:
+                task.cancel()
+            await asyncio.gather(*tasks, return_exceptions=True)
+
+    def keep(
+        self, job: Job, keys: JobKeys, generation: Generation, images: tuple[StoredImage, ...]
+    ) -> None:
+        """Write the result of a job whose images are all stored, in the background.
+
+        The file is of use only if the reply is lost, which takes longer than the write.
+        """
+        result = make_result(
+            fingerprint=fingerprint(job, self.secret),
+            images=tuple(stored.image for stored in images),
+            model=generation.model,
+            steps=generation.num_calls,
+            warnings=generation.warnings,
+        )
+        write = asyncio.create_task(self._write(result, keys))
+        self._writes.add(write)
+        write.add_done_callback(self._writes.discard)
+
+    async def _write(self, result: ResultFile, keys: JobKeys) -> None:
+        key = keys.result_key
+        try:
+            await self.store.put_file(seal_result(result, key=key, secret=self.secret), key)
+        except WorkerError as error:
+            log.warning("result not stored", extra={"error": str(error)})
+
+    async def _find(self, job: Job, keys: JobKeys) -> StoredResult | None:
+        async with asyncio.timeout(self.limit_s):
+            result = await self._read(keys)
+            if result is None or not _is_of(result, job, self.secret):
+                return None
+            files = _files_of(result, job)
+            finds = (self.store.find(file, _key_of(file, job, keys)) for file in files)
+            images = [image for image in await asyncio.gather(*finds) if image]
+        if len(images) < len(files):
+            log.info("stored result has lost images", extra={"num_lost": len(files) - len(images)})
+            return None
+        return StoredResult(
+            images=tuple(images),
+            model=ModelIdentity(**result.model.model_dump()),
+            steps=result.steps,
+            warnings=result.warnings,
+        )
+
+    async def _read(self, keys: JobKeys) -> ResultFile | None:
+        key = keys.result_key
+        data = await self.store.get_file(key, MAX_RESULT_BYTES + 1)
+        if data is None:
+            return None
+        try:
+            return open_result(data, key=key, secret=self.secret)
+        except ValueError as exc:
+            log.warning("stored result is not used", extra={"reason": str(exc)})
+            return None
+
+
+def _is_of(result: ResultFile, job: Job, secret: SecretStr) -> bool:
+    """Return whether a result answers this job."""
+    if result.version != pixpod.__version__:
+        return False
+    if len(result.images) != len(job.request.seeds):
+        return False
+    return result.fingerprint == fingerprint(job, secret)
+
+
+def _files_of(result: ResultFile, job: Job) -> list[ImageFile]:
+    return [
+        ImageFile(index=index, seed=seed, format=job.output.format, **image.model_dump())
+        for index, (seed, image) in enumerate(zip(job.request.seeds, result.images, strict=True))
+    ]
+
+
+def _key_of(file: ImageFile, job: Job, keys: JobKeys) -> str:
+    return keys.image_key(
+        name=job.output.name, index=file.index, sha256=file.sha256, format=file.format
+    )
+
+
+def _outcome(lookup: "asyncio.Task[StoredResult | None]") -> StoredResult | None:
+    """Return what a look-up has found; None as well if it has not ended or has failed."""
+    if not lookup.done():
+        return None
+    error = lookup.exception()
+    if error is None:
+        return lookup.result()
+    is_expected = isinstance(error, WorkerError | TimeoutError)
+    log.warning(
+        "stored result not looked up",
+        extra={"error": str(error) or "took too long"},
+        exc_info=None if is_expected else error,
+    )
+    return None
