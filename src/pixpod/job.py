@@ -117,9 +117,16 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One parsed job. `execution_timeout_s` is the platform's own limit, None if it has none."""
+    """One parsed job.
+
+    `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
+    caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
+    has none.
+    """
 
     id: str
+    name: str
+    idempotency_key: str | None
     request: GenerationRequest
     output: OutputOptions
     execution_timeout_s: float | None = None

@@ -396,8 +396,8 @@ def _read_deliveries(
 def _derive_key_secret(s3: S3Settings | None) -> SecretStr:
     """Derive the secret that makes image keys unguessable from the bucket's secret key.
 
-    All workers of a deployment have the same one: a job that another worker retries overwrites its
-    own images.
+    All workers of a deployment have the same one: a job that another worker retries finds its
+    stored result.
     """
     if s3 is None:
         return SecretStr("")

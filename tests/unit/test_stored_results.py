@@ -188,6 +188,79 @@ def test_image_that_is_gone_or_has_another_size_is_a_miss(bucket, change):
     assert not is_stored(handle(build(bucket)))
 
 
+# --- idempotency keys -----------------------------------------------------------------------
+
+
+def with_key(id="job-1", key="order-7", **input):
+    return {**make_job(idempotency_key=key, **input), "id": id}
+
+
+def test_second_job_with_a_key_is_answered_from_the_first():
+    bucket, engines = MemoryBucket(), (FakeEngine(), FakeEngine())
+    replies = [
+        asyncio.run(build(bucket, engine).handle(with_key(id)))
+        for engine, id in zip(engines, ("job-1", "job-2"), strict=True)
+    ]
+    assert [len(engine.requests) for engine in engines] == [1, 0]
+    assert images_without_links(replies[0]) == images_without_links(replies[1])
+    assert [is_stored(reply) for reply in replies] == [False, True]
+    (image,) = replies[0]["images"]
+    assert image["key"].startswith("live/key-")
+    assert "order-7" not in image["key"]
+
+
+def test_key_with_another_request_is_refused():
+    bucket, engine = MemoryBucket(), FakeEngine()
+    worker = build(bucket, engine)
+    handle(worker, with_key())
+    error = handle(worker, with_key("job-2", prompt="a blue circle"))["error"]
+    assert error.startswith("invalid_input: ")
+    (problem,) = json.loads(error.removeprefix("invalid_input: "))["problems"]
+    assert (problem["field"], problem["value"]) == ("idempotency_key", "order-7")
+    assert problem["accepted"] == "a key that was not used for another request"
+    assert len(engine.requests) == 1
+    assert is_stored(handle(worker, with_key("job-3"))), "the stored result stays"
+
+
+def test_absent_fields_and_their_defaults_are_the_same_request():
+    worker = build(MemoryBucket())
+    handle(worker, with_key())
+    defaults = OFFER.models["sdxl-tiny"].defaults
+    explicit = {"num_images": 1, "width": defaults.width, "output": {"format": "png"}}
+    assert is_stored(handle(worker, with_key("job-2", **explicit)))
+
+
+def test_callers_with_other_prefixes_do_not_meet():
+    worker = build(MemoryBucket())
+    replies = [
+        handle(worker, with_key(output={"key_prefix": key_prefix})) for key_prefix in ("a", "b", "")
+    ]
+    assert [is_stored(reply) for reply in replies] == [False] * 3
+    assert len({image["seed"] for reply in replies for image in reply["images"]}) == 3
+
+
+def test_key_that_is_a_job_id_does_not_meet_it():
+    worker = build(MemoryBucket())
+    replies = [handle(worker, make_job()), handle(worker, with_key("job-2", "job-1"))]
+    assert [is_stored(reply) for reply in replies] == [False] * 2
+
+
+def test_job_with_a_key_waits_for_the_look_up_and_runs_if_that_fails(caplog):
+    engine = FakeEngine()
+    worker = build(MemoryBucket(fail_with=StorageUnavailable("down")), engine)
+    assert handle(worker, with_key())["images"]
+    assert len(engine.requests) == 1
+    assert caplog.records[0].message == "stored result not looked up"
+
+
+@pytest.mark.parametrize("delivery", ["inline", "directory"])
+def test_key_needs_delivery_to_the_bucket(delivery):
+    error = handle(build(MemoryBucket()), with_key(output={"delivery": delivery}))["error"]
+    problems = json.loads(error.removeprefix("invalid_input: "))["problems"]
+    assert problems[-1]["field"] == "idempotency_key"
+    assert problems[-1]["hint"] == "set output.delivery to s3"
+
+
 # --- no job is the worse for it -------------------------------------------------------------
 
 

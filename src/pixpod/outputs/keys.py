@@ -9,7 +9,7 @@ from pydantic import SecretStr
 
 from pixpod.job import ImageFormat
 
-_MAX_JOB_ID_CHARACTERS = 80
+_MAX_NAME_CHARACTERS = 80
 _TOKEN_BITS = 128
 
 
@@ -19,38 +19,44 @@ def keyed_hash(secret: SecretStr, message: str) -> str:
     return hmac.new(key, message.encode(), hashlib.sha256).hexdigest()
 
 
+def idempotent_name(idempotency_key: str, *, key_prefix: str, secret: SecretStr) -> str:
+    """Return the name of a job with this key, which no job id and no other `key_prefix` has."""
+    digest = keyed_hash(secret, f"{key_prefix}\n{idempotency_key}")
+    return f"key-{digest[: _TOKEN_BITS // 4]}"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobKeys:
-    """Keys below one job's folder, `<prefix>/<key_prefix>/<job id>`.
+    """Keys below one job's folder, `<prefix>/<key_prefix>/<job name>`.
 
-    The prefixes are as `clean_prefix` left them, maybe empty. Job ids are shown with `_` for unsafe
-    characters and cut, hence folders may look alike; the tokens in keys are made of the whole id
-    and cannot be guessed without `secret`.
+    The prefixes are as `clean_prefix` left them, maybe empty. Names of jobs are shown with `_` for
+    unsafe characters and cut, hence folders may look alike; the tokens in keys are made of the
+    whole name and cannot be guessed without `secret`.
     """
 
     prefix: str
     key_prefix: str
-    job_id: str
+    job_name: str
     secret: SecretStr = field(repr=False)
 
     @property
     def folder(self) -> str:
-        shown_id = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", self.job_id)[:_MAX_JOB_ID_CHARACTERS] or "_"
-        return "/".join(part for part in (self.prefix, self.key_prefix, shown_id) if part)
+        shown = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", self.job_name)[:_MAX_NAME_CHARACTERS] or "_"
+        return "/".join(part for part in (self.prefix, self.key_prefix, shown) if part)
 
     def image_key(self, *, name: str, index: int, sha256: str, format: ImageFormat) -> str:
         """Return `<folder>/<name>-<index>-<token>.<format>`, without `name` if that is empty.
 
         Another content (`sha256`) has another key, so a link never changes what it returns.
         """
-        token = self._token(f"{index} {sha256} {self.job_id}")
+        token = self._token(f"{index} {sha256} {self.job_name}")
         stem = "-".join(part for part in (name, str(index), token) if part)
         return f"{self.folder}/{stem}.{format}"
 
     @property
     def result_key(self) -> str:
         """Key of the result file; see `result_file`."""
-        return f"{self.folder}/{self._token(f'result {self.job_id}')}.result"
+        return f"{self.folder}/{self._token(f'result {self.job_name}')}.result"
 
     def _token(self, message: str) -> str:
         return keyed_hash(self.secret, message)[: _TOKEN_BITS // 4]

@@ -14,7 +14,8 @@ from typing import Any
 from pydantic import SecretStr
 
 import pixpod
-from pixpod.errors import WorkerError
+from pixpod.contract.problems import wrong
+from pixpod.errors import InvalidInput, WorkerError
 from pixpod.job import Generation, ImageFile, Job, ModelIdentity, StoredImage, StoredResult
 from pixpod.outputs.keys import JobKeys
 from pixpod.outputs.result_file import (
@@ -50,14 +51,15 @@ class StoredResults:
         """Return the stored result of this job, else what `generate` returns.
 
         The look-up runs while the request waits for its model and the GPU, takes at most
-        `limit_s`, and never fails a job. A job that this worker has begun before waits for it.
+        `limit_s`, and fails no job. A job with an `idempotency_key`, or that this worker has begun
+        before, waits for it. Raises InvalidInput for a key that was used for another request.
         """
-        is_repeated = job.id in self._begun
-        self._begun.append(job.id)
+        may_be_stored = job.idempotency_key is not None or job.name in self._begun
+        self._begun.append(job.name)
         lookup = asyncio.create_task(self._find(job, keys))
         generating: asyncio.Task[Generation] | None = None
         try:
-            if is_repeated:
+            if may_be_stored:
                 await asyncio.wait({lookup})
             else:
                 generating = asyncio.create_task(generate())
@@ -69,12 +71,13 @@ class StoredResults:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
-    def keep(
+    async def keep(
         self, job: Job, keys: JobKeys, generation: Generation, images: tuple[StoredImage, ...]
     ) -> None:
-        """Write the result of a job whose images are all stored, in the background.
+        """Write the result of a job whose images are all stored. Fails no job.
 
-        The file is of use only if the reply is lost, which takes longer than the write.
+        In the background: the file is of use once the reply is lost, which takes longer than the
+        write. Another job with the same `idempotency_key` may come at once, so that waits.
         """
         result = make_result(
             fingerprint=fingerprint(job, self.secret),
@@ -86,6 +89,8 @@ class StoredResults:
         write = asyncio.create_task(self._write(result, keys))
         self._writes.add(write)
         write.add_done_callback(self._writes.discard)
+        if job.idempotency_key is not None:
+            await write
 
     async def _write(self, result: ResultFile, keys: JobKeys) -> None:
         key = keys.result_key
@@ -97,7 +102,10 @@ class StoredResults:
     async def _find(self, job: Job, keys: JobKeys) -> StoredResult | None:
         async with asyncio.timeout(self.limit_s):
             result = await self._read(keys)
-            if result is None or not _is_of(result, job, self.secret):
+            if result is None or result.version != pixpod.__version__:
+                return None
+            if result.fingerprint != fingerprint(job, self.secret):
+                _check_key(job)
                 return None
             files = _files_of(result, job)
             finds = (self.store.find(file, _key_of(file, job, keys)) for file in files)
@@ -124,13 +132,11 @@ class StoredResults:
             return None
 
 
-def _is_of(result: ResultFile, job: Job, secret: SecretStr) -> bool:
-    """Return whether a result answers this job."""
-    if result.version != pixpod.__version__:
-        return False
-    if len(result.images) != len(job.request.seeds):
-        return False
-    return result.fingerprint == fingerprint(job, secret)
+def _check_key(job: Job) -> None:
+    """Raise InvalidInput if a result of another request has this job's `idempotency_key`."""
+    if job.idempotency_key is not None:
+        accepted = "a key that was not used for another request"
+        raise InvalidInput([wrong("idempotency_key", job.idempotency_key, accepted)])
 
 
 def _files_of(result: ResultFile, job: Job) -> list[ImageFile]:
@@ -147,11 +153,14 @@ def _key_of(file: ImageFile, job: Job, keys: JobKeys) -> str:
 
 
 def _outcome(lookup: "asyncio.Task[StoredResult | None]") -> StoredResult | None:
-    """Return what a look-up has found; None as well if it has not ended or has failed."""
+    """Return what a look-up has found; None as well if it has not ended or has failed.
+
+    Raises InvalidInput if that is what it has found.
+    """
     if not lookup.done():
         return None
     error = lookup.exception()
-    if error is None:
+    if error is None or isinstance(error, InvalidInput):
         return lookup.result()
     is_expected = isinstance(error, WorkerError | TimeoutError)
     log.warning(

@@ -143,7 +143,7 @@ class Worker:
     async def _run(self, raw: Mapping[str, Any]) -> JobResult:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self.capabilities)
+            job = parse_job(raw, self.capabilities, self.key_secret)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
@@ -179,7 +179,7 @@ class Worker:
         with timeline.phase("upload"):
             stored = await self._put_all(job, encoded)
         if self.results is not None and job.output.delivery is Delivery.S3:
-            self.results.keep(job, self._keys_of(job), generation, stored)
+            await self.results.keep(job, self._keys_of(job), generation, stored)
         return stored
 
     def _check_reply_size(self, job: Job) -> None:
@@ -216,7 +216,7 @@ class Worker:
         return JobKeys(
             prefix=self.key_prefix,
             key_prefix=job.output.key_prefix,
-            job_id=job.id,
+            job_name=job.name,
             secret=self.key_secret,
         )
 
