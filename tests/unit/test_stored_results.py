@@ -49,7 +49,7 @@ def handle(worker, job=JOB):
 
     async def run():
         reply = await worker.handle(job)
-        await asyncio.sleep(0.01)
+        await worker.results.settle()
         return reply
 
     return asyncio.run(run())
@@ -273,9 +273,11 @@ def test_failed_look_up_fails_no_job_and_is_logged(bucket, error, engine, caplog
     assert caplog.records[0].message == "stored result not looked up"
 
 
-def test_look_up_that_hangs_delays_no_job(engine):
-    reply = handle(build(MemoryBucket(seconds=600), engine))
-    assert reply["timings_ms"]["total"] < 1_000
+def test_look_up_that_hangs_delays_no_job(engine, caplog):
+    reply = handle(build(MemoryBucket(seconds=600), engine, limit_s=1))
+    assert reply["timings_ms"]["total"] < 900
+    (line,) = caplog.records
+    assert (line.message, line.error) == ("result not stored", "took too long")
 
 
 def test_job_that_comes_again_waits_for_a_look_up_that_hangs_up_to_the_limit(caplog):
@@ -294,13 +296,26 @@ def test_error_of_the_engine_is_the_reply():
     assert handle(worker)["error"] == "out_of_memory: full"
 
 
-def test_job_whose_result_cannot_be_written_succeeds(caplog):
+@pytest.mark.parametrize("error", [StorageUnavailable("down"), RuntimeError("internals")])
+@pytest.mark.parametrize("key", [None, "order-7"])
+def test_job_whose_result_cannot_be_written_succeeds(error, key, caplog):
     class ReadOnly(MemoryBucket):
         async def put_file(self, data, key):
-            raise StorageUnavailable("down")
+            raise error
 
-    assert handle(build(ReadOnly()))["images"]
+    assert handle(build(ReadOnly()), with_key(key=key))["images"]
     assert [each.message for each in caplog.records] == ["result not stored"]
+
+
+def test_worker_that_is_closed_has_written_its_results():
+    bucket = MemoryBucket()
+
+    async def live():
+        async with build(bucket) as worker:
+            await worker.handle(JOB)
+
+    asyncio.run(live())
+    assert result_key(bucket)
 
 
 # --- what has no result ---------------------------------------------------------------------

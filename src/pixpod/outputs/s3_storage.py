@@ -59,12 +59,17 @@ class S3ImageStore:
     """Puts images into one bucket and answers with a link to each. Also a ResultStore."""
 
     def __init__(
-        self, settings: S3Settings, *, connect_timeout_s: float = 5, read_timeout_s: float = 30
+        self,
+        settings: S3Settings,
+        *,
+        connect_timeout_s: float = 5,
+        read_timeout_s: float = 30,
+        quick_timeout_s: float = QUICK_TIMEOUT_S,
     ) -> None:
         self._settings = settings
         self._session = Session()
         self._client = self._connect(MAX_ATTEMPTS, connect_timeout_s, read_timeout_s)
-        self._quick = self._connect(1, QUICK_TIMEOUT_S, QUICK_TIMEOUT_S)
+        self._quick = self._connect(1, quick_timeout_s, quick_timeout_s)
         # of their own: look-ups that hang must not take the threads that encode and upload
         self._quick_threads = ThreadPoolExecutor(8, thread_name_prefix="s3-quick")
         self._is_denial_logged = False

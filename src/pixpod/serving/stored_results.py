@@ -37,7 +37,10 @@ _REMEMBERED_JOBS = 1_000
 
 @dataclass(kw_only=True, eq=False)
 class StoredResults:
-    """Result files in the deployment's bucket, beside the images of their jobs."""
+    """Result files in the deployment's bucket, beside the images of their jobs.
+
+    To look one up or to write one takes at most `limit_s`.
+    """
 
     store: ResultStore
     secret: SecretStr
@@ -88,16 +91,23 @@ class StoredResults:
         )
         write = asyncio.create_task(self._write(result, keys))
         self._writes.add(write)
-        write.add_done_callback(self._writes.discard)
+        write.add_done_callback(self._end_write)
         if job.idempotency_key is not None:
-            await write
+            await asyncio.wait({write})
+
+    async def settle(self) -> None:
+        """Wait for the results that are being written."""
+        await asyncio.gather(*self._writes, return_exceptions=True)
 
     async def _write(self, result: ResultFile, keys: JobKeys) -> None:
         key = keys.result_key
-        try:
+        async with asyncio.timeout(self.limit_s):
             await self.store.put_file(seal_result(result, key=key, secret=self.secret), key)
-        except WorkerError as error:
-            log.warning("result not stored", extra={"error": str(error)})
+
+    def _end_write(self, write: "asyncio.Task[None]") -> None:
+        self._writes.discard(write)
+        if not write.cancelled() and (error := write.exception()):
+            _log_failure("result not stored", error)
 
     async def _find(self, job: Job, keys: JobKeys) -> StoredResult | None:
         async with asyncio.timeout(self.limit_s):
@@ -162,10 +172,12 @@ def _outcome(lookup: "asyncio.Task[StoredResult | None]") -> StoredResult | None
     error = lookup.exception()
     if error is None or isinstance(error, InvalidInput):
         return lookup.result()
-    is_expected = isinstance(error, WorkerError | TimeoutError)
-    log.warning(
-        "stored result not looked up",
-        extra={"error": str(error) or "took too long"},
-        exc_info=None if is_expected else error,
-    )
+    _log_failure("stored result not looked up", error)
     return None
+
+
+def _log_failure(message: str, error: BaseException) -> None:
+    """Log why no job is the worse for it; an unexpected error with its traceback."""
+    is_expected = isinstance(error, WorkerError | TimeoutError)
+    extra = {"error": str(error) or "took too long"}
+    log.warning(message, extra=extra, exc_info=None if is_expected else error)

@@ -91,6 +91,8 @@ class Worker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self.results is not None:
+            await self.results.settle()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
