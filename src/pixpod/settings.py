@@ -255,7 +255,8 @@ class Settings:
     key_secret: SecretStr = variable(
         "PIXPOD_KEY_SECRET",
         SECRET,
-        "Random string that makes keys of images unguessable, the same on all workers.",
+        "Random string that makes keys of images unguessable and seals result files, the same on "
+        "all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
     )
     marks_ai: bool = variable(

@@ -121,10 +121,7 @@ class S3ImageStore:
 
     async def find(self, image: ImageFile, key: str) -> StoredImage | None:
         with self._translating():
-            size_bytes = await self._on_quick_thread(lambda: self._size_of(key))
-        if size_bytes != image.size_bytes:
-            return None
-        return StoredImage(image=image, key=key, url=self._link(key))
+            return await self._on_quick_thread(lambda: self._find(image, key))
 
     def _put_image(self, image: EncodedImage, key: str) -> str:
         content_type = image.format.content_type
@@ -155,13 +152,16 @@ class S3ImageStore:
         with answer["Body"] as body:
             return body.read(max_bytes)
 
-    def _size_of(self, key: str) -> int | None:
+    def _find(self, image: ImageFile, key: str) -> StoredImage | None:
         try:
-            return self._quick.head_object(Bucket=self._settings.bucket, Key=key)["ContentLength"]
+            answer = self._quick.head_object(Bucket=self._settings.bucket, Key=key)
         except ClientError as exc:
             if self._is_absent(exc):
                 return None
             raise
+        if answer["ContentLength"] != image.size_bytes:
+            return None
+        return StoredImage(image=image, key=key, url=self._link(key))
 
     def _is_absent(self, exc: ClientError) -> bool:
         """Return whether there is no file; AWS says 403 to those who may not list the bucket."""

@@ -167,9 +167,14 @@ class Worker:
         def generate() -> Coroutine[Any, Any, Generation]:
             return self.engine.generate(job.request, progress.on_step)
 
-        if self.results is None or job.output.delivery is not Delivery.S3:
+        results = self._results_of(job)
+        if results is None:
             return await generate()
-        return await self.results.find_or_generate(job, self._keys_of(job), generate)
+        return await results.find_or_generate(job, self._keys_of(job), generate)
+
+    def _results_of(self, job: Job) -> StoredResults | None:
+        """Return where the result of this job is kept; only the deployment's bucket has results."""
+        return self.results if job.output.delivery is Delivery.S3 else None
 
     async def _deliver(
         self, job: Job, generation: Generation, timeline: Timeline
@@ -180,8 +185,8 @@ class Worker:
             encoded = await _encode_all(job, generation, self.metadata)
         with timeline.phase("upload"):
             stored = await self._put_all(job, encoded)
-        if self.results is not None and job.output.delivery is Delivery.S3:
-            await self.results.keep(job, self._keys_of(job), generation, stored)
+        if results := self._results_of(job):
+            await results.keep(job, self._keys_of(job), generation, stored)
         return stored
 
     def _check_reply_size(self, job: Job) -> None:
