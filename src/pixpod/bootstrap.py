@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
@@ -12,9 +13,11 @@ from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
+from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
 from pixpod.timeline import BootTimeline
@@ -25,6 +28,9 @@ from pixpod.weights.sources import (
     VolumeSource,
     WeightsLocator,
 )
+
+if TYPE_CHECKING:
+    from pixpod.outputs.s3_storage import S3ImageStore
 
 
 def build_worker(
@@ -44,10 +50,13 @@ def build_worker(
     locator = _build_locator(settings)
     models = _choose_models(settings, locator, families)
     engine = _build_engine(settings, models, locator, timeline, on_host_fault)
+    bucket = _build_bucket(settings)
     return Worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
-        stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
+        stores={
+            delivery: _build_store(delivery, settings, bucket) for delivery in settings.deliveries
+        },
         usd_per_gpu_second=settings.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
@@ -61,6 +70,10 @@ def build_worker(
         key_secret=settings.key_secret,
         max_reply_bytes=settings.max_reply_bytes,
         max_job_s=settings.max_job_s,
+        metadata=MetadataOptions(
+            has_ai_mark=settings.marks_ai, has_prompts=settings.has_prompts_in_files
+        ),
+        results=StoredResults(store=bucket, secret=settings.key_secret) if bucket else None,
     )
 
 
@@ -154,13 +167,21 @@ def _choose_models(
     return {name: catalog[name] for name in names}
 
 
-def _build_store(delivery: Delivery, settings: Settings) -> ImageStore:
+def _build_bucket(settings: Settings) -> "S3ImageStore | None":
+    if settings.s3 is None:
+        return None
+    from pixpod.outputs.s3_storage import S3ImageStore  # boto3 only where it is needed
+
+    return S3ImageStore(settings.s3)
+
+
+def _build_store(
+    delivery: Delivery, settings: Settings, bucket: "S3ImageStore | None"
+) -> ImageStore:
     match delivery:
         case Delivery.S3:
-            from pixpod.outputs.s3_storage import S3ImageStore  # boto3 only where it is needed
-
-            assert settings.s3 is not None
-            return S3ImageStore(settings.s3)
+            assert bucket is not None
+            return bucket
         case Delivery.DIRECTORY:
             return DirectoryImageStore(settings.output_dir)
         case Delivery.INLINE:

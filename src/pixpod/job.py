@@ -54,13 +54,15 @@ class OutputOptions:
     """Encoding and delivery of finished images.
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
-    deployment's own prefix. `metadata` puts the generation data, prompt included, into the file.
+    deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
+    generation data into the file.
     """
 
     format: ImageFormat
     quality: int | None
     delivery: Delivery
     key_prefix: str
+    name: str
     metadata: bool
 
 
@@ -115,9 +117,16 @@ class GenerationRequest:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One parsed job. `execution_timeout_s` is the platform's own limit, None if it has none."""
+    """One parsed job.
+
+    `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
+    caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
+    has none.
+    """
 
     id: str
+    name: str
+    idempotency_key: str | None
     request: GenerationRequest
     output: OutputOptions
     execution_timeout_s: float | None = None
@@ -176,8 +185,8 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class EncodedImage:
-    """One image as bytes of a file. `sha256` is the hex digest of `data`."""
+class ImageFile:
+    """Facts about the file of one image. `sha256` is the hex digest of its bytes."""
 
     index: int
     seed: int
@@ -185,6 +194,13 @@ class EncodedImage:
     height: int
     format: ImageFormat
     sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedImage(ImageFile):
+    """The file of one image, with its bytes."""
+
     data: bytes = field(repr=False)
 
 
@@ -195,11 +211,21 @@ class StoredImage:
     `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """
 
-    image: EncodedImage
+    image: ImageFile
     key: str | None = None
     url: str | None = field(default=None, repr=False)
     data: str | None = field(default=None, repr=False)
     path: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredResult:
+    """The result of a job that was finished before, with fresh links."""
+
+    images: tuple[StoredImage, ...]
+    model: ModelIdentity
+    steps: int
+    warnings: tuple[str, ...]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -280,8 +280,23 @@ class Settings:
     key_secret: SecretStr = variable(
         "PIXPOD_KEY_SECRET",
         SECRET,
-        "Random string that makes keys of images unguessable, the same on all workers.",
+        "Random string that makes keys of images unguessable and seals result files, the same on "
+        "all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
+    )
+    marks_ai: bool = variable(
+        "PIXPOD_MARK_AI",
+        SWITCH,
+        "Mark files as generated: IPTC `DigitalSourceType` `trainedAlgorithmicMedia` as XMP. The "
+        "EU requires a machine-readable mark.",
+        default="true",
+    )
+    has_prompts_in_files: bool = variable(
+        "PIXPOD_PROMPTS_IN_FILES",
+        SWITCH,
+        "Put prompts into the generation data of files. `false` leaves them out of all files, "
+        "whatever a job asks for.",
+        default="true",
     )
     usd_per_gpu_second: float | None = variable(
         "PIXPOD_USD_PER_GPU_SECOND",
@@ -417,8 +432,8 @@ def _is_emulated(env: Environment) -> bool:
 def _derive_key_secret(s3: S3Settings | None) -> SecretStr:
     """Derive the secret that makes image keys unguessable from the bucket's secret key.
 
-    All workers of a deployment have the same one: a job that another worker retries overwrites its
-    own images.
+    All workers of a deployment have the same one: a job that another worker retries finds its
+    stored result.
     """
     if s3 is None:
         return SecretStr("")

@@ -72,14 +72,25 @@ def test_refused_connection_may_be_tried_again(open_desk, moto):
 
 def test_passing_500_is_not_noticed(open_desk, moto, proxy):
     desk = open_desk(**environ_of(moto, PIXPOD_S3_ENDPOINT_URL=proxy.url))
+    proxy.faulty_method = "PUT"
     proxy.faults.append(Fault.INTERNAL_ERROR)
-    image = desk.reply(**JOB)["images"][0]
-    assert len(proxy.seen) == 2
+    image = desk.reply("passing", **JOB)["images"][0]
+    tries = [each for each in proxy.seen if each.method == "PUT" and image["key"] in each.path]
+    assert len(tries) == 2
     assert len(moto.get(image["key"])["Body"]) == image["size_bytes"]
 
 
 def test_worker_serves_on_after_its_bucket_came_back(open_desk, moto, proxy):
     desk = open_desk(**environ_of(moto, PIXPOD_S3_ENDPOINT_URL=proxy.url))
+    proxy.faulty_method = "PUT"
     proxy.faults += [Fault.DROP] * 3
-    assert desk.reply(**JOB)["error"].startswith("storage_unavailable: ")
-    assert desk.reply(**JOB)["images"]
+    assert desk.reply("lasting", **JOB)["error"].startswith("storage_unavailable: ")
+    assert desk.reply("lasting", **JOB)["images"]
+
+
+def test_look_up_that_fails_goes_unnoticed(open_desk, moto, proxy):
+    desk = open_desk(**environ_of(moto, PIXPOD_S3_ENDPOINT_URL=proxy.url))
+    proxy.faulty_method = "GET"
+    proxy.faults += [Fault.INTERNAL_ERROR]
+    assert desk.reply("no look-up", **JOB)["images"]
+    assert proxy.faults == []

@@ -1,6 +1,7 @@
 """The real SDK runs the real handler as a production worker behind the emulated platform."""
 
 import base64
+import hashlib
 import urllib.request
 from pathlib import Path
 
@@ -28,9 +29,8 @@ def state_dir(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("platform")
 
 
-@pytest.fixture(scope="module")
-def platform(s3: S3Server, state_dir: Path):
-    environ = {
+def environ_of(s3: S3Server) -> dict[str, str]:
+    return {
         "PIXPOD_S3_BUCKET": s3.bucket,
         "PIXPOD_S3_ENDPOINT_URL": s3.endpoint_url,
         "PIXPOD_S3_ACCESS_KEY_ID": s3.access_key_id,
@@ -38,9 +38,19 @@ def platform(s3: S3Server, state_dir: Path):
         "PIXPOD_S3_ADDRESSING_STYLE": "path",
         "RUNPOD_LOG_LEVEL": "DEBUG",
     }
-    settings = settings_for(HANDLER, state_dir, env=environ, workers_min=1, workers_max=1)
+
+
+@pytest.fixture(scope="module")
+def platform(s3: S3Server, state_dir: Path):
+    settings = settings_for(HANDLER, state_dir, env=environ_of(s3), workers_min=1, workers_max=1)
     with running_emulator(settings) as running:
         yield running
+
+
+def fetched(url: str) -> bytes:
+    with urllib.request.urlopen(url, timeout=10) as response:
+        body: bytes = response.read()
+        return body
 
 
 def run(platform: RunningEmulator, **given: object) -> dict:
@@ -73,17 +83,19 @@ class TestProductionWorker:
         assert body["output"]["worker"]["id"] == body["workerId"]
         assert body["output"]["worker"]["images_served"] == 3
 
-    def test_retried_job_overwrites_its_own_image(self, platform, s3):
-        lost = {"at": "job-done", "action": "status", "value": 400, "count": 1}
+    def test_job_whose_result_was_lost_is_answered_from_the_bucket(self, platform, s3):
+        lost = {"at": "job-done", "action": "status", "value": 404, "count": 1}
         platform.add_fault(id="lost-result", **lost)
         # one step, of which no progress is told: that would be lost in place of the result
         body = run(platform, model="flux-tiny", prompt=PROMPT, num_inference_steps=1)
         platform.clear_faults()
-        image = body["output"]["images"][0]
         assert platform.job(body["id"])["executions"] == 2, "the first result was to be lost"
+        assert body["output"]["cost"]["gpu_ms"] == 0
+        assert "denoise" not in body["output"]["timings_ms"]
+        image = body["output"]["images"][0]
         keys = [each for each in s3.all_keys() if body["id"] in each]
-        assert keys == [image["key"]]
-        assert len(s3.get(image["key"])["Body"]) == image["size_bytes"]
+        assert [key for key in keys if not key.endswith(".result")] == [image["key"]]
+        assert fetched(image["url"]) == s3.get(image["key"])["Body"]
 
     def test_bad_payload_is_an_error_string(self, platform):
         body = run(platform, model="flux-tiny", prompt=PROMPT, width=65)
@@ -123,6 +135,20 @@ class TestProductionWorker:
         platform.stop()
         (worker,) = platform.gateway.endpoints["test"].fleet.retired
         assert worker.reason == "emulator ends: exited with 0"
+
+
+def test_job_whose_worker_was_killed_after_the_upload_is_answered_from_the_bucket(s3, tmp_path):
+    environ = {**environ_of(s3), "PIXPOD_MODELS": "sd15-tiny"}
+    with running_emulator(settings_for(HANDLER, tmp_path, env=environ)) as platform:
+        lost = {"at": "job-result", "count": 1}
+        platform.add_fault(id="late", action="delay", value=0.5, **lost)
+        platform.add_fault(id="killed", action="kill", **lost)
+        body = run(platform, model="sd15-tiny", prompt=PROMPT, num_inference_steps=1)
+        assert platform.job(body["id"])["executions"] == 2
+    assert body["output"]["cost"]["gpu_ms"] == 0
+    assert "denoise" not in body["output"]["timings_ms"]
+    image = body["output"]["images"][0]
+    assert hashlib.sha256(fetched(image["url"])).hexdigest() == image["sha256"]
 
 
 def test_broken_deployment_answers_each_job_with_its_fault(tmp_path):

@@ -6,11 +6,13 @@ Also the contract of every ImageStore, since it takes a server to test them all.
 import asyncio
 import base64
 import hashlib
+import logging
 import socket
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
@@ -23,6 +25,7 @@ from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
 from pixpod.outputs.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
+from pixpod.testing.memory_bucket import MemoryBucket
 
 pytest_plugins = ["integration.s3_servers"]
 
@@ -38,6 +41,7 @@ def image(data=b"not really a picture", format=ImageFormat.PNG):
         height=8,
         format=format,
         sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
         data=data,
     )
 
@@ -109,6 +113,93 @@ class TestEveryStore:
 
         for n, stored in enumerate(asyncio.run(put_all())):
             assert place.fetch(stored) == bytes([n])
+
+
+FILE = "pictures/job 1/täken+.result"
+
+
+@pytest.fixture(params=["memory", "moto", "juicefs"])
+def bucket(request):
+    """Each ResultStore, which is an ImageStore as well."""
+    if request.param == "memory":
+        return MemoryBucket()
+    return S3ImageStore(request.getfixturevalue(request.param).settings())
+
+
+class TestEveryResultStore:
+    def test_file_is_got_as_it_was_put(self, bucket):
+        data = bytes(range(256)) * 10
+        asyncio.run(bucket.put_file(data, FILE))
+        assert asyncio.run(bucket.get_file(FILE, 2560)) == data
+
+    def test_second_file_under_a_key_replaces_the_first(self, bucket):
+        for data in (b"first, which is longer", b"second"):
+            asyncio.run(bucket.put_file(data, FILE))
+        assert asyncio.run(bucket.get_file(FILE, 100)) == b"second"
+
+    def test_long_file_is_cut(self, bucket):
+        asyncio.run(bucket.put_file(bytes(1_000_000), FILE))
+        assert asyncio.run(bucket.get_file(FILE, 1000)) == bytes(1000)
+
+    def test_absent_file_is_none(self, bucket):
+        assert asyncio.run(bucket.get_file("absent.result", 100)) is None
+
+    def test_image_is_found_by_its_key_and_size(self, bucket):
+        stored = put(bucket, key="found.png")
+        found = asyncio.run(bucket.find(stored.image, "found.png"))
+        assert (found.image, found.key, bool(found.url)) == (stored.image, stored.key, True)
+        assert asyncio.run(bucket.find(stored.image, "absent.png")) is None
+        longer = replace(stored.image, size_bytes=stored.image.size_bytes + 1)
+        assert asyncio.run(bucket.find(longer, "found.png")) is None
+
+
+class TestResultFiles:
+    def test_link_of_a_found_image_works(self, juicefs):
+        store = S3ImageStore(juicefs.settings())
+        found = asyncio.run(store.find(put(store).image, KEY))
+        assert found and get(found.url) == b"not really a picture"
+
+    def test_denied_file_counts_as_absent_and_is_logged_once(self, s3_server, caplog):
+        caplog.set_level(logging.INFO)
+        store = S3ImageStore(s3_server.settings(secret_access_key=SecretStr("wrong-secret")))
+        for _ in range(2):
+            assert asyncio.run(store.get_file(FILE, 100)) is None
+        assert asyncio.run(store.find(image(), KEY)) is None
+        (line,) = (each for each in caplog.records if each.name.startswith("pixpod"))
+        assert "s3:GetObject" in line.message
+
+    @pytest.mark.parametrize(
+        "fault", [Fault.INTERNAL_ERROR, Fault.DROP, Fault.STALL], ids=lambda fault: fault.name
+    )
+    @pytest.mark.parametrize("method", ["put_file", "get_file", "find"])
+    def test_one_try_and_not_long(self, proxy, moto, fault, method):
+        proxy.faults += [fault] * 2
+        store = S3ImageStore(moto.settings(endpoint_url=proxy.url), quick_timeout_s=0.3)
+        call = {
+            "put_file": lambda: store.put_file(b"data", FILE),
+            "get_file": lambda: store.get_file(FILE, 100),
+            "find": lambda: store.find(image(), KEY),
+        }[method]
+        with pytest.raises(StorageUnavailable):
+            asyncio.run(call())
+        assert len(proxy.seen) == 1
+
+    def test_look_ups_that_hang_leave_threads_for_uploads(self, proxy, moto):
+        proxy.faults += [Fault.STALL] * 40
+        store = S3ImageStore(moto.settings(endpoint_url=proxy.url), quick_timeout_s=1)
+
+        async def upload_meanwhile():
+            lookups = [asyncio.create_task(store.get_file(FILE, 100)) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await asyncio.to_thread(lambda: None)
+            waited_s = time.monotonic() - began
+            for lookup in lookups:
+                lookup.cancel()
+            await asyncio.gather(*lookups, return_exceptions=True)
+            return waited_s
+
+        assert asyncio.run(upload_meanwhile()) < 0.5
 
 
 class TestLinks:

@@ -284,6 +284,17 @@ _OUTPUT = (
     _bad_output("key_prefix with newline", ("output.key_prefix", "A-Z"), key_prefix="a\n"),
     _bad_output("key_prefix no Unicode", ("output.key_prefix", "A-Z"), key_prefix="\ud800"),
     _bad_output("key_prefix too long", ("output.key_prefix", "200"), key_prefix="x" * 201),
+    _bad("idempotency_key empty", ("idempotency_key", "1 to 64"), idempotency_key=""),
+    _bad("idempotency_key with a dot", ("idempotency_key", "A-Z"), idempotency_key="a.b"),
+    _bad("idempotency_key too long", ("idempotency_key", "1 to 64"), idempotency_key="x" * 65),
+    _bad("idempotency_key a number", ("idempotency_key", "a string"), idempotency_key=7),
+    _bad("idempotency_key without s3", ("idempotency_key", "bucket"), idempotency_key="order-7"),
+    _bad_output("name of a file empty", ("output.name", "1 to 80"), name=""),
+    _bad_output("name of a file with a slash", ("output.name", "A-Z"), name="a/b"),
+    _bad_output("name of a file hidden", ("output.name", "no dot"), name=".png"),
+    _bad_output("name of a file with newline", ("output.name", "A-Z"), name="a\n"),
+    _bad_output("name of a file too long", ("output.name", "1 to 80"), name="x" * 81),
+    _bad_output("name of a file a number", ("output.name", "a string"), name=7),
     _bad_output("metadata a string", ("output.metadata", _BOOLEAN), metadata="no"),
 )
 

@@ -28,11 +28,15 @@ class SeenRequest:
 
 @dataclass(slots=True, kw_only=True)
 class FaultyProxy:
-    """`faults` are used up one per request; then requests reach the server behind."""
+    """`faults` are used up one per request; then requests reach the server behind.
+
+    Only requests whose method is `faulty_method` meet them, if that is set.
+    """
 
     url: str
     behind: str
     faults: list[Fault] = field(default_factory=list)
+    faulty_method: str | None = None
     seen: list[SeenRequest] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)
 
@@ -40,7 +44,8 @@ class FaultyProxy:
         headers = {name.lower(): value for name, value in request.headers.items()}
         self.seen.append(SeenRequest(method=request.command, path=request.path, headers=headers))
         body = request.rfile.read(int(headers.get("content-length", 0)))
-        match self.faults.pop(0) if self.faults else None:
+        is_faulty = self.faulty_method in (None, request.command)
+        match self.faults.pop(0) if self.faults and is_faulty else None:
             case Fault.INTERNAL_ERROR:
                 request.reply(500, {"content-type": "text/html"}, b"<h1>bad gateway</h1>")
             case Fault.DROP:

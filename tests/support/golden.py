@@ -35,6 +35,7 @@ OUTPUT = {
     "quality": 85,
     "delivery": "directory",
     "key_prefix": "customers/42",
+    "name": "poster",
     "metadata": False,
 }
 COMMON = {
@@ -88,6 +89,7 @@ IMAGE = EncodedImage(
     height=64,
     format=ImageFormat.PNG,
     sha256=hashlib.sha256(b"picture").hexdigest(),
+    size_bytes=len(b"picture"),
     data=b"picture",
 )
 KEY = "images/job-1/0-0123456789abcdef0123456789abcdef.png"

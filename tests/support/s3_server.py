@@ -54,6 +54,10 @@ class S3Server:
             answer["Body"] = body.read()
         return answer
 
+    def put(self, key: str, data: bytes) -> None:
+        """The owner's PutObject."""
+        self._owner.put_object(Bucket=self.bucket, Key=key, Body=data)
+
     def all_keys(self) -> list[str]:
         """Of everything in the bucket, up to a thousand."""
         listed = self._owner.list_objects_v2(Bucket=self.bucket).get("Contents", [])

@@ -6,6 +6,8 @@ import io
 from dataclasses import replace
 
 import numpy as np
+import piexif
+import piexif.helper
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -67,9 +69,16 @@ def raw(array):
     return RawImage(width=width, height=height, pixels=array.tobytes())
 
 
-def encoded(image, format, *, quality=None, text=None):
-    quality = quality or QUALITY[format]
-    return encode(image, index=0, seed=1, format=format, quality=quality, text=text)
+def encoded(image, format, *, quality=None, text=None, has_ai_mark=False):
+    return encode(
+        image,
+        index=0,
+        seed=1,
+        format=format,
+        quality=quality or QUALITY[format],
+        text=text,
+        has_ai_mark=has_ai_mark,
+    )
 
 
 def opened(image):
@@ -77,9 +86,15 @@ def opened(image):
 
 
 def user_comment(image):
-    comment = opened(image).getexif().get_ifd(0x8769)[0x9286]
-    assert comment.startswith(b"UNICODE\0")
-    return comment[8:].decode("utf-16-be")
+    """Return the comment as AUTOMATIC1111's web UI 1.10 reads it (`read_info_from_image`)."""
+    exif = piexif.load(opened(image).info["exif"])
+    return piexif.helper.UserComment.load(exif["Exif"][piexif.ExifIFD.UserComment])
+
+
+def source_type(image):
+    """Return what Pillow's XMP reader finds, or None."""
+    meta = opened(image).getxmp().get("xmpmeta")
+    return meta and meta["RDF"]["Description"]["DigitalSourceType"]
 
 
 def text_inside(image):
@@ -166,7 +181,34 @@ def test_text_in_the_file_is_the_text_given(format, prompt):
 def test_no_text_means_no_metadata_at_all(format):
     picture = opened(encoded(gradient(16, 16), format))
     assert not picture.getexif()
+    assert not picture.getxmp()
     assert "parameters" not in picture.info
+
+
+@pytest.mark.parametrize("format", [ImageFormat.JPEG, ImageFormat.WEBP])
+def test_piexif_finds_the_comment_in_the_file_itself(format):
+    exif = piexif.load(encoded(gradient(16, 16), format, text="a red circle").data)
+    assert exif["Exif"] == {37510: b"UNICODE\0" + "a red circle".encode("utf-16-be")}
+
+
+@pytest.mark.parametrize("text", [None, "a red circle"])
+@pytest.mark.parametrize("format", ImageFormat)
+def test_file_is_marked_as_generated(format, text):
+    image = encoded(gradient(16, 16), format, text=text, has_ai_mark=True)
+    assert source_type(image) == (
+        "http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"
+    )
+    plain = encoded(gradient(16, 16), format, text=text)
+    assert source_type(plain) is None
+    assert len(image.data) - len(plain.data) < 600
+    assert opened(image).tobytes() == opened(plain).tobytes()
+
+
+def test_generation_text_without_prompts_is_the_line_of_settings():
+    request = flux_request(negative_prompt="blurry", true_cfg_scale=2.0)
+    with_them = generation_text(request, 7, MODEL)
+    without = generation_text(request, 7, MODEL, has_prompts=False)
+    assert without == with_them.splitlines()[-1]
 
 
 @pytest.mark.parametrize("format", ImageFormat)
@@ -179,7 +221,8 @@ def test_half_a_surrogate_pair_does_not_stop_a_file(format):
 def test_prompts_are_cut_to_what_a_file_can_hold(format):
     prompt = "😀" * (MAX_PROMPT_CHARACTERS + 1)
     request = flux_request(prompt=prompt, negative_prompt=prompt)
-    image = encoded(gradient(16, 16), format, text=generation_text(request, 1, MODEL))
+    text = generation_text(request, 1, MODEL)
+    image = encoded(gradient(16, 16), format, text=text, has_ai_mark=True)
     first, second, settings_line = text_inside(image).splitlines()
     assert len(first) == MAX_PROMPT_CHARACTERS
     assert first.endswith("…") and second.endswith("…")

@@ -173,7 +173,7 @@ known_names = st.sampled_from(
         "a.b",
     ]
 )
-output_names = st.sampled_from(["format", "quality", "delivery", "key_prefix", "put_urls"])
+output_names = st.sampled_from(["format", "quality", "delivery", "key_prefix", "name", "put_urls"])
 outputs = st.dictionaries(output_names | st.text(max_size=3), json_values, max_size=3)
 inputs = st.dictionaries(known_names | st.text(max_size=5), json_values | outputs, max_size=5)
 

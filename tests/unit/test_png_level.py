@@ -33,7 +33,9 @@ def at_level(image, level):
 
 def test_png_is_compressed_by_the_fastest_level():
     image = gradient(256)
-    png = encode(image, index=0, seed=1, format=ImageFormat.PNG, quality=None, text=None).data
+    png = encode(
+        image, index=0, seed=1, format=ImageFormat.PNG, quality=None, text=None, has_ai_mark=False
+    ).data
     assert level_of(png) == FASTEST
     assert len(png) < len(image.pixels) / 2, "level 0 has the same header, and compresses nothing"
     for level in (2, 6, 9):

@@ -75,6 +75,7 @@ def test_empty_environment_gives_the_defaults():
     assert not settings.preload
     assert settings.max_concurrency is settings.memory_limit_gb is None
     assert settings.refresh_after_images == 500
+    assert settings.marks_ai and settings.has_prompts_in_files
     assert settings.deliveries == (Delivery.DIRECTORY, Delivery.INLINE)
 
 
@@ -110,6 +111,8 @@ def test_empty_environment_gives_the_defaults():
         ("PIXPOD_OUTPUT_DIR", "out", "output_dir", Path("out")),
         ("PIXPOD_KEY_SECRET", "hidden", "key_secret", SecretStr("hidden")),
         ("PIXPOD_MAX_REPLY_BYTES", "2000", "max_reply_bytes", 2_000),
+        ("PIXPOD_MARK_AI", "false", "marks_ai", False),
+        ("PIXPOD_PROMPTS_IN_FILES", "false", "has_prompts_in_files", False),
         ("PIXPOD_USD_PER_GPU_SECOND", "0.00116", "usd_per_gpu_second", 0.00116),
         ("PIXPOD_USD_PER_GPU_SECOND", "1e-4", "usd_per_gpu_second", 1e-4),
         ("PIXPOD_USD_PER_GPU_SECOND", "0", "usd_per_gpu_second", 0.0),
@@ -158,6 +161,8 @@ def test_variable_is_read(name, value, field, expected):
         ("PIXPOD_MAX_REPLY_BYTES", "9" * 5_000, "a whole number"),
         ("PIXPOD_MAX_REPLY_BYTES", "999", "1000 to 100000000"),
         ("PIXPOD_MAX_REPLY_BYTES", "100000001", "1000 to 100000000"),
+        ("PIXPOD_MARK_AI", "no", "true, false"),
+        ("PIXPOD_PROMPTS_IN_FILES", "0", "true, false"),
         ("PIXPOD_USD_PER_GPU_SECOND", "cheap", "US dollars per second"),
         ("PIXPOD_USD_PER_GPU_SECOND", "nan", "US dollars per second"),
         ("PIXPOD_USD_PER_GPU_SECOND", "-0.1", "US dollars per second"),

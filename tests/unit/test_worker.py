@@ -27,6 +27,7 @@ from pixpod.errors import (
 )
 from pixpod.job import Delivery
 from pixpod.logs import JsonFormatter
+from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.refresh import Refresh
@@ -66,6 +67,7 @@ def build(tmp_path):
         refresh_after_images=0,
         concurrency=None,
         send_progress=None,
+        **more,
     ):
         ours: dict[Delivery, ImageStore] = {
             Delivery.INLINE: InlineImageStore(),
@@ -84,6 +86,7 @@ def build(tmp_path):
             key_secret=SecretStr("hidden"),
             max_reply_bytes=max_reply_bytes,
             max_job_s=max_job_s,
+            **more,
         )
 
     return build_worker
@@ -203,6 +206,21 @@ def test_metadata_may_be_left_out_of_the_file(build):
     )
     assert b"PLANTEDPROMPT" in with_it
     assert b"PLANTEDPROMPT" not in without
+
+
+def test_deployment_may_leave_prompts_out_of_files(build):
+    worker = build(metadata=MetadataOptions(has_prompts=False))
+    job = make_job(prompt=PROMPT, negative_prompt="PLANTEDPROMPT", guidance_scale=3)
+    data = base64.b64decode(handle(worker, job)["images"][0]["data"])
+    assert b"PLANTEDPROMPT" not in data
+    assert b"Sampler" in data
+
+
+@pytest.mark.parametrize("is_marked", [True, False])
+def test_files_are_marked_as_generated_unless_the_deployment_says_no(build, is_marked):
+    worker = build(metadata=MetadataOptions(has_ai_mark=is_marked))
+    (image,) = handle(worker, make_job(output={"metadata": False}))["images"]
+    assert (b"trainedAlgorithmicMedia" in base64.b64decode(image["data"])) is is_marked
 
 
 def test_worker_starts_and_stops_its_engine(build):

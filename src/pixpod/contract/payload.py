@@ -10,7 +10,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from pydantic import ValidationError
+from pydantic import SecretStr, ValidationError
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.problems import (
@@ -33,16 +33,22 @@ from pixpod.job import (
     OutputOptions,
     StoredImage,
 )
+from pixpod.outputs.keys import idempotent_name
 from pixpod.outputs.storage import clean_prefix
 
 DEFAULT_QUALITY = 90
+NO_SECRET = SecretStr("")
 
 FieldPath = tuple[str, ...]
 """The path of a field: `("seed",)` or `("output", "quality")`."""
 
 
-def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
+def parse_job(
+    raw: Mapping[str, Any], capabilities: Capabilities, key_secret: SecretStr = NO_SECRET
+) -> Job:
     """Check a job as the platform hands it over; keys beside `id` and `input` are the platform's.
+
+    `key_secret` hides the `idempotency_key` in the name of the job.
 
     Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
     NotSupported if its only problems are features that this version does not have.
@@ -66,10 +72,15 @@ def parse_job(raw: Mapping[str, Any], capabilities: Capabilities) -> Job:
     if unsupported:
         raise NotSupported(unsupported)
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
+    key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
+    options = _build_output(output, capabilities)
+    named = key and idempotent_name(key, key_prefix=options.key_prefix, secret=key_secret)
     return Job(
         id=job_id,
-        request=_build_request(job_id, checked.input, spec),
-        output=_build_output(checked.input.output or OutputInput(), capabilities),
+        name=named or job_id,
+        idempotency_key=key,
+        request=_build_request(named or job_id, checked.input, spec),
+        output=options,
         execution_timeout_s=_execution_timeout_s(raw),
     )
 
@@ -124,7 +135,7 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
         "width": image.width,
         "height": image.height,
         "content_type": image.format.content_type,
-        "size_bytes": len(image.data),
+        "size_bytes": image.size_bytes,
         "sha256": image.sha256,
     }
 
@@ -221,7 +232,7 @@ def _path_of(loc: Sequence[str | int]) -> FieldPath:
 # --- the parsed job ------------------------------------------------------------------------
 
 
-def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
+def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
     changes = {
         "width": given.width,
         "height": given.height,
@@ -238,25 +249,25 @@ def _build_request(job_id: str, given: JobInput, spec: ModelSpec) -> GenerationR
         negative_prompt=given.negative_prompt,
         true_cfg_scale=given.true_cfg_scale,
         truncate=given.on_long_prompt == "truncate",
-        seeds=_choose_seeds(job_id, given),
+        seeds=_choose_seeds(job_name, given),
         isolated=bool(given.deterministic),
     )
 
 
-def _choose_seeds(job_id: str, given: JobInput) -> tuple[int, ...]:
-    """Return one seed per image: as given, counted up from the given one, or from the job's id."""
+def _choose_seeds(job_name: str, given: JobInput) -> tuple[int, ...]:
+    """Return one seed per image: as given, counted up, or derived from the name of the job."""
     seeds = given.seed or []
     num_images = given.num_images or max(len(seeds), 1)
     if len(seeds) == num_images:
         return tuple(seeds)
     if seeds:
         return tuple((seeds[0] + index) % (MAX_SEED + 1) for index in range(num_images))
-    return tuple(_derive_seed(job_id, index) for index in range(num_images))
+    return tuple(_derive_seed(job_name, index) for index in range(num_images))
 
 
-def _derive_seed(job_id: str, index: int) -> int:
+def _derive_seed(job_name: str, index: int) -> int:
     """Return one seed per job and image, so that a retried job gives the same images."""
-    digest = hashlib.sha256(json.dumps([job_id, index]).encode()).digest()
+    digest = hashlib.sha256(json.dumps([job_name, index]).encode()).digest()
     return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
 
 
@@ -268,5 +279,6 @@ def _build_output(given: OutputInput, capabilities: Capabilities) -> OutputOptio
         quality=quality,
         delivery=given.delivery or capabilities.deliveries[0],
         key_prefix=clean_prefix(given.key_prefix or ""),
+        name=given.name or "",
         metadata=given.metadata is not False,
     )

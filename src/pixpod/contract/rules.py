@@ -53,6 +53,7 @@ def check_values(
     yield from _check_text(given, spec)
     yield from _check_quality(given, spec, capabilities)
     yield from _check_output(given.output or OutputInput(), capabilities, malformed)
+    yield from _check_idempotency(given, capabilities, malformed)
 
 
 def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
@@ -211,3 +212,15 @@ def _check_output(
             clean_prefix(given.key_prefix)
         except ValueError as exc:
             yield wrong("output.key_prefix", given.key_prefix, str(exc).removeprefix("expected "))
+
+
+def _check_idempotency(
+    given: JobInput, capabilities: Capabilities, malformed: Collection[str]
+) -> Iterator[Problem]:
+    if given.idempotency_key is None or {"output", "output.delivery"} & set(malformed):
+        return
+    delivery = given.output.delivery if given.output else None
+    if (delivery or capabilities.deliveries[0]) is not Delivery.S3:
+        accepted = "absent unless the images are delivered to the deployment's bucket"
+        hint = "set output.delivery to s3" if Delivery.S3 in capabilities.deliveries else None
+        yield wrong("idempotency_key", given.idempotency_key, accepted, hint)

@@ -38,9 +38,13 @@ NOT_SUPPORTED = frozenset(
 
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
+FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
+IDEMPOTENCY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
+    IDEMPOTENCY_KEY: "1 to 64 of A-Z a-z 0-9 _ -",
+    FILE_NAME: "1 to 80 of A-Z a-z 0-9 . _ -, the first of them no dot",
 }
 """A description of the texts that each pattern of the contract accepts."""
 
@@ -94,9 +98,17 @@ class OutputInput(_Edge):
             "pattern": r"^(?!(.*/)?\.{1,2}(/|$))([A-Za-z0-9._-]+(/[A-Za-z0-9._-]+)*/?)?$",
         },
     )
+    name: Annotated[str, Field(pattern=FILE_NAME)] | None = Field(
+        default=None,
+        description="Begins the names of the images' files, before their index.",
+        examples=["poster"],
+    )
     metadata: bool | None = Field(
         default=None,
-        description="Generation data, prompt included, in the file; true unless given.",
+        description=(
+            "Generation data in the file, with prompts unless the deployment leaves them out; true "
+            "unless given."
+        ),
     )
 
 
@@ -203,6 +215,17 @@ class JobInput(_Edge):
     )
     deterministic: bool | None = Field(
         default=None, description="Run each image in a batch of its own; false unless given."
+    )
+    idempotency_key: Annotated[str, Field(pattern=IDEMPOTENCY_KEY)] | None = Field(
+        default=None,
+        description=(
+            "Makes it safe to send a request twice: a later job with the same key is answered from "
+            "the first one's stored result, without the GPU, and refused if it asks for something "
+            "else. Jobs with one key at the same time may all run. Keys count per "
+            "output.key_prefix. Seeds that are not given derive from the key. Only with delivery "
+            "by s3, into the deployment's bucket: put, inline and directory keep no result."
+        ),
+        examples=["order-1234"],
     )
     output: OutputInput | None = None
 

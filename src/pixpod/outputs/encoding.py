@@ -1,4 +1,4 @@
-"""Encodes pixels as the bytes of a file that contains its generation data.
+"""Encodes pixels as the bytes of a file, with its generation data and the mark of generated media.
 
 The same pixels give the same bytes: a file has no time stamp and nothing of the machine.
 Does not know where files go.
@@ -8,6 +8,8 @@ import hashlib
 import io
 import json
 import math
+import struct
+from dataclasses import dataclass
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
@@ -35,14 +37,42 @@ JPEG has 65 533 bytes for EXIF, in which a character may take four.
 _METADATA_BYTES = 40_000
 """Two prompts of MAX_PROMPT_CHARACTERS at four bytes each, the settings line, file headers."""
 
+AI_MARK = (
+    '<?xpacket begin="\ufeff" id="W5M0MpCehiHzreSzNTczkc9d"?>'
+    '<x:xmpmeta xmlns:x="adobe:ns:meta/">'
+    '<rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">'
+    '<rdf:Description rdf:about=""'
+    ' xmlns:Iptc4xmpExt="http://iptc.org/std/Iptc4xmpExt/2008-02-29/"'
+    " Iptc4xmpExt:DigitalSourceType="
+    '"http://cv.iptc.org/newscodes/digitalsourcetype/trainedAlgorithmicMedia"/>'
+    "</rdf:RDF></x:xmpmeta>"
+    '<?xpacket end="r"?>'
+)
+"""XMP that marks a file as made by a trained model: IPTC Photo Metadata, Digital Source Type.
+
+Article 50(2) of the EU's AI Act requires a machine-readable mark.
+"""
+
 _EXIF_IFD = 0x8769
 _USER_COMMENT = 0x9286
 
 
-def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity) -> str:
-    """Return the generation data in the notation of AUTOMATIC1111's web UI, which other tools read.
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MetadataOptions:
+    """Choices of a deployment for all files: AI_MARK, and prompts in the generation data."""
 
+    has_ai_mark: bool = True
+    has_prompts: bool = True
+
+
+def generation_text(
+    request: GenerationRequest, seed: int, model: ModelIdentity, *, has_prompts: bool = True
+) -> str:
+    """Return what made an image, in the notation of AUTOMATIC1111's web UI.
+
+    Other tools read it, too:
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
+    Without prompts it is the line of settings alone.
     """
     prompts = request.prompts
     settings = {
@@ -57,8 +87,8 @@ def generation_text(request: GenerationRequest, seed: int, model: ModelIdentity)
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
-    lines = [_shortened(prompts.prompt)]
-    if prompts.negative_prompt:
+    lines = [_shortened(prompts.prompt)] if has_prompts else []
+    if has_prompts and prompts.negative_prompt:
         lines.append(f"Negative prompt: {_shortened(prompts.negative_prompt)}")
     return "\n".join([*lines, ", ".join(known)])
 
@@ -71,21 +101,24 @@ def encode(
     format: ImageFormat,
     quality: int | None,
     text: str | None,
+    has_ai_mark: bool,
 ) -> EncodedImage:
     """Encode one image; `text` (of `generation_text`) goes into the file unless it is None.
 
-    PNG carries it as chunk `parameters`, JPEG and WebP as EXIF UserComment. `quality` is
-    ignored by PNG and required by the others.
+    PNG carries it as chunk `parameters`, JPEG and WebP as EXIF UserComment. AI_MARK is XMP in all
+    of them. `quality` is ignored by PNG and required by the others.
     """
     image = Image.frombytes("RGB", (raw.width, raw.height), raw.pixels)
     file = io.BytesIO()
+    xmp = AI_MARK if has_ai_mark else ""
     if format is ImageFormat.PNG:
-        image.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text))
+        image.save(file, "PNG", compress_level=PNG_COMPRESS_LEVEL, pnginfo=_png_info(text, xmp))
     else:
         assert quality is not None, f"{format} has a quality"
         subsampling = "4:4:4" if quality >= FULL_CHROMA_JPEG_QUALITY else "4:2:0"
         options = {"subsampling": subsampling} if format is ImageFormat.JPEG else {}
-        image.save(file, format.upper(), quality=quality, exif=_exif(text), **options)
+        metadata = {"exif": _exif(text), "xmp": xmp.encode()}
+        image.save(file, format.upper(), quality=quality, **metadata, **options)
     data = file.getvalue()
     return EncodedImage(
         index=index,
@@ -94,6 +127,7 @@ def encode(
         height=raw.height,
         format=format,
         sha256=hashlib.sha256(data).hexdigest(),
+        size_bytes=len(data),
         data=data,
     )
 
@@ -136,19 +170,31 @@ def base64_bytes(num_bytes: int) -> int:
     return -(-num_bytes // 3) * 4
 
 
-def _png_info(text: str | None) -> PngInfo:
+def _png_info(text: str | None, xmp: str) -> PngInfo:
     info = PngInfo()
     if text is not None:
         info.add_text("parameters", text)
+    if xmp:
+        info.add_itxt("XML:com.adobe.xmp", xmp)
     return info
 
 
 def _exif(text: str | None) -> bytes:
+    """Return EXIF with one tag, UserComment as UNDEFINED: Pillow would write it as BYTE.
+
+    Readers such as piexif, which AUTOMATIC1111's web UI uses, accept only the standard's type.
+    """
     if text is None:
         return b""
-    exif = Image.Exif()
-    exif.get_ifd(_EXIF_IFD)[_USER_COMMENT] = b"UNICODE\0" + text.encode("utf-16-be")
-    return exif.tobytes()
+    comment = b"UNICODE\0" + text.encode("utf-16-be")
+    long, undefined = 4, 7
+    exif_ifd_at, comment_at = 26, 44  # behind a header of 8 bytes, and directories of 18
+    return (
+        b"Exif\0\0MM\0*"
+        + struct.pack(">IHHHIII", 8, 1, _EXIF_IFD, long, 1, exif_ifd_at, 0)
+        + struct.pack(">HHHIII", 1, _USER_COMMENT, undefined, len(comment), comment_at, 0)
+        + comment
+    )
 
 
 def _shortened(prompt: str) -> str:

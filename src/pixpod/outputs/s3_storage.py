@@ -6,7 +6,11 @@ Imported only if needed, because importing boto3 takes time.
 import asyncio
 import base64
 import hashlib
-from typing import Literal, cast
+import logging
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Literal, TypeVar, cast
 from urllib.parse import quote, urlsplit
 
 from boto3.session import Session
@@ -15,14 +19,24 @@ from botocore.exceptions import BotoCoreError, ClientError, HTTPClientError, NoC
 from botocore.exceptions import ConnectionError as NotConnected
 
 from pixpod.errors import StorageDenied, StorageUnavailable
-from pixpod.job import EncodedImage, StoredImage
+from pixpod.job import EncodedImage, ImageFile, StoredImage
 from pixpod.outputs.s3_settings import S3Settings
+
+if TYPE_CHECKING:
+    from mypy_boto3_s3 import S3Client
+
+log = logging.getLogger(__name__)
+
+T = TypeVar("T")
 
 MAX_ATTEMPTS = 3
 """botocore waits up to 1 s before the second and up to 2 s before the third."""
 
+QUICK_TIMEOUT_S = 2.0
+"""For what no job depends on: result files are looked up and written in one try."""
+
 CACHE_CONTROL = "max-age=31536000, immutable"
-"""A key is one image of one job; a retried job writes the same image again."""
+"""A key depends on the bytes that it names."""
 
 _WHAT_TO_SET = {
     "SignatureDoesNotMatch": "PIXPOD_S3_SECRET_ACCESS_KEY must belong to PIXPOD_S3_ACCESS_KEY_ID",
@@ -42,17 +56,33 @@ _MAY_PASS = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "S
 
 
 class S3ImageStore:
-    """Puts images into one bucket and answers with a link to each."""
+    """Puts images into one bucket and answers with a link to each. Also a ResultStore."""
 
     def __init__(
-        self, settings: S3Settings, *, connect_timeout_s: float = 5, read_timeout_s: float = 30
+        self,
+        settings: S3Settings,
+        *,
+        connect_timeout_s: float = 5,
+        read_timeout_s: float = 30,
+        quick_timeout_s: float = QUICK_TIMEOUT_S,
     ) -> None:
         self._settings = settings
+        self._session = Session()
+        self._client = self._connect(MAX_ATTEMPTS, connect_timeout_s, read_timeout_s)
+        self._quick = self._connect(1, quick_timeout_s, quick_timeout_s)
+        # of their own: look-ups that hang must not take the threads that encode and upload
+        self._quick_threads = ThreadPoolExecutor(8, thread_name_prefix="s3-quick")
+        self._is_denial_logged = False
+
+    def _connect(
+        self, attempts: int, connect_timeout_s: float, read_timeout_s: float
+    ) -> "S3Client":
+        settings = self._settings
         # `settings` admits botocore's own words only, which botocore types as literals.
         checksums = cast('Literal["when_required", "when_supported"]', settings.checksums)
         style = cast('Literal["auto", "path", "virtual"]', settings.addressing_style)
         secret, token = settings.secret_access_key, settings.session_token
-        self._client = Session().client(
+        return self._session.client(
             "s3",
             endpoint_url=settings.endpoint_url,
             region_name=settings.region,
@@ -61,7 +91,7 @@ class S3ImageStore:
             aws_session_token=token.get_secret_value() if token else None,
             config=Config(
                 signature_version="s3v4",
-                retries={"mode": "standard", "total_max_attempts": MAX_ATTEMPTS},
+                retries={"mode": "standard", "total_max_attempts": attempts},
                 connect_timeout=connect_timeout_s,
                 read_timeout=read_timeout_s,
                 max_pool_connections=32,
@@ -73,8 +103,94 @@ class S3ImageStore:
 
     async def put(self, image: EncodedImage, key: str) -> StoredImage:
         """Store an image. Its link is presigned unless the settings have a public base URL."""
+        with self._translating():
+            url = await asyncio.to_thread(self._put_image, image, key)
+        return StoredImage(image=image, key=key, url=url)
+
+    async def put_file(self, data: bytes, key: str) -> None:
+        with self._translating():
+            await self._on_quick_thread(
+                lambda: self._put(
+                    self._quick, data, key, "application/octet-stream", cache_control="no-store"
+                )
+            )
+
+    async def get_file(self, key: str, max_bytes: int) -> bytes | None:
+        with self._translating():
+            return await self._on_quick_thread(lambda: self._get(key, max_bytes))
+
+    async def find(self, image: ImageFile, key: str) -> StoredImage | None:
+        with self._translating():
+            return await self._on_quick_thread(lambda: self._find(image, key))
+
+    def _put_image(self, image: EncodedImage, key: str) -> str:
+        content_type = image.format.content_type
+        self._put(self._client, image.data, key, content_type, cache_control=CACHE_CONTROL)
+        return self._link(key)
+
+    def _put(
+        self, client: "S3Client", data: bytes, key: str, content_type: str, *, cache_control: str
+    ) -> None:
+        md5 = hashlib.md5(data, usedforsecurity=False).digest()
+        client.put_object(
+            Bucket=self._settings.bucket,
+            Key=key,
+            Body=data,
+            ContentType=content_type,
+            CacheControl=cache_control,
+            # The one checksum that AWS, R2, GCS and B2 all verify, whatever `checksums` says.
+            ContentMD5=base64.b64encode(md5).decode("ascii"),
+        )
+
+    def _get(self, key: str, max_bytes: int) -> bytes | None:
         try:
-            url = await asyncio.to_thread(self._put, image, key)
+            answer = self._quick.get_object(Bucket=self._settings.bucket, Key=key)
+        except ClientError as exc:
+            if self._is_absent(exc):
+                return None
+            raise
+        with answer["Body"] as body:
+            return body.read(max_bytes)
+
+    def _find(self, image: ImageFile, key: str) -> StoredImage | None:
+        try:
+            answer = self._quick.head_object(Bucket=self._settings.bucket, Key=key)
+        except ClientError as exc:
+            if self._is_absent(exc):
+                return None
+            raise
+        if answer["ContentLength"] != image.size_bytes:
+            return None
+        return StoredImage(image=image, key=key, url=self._link(key))
+
+    def _is_absent(self, exc: ClientError) -> bool:
+        """Return whether there is no file; AWS says 403 to those who may not list the bucket."""
+        status = exc.response["ResponseMetadata"]["HTTPStatusCode"]
+        if status == 403 and not self._is_denial_logged:
+            self._is_denial_logged = True
+            log.info(
+                "the bucket denies to read a file, which counts as absent: stored results need "
+                "s3:GetObject below PIXPOD_S3_PREFIX"
+            )
+        return status in (403, 404)
+
+    def _link(self, key: str) -> str:
+        if self._settings.public_base_url is not None:
+            return f"{self._settings.public_base_url}/{quote(key)}"
+        return self._client.generate_presigned_url(
+            "get_object",
+            Params={"Bucket": self._settings.bucket, "Key": key},
+            ExpiresIn=self._settings.link_lifetime_s,
+        )
+
+    async def _on_quick_thread(self, call: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._quick_threads, call)
+
+    @contextmanager
+    def _translating(self) -> Iterator[None]:
+        """Raise botocore's errors as ours."""
+        try:
+            yield
         except ClientError as exc:
             raise self._answered(exc) from exc
         except (NotConnected, HTTPClientError) as exc:
@@ -86,26 +202,6 @@ class S3ImageStore:
             ) from exc
         except BotoCoreError as exc:
             raise StorageDenied(f"{self._place}: {_reason(exc)}; {_ANYTHING_ELSE}") from exc
-        return StoredImage(image=image, key=key, url=url)
-
-    def _put(self, image: EncodedImage, key: str) -> str:
-        md5 = hashlib.md5(image.data, usedforsecurity=False).digest()
-        self._client.put_object(
-            Bucket=self._settings.bucket,
-            Key=key,
-            Body=image.data,
-            ContentType=image.format.content_type,
-            CacheControl=CACHE_CONTROL,
-            # The one checksum that AWS, R2, GCS and B2 all verify, whatever `checksums` says.
-            ContentMD5=base64.b64encode(md5).decode("ascii"),
-        )
-        if self._settings.public_base_url is not None:
-            return f"{self._settings.public_base_url}/{quote(key)}"
-        return self._client.generate_presigned_url(
-            "get_object",
-            Params={"Bucket": self._settings.bucket, "Key": key},
-            ExpiresIn=self._settings.link_lifetime_s,
-        )
 
     @property
     def _place(self) -> str:

@@ -1,21 +1,14 @@
-"""Stores for encoded images, and the keys of images. The S3 store is in `s3_storage`."""
+"""Stores for encoded images. The S3 store is in `s3_storage`, keys are in `keys`."""
 
 import asyncio
 import base64
-import hashlib
-import hmac
 import re
 from pathlib import Path
 from typing import Protocol
 from uuid import uuid4
 
-from pydantic import SecretStr
-
 from pixpod.errors import StorageDenied, StorageUnavailable
-from pixpod.job import EncodedImage, ImageFormat, StoredImage
-
-_MAX_JOB_ID_CHARACTERS = 80
-_TOKEN_BITS = 128
+from pixpod.job import EncodedImage, ImageFile, StoredImage
 
 
 class ImageStore(Protocol):
@@ -30,6 +23,25 @@ class ImageStore(Protocol):
         Raises StorageDenied when the deployment is set up wrongly, StorageUnavailable when a
         later try may succeed.
         """
+        ...
+
+
+class ResultStore(Protocol):
+    """A place that keeps images and finds them again, and small files beside them.
+
+    Its methods raise as `ImageStore.put` does; they give up sooner, since no job depends on them.
+    """
+
+    async def put_file(self, data: bytes, key: str) -> None:
+        """Keep a small file, which replaces another one of this key."""
+        ...
+
+    async def get_file(self, key: str, max_bytes: int) -> bytes | None:
+        """Return a file, cut after `max_bytes`; None if there is none, or none that we may read."""
+        ...
+
+    async def find(self, image: ImageFile, key: str) -> StoredImage | None:
+        """Return a fresh way to an image, or None unless a file of its size is there."""
         ...
 
 
@@ -63,24 +75,6 @@ class DirectoryImageStore:
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc
         return StoredImage(image=image, key=key, path=str(path))
-
-
-def image_key(
-    *, prefix: str, key_prefix: str, job_id: str, index: int, format: ImageFormat, secret: SecretStr
-) -> str:
-    """Return `<prefix>/<key_prefix>/<job id>/<index>-<token>.<format>`, the same for each retry.
-
-    The prefixes are results of `clean_prefix` and may be empty. The job id is cut and has `_` for
-    unsafe characters, so that two ids may look alike; the token is made of the whole id and
-    cannot be guessed without `secret`.
-    """
-    shown_id = re.sub(r"[^A-Za-z0-9._-]|^\.", "_", job_id)[:_MAX_JOB_ID_CHARACTERS] or "_"
-    digest = hmac.new(
-        secret.get_secret_value().encode(), f"{index} {job_id}".encode(), hashlib.sha256
-    )
-    token = digest.hexdigest()[: _TOKEN_BITS // 4]
-    parts = (prefix, key_prefix, shown_id, f"{index}-{token}.{format}")
-    return "/".join(part for part in parts if part)
 
 
 def clean_prefix(value: str) -> str:

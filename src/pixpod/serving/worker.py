@@ -17,29 +17,41 @@ from pixpod.contract.rules import Capabilities
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
+    Cost,
     Delivery,
     EncodedImage,
     Generation,
     Job,
     JobResult,
     StoredImage,
+    StoredResult,
     WorkerReport,
 )
 from pixpod.logs import job_context
 from pixpod.methods import method_of
-from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
-from pixpod.outputs.storage import ImageStore, image_key
+from pixpod.outputs.encoding import (
+    MetadataOptions,
+    base64_bytes,
+    encode,
+    generation_text,
+    max_encoded_bytes,
+)
+from pixpod.outputs.keys import JobKeys
+from pixpod.outputs.storage import ImageStore
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.stored_results import StoredResults
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
+
+ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -54,7 +66,8 @@ class Platform:
 class Worker:
     """Serves jobs concurrently until closed.
 
-    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's.
+    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's. `results`
+    are those in its bucket, if it has one.
     """
 
     capabilities: Capabilities
@@ -69,6 +82,8 @@ class Worker:
     key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
+    results: StoredResults | None = None
+    metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
     async def __aenter__(self) -> Self:
@@ -76,6 +91,8 @@ class Worker:
         return self
 
     async def __aexit__(self, *exc: object) -> None:
+        if self.results is not None:
+            await self.results.settle()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
@@ -128,7 +145,7 @@ class Worker:
     async def _run(self, raw: Mapping[str, Any]) -> JobResult:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self.capabilities)
+            job = parse_job(raw, self.capabilities, self.key_secret)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
@@ -136,16 +153,41 @@ class Worker:
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
-                    generation = await self.engine.generate(job.request, progress.on_step)
-                for phase, milliseconds in generation.timings_ms.items():
-                    timeline.add(phase, milliseconds)
-                with timeline.phase("encode"):
-                    encoded = await _encode_all(job, generation)
-                with timeline.phase("upload"):
-                    stored = await self._put_all(job, encoded)
-        result = self._finish(generation, stored, timeline)
+                    made = await self._find_or_generate(job, progress)
+                if isinstance(made, Generation):
+                    stored = await self._deliver(job, made, timeline)
+        if isinstance(made, StoredResult):
+            result = self._repeat(made, timeline)
+        else:
+            result = self._finish(made, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return result
+
+    async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
+        def generate() -> Coroutine[Any, Any, Generation]:
+            return self.engine.generate(job.request, progress.on_step)
+
+        results = self._results_of(job)
+        if results is None:
+            return await generate()
+        return await results.find_or_generate(job, self._keys_of(job), generate)
+
+    def _results_of(self, job: Job) -> StoredResults | None:
+        """Return where the result of this job is kept; only the deployment's bucket has results."""
+        return self.results if job.output.delivery is Delivery.S3 else None
+
+    async def _deliver(
+        self, job: Job, generation: Generation, timeline: Timeline
+    ) -> tuple[StoredImage, ...]:
+        for phase, milliseconds in generation.timings_ms.items():
+            timeline.add(phase, milliseconds)
+        with timeline.phase("encode"):
+            encoded = await _encode_all(job, generation, self.metadata)
+        with timeline.phase("upload"):
+            stored = await self._put_all(job, encoded)
+        if results := self._results_of(job):
+            await results.keep(job, self._keys_of(job), generation, stored)
+        return stored
 
     def _check_reply_size(self, job: Job) -> None:
         """Refuse results that cannot fit before any GPU time is spent."""
@@ -172,15 +214,18 @@ class Worker:
         return tuple(result for result in results if not isinstance(result, BaseException))
 
     async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
-        key = image_key(
-            prefix=self.key_prefix,
-            key_prefix=job.output.key_prefix,
-            job_id=job.id,
-            index=image.index,
-            format=image.format,
-            secret=self.key_secret,
+        key = self._keys_of(job).image_key(
+            name=job.output.name, index=image.index, sha256=image.sha256, format=image.format
         )
         return await self.stores[job.output.delivery].put(image, key)
+
+    def _keys_of(self, job: Job) -> JobKeys:
+        return JobKeys(
+            prefix=self.key_prefix,
+            key_prefix=job.output.key_prefix,
+            job_name=job.name,
+            secret=self.key_secret,
+        )
 
     def _finish(
         self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
@@ -196,13 +241,32 @@ class Worker:
             cost=estimate_cost(
                 self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
             ),
-            worker=WorkerReport(
-                id=self.worker_id,
-                cold_start=is_first,
-                boot_ms=self.engine.boot_ms(),
-                images_served=self.images_served,
-            ),
+            worker=self._report(is_first),
             warnings=generation.warnings,
+        )
+
+    def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
+        return JobResult(
+            images=result.images,
+            model=result.model,
+            steps=result.steps,
+            timings_ms=timeline.milliseconds(),
+            cost=Cost(
+                gpu=self.engine.device_name,
+                gpu_ms=0.0,
+                estimated_usd=0.0,
+                basis="answered from a stored result",
+            ),
+            worker=self._report(is_first=self.images_served == 0),
+            warnings=(*result.warnings, ANSWERED_FROM_STORED),
+        )
+
+    def _report(self, is_first: bool) -> WorkerReport:
+        return WorkerReport(
+            id=self.worker_id,
+            cold_start=is_first,
+            boot_ms=self.engine.boot_ms(),
+            images_served=self.images_served,
         )
 
 
@@ -239,21 +303,26 @@ def _log_failure(error: WorkerError) -> None:
         log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
 
 
-async def _encode_all(job: Job, generation: Generation) -> list[EncodedImage]:
+async def _encode_all(
+    job: Job, generation: Generation, metadata: MetadataOptions
+) -> list[EncodedImage]:
     """Encode each image on a thread of its own: encoders release the interpreter's lock."""
     request, output = job.request, job.output
     assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
 
     def encode_one(index: int) -> EncodedImage:
         image = generation.images[index]
-        text = generation_text(request, image.seed, generation.model) if output.metadata else None
+        text = generation_text(
+            request, image.seed, generation.model, has_prompts=metadata.has_prompts
+        )
         return encode(
             image.pixels,
             index=index,
             seed=image.seed,
             format=output.format,
             quality=output.quality,
-            text=text,
+            text=text if output.metadata else None,
+            has_ai_mark=metadata.has_ai_mark,
         )
 
     indices = range(len(request.seeds))

@@ -48,6 +48,25 @@ _TIMINGS = """
 
 JSON Schema: [reply.json](../src/pixpod/contract/schema/reply.json).
 
+## Jobs that come again
+
+Once all images of a job are in the deployment's bucket, the worker writes a small result file
+beside them. The platform gives a job out again if its result was lost or its worker died. The job
+is then answered from the result file: the same images with fresh links, `cost.gpu_ms` 0, and a
+warning. The file is looked up while the job waits for its model and the GPU, for at most 2 seconds.
+If the GPU is idle, the job may have begun by then; it ends at its next step. A file that the worker
+did not write for this very job, or whose images are gone, is ignored.
+
+`idempotency_key` extends this to requests that you send twice: a job with the key of an earlier one
+is answered from its result, whatever the ids of the two jobs are. If it asks for something else, it
+is refused as `invalid_input`. Such a job is called `key-` and 32 hex digits in keys. Two jobs with
+one key at the same time may both run; the links of both stay valid. Results are kept in the
+deployment's bucket only, so the field is refused with delivery by `put`, `inline` or `directory`.
+They last as long as the files, and a worker of another version ignores them.
+
+The bucket's credentials need `s3:PutObject` and `s3:GetObject` below `PIXPOD_S3_PREFIX`. Without
+`s3:ListBucket`, AWS denies access to a file that does not exist; the worker takes that as absent.
+
 ## Find out what is served
 
 A job whose input is `{{"describe": true}}` is answered without the GPU. The reply has {describe}.

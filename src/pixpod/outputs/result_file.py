@@ -1,0 +1,116 @@
+"""The file beside a job's images from which the same job is answered again.
+
+It has no prompt, no link and no key. Whoever can write to the bucket may forge, copy or cut it, so
+its content counts only with the HMAC of the content and of its place under the key secret.
+"""
+
+import hmac
+import json
+from dataclasses import asdict
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
+
+import pixpod
+from pixpod.job import ImageFile, Job, ModelIdentity
+from pixpod.outputs.keys import keyed_hash
+
+MAX_RESULT_BYTES = 64_000
+"""More than any result has: 100 images are 20 kB."""
+
+_Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+
+class ResultImage(_Part):
+    """One image; its place in the list is its index, and the job says its seed and format."""
+
+    width: int
+    height: int
+    sha256: _Hash
+    size_bytes: int
+
+
+class ResultModel(_Part):
+    """As ModelIdentity."""
+
+    name: str
+    revision: str
+    precision: str
+    weights: str
+
+
+class ResultFile(_Part):
+    """The content. `version` is the worker's: another one may read the same payload differently."""
+
+    version: str
+    fingerprint: _Hash
+    images: tuple[ResultImage, ...] = Field(min_length=1)
+    model: ResultModel
+    steps: int
+    warnings: tuple[str, ...]
+
+
+def fingerprint(job: Job, secret: SecretStr) -> str:
+    """Return what two jobs have in common if they ask for the same images in the same way.
+
+    It is an HMAC because prompts can be guessed.
+    """
+    asked = json.dumps([asdict(job.request), asdict(job.output)], sort_keys=True)
+    return keyed_hash(secret, f"request {asked}")
+
+
+def make_result(
+    *,
+    fingerprint: str,
+    images: tuple[ImageFile, ...],
+    model: ModelIdentity,
+    steps: int,
+    warnings: tuple[str, ...],
+) -> ResultFile:
+    """Return the content for a job whose images, in the order of their indices, are stored."""
+    return ResultFile(
+        version=pixpod.__version__,
+        fingerprint=fingerprint,
+        images=tuple(
+            ResultImage(
+                width=image.width,
+                height=image.height,
+                sha256=image.sha256,
+                size_bytes=image.size_bytes,
+            )
+            for image in images
+        ),
+        model=ResultModel(**asdict(model)),
+        steps=steps,
+        warnings=warnings,
+    )
+
+
+def seal_result(result: ResultFile, *, key: str, secret: SecretStr) -> bytes:
+    """Return the file for `key`: the HMAC in hex, a line feed, the content as JSON."""
+    content = result.model_dump_json()
+    return f"{_seal(content, key, secret)}\n{content}".encode()
+
+
+def open_result(data: bytes, *, key: str, secret: SecretStr) -> ResultFile:
+    """Return the content of the file under `key`.
+
+    Raises ValueError, with the reason, for a file that `seal_result` did not make for this key.
+    """
+    if len(data) > MAX_RESULT_BYTES:
+        raise ValueError(f"expected at most {MAX_RESULT_BYTES} bytes, got more")
+    seal, _, content = data.decode("utf-8", "replace").partition("\n")
+    if not hmac.compare_digest(seal.encode(), _seal(content, key, secret).encode()):
+        raise ValueError("expected the HMAC of this job's result, got another one")
+    try:
+        return ResultFile.model_validate_json(content)
+    except ValidationError as exc:
+        raise ValueError("expected the content of a result, got something else") from exc
+
+
+def _seal(content: str, key: str, secret: SecretStr) -> str:
+    return keyed_hash(secret, f"file {key}\n{content}")
