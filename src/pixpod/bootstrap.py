@@ -91,6 +91,8 @@ def _build_engine(
     on_host_fault: HostFaultListener | None,
 ) -> DiffusionEngine:
     timeline = timeline or BootTimeline(time.perf_counter)
+    # without a platform the waiting job is answered with the host's fault
+    on_host_fault = on_host_fault or (lambda error: None)
     loader = ModelLoader(
         models=models,
         locator=locator,
@@ -99,8 +101,7 @@ def _build_engine(
         accepted_licences=settings.accepted_licences,
         verify=settings.verify,
         timeline=timeline,
-        # without a platform the waiting job is answered with the host's fault
-        on_host_fault=on_host_fault or (lambda error: None),
+        on_host_fault=on_host_fault,
         memory_limit_gib=settings.memory_limit_gb,
         compiled_dir=settings.compiled_dir if settings.is_compiling else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -112,6 +113,7 @@ def _build_engine(
         preload=settings.preload,
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
+        on_host_fault=on_host_fault,
     )
 
 

@@ -342,6 +342,7 @@ def test_stage_that_uses_another_component_fails_its_job_only(touch, component, 
         preload=False,
         warmup_sizes=(),
         is_batching=True,
+        on_host_fault=lambda error: None,
     )
     first, second = asyncio.run(replies_of(spec, engine, 2))
     assert first["error"] == (
