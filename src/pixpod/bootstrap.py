@@ -13,6 +13,7 @@ from pixpod.families import FAMILIES, FamilySpec
 from pixpod.job import Delivery
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, Settings
@@ -46,7 +47,11 @@ def build_worker(
     return Worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
-        stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
+        destinations=Destinations(
+            stores={delivery: _build_store(delivery, settings) for delivery in settings.deliveries},
+            key_prefix=settings.s3.prefix if settings.s3 else "",
+            key_secret=settings.key_secret,
+        ),
         usd_per_gpu_second=settings.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
@@ -54,10 +59,8 @@ def build_worker(
             num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
-        send_progress=platform.send_progress if platform else None,
+        platform=platform,
         worker_id=settings.worker_id,
-        key_prefix=settings.s3.prefix if settings.s3 else "",
-        key_secret=settings.key_secret,
         max_reply_bytes=settings.max_reply_bytes,
         max_job_s=settings.max_job_s,
     )

@@ -14,7 +14,7 @@
     ├── WeightsUnreadable         weights_unreadable      host, worker is replaced
     ├── DiskFull                  disk_full               host, worker is replaced
     ├── HubUnavailable            hub_unavailable         host, worker is replaced
-    ├── DeviceUnavailable         device_unavailable      host, worker is replaced
+    ├── DeviceUnavailable         device_unavailable      host, worker ends
     ├── OutOfMemory               out_of_memory           host, worker is replaced
     ├── NumericalFault            numerical_fault         host
     └── InternalError             internal_error          host
@@ -53,6 +53,8 @@ class WorkerError(Exception):
     code: ClassVar[str]
     fault: ClassVar[Fault]
     refresh_worker: ClassVar[bool] = False
+    ends_worker: ClassVar[bool] = False
+    """Whether the process cannot serve any further job."""
 
     def __str__(self) -> str:
         return f"{self.code}: {super().__str__()}"
@@ -159,6 +161,7 @@ class DeviceUnavailable(WorkerError):
     code = "device_unavailable"
     fault = Fault.HOST
     refresh_worker = True
+    ends_worker = True
 
 
 class OutOfMemory(WorkerError):

@@ -9,8 +9,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pydantic import SecretStr
-
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
@@ -28,12 +26,13 @@ from pixpod.job import (
 from pixpod.logs import job_context
 from pixpod.methods import method_of
 from pixpod.outputs.encoding import base64_bytes, encode, generation_text, max_encoded_bytes
-from pixpod.outputs.storage import ImageStore, image_key
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.replies import BulkyReply
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -44,29 +43,32 @@ Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """The platform as a worker sees it; a worker at a desk has none."""
+    """The platform as a worker sees it; a worker at a desk has none.
+
+    `end_worker` has no further job taken, and ends the process with status 1 once those that are
+    here are reported.
+    """
 
     num_taken_jobs: Callable[[], int]
     send_progress: ProgressSender
+    end_worker: Callable[[], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
     """Serves jobs concurrently until closed.
 
-    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's.
+    Without `platform`, progress is not reported.
     """
 
     capabilities: Capabilities
     engine: Engine
-    stores: Mapping[Delivery, ImageStore]
+    destinations: Destinations
     usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
-    send_progress: ProgressSender | None
+    platform: Platform | None
     worker_id: str
-    key_prefix: str
-    key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
     images_served: int = field(default=0, init=False)
@@ -107,11 +109,13 @@ class Worker:
         try:
             if is_describe(raw):
                 return describe(self.capabilities)
-            return render_result(await self._run(raw))
+            return await self._run(raw)
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
                 self.refresh.failed(error.code)
+            if error.ends_worker and self.platform:
+                self.platform.end_worker()
             return render_error(error)
         except Exception:
             log.exception("job failed unexpectedly")
@@ -122,17 +126,18 @@ class Worker:
         reason = self.refresh.reason
         if reason and await self.concurrency.end(is_urgent=self.refresh.is_urgent):
             log.warning("worker asks for a refresh", extra={"reason": reason})
-            return {**reply, "refresh_worker": True}
+            reply["refresh_worker"] = True
         return reply
 
-    async def _run(self, raw: Mapping[str, Any]) -> JobResult:
+    async def _run(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
-            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self.send_progress)
+            send = self.platform.send_progress if self.platform else None
+            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=send)
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
@@ -142,10 +147,21 @@ class Worker:
                 with timeline.phase("encode"):
                     encoded = await _encode_all(job, generation)
                 with timeline.phase("upload"):
-                    stored = await self._put_all(job, encoded)
+                    stored = await self.destinations.put_all(job, encoded, job.output.delivery)
         result = self._finish(generation, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
-        return result
+        reply = render_result(result)
+        if job.output.delivery is not Delivery.INLINE:
+            return reply
+        return BulkyReply(reply, lambda: self._shrink(job, result))
+
+    async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
+        """Return the reply to a job whose inline images the platform has refused."""
+        try:
+            return render_result(await self.destinations.with_links(job, result))
+        except ResultTooLarge as error:
+            _log_failure(error)
+            return render_error(error)
 
     def _check_reply_size(self, job: Job) -> None:
         """Refuse results that cannot fit before any GPU time is spent."""
@@ -161,26 +177,6 @@ class Worker:
                 f"{self.max_reply_bytes}: ask for fewer images, for jpeg or webp, or "
                 "for delivery by s3"
             )
-
-    async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
-        """Store all images at once; waits for all even if one fails."""
-        puts = (self._put(job, image) for image in images)
-        results = await asyncio.gather(*puts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return tuple(result for result in results if not isinstance(result, BaseException))
-
-    async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
-        key = image_key(
-            prefix=self.key_prefix,
-            key_prefix=job.output.key_prefix,
-            job_id=job.id,
-            index=image.index,
-            format=image.format,
-            secret=self.key_secret,
-        )
-        return await self.stores[job.output.delivery].put(image, key)
 
     def _finish(
         self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
