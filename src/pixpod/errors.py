@@ -14,7 +14,7 @@
     ├── WeightsUnreadable         weights_unreadable      host, worker is replaced
     ├── DiskFull                  disk_full               host, worker is replaced
     ├── HubUnavailable            hub_unavailable         host, worker is replaced
-    ├── DeviceUnavailable         device_unavailable      host, worker ends
+    ├── DeviceUnavailable         device_unavailable      host, worker is replaced
     ├── OutOfMemory               out_of_memory           host, worker is replaced
     ├── NumericalFault            numerical_fault         host
     └── InternalError             internal_error          host

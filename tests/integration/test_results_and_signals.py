@@ -3,6 +3,7 @@
 import json
 import queue
 import time
+from pathlib import Path
 
 import pytest
 from support.stub_platform import HOLD_S, RESET, StubPlatform, running_stub, running_worker
@@ -12,6 +13,7 @@ from pixpod.testing.scripted_worker import HANDLER, ScriptedWorker
 
 pytestmark = pytest.mark.sdk
 
+BROKEN_GPU = Path(__file__).resolve().parents[1] / "support" / "handlers" / "broken_gpu.py"
 GIVEN = {"model": "sdxl-tiny", "prompt": "a red circle", "num_inference_steps": 4}
 QUICK = ScriptedWorker(times=ScriptedTimes(batch_s=0.05, image_s=0.0, max_batch_size=1))
 SLOW = ScriptedWorker(
@@ -98,3 +100,15 @@ class TestSignals:
             assert worker.wait() == 0
             assert "Stopping job" in worker.log()
         assert stub.posts.empty()
+
+
+def test_worker_whose_gpu_is_broken_ends_once_its_jobs_are_reported(tmp_path):
+    with running_stub() as stub, running_worker(stub, BROKEN_GPU, tmp_path, {}) as worker:
+        stub.give("first", GIVEN)
+        body = json.loads(stub.next_post().body)
+        assert body["error"].startswith("device_unavailable: ")
+        assert body["stopPod"]
+        posted_at = time.monotonic()
+        assert worker.wait() == 1
+        assert time.monotonic() - posted_at < HOLD_S / 10
+        assert stub.num_closed_polls == 1
