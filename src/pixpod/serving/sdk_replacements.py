@@ -19,7 +19,7 @@ from pixpod.serving.posting import Address, post_result, post_update
 
 log = logging.getLogger(__name__)
 
-IDLE_POLL_S = 0.05
+IDLE_POLL_S = 0.1
 
 
 def replace(drain: Drain) -> None:
