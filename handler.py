@@ -16,6 +16,7 @@ from pixpod.engine.loading.loader import HostFaultListener
 from pixpod.errors import WorkerError
 from pixpod.logs import configure_logging
 from pixpod.serving import runpod_sdk
+from pixpod.serving.draining import Drain
 from pixpod.serving.local_run import USAGE, failure, read_test_input, run_job
 from pixpod.serving.worker import Platform, RefusingWorker, Worker
 from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
@@ -34,20 +35,18 @@ def main() -> int:
     keep_hub_offline(os.environ)
     is_worker = flags.rp_serve_api or Settings.names_platform(os.environ)
     if is_worker and flags.test_input is None:
-        serve()
-        return 0
+        return serve()
     return run_locally(flags.test_input)
 
 
-def serve() -> None:
-    """Be a worker until the platform ends it."""
+def serve() -> int:
+    """Be a worker until the platform ends it. Returns the exit status."""
     faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
     timeline = BootTimeline(since_process_start())
-    platform = Platform(
-        num_taken_jobs=runpod_sdk.num_taken_jobs, send_progress=runpod_sdk.send_progress
-    )
+    drain = Drain()
+    platform = runpod_sdk.platform(drain)
     worker = start_worker(timeline, platform, on_host_fault=runpod_sdk.leave_host)
-    runpod_sdk.serve(worker, timeline)
+    return runpod_sdk.serve(worker, timeline, drain)
 
 
 def start_worker(

@@ -16,6 +16,7 @@ from pixpod.job import Delivery
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.worker import Platform, Worker
@@ -54,9 +55,14 @@ def build_worker(
     return Worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
-        stores={
-            delivery: _build_store(delivery, settings, bucket) for delivery in settings.deliveries
-        },
+        destinations=Destinations(
+            stores={
+                delivery: _build_store(delivery, settings, bucket)
+                for delivery in settings.deliveries
+            },
+            key_prefix=settings.s3.prefix if settings.s3 else "",
+            key_secret=settings.key_secret,
+        ),
         usd_per_gpu_second=settings.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
@@ -64,10 +70,8 @@ def build_worker(
             num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
-        send_progress=platform.send_progress if platform else None,
+        platform=platform,
         worker_id=settings.worker_id,
-        key_prefix=settings.s3.prefix if settings.s3 else "",
-        key_secret=settings.key_secret,
         max_reply_bytes=settings.max_reply_bytes,
         max_job_s=settings.max_job_s,
         metadata=MetadataOptions(
@@ -105,6 +109,8 @@ def _build_engine(
     on_host_fault: HostFaultListener | None,
 ) -> DiffusionEngine:
     timeline = timeline or BootTimeline(time.perf_counter)
+    # without a platform the waiting job is answered with the host's fault
+    on_host_fault = on_host_fault or (lambda error: None)
     loader = ModelLoader(
         models=models,
         locator=locator,
@@ -113,8 +119,7 @@ def _build_engine(
         accepted_licences=settings.accepted_licences,
         verify=settings.verify,
         timeline=timeline,
-        # without a platform the waiting job is answered with the host's fault
-        on_host_fault=on_host_fault or (lambda error: None),
+        on_host_fault=on_host_fault,
         memory_limit_gib=settings.memory_limit_gb,
         compiled=_build_compiled_store(settings) if settings.is_compiling else None,
         prompt_cache_bytes=settings.prompt_cache_bytes,
@@ -126,6 +131,7 @@ def _build_engine(
         preload=settings.preload,
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
+        on_host_fault=on_host_fault,
     )
 
 

@@ -58,6 +58,8 @@ class WorkerError(Exception):
     code: ClassVar[str]
     fault: ClassVar[Fault]
     refresh_worker: ClassVar[bool] = False
+    ends_worker: ClassVar[bool] = False
+    """Whether the process cannot serve any further job."""
 
     def __str__(self) -> str:
         return f"{self.code}: {super().__str__()}"
@@ -195,6 +197,7 @@ class DeviceUnavailable(WorkerError):
     code = "device_unavailable"
     fault = Fault.HOST
     refresh_worker = True
+    ends_worker = True
 
 
 class OutOfMemory(WorkerError):

@@ -67,6 +67,7 @@ def make_engine():
             preload=True,
             warmup_sizes=sizes,
             is_batching=True,
+            on_host_fault=lambda error: None,
         )
         made.append(engine)
         return engine, timeline

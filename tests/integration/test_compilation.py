@@ -5,6 +5,7 @@ what is held here. Inductor's own code is built once, for a small region.
 """
 
 import itertools
+import threading
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from support import loading
+from support.factories import make_request
 from torch import nn
 from torch._dynamo.utils import counters
 
@@ -33,7 +35,10 @@ from pixpod.engine.compilation.regions import Call, kind_of, read_weights, weigh
 from pixpod.engine.compilation.store import CallForm, CompiledStore, UnusablePackage
 from pixpod.engine.model import Compilation
 from pixpod.engine.precision.quantization import convert
+from pixpod.engine.scheduling.device_watch import DeviceWatch
 from pixpod.families import Precision
+from pixpod.methods import batch_key_of
+from pixpod.testing.runners import LocalRunner
 from pixpod_tools.compile.building import check_packages, list_tasks, tasks_left
 from pixpod_tools.compile.cli import main
 from pixpod_tools.compile.exporting import (
@@ -165,6 +170,26 @@ def test_what_cannot_be_compiled_runs_eagerly_and_says_so():
     assert compilation.modes == {"transformer": "eager", "vae": "eager"}
     assert len(compilation.warnings) == 2
     assert "runs eagerly, which is slower: BackendCompilerFailed" in compilation.warnings[0]
+
+
+def test_device_that_compiles_is_not_taken_for_one_that_hangs():
+    request, limit_s = make_request(), 0.05
+    stuck, was_reported = threading.Event(), []
+    watch = DeviceWatch(lambda waited_s: stuck.set(), limit_s=limit_s)
+
+    @torch._dynamo.register_backend(name="slow")
+    def slow(graph, inputs):
+        watch.abandon()
+        was_reported.append(stuck.wait(4 * limit_s))
+        return graph.forward
+
+    model = load(request.model, Precision.FLOAT32)
+    compile_model(model, NOWHERE, backend="slow")
+    watch.begin(batch_key_of(request))
+    with watch.on_this_thread():
+        LocalRunner(model).generate(request)
+    watch.end()
+    assert not was_reported[0]
 
 
 def test_nothing_is_compiled_on_a_cpu_unless_it_is_requested():

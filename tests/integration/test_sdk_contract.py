@@ -83,6 +83,25 @@ class TestProductionWorker:
         assert body["output"]["worker"]["id"] == body["workerId"]
         assert body["output"]["worker"]["images_served"] == 3
 
+    @pytest.mark.parametrize("fault", [{"action": "drop"}, {"action": "status", "value": 429}])
+    def test_result_that_is_refused_twice_is_delivered(self, platform, fault):
+        platform.add_fault(id="refused", at="job-done", count=2, **fault)
+        body = run(platform, model="flux-tiny", prompt=PROMPT, num_inference_steps=1)
+        platform.clear_faults()
+        assert body["status"] == "COMPLETED"
+        assert platform.job(body["id"])["executions"] == 1
+
+    def test_inline_images_that_are_too_large_go_to_the_bucket(self, platform, s3):
+        refused = {"at": "job-done", "action": "status", "value": 413, "count": 1}
+        platform.add_fault(id="too-large", **refused)
+        given = {"num_inference_steps": 1, "output": {"delivery": "inline"}}
+        body = run(platform, model="flux-tiny", prompt=PROMPT, **given)
+        platform.clear_faults()
+        (image,) = body["output"]["images"]
+        assert len(s3.get(image["key"])["Body"]) == image["size_bytes"]
+        assert "data" not in image
+        assert platform.job(body["id"])["executions"] == 1
+
     def test_job_whose_result_was_lost_is_answered_from_the_bucket(self, platform, s3):
         lost = {"at": "job-done", "action": "status", "value": 404, "count": 1}
         platform.add_fault(id="lost-result", **lost)

@@ -47,6 +47,7 @@ from pixpod.job import Delivery, GenerationRequest, ImageResult, Quality
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker
 from pixpod.timeline import BootTimeline, Span
@@ -342,6 +343,7 @@ def test_stage_that_uses_another_component_fails_its_job_only(touch, component, 
         preload=False,
         warmup_sizes=(),
         is_batching=True,
+        on_host_fault=lambda error: None,
     )
     first, second = asyncio.run(replies_of(spec, engine, 2))
     assert first["error"] == (
@@ -362,14 +364,14 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
             deliveries=(Delivery.INLINE,),
         ),
         engine=engine,
-        stores={Delivery.INLINE: InlineImageStore()},
+        destinations=Destinations(
+            stores={Delivery.INLINE: InlineImageStore()}, key_prefix="", key_secret=SecretStr("")
+        ),
         usd_per_gpu_second=None,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
-        send_progress=None,
+        platform=None,
         worker_id="test",
-        key_prefix="",
-        key_secret=SecretStr(""),
         max_reply_bytes=10_000_000,
         max_job_s=120,
     )

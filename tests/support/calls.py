@@ -16,6 +16,7 @@ from pixpod.engine.execution.stages import DenoiseStage, StageContext
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import LoadedModel, Pipeline, Scheduler
+from pixpod.engine.scheduling.device_watch import DeviceWatch
 from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.job import Generation, GenerationRequest
 from pixpod.methods import StageName, batch_key_of
@@ -32,7 +33,7 @@ def generate(
     stages = {StageName.DENOISE: _LoggedDenoise(calls)}
     runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0), stages=stages)
     runnable = RunnableModel(model, runner, BootTimeline(time.perf_counter))
-    queue = RequestQueue()
+    queue = RequestQueue(watch=DeviceWatch(lambda waited_s: None))
     try:
         generation = queue.submit(runnable, request, cancel=threading.Event()).result(LIMIT_S)
     finally:

@@ -8,6 +8,7 @@ from support.factories import make_request
 
 from pixpod.engine.base import Cancelled
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
+from pixpod.engine.scheduling.device_watch import DeviceWatch
 from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.errors import InvalidInput, OutOfMemory, Problem
 from pixpod.job import ImageResult, ModelIdentity, RawImage
@@ -66,8 +67,8 @@ def result(item: BatchItem) -> ItemResult:
 class DeviceQueue(RequestQueue):
     """A queue all of whose requests are for one model."""
 
-    def __init__(self, device: Device, **options) -> None:
-        super().__init__(**options)
+    def __init__(self, device: Device, *, watch=None, **options) -> None:
+        super().__init__(watch=watch or DeviceWatch(lambda waited_s: None), **options)
         self.device = device
 
 
@@ -261,3 +262,53 @@ def test_without_batching_each_image_has_a_batch_of_its_own(make_queue):
     generation = submit(make_queue(device, is_batching=False), seeds=(1, 2)).result(LONG_S)
     assert seeds_of(generation) == [1, 2]
     assert [len(batch[0].seeds) for batch in device.batches] == [1, 1]
+
+
+# --- a device that hangs -------------------------------------------------------------------
+
+
+@pytest.fixture
+def stuck():
+    """Released for each report of a device that hangs."""
+    return threading.Semaphore(0)
+
+
+@pytest.fixture
+def watched_queue(make_queue, stuck):
+    """A queue of a device that hangs until it is released."""
+    watch = DeviceWatch(lambda waited_s: stuck.release(), limit_s=0.05)
+    return make_queue(Device(is_held=True), watch=watch)
+
+
+def cancel(queue, *events):
+    for event in events:
+        event.set()
+    queue.forget_cancelled()
+
+
+def test_device_that_hangs_is_reported_once_nobody_waits(watched_queue, stuck):
+    first, second = threading.Event(), threading.Event()
+    occupy(watched_queue.device, watched_queue, cancel=first)
+    submit(watched_queue, cancel=second)
+    cancel(watched_queue, second)
+    assert not stuck.acquire(timeout=0.15), "the first job still waits for it"
+    cancel(watched_queue, first)
+    assert stuck.acquire(timeout=LONG_S)
+
+
+def test_device_that_ends_its_batch_is_not_reported(watched_queue, stuck):
+    given_up = threading.Event()
+    first = occupy(watched_queue.device, watched_queue, cancel=given_up)
+    cancel(watched_queue, given_up)
+    watched_queue.device.release()
+    with pytest.raises(Cancelled):
+        first.result(LONG_S)
+    assert not stuck.acquire(timeout=0.15)
+
+
+def test_warmup_may_take_any_time(watched_queue, stuck):
+    given_up = threading.Event()
+    occupy(watched_queue.device, watched_queue, is_warmup=True)
+    submit(watched_queue, cancel=given_up)
+    cancel(watched_queue, given_up)
+    assert not stuck.acquire(timeout=0.15)

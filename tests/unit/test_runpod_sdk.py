@@ -10,19 +10,21 @@ from typing import ClassVar
 
 import pytest
 from aiohttp import web
+from support.sdk2 import sdk2_environ
 
 from pixpod.serving import runpod_sdk
 
 SRC = Path(__file__).resolve().parents[2] / "src"
 
 
-def run(code):
+def run(code, sdk=""):
+    """Lines that code prints in a fresh interpreter; `sdk` is the folder of another SDK."""
     done = subprocess.run(
         [sys.executable, "-c", code],
         check=True,
         capture_output=True,
         text=True,
-        env={"PYTHONPATH": str(SRC), "PATH": "/usr/bin:/bin"},
+        env={"PYTHONPATH": f"{sdk}:{SRC}", "PATH": "/usr/bin:/bin"},
     )
     return done.stdout.splitlines()
 
@@ -62,6 +64,59 @@ def test_cpuinfo_that_is_there_already_is_left_alone():
         "print(sys.modules['cpuinfo'] is mine)\n"
     )
     assert is_same == "True"
+
+
+# --- parts that are replaced ------------------------------------------------------------------
+
+HASHES = """
+import hashlib, inspect
+from importlib import import_module
+from runpod.version import __version__
+from pixpod.serving.runpod_sdk import REPLACED
+for name, versions in REPLACED.items():
+    module, attribute = name.split(".")
+    part = getattr(import_module(f"runpod.serverless.modules.{module}"), attribute)
+    found = hashlib.sha256(inspect.getsource(part).encode()).hexdigest()
+    print(__version__, name, found == versions[__version__])
+"""
+
+REPLACE = """
+from runpod.serverless.modules import rp_http, rp_scale
+import runpod.version
+from pixpod.serving import runpod_sdk
+from pixpod.serving.draining import Drain
+runpod.version.__version__ = {version} or runpod.version.__version__
+print(runpod_sdk.replace_in_sdk(Drain()))
+print(rp_http._handle_result.__module__)
+print(getattr(rp_scale.JobScaler, "func", rp_scale.JobScaler).__module__)
+"""
+
+
+@pytest.mark.parametrize("version", ["1.12.0", "2.0.0rc2"])
+def test_replaced_parts_are_those_that_the_replacements_were_written_for(version):
+    path = "" if version == "1.12.0" else sdk2_environ()["PYTHONPATH"]
+    expected = [f"{version} {name} True" for name in runpod_sdk.REPLACED]
+    assert run(HASHES, path) == expected
+
+
+def test_every_replaced_part_names_the_same_versions():
+    assert len({tuple(versions) for versions in runpod_sdk.REPLACED.values()}) == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "is_known", "http", "scale"),
+    [
+        ("None", "True", "pixpod.serving.sdk_replacements", "pixpod.serving.sdk_replacements"),
+        (
+            "'1.13.0'",
+            "False",
+            "runpod.serverless.modules.rp_http",
+            "runpod.serverless.modules.rp_scale",
+        ),
+    ],
+)
+def test_unknown_version_stays_as_it_is(version, is_known, http, scale):
+    assert run(REPLACE.format(version=version)) == [is_known, http, scale]
 
 
 @pytest.mark.sdk

@@ -16,6 +16,7 @@ from pixpod.job import Delivery
 from pixpod.outputs.result_file import MAX_RESULT_BYTES
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.worker import Worker
@@ -30,14 +31,16 @@ def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
     return Worker(
         capabilities=WITH_S3,
         engine=engine or FakeEngine(),
-        stores={Delivery.S3: bucket, Delivery.INLINE: InlineImageStore()},
+        destinations=Destinations(
+            stores={Delivery.S3: bucket, Delivery.INLINE: InlineImageStore()},
+            key_prefix="live",
+            key_secret=SecretStr(secret),
+        ),
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
-        send_progress=None,
+        platform=None,
         worker_id="pod-1",
-        key_prefix="live",
-        key_secret=SecretStr(secret),
         max_reply_bytes=10_000_000,
         max_job_s=60,
         results=StoredResults(store=bucket, secret=SecretStr(secret), limit_s=limit_s),

@@ -16,6 +16,7 @@ from support.factories import OFFER, make_job
 from pixpod import errors
 from pixpod.contract.types import TimingsReply
 from pixpod.errors import (
+    DeviceUnavailable,
     InvalidInput,
     InvalidSettings,
     OutOfMemory,
@@ -25,13 +26,14 @@ from pixpod.errors import (
     StorageUnavailable,
     WorkerError,
 )
-from pixpod.job import Delivery
+from pixpod.job import Delivery, StoredImage
 from pixpod.logs import JsonFormatter
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import RefusingWorker, Worker
+from pixpod.serving.worker import Platform, RefusingWorker, Worker
 from pixpod.testing.fake_engine import FakeEngine
 
 PROMPT = "PLANTEDPROMPT on a blue background"
@@ -66,7 +68,7 @@ def build(tmp_path):
         max_job_s=60,
         refresh_after_images=0,
         concurrency=None,
-        send_progress=None,
+        platform=None,
         **more,
     ):
         ours: dict[Delivery, ImageStore] = {
@@ -76,20 +78,28 @@ def build(tmp_path):
         return Worker(
             capabilities=OFFER,
             engine=engine or FakeEngine(),
-            stores=ours | (stores or {}),
+            destinations=Destinations(
+                stores=ours | (stores or {}), key_prefix="images", key_secret=SecretStr("hidden")
+            ),
             usd_per_gpu_second=0.5,
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
-            send_progress=send_progress,
+            platform=platform,
             worker_id="pod-1",
-            key_prefix="images",
-            key_secret=SecretStr("hidden"),
             max_reply_bytes=max_reply_bytes,
             max_job_s=max_job_s,
             **more,
         )
 
     return build_worker
+
+
+async def send_nothing(job_id, update):
+    pass
+
+
+def platform(*, send_progress=send_nothing, end_worker=lambda: None):
+    return Platform(num_taken_jobs=lambda: 1, send_progress=send_progress, end_worker=end_worker)
 
 
 def concurrency_of(num_jobs, *, num_taken=lambda: 1):
@@ -393,9 +403,72 @@ def test_updates_of_a_job_are_sent_and_none_after_its_reply(build):
                 await asyncio.sleep(0.01)
             return await super().generate(request, on_step)
 
-    worker = build(Stepping(), send_progress=note)
+    worker = build(Stepping(), platform=platform(send_progress=note))
     assert "images" in handle(worker, make_job(num_inference_steps=4))
     assert [(job_id, update["step"]) for job_id, update in updates] == [("job-1", 1)]
+
+
+# --- replies that the platform refuses ------------------------------------------------------
+
+
+class LinkStore:
+    """An ImageStore that gives links."""
+
+    async def put(self, image, key):
+        return StoredImage(image=image, key=key, url=f"https://bucket.example/{key}")
+
+
+def shrink(worker, **given):
+    """The reply to a job, and the one that follows it if the platform refuses it."""
+
+    async def both():
+        reply = await worker.handle(make_job(**given))
+        return reply, await reply.shrink()
+
+    reply, smaller = asyncio.run(both())
+    SCHEMA.validate(json.loads(json.dumps(smaller, allow_nan=False)))
+    return reply, smaller
+
+
+def test_refused_inline_images_go_to_the_bucket(build):
+    worker = build(stores={Delivery.S3: LinkStore()})
+    reply, smaller = shrink(worker, num_images=2, output={"delivery": "inline"})
+    for inline, linked in zip(reply["images"], smaller["images"], strict=True):
+        assert linked["url"] == f"https://bucket.example/{linked['key']}"
+        added = {name: linked[name] for name in ("url", "key")}
+        assert linked == {n: v for n, v in inline.items() if n != "data"} | added
+    assert smaller["warnings"] == ["the platform refused the images inline: they are in the bucket"]
+    changed = {"images", "warnings"}
+    assert {n: v for n, v in reply.items() if n not in changed} == {
+        n: v for n, v in smaller.items() if n not in changed
+    }
+
+
+@pytest.mark.parametrize(
+    "stores", [{}, {Delivery.S3: FailingStore(StorageUnavailable("down"), num_good=1)}]
+)
+def test_refused_inline_images_that_cannot_be_stored_are_an_error(build, stores):
+    _, smaller = shrink(build(stores=stores), num_images=2)
+    assert smaller["error"].startswith("result_too_large: the platform refused a reply with 2")
+
+
+def test_reply_without_inline_images_has_no_smaller_form(build):
+    assert type(handle(build(), make_job(output={"delivery": "directory"}))) is dict
+
+
+# --- refresh and end ------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("error", "ends"), [(DeviceUnavailable("broken"), True), (OutOfMemory("full"), False)]
+)
+def test_worker_whose_gpu_is_broken_ends(build, error, ends):
+    ended: list[None] = []
+    worker = build(
+        FakeEngine(fail_with=error), platform=platform(end_worker=lambda: ended.append(None))
+    )
+    handle(worker, make_job())
+    assert bool(ended) == ends
 
 
 def test_worker_asks_for_a_refresh_once_enough_images_were_served(build):

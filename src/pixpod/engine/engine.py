@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
 from pixpod.engine.base import Cancelled, StepListener
-from pixpod.engine.loading.loader import ModelLoader
+from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
+from pixpod.engine.scheduling.device_watch import RETURN_LIMIT_S, DeviceWatch
 from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.engine.scheduling.warmup import warmup_requests
-from pixpod.errors import WorkerError
+from pixpod.errors import DeviceUnavailable, WorkerError
 from pixpod.job import Generation, GenerationRequest
 from pixpod.timeline import BootTimeline
 
@@ -33,7 +34,8 @@ class DiffusionEngine:
 
     `preload` loads all models from the start, in their order. Each loaded model generates images
     of `warmup_sizes` once while no job waits; None for each model's default size on a GPU and
-    none on a CPU. Without `is_batching` every image has a batch of its own.
+    none on a CPU. Without `is_batching` every image has a batch of its own. `on_host_fault` is
+    called if the GPU does not return within about `return_limit_s` of its job's end.
     """
 
     models: Catalog
@@ -42,9 +44,12 @@ class DiffusionEngine:
     preload: bool
     warmup_sizes: Sequence[Size] | None
     is_batching: bool
+    on_host_fault: HostFaultListener
+    return_limit_s: float = RETURN_LIMIT_S
 
     def __post_init__(self) -> None:
-        self._queue = RequestQueue(is_batching=self.is_batching)
+        watch = DeviceWatch(self._report_stuck, limit_s=self.return_limit_s)
+        self._queue = RequestQueue(watch=watch, is_batching=self.is_batching)
         self._preloads: tuple[Future[RunnableModel], ...] = ()
         self._handled: set[Future[RunnableModel]] = set()
         self._has_generated = False
@@ -100,6 +105,16 @@ class DiffusionEngine:
     def _log_boot(self) -> None:
         spans = (*self.timeline.spans(), *self.loader.reading())
         log.info("boot timeline", extra={"spans": [asdict(span) for span in spans]})
+
+    # --- on the thread of the watch -------------------------------------------------------------
+
+    def _report_stuck(self, waited_s: float) -> None:
+        """Report a GPU that hangs. A CPU only takes long."""
+        if self.device_name == "cpu":
+            return
+        self.on_host_fault(
+            DeviceUnavailable(f"the GPU has not returned {waited_s:.0f} s after its job was ended")
+        )
 
     # --- on the thread that loaded a model ------------------------------------------------------
 

@@ -10,28 +10,54 @@ import os
 import sys
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import partial
 from types import ModuleType
 from typing import NoReturn
 
 from pixpod.engine.device_probe import processor_name
 from pixpod.errors import WorkerError
-from pixpod.serving.worker import RefusingWorker, Worker
+from pixpod.serving.draining import Drain
+from pixpod.serving.worker import Platform, RefusingWorker, Worker
 from pixpod.timeline import BootTimeline
 
 log = logging.getLogger(__name__)
+
+REPLACED: Mapping[str, Mapping[str, str]] = {
+    "rp_http._handle_result": {
+        "1.12.0": "ce88ccb812bcc41f5b9f2200aafe3c61c84a84ed7a6c939bd1034755fd564d9f",
+        "2.0.0rc2": "ce88ccb812bcc41f5b9f2200aafe3c61c84a84ed7a6c939bd1034755fd564d9f",
+    },
+    "rp_job.get_job": {
+        "1.12.0": "8ce238208ca5261ace75857c2e4386c1c09b10b4177f8d802717a299b6c82627",
+        "2.0.0rc2": "8ce238208ca5261ace75857c2e4386c1c09b10b4177f8d802717a299b6c82627",
+    },
+    "rp_job.get_stop_signals": {
+        "1.12.0": "031a55cb8506413279bd7dc01d4ef158e99a6663f1a65cf76a06e6177abdae91",
+        "2.0.0rc2": "031a55cb8506413279bd7dc01d4ef158e99a6663f1a65cf76a06e6177abdae91",
+    },
+    "rp_scale.JobScaler": {
+        "1.12.0": "b9b75d9270a3ae4fcce9b652f4f497ab87dd4c6f836d0a7f3a53039d53581b78",
+        "2.0.0rc2": "b66afec7bf901a72150578d249b437acf130ff06b611d1da4ea4db16cac19e5d",
+    },
+}
+"""Names in `runpod.serverless.modules` that `sdk_replacements` replaces or calls in another way:
+the SHA-256 of the source that it was written for, by version."""
 
 UPDATE_LIMIT_S = 5.0
 """Time limit of one progress update: the SDK would try for minutes, and the result waits for it."""
 
 
-def serve(worker: Worker | RefusingWorker, timeline: BootTimeline) -> None:
-    """Hand jobs of the platform to `worker` until the platform ends it.
+def serve(worker: Worker | RefusingWorker, timeline: BootTimeline, drain: Drain) -> int:
+    """Hand jobs of the platform to `worker` until `drain` is over, which a signal begins, too.
 
-    No job is taken if `check_host` raises: the SDK reports the worker as unhealthy and exits
-    with 1. The SDK reads its environment when it is imported, so that must be complete before.
+    Returns the exit status. No job is taken if `check_host` raises: the SDK reports the worker as
+    unhealthy and exits with 1. The SDK reads its environment when it is imported, so that must be
+    complete before.
     """
     with timeline.span("sdk"), _processor_name_from_proc():
         import runpod
+
+        replace_in_sdk(drain)
 
     async def host() -> None:
         """Check the host. The SDK's report names the check after this function."""
@@ -41,6 +67,35 @@ def serve(worker: Worker | RefusingWorker, timeline: BootTimeline) -> None:
     runpod.serverless.register_fitness_check(host)
     runpod.serverless.start(
         {"handler": worker.handle, "concurrency_modifier": worker.max_concurrency}
+    )
+    return drain.status
+
+
+def replace_in_sdk(drain: Drain) -> bool:
+    """Replace what loses results and jobs; returns whether this version of the SDK is known.
+
+    An unknown one stays as it is, rather than half replaced.
+    """
+    from runpod.version import __version__
+
+    if any(__version__ not in versions for versions in REPLACED.values()):
+        log.warning(
+            "unknown version of the SDK: it may lose results, and jobs when it is ended",
+            extra={"version": __version__, "known": [*REPLACED["rp_scale.JobScaler"]]},
+        )
+        return False
+    from pixpod.serving import sdk_replacements
+
+    sdk_replacements.replace(drain)
+    return True
+
+
+def platform(drain: Drain) -> Platform:
+    """Return the platform as a worker of this process sees it."""
+    return Platform(
+        num_taken_jobs=num_taken_jobs,
+        send_progress=send_progress,
+        end_worker=partial(drain.begin, status=1),
     )
 
 

@@ -9,8 +9,6 @@ from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
-from pydantic import SecretStr
-
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
@@ -36,13 +34,13 @@ from pixpod.outputs.encoding import (
     generation_text,
     max_encoded_bytes,
 )
-from pixpod.outputs.keys import JobKeys
-from pixpod.outputs.storage import ImageStore
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
+from pixpod.serving.delivering import Destinations
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.replies import BulkyReply
 from pixpod.serving.stored_results import StoredResults
 from pixpod.timeline import Timeline
 
@@ -56,30 +54,33 @@ ANSWERED_FROM_STORED = "this job was finished before: it is answered from its st
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Platform:
-    """The platform as a worker sees it; a worker that is run locally has none."""
+    """The platform as a worker sees it; a worker that is run locally has none.
+
+    `end_worker` takes no further job, and ends the process with status 1 once the results of those
+    that are running are reported.
+    """
 
     num_taken_jobs: Callable[[], int]
     send_progress: ProgressSender
+    end_worker: Callable[[], None]
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
     """Serves jobs concurrently until closed.
 
-    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's. `results`
-    are those in its bucket, if it has one.
+    Without `platform`, progress is not reported. `results` are those in the deployment's bucket, if
+    it has one.
     """
 
     capabilities: Capabilities
     engine: Engine
-    stores: Mapping[Delivery, ImageStore]
+    destinations: Destinations
     usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
-    send_progress: ProgressSender | None
+    platform: Platform | None
     worker_id: str
-    key_prefix: str
-    key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
     results: StoredResults | None = None
@@ -124,11 +125,13 @@ class Worker:
         try:
             if is_describe(raw):
                 return describe(self.capabilities)
-            return render_result(await self._run(raw))
+            return await self._run(raw)
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
                 self.refresh.failed(error.code)
+            if error.ends_worker and self.platform:
+                self.platform.end_worker()
             return render_error(error)
         except Exception:
             log.exception("job failed unexpectedly")
@@ -139,17 +142,18 @@ class Worker:
         reason = self.refresh.reason
         if reason and await self.concurrency.end(is_urgent=self.refresh.is_urgent):
             log.warning("worker requests a refresh", extra={"reason": reason})
-            return {**reply, "refresh_worker": True}
+            reply["refresh_worker"] = True
         return reply
 
-    async def _run(self, raw: Mapping[str, Any]) -> JobResult:
+    async def _run(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self.capabilities, self.key_secret)
+            job = parse_job(raw, self.capabilities, self.destinations.key_secret)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
-            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self.send_progress)
+            send = self.platform.send_progress if self.platform else None
+            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=send)
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
@@ -161,7 +165,18 @@ class Worker:
         else:
             result = self._finish(made, stored, timeline)
         log.info("job done", extra={"timings_ms": result.timings_ms})
-        return result
+        reply = render_result(result)
+        if job.output.delivery is not Delivery.INLINE:
+            return reply
+        return BulkyReply(reply, lambda: self._shrink(job, result))
+
+    async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
+        """Return the reply to a job whose inline images the platform has refused."""
+        try:
+            return render_result(await self.destinations.with_links(job, result))
+        except ResultTooLarge as error:
+            _log_failure(error)
+            return render_error(error)
 
     async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
         def generate() -> Coroutine[Any, Any, Generation]:
@@ -170,7 +185,7 @@ class Worker:
         results = self._results_of(job)
         if results is None:
             return await generate()
-        return await results.find_or_generate(job, self._keys_of(job), generate)
+        return await results.find_or_generate(job, self.destinations.keys_of(job), generate)
 
     def _results_of(self, job: Job) -> StoredResults | None:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
@@ -184,9 +199,9 @@ class Worker:
         with timeline.phase("encode"):
             encoded = await _encode_all(job, generation, self.metadata)
         with timeline.phase("upload"):
-            stored = await self._put_all(job, encoded)
+            stored = await self.destinations.put_all(job, encoded, job.output.delivery)
         if results := self._results_of(job):
-            await results.keep(job, self._keys_of(job), generation, stored)
+            await results.keep(job, self.destinations.keys_of(job), generation, stored)
         return stored
 
     def _check_reply_size(self, job: Job) -> None:
@@ -203,29 +218,6 @@ class Worker:
                 f"{self.max_reply_bytes}: request fewer images, jpeg or webp, or "
                 "delivery by s3"
             )
-
-    async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
-        """Store all images at once; waits for all even if one fails."""
-        puts = (self._put(job, image) for image in images)
-        results = await asyncio.gather(*puts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return tuple(result for result in results if not isinstance(result, BaseException))
-
-    async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
-        key = self._keys_of(job).image_key(
-            name=job.output.name, index=image.index, sha256=image.sha256, format=image.format
-        )
-        return await self.stores[job.output.delivery].put(image, key)
-
-    def _keys_of(self, job: Job) -> JobKeys:
-        return JobKeys(
-            prefix=self.key_prefix,
-            key_prefix=job.output.key_prefix,
-            job_name=job.name,
-            secret=self.key_secret,
-        )
 
     def _finish(
         self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline

@@ -22,8 +22,10 @@ from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivering import Destinations
+from pixpod.serving.draining import Drain
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import Worker
+from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import keep_sdk_quiet
 from pixpod.testing.scripted_engine import ScriptedEngine, ScriptedTimes
 from pixpod.timeline import BootTimeline
@@ -47,7 +49,7 @@ class ScriptedWorker:
         return {VARIABLE: json.dumps(asdict(self))}
 
 
-def build(spec: ScriptedWorker) -> Worker:
+def build(spec: ScriptedWorker, platform: Platform) -> Worker:
     engine = ScriptedEngine(spec.times)
     models = load_catalog()
     return Worker(
@@ -57,34 +59,35 @@ def build(spec: ScriptedWorker) -> Worker:
             deliveries=(Delivery.INLINE,),
         ),
         engine=engine,
-        stores={Delivery.INLINE: InlineImageStore()},
+        destinations=Destinations(
+            stores={Delivery.INLINE: InlineImageStore()}, key_prefix="", key_secret=SecretStr("")
+        ),
         usd_per_gpu_second=spec.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=spec.max_concurrency,
             is_warm=lambda: engine.is_warm,
-            num_taken=runpod_sdk.num_taken_jobs,
+            num_taken=platform.num_taken_jobs,
         ),
         refresh=Refresh(after_images=spec.refresh_after_images),
-        send_progress=runpod_sdk.send_progress,
+        platform=platform,
         worker_id="scripted",
-        key_prefix="",
-        key_secret=SecretStr(""),
         max_reply_bytes=10_000_000,
         max_job_s=spec.max_job_s,
     )
 
 
-def main() -> None:
+def main() -> int:
+    """Return the exit status."""
     given = json.loads(os.environ[VARIABLE])
     times = ScriptedTimes(**given.pop("times"))
     keep_sdk_quiet(os.environ)
     configure_logging("INFO")
     logging.captureWarnings(True)
-    worker = build(ScriptedWorker(times=times, **given))
+    drain = Drain()
+    worker = build(ScriptedWorker(times=times, **given), runpod_sdk.platform(drain))
     worker.start()
-    runpod_sdk.serve(worker, BootTimeline(time.monotonic))
+    return runpod_sdk.serve(worker, BootTimeline(time.monotonic), drain)
 
 
 if __name__ == "__main__":
-    main()
-    runpod_sdk.leave(0)
+    runpod_sdk.leave(main())

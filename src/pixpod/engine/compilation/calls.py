@@ -6,18 +6,20 @@
 import functools
 import logging
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from contextvars import ContextVar
 
 import torch
 import torch.fx.experimental._config as symbolic_shapes
 from torch import nn
+from torch._dynamo.callback import CallbackArgs, callback_handler
 from torch._dynamo.exc import TorchDynamoException
 from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_loads
 
 from pixpod.engine.compilation.regions import Call, Slot, granularity, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, Leaf
 from pixpod.engine.model import Compilation
+from pixpod.engine.scheduling.device_watch import pausing_watch
 
 log = logging.getLogger(__name__)
 
@@ -132,6 +134,27 @@ def jit_compiled(region: nn.Module, backend: str) -> Compiled:
         return result
 
     return call_jit
+
+
+@contextmanager
+def pausing_watch_while_compiling() -> Iterator[None]:
+    """Exempt compiling from the watch over this thread during the block: it takes minutes."""
+    pause = ExitStack()
+
+    def begin(args: CallbackArgs) -> None:
+        pause.enter_context(pausing_watch())
+
+    def end(args: CallbackArgs) -> None:
+        pause.close()
+
+    callback_handler.register_start_callback(begin)
+    callback_handler.register_end_callback(end)
+    try:
+        yield
+    finally:
+        callback_handler.remove_start_callback(begin)
+        callback_handler.remove_end_callback(end)
+        pause.close()
 
 
 def _configure_compiler() -> None:

@@ -7,7 +7,7 @@ from types import MappingProxyType
 import torch
 
 from pixpod.engine.base import OnStep
-from pixpod.engine.compilation.calls import collecting_eager_calls
+from pixpod.engine.compilation.calls import collecting_eager_calls, pausing_watch_while_compiling
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
@@ -23,6 +23,7 @@ from pixpod.engine.execution.stages import (
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
+from pixpod.engine.scheduling.device_watch import pausing_watch
 from pixpod.errors import WorkerError
 from pixpod.methods import StageName, StagePlan, stages_of
 
@@ -63,7 +64,7 @@ class ModelRunner:
         """
         batch = Batch.of(model, items, on_step)
         try:
-            with torch.inference_mode():
+            with torch.inference_mode(), pausing_watch_while_compiling():
                 for plan in stages_of(model.spec, batch.method):
                     self._run_stage(plan, batch)
         except RuntimeError:  # torch's: a WorkerError is none
@@ -77,7 +78,9 @@ class ModelRunner:
         stage, model = self._stages[plan.name], batch.model
         if not stage.prepare(batch):
             return
-        if onload_ms := self._placement.onload(model, plan, len(batch.rows)):
+        with pausing_watch():
+            onload_ms = self._placement.onload(model, plan, len(batch.rows))
+        if onload_ms:
             batch.timeline.add("onload", onload_ms)
         context = StageContext(
             pipe=model.pipeline(batch.method.pipeline, plan.components),

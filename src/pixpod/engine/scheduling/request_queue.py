@@ -20,6 +20,7 @@ from pixpod.engine.scheduling.batching import (
     choose_batch,
     is_isolated,
 )
+from pixpod.engine.scheduling.device_watch import DeviceWatch
 from pixpod.errors import WorkerError
 from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity
 from pixpod.methods import BatchKey, batch_key_of
@@ -117,17 +118,24 @@ class RequestQueue:
     """A queue and the one thread that serves it. All methods may be called from any thread.
 
     Warm-ups wait until no request does, and give way to requests that come. Without
-    `is_batching` every image has a batch of its own.
+    `is_batching` every image has a batch of its own. `watch` is told of every batch and step.
     """
 
-    def __init__(self, *, is_batching: bool = True, clock: Clock = time.perf_counter) -> None:
+    def __init__(
+        self,
+        *,
+        watch: DeviceWatch,
+        is_batching: bool = True,
+        clock: Clock = time.perf_counter,
+    ) -> None:
+        self._watch = watch
         self._is_batching = is_batching
         self._clock = clock
         self._fair_queue = FairQueue()
         self._lock = threading.RLock()
         self._entries: dict[int, _Entry] = {}
         self._num_requests = 0
-        self._is_executing = False
+        self._executing: _Batch | None = None
         self._is_stopped = False
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
@@ -167,8 +175,10 @@ class RequestQueue:
     def forget_cancelled(self) -> None:
         """Answer cancelled requests that wait; one that is being executed ends at its next step."""
         with self._lock:
-            if not self._is_executing:
+            if self._executing is None:
                 self._start_next()
+            elif all(entry.cancel.is_set() for entry, _ in self._executing):
+                self._watch.abandon()
 
     @property
     def is_warm(self) -> bool:
@@ -191,7 +201,7 @@ class RequestQueue:
 
     def _start_next(self) -> None:
         """Execute the next batch unless one is being executed; requests come before warm-ups."""
-        if self._is_executing or self._is_stopped:
+        if self._executing is not None or self._is_stopped:
             return
         for entry in [e for e in self._entries.values() if e.cancel.is_set()]:
             self._finish(entry, Cancelled())
@@ -200,7 +210,8 @@ class RequestQueue:
         queued = [entry.queued() for entry in entries]
         if allocations := choose_batch(queued, self._fair_queue, partial(self._limit, entries)):
             batch = [(self._entries[each.request_id], each.num_images) for each in allocations]
-            self._is_executing = True
+            self._executing = batch
+            self._watch.begin(batch_key_of(batch[0][0].request))
             self._device.submit(self._run, batch).add_done_callback(
                 partial(self._finish_batch, batch)
             )
@@ -237,11 +248,13 @@ class RequestQueue:
             entry.timeline.add("queue", (began_at - entry.waits_since) * 1e3)
         try:
             items = [entry.item(num_images) for entry, num_images in batch]
-            return first.model.execute(items, partial(self._step, batch))
+            with self._watch.on_this_thread():
+                return first.model.execute(items, partial(self._step, batch))
         finally:
             self._fair_queue.charge(batch_key_of(first.request), self._clock() - began_at)
 
     def _step(self, batch: _Batch, step: int) -> None:
+        self._watch.step()
         with self._lock:
             has_requests = any(not entry.is_warmup for entry in self._entries.values())
         if all(e.cancel.is_set() or (e.is_warmup and has_requests) for e, _ in batch):
@@ -257,7 +270,8 @@ class RequestQueue:
         results: Sequence[ItemResult | BaseException]
         results = [error] * len(batch) if error else execution.result()
         with self._lock:
-            self._is_executing = False
+            self._executing = None
+            self._watch.end()
             for (entry, _), result in zip(batch, results, strict=True):
                 entry.waits_since = self._clock()
                 self._settle(entry, result)

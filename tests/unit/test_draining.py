@@ -1,0 +1,130 @@
+"""Polls that are held open: closed at once when a worker ends, unless their answer has begun."""
+
+import asyncio
+import time
+from contextlib import asynccontextmanager
+
+import pytest
+from aiohttp import ClientConnectionError, ClientSession, web
+
+from pixpod.serving.draining import ClosingSession, Drain, PollClosed
+
+HOLD_S = 20.0
+
+
+class Polled:
+    """Answers one poll when it is released: the headers first, the body when it is `finished`."""
+
+    def __init__(self) -> None:
+        self.released = asyncio.Event()
+        self.finished = asyncio.Event()
+        self.has_begun = asyncio.Event()
+        self.was_closed = asyncio.Event()
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        self.has_begun.set()
+        try:
+            await asyncio.wait_for(self.released.wait(), HOLD_S)
+        except asyncio.CancelledError:
+            self.was_closed.set()
+            raise
+        response = web.StreamResponse()
+        await response.prepare(request)
+        await self.finished.wait()
+        await response.write(b"a job")
+        return response
+
+    @asynccontextmanager
+    async def url(self):
+        app = web.Application()
+        app.router.add_get("/", self.answer)
+        runner = web.AppRunner(app, handler_cancellation=True, shutdown_timeout=0.1)
+        await runner.setup()
+        await web.TCPSite(runner, "127.0.0.1", 0).start()
+        try:
+            yield f"http://127.0.0.1:{runner.addresses[0][1]}/"
+        finally:
+            await runner.cleanup()
+
+
+@asynccontextmanager
+async def polling():
+    """A poll that is held, what it polls, and the drain that closes it."""
+    polled, drain = Polled(), Drain()
+    async with polled.url() as url, ClientSession() as session:
+        closing = ClosingSession(session, drain.begun)
+
+        async def poll() -> str:
+            async with closing.get(url) as response:
+                return await response.text()
+
+        task = asyncio.create_task(poll())
+        await polled.has_begun.wait()
+        yield task, polled, drain
+
+
+def test_held_poll_is_closed():
+    async def run():
+        async with polling() as (task, polled, drain):
+            began_at = time.monotonic()
+            drain.begin()
+            with pytest.raises(PollClosed):
+                await task
+            await asyncio.wait_for(polled.was_closed.wait(), 1)
+            assert time.monotonic() - began_at < 1
+
+    asyncio.run(run())
+
+
+def test_answer_is_read_to_its_end_once_it_has_begun():
+    async def run():
+        async with polling() as (task, polled, drain):
+            polled.released.set()
+            await asyncio.sleep(0.05)
+            drain.begin()
+            await asyncio.sleep(0.3)
+            polled.finished.set()
+            assert await task == "a job"
+
+    asyncio.run(run())
+
+
+def test_answer_that_comes_in_the_moment_of_the_end_is_read():
+    async def run():
+        async with polling() as (task, polled, drain):
+            drain.begin()
+            polled.finished.set()
+            polled.released.set()
+            assert await task == "a job"
+
+    asyncio.run(run())
+
+
+def test_poll_that_is_cancelled_is_closed():
+    async def run():
+        async with polling() as (task, polled, _):
+            task.cancel()
+            await asyncio.wait_for(polled.was_closed.wait(), 1)
+            assert task.cancelled()
+
+    asyncio.run(run())
+
+
+def test_poll_that_fails_says_why():
+    async def run():
+        async with ClientSession() as session:
+            closing = ClosingSession(session, asyncio.Event())
+            with pytest.raises(ClientConnectionError):
+                async with closing.get("http://127.0.0.1:9/"):
+                    pass
+
+    asyncio.run(run())
+
+
+def test_fault_decides_the_exit_status():
+    drain = Drain()
+    drain.begin()
+    assert (drain.status, drain.begun.is_set()) == (0, True)
+    drain.begin(status=1)
+    drain.begin()
+    assert drain.status == 1
