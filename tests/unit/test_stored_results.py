@@ -329,10 +329,10 @@ def test_job_with_another_delivery_is_neither_looked_up_nor_kept(caplog):
 
 def test_failed_upload_leaves_no_result():
     class Half(MemoryBucket):
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             if image.index == 1:
                 raise StorageUnavailable("down")
-            return await super().put(image, key)
+            return await super().put(image, key, within_s=within_s)
 
     bucket = Half()
     assert "error" in handle(build(bucket))
@@ -341,9 +341,9 @@ def test_failed_upload_leaves_no_result():
 
 def test_cancelled_job_leaves_no_result_and_no_task():
     class Slow(MemoryBucket):
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             await asyncio.sleep(600)
-            return await super().put(image, key)
+            return await super().put(image, key, within_s=within_s)
 
     async def cancel_after(seconds):
         bucket = Slow(seconds=0.03)

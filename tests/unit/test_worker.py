@@ -49,11 +49,11 @@ class FailingStore:
         self.fail_with = fail_with
         self.num_good = num_good
 
-    async def put(self, image, key):
+    async def put(self, image, key, *, within_s):
         self.num_good -= 1
         if self.num_good < 0:
             raise self.fail_with
-        return await InlineImageStore().put(image, key)
+        return await InlineImageStore().put(image, key, within_s=within_s)
 
 
 @pytest.fixture
@@ -355,10 +355,10 @@ def test_platforms_own_limit_for_a_job_is_kept(build):
 
 def test_engine_draws_the_next_job_while_images_of_the_first_are_uploaded(build):
     class StuckStore:
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             is_uploading.set()
             await may_go_on.wait()
-            return await InlineImageStore().put(image, key)
+            return await InlineImageStore().put(image, key, within_s=within_s)
 
     is_uploading, may_go_on = asyncio.Event(), asyncio.Event()
     engine = FakeEngine()

@@ -37,7 +37,7 @@ from pixpod.outputs.encoding import (
     max_encoded_bytes,
 )
 from pixpod.outputs.keys import JobKeys
-from pixpod.outputs.storage import ImageStore
+from pixpod.outputs.storage import DELIVERY_S, ImageStore
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
@@ -82,6 +82,7 @@ class Worker:
     key_secret: SecretStr
     max_reply_bytes: int
     max_job_s: float
+    delivery_s: float = DELIVERY_S
     results: StoredResults | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
@@ -217,7 +218,8 @@ class Worker:
         key = self._keys_of(job).image_key(
             name=job.output.name, index=image.index, sha256=image.sha256, format=image.format
         )
-        return await self.stores[job.output.delivery].put(image, key)
+        store = self.stores[job.output.delivery]
+        return await store.put(image, key, within_s=self.delivery_s)
 
     def _keys_of(self, job: Job) -> JobKeys:
         return JobKeys(
