@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -30,9 +31,11 @@ from pixpod.logs import JsonFormatter
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import RefusingWorker, Worker
 from pixpod.testing.fake_engine import FakeEngine
+from pixpod.testing.memory_bucket import MemoryBucket
 
 PROMPT = "PLANTEDPROMPT on a blue background"
 SCHEMA = Draft202012Validator(
@@ -62,7 +65,10 @@ def build(tmp_path):
         engine=None,
         *,
         stores=None,
+        capabilities=OFFER,
         max_reply_bytes=10_000_000,
+        callers=None,
+        falls_back=False,
         max_job_s=60,
         refresh_after_images=0,
         concurrency=None,
@@ -74,17 +80,22 @@ def build(tmp_path):
             Delivery.DIRECTORY: DirectoryImageStore(tmp_path),
         }
         return Worker(
-            capabilities=OFFER,
+            capabilities=capabilities,
             engine=engine or FakeEngine(),
-            stores=ours | (stores or {}),
+            delivery=ImageDelivery(
+                stores=ours | (stores or {}),
+                key_prefix="images",
+                key_secret=SecretStr("hidden"),
+                max_reply_bytes=max_reply_bytes,
+                callers=callers,
+                falls_back=falls_back,
+            ),
             usd_per_gpu_second=0.5,
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
             send_progress=send_progress,
             worker_id="pod-1",
-            key_prefix="images",
             key_secret=SecretStr("hidden"),
-            max_reply_bytes=max_reply_bytes,
             max_job_s=max_job_s,
             **more,
         )
@@ -490,3 +501,38 @@ def test_prompt_is_in_no_log(build, log_lines, fail_with, input):
 def test_secret_of_the_keys_is_in_no_log_and_no_reply(build, log_lines):
     reply = handle(build(), make_job(output={"delivery": "directory"}))
     assert "hidden" not in json.dumps([reply, log_lines()])
+
+
+class TestReplyThatIsTooLarge:
+    """4 inline images of 64x64 as JPEG: predicted at 226 kB, in truth below 20 kB."""
+
+    JOB = make_job(num_images=4, output={"format": "jpeg", "delivery": "inline"})
+
+    def build(self, build, num_bytes, **more):
+        with_s3 = replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE))
+        return build(
+            stores={Delivery.S3: MemoryBucket()},
+            capabilities=with_s3,
+            max_reply_bytes=num_bytes,
+            **more,
+        )
+
+    def test_images_go_to_the_bucket(self, build):
+        reply = handle(self.build(build, 5_000, falls_back=True), self.JOB)
+        links = [image["url"][:21] for image in reply["images"]]
+        assert links == [f"memory:images/job-1/{index}" for index in range(4)]
+        assert reply["warnings"] == [
+            "output: the reply is too large, so images are in the deployment's bucket"
+        ]
+
+    def test_reply_that_fits_stays_inline_whatever_was_predicted(self, build):
+        reply = handle(self.build(build, 50_000, falls_back=True), self.JOB)
+        assert all("data" in image for image in reply["images"])
+        assert reply["warnings"] == []
+
+    @pytest.mark.parametrize(("falls_back", "output"), [(False, {}), (True, {"fallback": False})])
+    def test_it_is_refused_before_the_gpu_works_without_fallback(self, build, falls_back, output):
+        job = make_job(num_images=4, output=self.JOB["input"]["output"] | output)
+        engine = FakeEngine(fail_with=OutOfMemory("not reached"))
+        worker = self.build(build, 50_000, falls_back=falls_back, engine=engine)
+        assert handle(worker, job)["error"].startswith("result_too_large: 4 inline")

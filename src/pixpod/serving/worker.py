@@ -4,9 +4,10 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pydantic import SecretStr
@@ -23,7 +24,6 @@ from pixpod.job import (
     Generation,
     Job,
     JobResult,
-    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -36,11 +36,10 @@ from pixpod.outputs.encoding import (
     generation_text,
     max_encoded_bytes,
 )
-from pixpod.outputs.keys import JobKeys
-from pixpod.outputs.storage import DELIVERY_S, ImageStore
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
+from pixpod.serving.delivery import Delivered, ImageDelivery
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
@@ -66,23 +65,20 @@ class Platform:
 class Worker:
     """Serves jobs concurrently until closed.
 
-    Without `send_progress`, progress is not reported. `key_prefix` is the deployment's. `results`
-    are those in its bucket, if it has one.
+    Without `send_progress`, progress is not reported. `results` are those in the deployment's
+    bucket, if it has one.
     """
 
     capabilities: Capabilities
     engine: Engine
-    stores: Mapping[Delivery, ImageStore]
+    delivery: ImageDelivery
     usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
     send_progress: ProgressSender | None
     worker_id: str
-    key_prefix: str
     key_secret: SecretStr
-    max_reply_bytes: int
     max_job_s: float
-    delivery_s: float = DELIVERY_S
     results: StoredResults | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
@@ -94,6 +90,8 @@ class Worker:
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
+        if self.delivery.callers is not None:
+            self.delivery.callers.close()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
@@ -125,7 +123,7 @@ class Worker:
         try:
             if is_describe(raw):
                 return describe(self.capabilities)
-            return render_result(await self._run(raw))
+            return await self._run(raw)
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
@@ -143,11 +141,12 @@ class Worker:
             return {**reply, "refresh_worker": True}
         return reply
 
-    async def _run(self, raw: Mapping[str, Any]) -> JobResult:
+    async def _run(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.key_secret)
             self._check_reply_size(job)
+            await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
             progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self.send_progress)
@@ -156,13 +155,31 @@ class Worker:
                 async with progress.reporting():
                     made = await self._find_or_generate(job, progress)
                 if isinstance(made, Generation):
-                    stored = await self._deliver(job, made, timeline)
+                    delivered = await self._deliver(job, made, timeline)
         if isinstance(made, StoredResult):
             result = self._repeat(made, timeline)
         else:
-            result = self._finish(made, stored, timeline)
+            result = self._finish(made, delivered, timeline)
+        reply = await self._render(job, result)
         log.info("job done", extra={"timings_ms": result.timings_ms})
-        return result
+        return reply
+
+    async def _render(self, job: Job, result: JobResult) -> dict[str, Any]:
+        """Render a result that fits into a reply; inline images go to the bucket if they must."""
+        reply = render_result(result)
+        has_data = any(stored.data is not None for stored in result.images)
+        if not has_data or _json_bytes(reply) <= self.delivery.max_reply_bytes:
+            return reply
+        moved = await self.delivery.move_out_of_reply(job, result.images)
+        if moved is not None:
+            warnings = (*result.warnings, *moved.warnings)
+            reply = render_result(replace(result, images=moved.images, warnings=warnings))
+        if (num_bytes := _json_bytes(reply)) > self.delivery.max_reply_bytes:
+            raise ResultTooLarge(
+                f"expected at most {self.delivery.max_reply_bytes} bytes in a reply, "
+                f"got {num_bytes}: request fewer images, jpeg or webp, or delivery by s3"
+            )
+        return reply
 
     async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
         def generate() -> Coroutine[Any, Any, Generation]:
@@ -171,72 +188,49 @@ class Worker:
         results = self._results_of(job)
         if results is None:
             return await generate()
-        return await results.find_or_generate(job, self._keys_of(job), generate)
+        keys = self.delivery.keys_of(job, Delivery.S3)
+        return await results.find_or_generate(job, keys, generate)
 
     def _results_of(self, job: Job) -> StoredResults | None:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(
-        self, job: Job, generation: Generation, timeline: Timeline
-    ) -> tuple[StoredImage, ...]:
+    async def _deliver(self, job: Job, generation: Generation, timeline: Timeline) -> Delivered:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
             encoded = await _encode_all(job, generation, self.metadata)
         with timeline.phase("upload"):
-            stored = await self._put_all(job, encoded)
-        if results := self._results_of(job):
-            await results.keep(job, self._keys_of(job), generation, stored)
-        return stored
+            delivered = await self.delivery.deliver(job, encoded)
+        results = self._results_of(job)
+        if results is not None and not delivered.warnings:  # all images are in the bucket
+            keys = self.delivery.keys_of(job, Delivery.S3)
+            await results.keep(job, keys, generation, delivered.images)
+        return delivered
 
     def _check_reply_size(self, job: Job) -> None:
         """Refuse results that cannot fit before any GPU time is spent."""
-        if job.output.delivery is not Delivery.INLINE:
+        if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
             return
         request, output = job.request, job.output
         each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
         largest = len(request.seeds) * base64_bytes(each)
-        if largest > self.max_reply_bytes:
+        if largest > self.delivery.max_reply_bytes:
             raise ResultTooLarge(
                 f"{len(request.seeds)} inline {output.format} images of "
                 f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.max_reply_bytes}: request fewer images, jpeg or webp, or "
+                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
                 "delivery by s3"
             )
 
-    async def _put_all(self, job: Job, images: list[EncodedImage]) -> tuple[StoredImage, ...]:
-        """Store all images at once; waits for all even if one fails."""
-        puts = (self._put(job, image) for image in images)
-        results = await asyncio.gather(*puts, return_exceptions=True)
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
-        return tuple(result for result in results if not isinstance(result, BaseException))
-
-    async def _put(self, job: Job, image: EncodedImage) -> StoredImage:
-        key = self._keys_of(job).image_key(
-            name=job.output.name, index=image.index, sha256=image.sha256, format=image.format
-        )
-        store = self.stores[job.output.delivery]
-        return await store.put(image, key, within_s=self.delivery_s)
-
-    def _keys_of(self, job: Job) -> JobKeys:
-        return JobKeys(
-            prefix=self.key_prefix,
-            key_prefix=job.output.key_prefix,
-            job_name=job.name,
-            secret=self.key_secret,
-        )
-
     def _finish(
-        self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
+        self, generation: Generation, delivered: Delivered, timeline: Timeline
     ) -> JobResult:
         is_first = self.images_served == 0
-        self.images_served += len(stored)
-        self.refresh.served(len(stored))
+        self.images_served += len(delivered.images)
+        self.refresh.served(len(delivered.images))
         return JobResult(
-            images=stored,
+            images=delivered.images,
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
@@ -244,7 +238,7 @@ class Worker:
                 self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
             ),
             worker=self._report(is_first),
-            warnings=generation.warnings,
+            warnings=(*generation.warnings, *delivered.warnings),
         )
 
     def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
@@ -329,6 +323,10 @@ async def _encode_all(
 
     indices = range(len(request.seeds))
     return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
+
+
+def _json_bytes(reply: Mapping[str, Any]) -> int:
+    return len(json.dumps(reply).encode())
 
 
 def _describe(job: Job) -> dict[str, object]:

@@ -22,6 +22,7 @@ from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker
 from pixpod.settings import keep_sdk_quiet
@@ -57,7 +58,12 @@ def build(spec: ScriptedWorker) -> Worker:
             deliveries=(Delivery.INLINE,),
         ),
         engine=engine,
-        stores={Delivery.INLINE: InlineImageStore()},
+        delivery=ImageDelivery(
+            stores={Delivery.INLINE: InlineImageStore()},
+            key_prefix="",
+            key_secret=SecretStr(""),
+            max_reply_bytes=10_000_000,
+        ),
         usd_per_gpu_second=spec.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=spec.max_concurrency,
@@ -67,9 +73,7 @@ def build(spec: ScriptedWorker) -> Worker:
         refresh=Refresh(after_images=spec.refresh_after_images),
         send_progress=runpod_sdk.send_progress,
         worker_id="scripted",
-        key_prefix="",
         key_secret=SecretStr(""),
-        max_reply_bytes=10_000_000,
         max_job_s=spec.max_job_s,
     )
 
