@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
-from boto3.session import Session
-from botocore.config import Config
+from botocore.auth import S3SigV4QueryAuth
+from botocore.awsrequest import AWSRequest
+from botocore.credentials import Credentials
 from pydantic import SecretStr
 from support.factories import OFFER, make_job
 from support.faulty_proxy import Fault, running_proxy
@@ -96,8 +97,9 @@ CELLS = [
 class Stage:
     """A server behind a proxy as the place that fails, and a second bucket without a fault."""
 
-    def __init__(self, server, proxy, row):
+    def __init__(self, server, good_bucket, proxy, row):
         changes = set(row.changes)
+        self.good_bucket = good_bucket
         self.server = server
         self.proxy = proxy
         self.endpoint_url = f"http://127.0.0.1:{closed_port()}" if "port" in changes else proxy.url
@@ -107,16 +109,11 @@ class Stage:
         proxy.faults += row.faults
 
     def put_url(self, key="put.png"):
-        client = Session().client(
-            "s3",
-            endpoint_url=self.endpoint_url,
-            region_name="us-east-1",
-            aws_access_key_id=self.server.access_key_id,
-            aws_secret_access_key=self.secret,
-            config=Config(signature_version="s3v4", s3={"addressing_style": "path"}),
-        )
-        where = {"Bucket": self.bucket, "Key": key}
-        return client.generate_presigned_url("put_object", Params=where, ExpiresIn=self.lifetime_s)
+        request = AWSRequest("PUT", f"{self.endpoint_url}/{self.bucket}/{key}")
+        credentials = Credentials(self.server.access_key_id, self.secret)
+        signing = S3SigV4QueryAuth(credentials, "s3", "us-east-1", expires=self.lifetime_s)
+        signing.add_auth(request)
+        return str(request.url)
 
     def s3_config(self):
         return {
@@ -132,20 +129,21 @@ class Stage:
             return make_job(output={"put_urls": [self.put_url()]})
         return make_job() | ({"s3Config": self.s3_config()} if way == "s3Config" else {})
 
-    def settings(self, way):
-        """Of the deployment's bucket: the place that fails, or one that works."""
+    def bucket_of_deployment(self, way):
+        """Return the place that fails, or one that works."""
         if way != "s3":
-            return self.server.settings(prefix="deployment")
-        return self.server.settings(
+            return self.good_bucket
+        settings = self.server.settings(
             endpoint_url=self.endpoint_url,
             bucket=self.bucket,
             secret_access_key=SecretStr(self.secret),
         )
+        return S3ImageStore(settings, read_timeout_s=1)
 
     def worker(self, way):
         target = parse_opened(f"write:{self.endpoint_url.removeprefix('http://')}")
         targets = Targets(opened=(target,))
-        bucket = S3ImageStore(self.settings(way), read_timeout_s=1)
+        bucket = self.bucket_of_deployment(way)
         return Worker(
             capabilities=replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE), targets=targets),
             engine=FakeEngine(),
@@ -185,12 +183,20 @@ def closed_port():
         return listener.getsockname()[1]
 
 
+@pytest.fixture(scope="module")
+def good_bucket(juicefs):
+    return S3ImageStore(juicefs.settings())
+
+
 @pytest.fixture
-def set_stage(juicefs):
+def set_stage(juicefs, good_bucket):
     with ExitStack() as stack:
-        yield lambda row: Stage(
-            juicefs, stack.enter_context(running_proxy(juicefs.endpoint_url)), row
-        )
+
+        def start(row):
+            proxy = stack.enter_context(running_proxy(juicefs.endpoint_url))
+            return Stage(juicefs, good_bucket, proxy, row)
+
+        yield start
 
 
 @pytest.mark.parametrize(("row", "way", "outcome"), CELLS)
