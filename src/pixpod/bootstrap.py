@@ -12,11 +12,13 @@ from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
+from pixpod.inputs.client import GuardedClient
 from pixpod.job import Delivery
+from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.worker import Platform, Worker
@@ -55,14 +57,7 @@ def build_worker(
     return Worker(
         capabilities=_build_capabilities(settings, models, locator),
         engine=engine,
-        destinations=Destinations(
-            stores={
-                delivery: _build_store(delivery, settings, bucket)
-                for delivery in settings.deliveries
-            },
-            key_prefix=settings.s3.prefix if settings.s3 else "",
-            key_secret=settings.key_secret,
-        ),
+        delivery=_build_delivery(settings, bucket),
         usd_per_gpu_second=settings.usd_per_gpu_second,
         concurrency=Concurrency(
             max_when_warm=settings.max_concurrency or max_concurrency(models.values()),
@@ -72,7 +67,6 @@ def build_worker(
         refresh=Refresh(after_images=settings.refresh_after_images),
         platform=platform,
         worker_id=settings.worker_id,
-        max_reply_bytes=settings.max_reply_bytes,
         max_job_s=settings.max_job_s,
         metadata=MetadataOptions(
             has_ai_mark=settings.marks_ai, has_prompts=settings.has_prompts_in_files
@@ -90,7 +84,12 @@ def _build_capabilities(
         )
         for name, spec in models.items()
     }
-    return Capabilities(models=models, qualities=qualities, deliveries=settings.deliveries)
+    return Capabilities(
+        models=models,
+        qualities=qualities,
+        deliveries=settings.deliveries,
+        targets=settings.targets,
+    )
 
 
 def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
@@ -181,6 +180,17 @@ def _build_bucket(settings: Settings) -> "S3ImageStore | None":
     return S3ImageStore(settings.s3)
 
 
+def _build_delivery(settings: Settings, bucket: "S3ImageStore | None") -> ImageDelivery:
+    return ImageDelivery(
+        stores={each: _build_store(each, settings, bucket) for each in settings.deliveries},
+        key_prefix=settings.s3.prefix if settings.s3 else "",
+        key_secret=settings.key_secret,
+        max_reply_bytes=settings.max_reply_bytes,
+        callers=CallerStores(GuardedClient(settings.targets), settings.targets),
+        falls_back=settings.falls_back,
+    )
+
+
 def _build_store(
     delivery: Delivery, settings: Settings, bucket: "S3ImageStore | None"
 ) -> ImageStore:
@@ -192,5 +202,5 @@ def _build_store(
             return DirectoryImageStore(settings.output_dir)
         case Delivery.INLINE:
             return InlineImageStore()
-        case Delivery.PUT:
-            raise InvalidSettings("delivery by PUT is not supported by this version")
+        case Delivery.PUT | Delivery.S3_CONFIG:
+            raise AssertionError("settings offer no place that a job must name")

@@ -7,6 +7,7 @@
     │   ├── UrlRefused            url_refused             caller
     │   ├── FetchFailed           fetch_failed            caller
     │   ├── FetchUnavailable      fetch_unavailable       host
+    │   ├── PutRefused            put_refused             caller
     │   ├── ImageRefused          image_refused           caller
     │   └── WeightsRefused        weights_refused         caller
     ├── ResultTooLarge            result_too_large        caller
@@ -105,6 +106,12 @@ class FetchUnavailable(PayloadError):
 
     code = "fetch_unavailable"
     fault = Fault.HOST
+
+
+class PutRefused(PayloadError):
+    """A place that the job names for its images may not be reached, or does not take them."""
+
+    code = "put_refused"
 
 
 class ImageRefused(PayloadError):

@@ -1,10 +1,13 @@
 """Values that travel through a worker, from the parsed job to its result.
 
-Standard library only: no pixel library, no tensor, no raw payload.
+No pixel library, no tensor, no raw payload.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+
+from pydantic import SecretStr
 
 
 class ImageFormat(StrEnum):
@@ -20,12 +23,18 @@ class ImageFormat(StrEnum):
 
 
 class Delivery(StrEnum):
-    """Destination of encoded images."""
+    """Destination of encoded images. `S3` is the deployment's bucket, `S3_CONFIG` the job's own."""
 
     S3 = "s3"
     INLINE = "inline"
     PUT = "put"
+    S3_CONFIG = "s3_config"
     DIRECTORY = "directory"
+
+    @property
+    def is_callers(self) -> bool:
+        """Return whether the job itself names the place."""
+        return self in (Delivery.PUT, Delivery.S3_CONFIG)
 
 
 class Mode(StrEnum):
@@ -55,7 +64,8 @@ class OutputOptions:
 
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
-    generation data into the file.
+    generation data into the file. `fallback` allows the deployment's bucket where another place
+    fails.
     """
 
     format: ImageFormat
@@ -64,6 +74,26 @@ class OutputOptions:
     key_prefix: str
     name: str
     metadata: bool
+    fallback: bool = True
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PutUrl:
+    """Where one image is sent by HTTP PUT. The URL and the headers may carry a signature."""
+
+    url: str = field(repr=False)
+    headers: Mapping[str, str] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CallerBucket:
+    """An S3 bucket of a job's own. `path` begins the keys in it, "" for none."""
+
+    endpoint_url: str
+    name: str
+    access_id: str = field(repr=False)
+    access_secret: SecretStr
+    path: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -121,7 +151,7 @@ class Job:
 
     `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
     caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
-    has none.
+    has none. `put_urls`, one per image, and `bucket` are the places that the job names.
     """
 
     id: str
@@ -130,6 +160,8 @@ class Job:
     request: GenerationRequest
     output: OutputOptions
     execution_timeout_s: float | None = None
+    put_urls: tuple[PutUrl, ...] = ()
+    bucket: CallerBucket | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -206,7 +238,7 @@ class EncodedImage(ImageFile):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A delivered image: exactly one of `url`, `data`, `path` is set.
+    """A delivered image: at most one of `url`, `data`, `path`; none if the caller knows the place.
 
     `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """

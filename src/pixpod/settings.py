@@ -95,6 +95,9 @@ CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
+FALLBACK = Kind(
+    one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
+)
 DELIVERY = Kind("one of `auto`, `s3`, `directory`, `inline`", str)
 """The deliveries. Those that a deployment offers depend on other settings."""
 
@@ -263,6 +266,13 @@ class Settings:
         DELIVERY,
         "Delivery of images for jobs that do not choose. `auto`: S3 if there is a bucket, "
         "else inline on the platform and a directory elsewhere.",
+        default="auto",
+    )
+    falls_back: bool = variable(
+        "PIXPOD_DELIVERY_FALLBACK",
+        FALLBACK,
+        "Delivery of images that their place does not take. `auto`: the deployment's bucket if the "
+        "job named the place, else inline if they fit. `none`: the job fails.",
         default="auto",
     )
     output_dir: Path = variable(

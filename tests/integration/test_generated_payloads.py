@@ -12,10 +12,13 @@ from pydantic import SecretStr
 from support.factories import OFFER, make_job
 from support.generated_payloads import REQUEST, jobs
 
+from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery
+from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.storage import DirectoryImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
@@ -36,20 +39,21 @@ def build_worker(directory):
     return Worker(
         capabilities=OFFER,
         engine=SmallImages(),
-        destinations=Destinations(
+        delivery=ImageDelivery(
             stores={
                 Delivery.INLINE: InlineImageStore(),
                 Delivery.DIRECTORY: DirectoryImageStore(directory),
             },
             key_prefix="images",
             key_secret=SecretStr("hidden"),
+            max_reply_bytes=10_000_000,
+            callers=CallerStores(GuardedClient(Targets()), Targets()),
         ),
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
         platform=None,
         worker_id="pod-1",
-        max_reply_bytes=10_000_000,
         max_job_s=60,
     )
 

@@ -47,7 +47,7 @@ from pixpod.job import Delivery, GenerationRequest, ImageResult, Quality
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Worker
 from pixpod.timeline import BootTimeline, Span
@@ -364,15 +364,17 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
             deliveries=(Delivery.INLINE,),
         ),
         engine=engine,
-        destinations=Destinations(
-            stores={Delivery.INLINE: InlineImageStore()}, key_prefix="", key_secret=SecretStr("")
+        delivery=ImageDelivery(
+            stores={Delivery.INLINE: InlineImageStore()},
+            key_prefix="",
+            key_secret=SecretStr(""),
+            max_reply_bytes=10_000_000,
         ),
         usd_per_gpu_second=None,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
         platform=None,
         worker_id="test",
-        max_reply_bytes=10_000_000,
         max_job_s=120,
     )
     job = {"model": spec.name, "prompt": "a red circle", "num_inference_steps": 2}

@@ -23,7 +23,7 @@ from support.s3_server import FORBIDDEN_BUCKET
 
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
-from pixpod.outputs.s3_storage import CACHE_CONTROL, MAX_ATTEMPTS, S3ImageStore
+from pixpod.outputs.s3_storage import CACHE_CONTROL, S3ImageStore
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.testing.memory_bucket import MemoryBucket
 
@@ -46,8 +46,8 @@ def image(data=b"not really a picture", format=ImageFormat.PNG):
     )
 
 
-def put(store, *, data=b"not really a picture", format=ImageFormat.PNG, key=KEY):
-    return asyncio.run(store.put(image(data, format), key))
+def put(store, *, data=b"not really a picture", format=ImageFormat.PNG, key=KEY, within_s=20):
+    return asyncio.run(store.put(image(data, format), key, within_s=within_s))
 
 
 def get(url):
@@ -108,7 +108,10 @@ class TestEveryStore:
         async def put_all():
             images = (image(bytes([n])) for n in range(10))
             return await asyncio.gather(
-                *(place.store.put(image, f"many/{n}.png") for n, image in enumerate(images))
+                *(
+                    place.store.put(image, f"many/{n}.png", within_s=20)
+                    for n, image in enumerate(images)
+                )
             )
 
         for n, stored in enumerate(asyncio.run(put_all())):
@@ -310,19 +313,44 @@ class TestFailures:
         assert moto.get(stored.key)["Body"] == b"third time lucky"
 
     @pytest.mark.parametrize(
-        ("fault", "reason"),
+        ("fault", "reason", "num_tries"),
         [
-            (Fault.INTERNAL_ERROR, "HTTP 500"),
-            (Fault.DROP, "ConnectionClosed"),
-            (Fault.STALL, "ReadTimeout"),
+            (Fault.INTERNAL_ERROR, "HTTP 500", 2),
+            (Fault.DROP, "ConnectionClosed", 2),
+            (Fault.STALL, "no answer in time", 1),
         ],
     )
-    def test_lasting_fault_makes_the_store_unavailable(self, proxy, moto, fault, reason):
+    def test_lasting_fault_makes_the_store_unavailable_in_time(
+        self, proxy, moto, fault, reason, num_tries
+    ):
         proxy.faults += [fault] * 10
-        text = self.failure(self.store(proxy, moto, read_timeout_s=0.3))
+        store = self.store(proxy, moto, read_timeout_s=5)
+        began = time.monotonic()
+        text = self.failure(store, within_s=1)
+        assert time.monotonic() - began < 2
         assert text.startswith("storage_unavailable: bucket 'images' at 127.0.0.1:")
         assert reason in text
-        assert len(proxy.seen) == MAX_ATTEMPTS
+        assert len(proxy.seen) == num_tries
+
+    def test_stalled_try_leaves_time_for_another(self, proxy, moto):
+        proxy.faults += [Fault.STALL]
+        stored = put(self.store(proxy, moto, read_timeout_s=0.3), data=b"again", within_s=5)
+        assert moto.get(stored.key)["Body"] == b"again"
+
+    def test_uploads_that_hang_leave_threads_for_encoding(self, proxy, moto):
+        proxy.faults += [Fault.STALL] * 40
+        store = self.store(proxy, moto, read_timeout_s=1)
+
+        async def encode_meanwhile():
+            puts = [asyncio.create_task(store.put(image(), KEY, within_s=0.3)) for _ in range(40)]
+            await asyncio.sleep(0.1)
+            began = time.monotonic()
+            await asyncio.to_thread(lambda: None)
+            waited_s = time.monotonic() - began
+            await asyncio.gather(*puts, return_exceptions=True)
+            return waited_s
+
+        assert asyncio.run(encode_meanwhile()) < 0.2
 
     def test_closed_port_makes_the_store_unavailable(self, moto):
         with socket.create_server(("127.0.0.1", 0)) as listener:
@@ -340,9 +368,9 @@ class TestFailures:
         return S3ImageStore(settings, read_timeout_s=read_timeout_s)
 
     @staticmethod
-    def failure(store):
+    def failure(store, within_s=0.4):
         with pytest.raises(StorageUnavailable) as caught:
-            put(store)
+            put(store, within_s=within_s)
         return str(caught.value)
 
 

@@ -298,6 +298,111 @@ _OUTPUT = (
     _bad_output("metadata a string", ("output.metadata", _BOOLEAN), metadata="no"),
 )
 
+_PUT = "https://example.org/put"
+_S3_CONFIG = {
+    "endpointUrl": "https://s3.eu-west-3.amazonaws.com",
+    "bucketName": "mine",
+    "accessId": "id",
+    "accessSecret": "hidden",
+}
+
+
+def _bad_s3_config(id: str, *expected: tuple[str, str], code: str = "invalid_input", **changes):
+    config = _S3_CONFIG | changes
+    return BadPayload(
+        id=id,
+        job={"id": "job-1", "input": _GOOD_INPUT, "s3Config": config},
+        expected=expected,
+        code=code,
+    )
+
+
+_PLACES = (
+    _bad_output("put_urls a text", ("output.put_urls", "a list"), put_urls=_PUT),
+    _bad_output("put_urls empty", ("output.put_urls", "not empty"), put_urls=[]),
+    _bad_output("put_urls of numbers", ("output.put_urls[0]", "an object"), put_urls=[5]),
+    _bad_output("put_url no URL", ("output.put_urls[0].url", "required"), put_urls=[{}]),
+    _bad_output("put_url unknown field", ("output.put_urls[0]", "url and"), put_urls=[{"a": 1}]),
+    _bad_output(
+        "put_url with Host",
+        ("output.put_urls[0].headers", "only content-type"),
+        put_urls=[{"url": _PUT, "headers": {"Host": "inside"}}],
+    ),
+    _bad_output(
+        "put_url with a line break",
+        ("output.put_urls[0].headers", "printable"),
+        put_urls=[{"url": _PUT, "headers": {"x-amz-meta-a": "a\r\nHost: b"}}],
+    ),
+    _bad_output(
+        "put_url with a header of a number",
+        ("output.put_urls[0].headers", "printable"),
+        put_urls=[{"url": _PUT, "headers": {"x-amz-meta-a": 1}}],
+    ),
+    _bad_output(
+        "put_url with a header twice",
+        ("output.put_urls[0].headers", "once"),
+        put_urls=[{"url": _PUT, "headers": {"X-Amz-A": "1", "x-amz-a": "1"}}],
+    ),
+    _bad_output(
+        "put_urls too many",
+        ("output.put_urls", "1 URLs"),
+        code="put_refused",
+        put_urls=[_PUT, _PUT],
+    ),
+    _bad_output(
+        "put_url without TLS",
+        ("output.put_urls[0]", "https"),
+        code="put_refused",
+        put_urls=["http://example.org/put"],
+    ),
+    _bad_output(
+        "put_url inside",
+        ("output.put_urls[0]", "public"),
+        code="put_refused",
+        put_urls=["https://169.254.169.254/latest"],
+    ),
+    _bad_output(
+        "put_url expired",
+        ("output.put_urls[0]", "it expired"),
+        code="put_refused",
+        put_urls=[f"{_PUT}?X-Amz-Date=20200101T000000Z&X-Amz-Expires=60&X-Amz-Signature=a"],
+    ),
+    _bad(
+        "put_url inside and a mistake",
+        ("width", "more than 0"),
+        ("output.put_urls[0]", "public"),
+        width=0,
+        output={"put_urls": ["https://10.0.0.1/"]},
+    ),
+    _bad_output("delivery by put without URLs", ("output.delivery", "put_urls"), delivery="put"),
+    _bad_output(
+        "delivery by s3_config without it", ("output.delivery", "s3Config"), delivery="s3_config"
+    ),
+    _bad_output(
+        "put_urls with another delivery",
+        ("output.put_urls", "absent"),
+        put_urls=[_PUT],
+        delivery="inline",
+    ),
+    _bad_output("fallback a text", ("output.fallback", "true or false"), fallback="no"),
+    BadPayload(
+        id="s3Config a text",
+        job={"id": "job-1", "input": _GOOD_INPUT, "s3Config": "mine"},
+        expected=(("s3Config", "an object of endpointUrl"),),
+    ),
+    _bad_s3_config("s3Config unknown field", ("s3Config", "an object of"), region="eu"),
+    _bad_s3_config("s3Config endpoint null", ("s3Config.endpointUrl", "string"), endpointUrl=None),
+    _bad_s3_config("s3Config bucket odd", ("s3Config.bucketName", "A-Z"), bucketName="a/b"),
+    _bad_s3_config("s3Config secret empty", ("s3Config.accessSecret", "empty"), accessSecret=""),
+    _bad_s3_config("s3Config path climbs", ("s3Config.objectPath", "parts"), objectPath="../a"),
+    _bad_s3_config(
+        "s3Config inside",
+        ("s3Config.endpointUrl", "public"),
+        code="put_refused",
+        endpointUrl="https://10.0.0.1:9000",
+    ),
+)
+
 _NOT_SUPPORTED = (
     _not_supported("image", "https://example.org/a.png"),
     _not_supported("mask", "https://example.org/a.png"),
@@ -310,33 +415,15 @@ _NOT_SUPPORTED = (
     _not_supported("safety", False),
     _not_supported("webhook_url", "https://example.org/hook"),
     _not_supported("webhook_events", ["completed"]),
-    _bad_output(
-        "put_urls alone",
-        ("output.put_urls", "not supported"),
-        code="not_supported",
-        put_urls=["https://example.org/put"],
-    ),
-    _bad_output(
-        "delivery by put",
-        ("output.delivery", "not supported"),
-        code="not_supported",
-        delivery="put",
-    ),
-    BadPayload(
-        id="s3Config",
-        job={"id": "job-1", "input": _GOOD_INPUT, "s3Config": {"accessSecret": "hidden"}},
-        expected=(("s3Config", "not supported"),),
-        code="not_supported",
-    ),
     _bad(
         "several features",
         ("image", "not supported"),
         ("strength", "not supported"),
-        ("output.delivery", "not supported"),
+        ("webhook_url", "not supported"),
         code="not_supported",
         image="https://example.org/a.png",
         strength=0.5,
-        output={"delivery": "put"},
+        webhook_url="https://example.org/hook",
     ),
     _bad(
         "a feature and a mistake",
@@ -406,6 +493,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_SEEDS,
     *_MODEL_RULES,
     *_OUTPUT,
+    *_PLACES,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

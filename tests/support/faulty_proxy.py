@@ -13,9 +13,22 @@ from urllib.parse import urlsplit
 class Fault(StrEnum):
     """What happens to a request instead of being forwarded."""
 
+    BAD_REQUEST = "answer 400"
+    FORBIDDEN = "answer 403"
+    MISSING = "answer 404"
+    CONFLICT = "answer 409"
+    TOO_MANY_REQUESTS = "answer 429"
     INTERNAL_ERROR = "answer 500"
+    OVERLOADED = "answer 503"
+    REDIRECT = "answer 307"
     DROP = "close the connection without an answer"
     STALL = "keep the connection open without an answer"
+    LOSE_ANSWER = "forward the request and close the connection"
+    DAMAGE = "forward the request with another first byte of its body"
+
+    @property
+    def status(self) -> int | None:
+        return int(self.removeprefix("answer ")) if self.startswith("answer ") else None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,8 +59,14 @@ class FaultyProxy:
         body = request.rfile.read(int(headers.get("content-length", 0)))
         is_faulty = self.faulty_method in (None, request.command)
         match self.faults.pop(0) if self.faults and is_faulty else None:
-            case Fault.INTERNAL_ERROR:
-                request.reply(500, {"content-type": "text/html"}, b"<h1>bad gateway</h1>")
+            case Fault.LOSE_ANSWER:
+                self._forward(request, headers, body, is_answered=False)
+                request.close_connection = True
+            case Fault.DAMAGE:
+                self._forward(request, headers, b"\0" + body[1:])
+            case Fault(status=int(status)):
+                answer = {"content-type": "text/html", "location": f"{self.url}/elsewhere"}
+                request.reply(status, answer, b"<h1>bad gateway</h1>")
             case Fault.DROP:
                 request.close_connection = True
             case Fault.STALL:
@@ -56,14 +75,23 @@ class FaultyProxy:
             case None:
                 self._forward(request, headers, body)
 
-    def _forward(self, request: "_Handler", headers: dict[str, str], body: bytes) -> None:
+    def _forward(
+        self,
+        request: "_Handler",
+        headers: dict[str, str],
+        body: bytes,
+        *,
+        is_answered: bool = True,
+    ) -> None:
         headers.pop("expect", None)
         connection = http.client.HTTPConnection(urlsplit(self.behind).netloc, timeout=10)
         try:
             # The host of the client's request stays: it is part of what the client signed.
             connection.request(request.command, request.path, body, headers)
             response = connection.getresponse()
-            request.reply(response.status, dict(response.getheaders()), response.read())
+            content = response.read()
+            if is_answered:
+                request.reply(response.status, dict(response.getheaders()), content)
         finally:
             connection.close()
 

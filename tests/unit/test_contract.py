@@ -93,7 +93,10 @@ BY_TYPE_ALONE = (
     "key_prefix with a space",
     "key_prefix too long",
     "image alone",
-    "put_urls alone",
+    "put_urls a text",
+    "put_urls of numbers",
+    "put_url with Host",
+    "put_url no URL",
 )
 """Bad payloads that need no knowledge of a model or a deployment to be seen as bad."""
 
@@ -104,7 +107,7 @@ def test_schema_refuses_what_the_parser_refuses(id, request_schema):
     assert not request_schema.is_valid(bad.job["input"])
 
 
-@pytest.mark.parametrize("field", sorted(NOT_SUPPORTED - {"s3Config", "output.put_urls"}))
+@pytest.mark.parametrize("field", sorted(NOT_SUPPORTED))
 def test_schema_knows_what_is_reserved(field, request_schema):
     assert request_schema.is_valid(make_input(**{field: None}))
     assert not request_schema.is_valid(make_input(**{field: 1}))

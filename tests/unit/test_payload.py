@@ -15,7 +15,14 @@ from pixpod.contract.payload import parse_job, render_error
 from pixpod.contract.problems import MAX_PROBLEMS, wrong
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import MAX_SEED, NOT_SUPPORTED
-from pixpod.errors import InvalidInput, NotSupported, OutOfMemory, PayloadError, StorageDenied
+from pixpod.errors import (
+    InvalidInput,
+    NotSupported,
+    OutOfMemory,
+    PayloadError,
+    PutRefused,
+    StorageDenied,
+)
 from pixpod.families import Guidance
 from pixpod.job import Delivery, ImageFormat
 
@@ -191,7 +198,7 @@ def test_any_json_parses_or_is_refused_in_small_valid_json(document, is_plain, j
     try:
         parse_job({"id": job_id, "input": document, "s3Config": s3_config}, OFFER)
     except PayloadError as error:
-        assert isinstance(error, InvalidInput | NotSupported)
+        assert isinstance(error, InvalidInput | NotSupported | PutRefused)
         reply = json.dumps(render_error(error), allow_nan=False)
         assert len(reply) < MAX_ERROR_BYTES
         text = str(error)

@@ -26,7 +26,7 @@ IMAGE = EncodedImage(
 
 
 def put(store, name, image=IMAGE):
-    return asyncio.run(store.put(image, name))
+    return asyncio.run(store.put(image, name, within_s=5))
 
 
 class TestInline:

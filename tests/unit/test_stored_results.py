@@ -16,7 +16,7 @@ from pixpod.job import Delivery
 from pixpod.outputs.result_file import MAX_RESULT_BYTES
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.worker import Worker
@@ -31,17 +31,17 @@ def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
     return Worker(
         capabilities=WITH_S3,
         engine=engine or FakeEngine(),
-        destinations=Destinations(
+        delivery=ImageDelivery(
             stores={Delivery.S3: bucket, Delivery.INLINE: InlineImageStore()},
             key_prefix="live",
             key_secret=SecretStr(secret),
+            max_reply_bytes=10_000_000,
         ),
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
         platform=None,
         worker_id="pod-1",
-        max_reply_bytes=10_000_000,
         max_job_s=60,
         results=StoredResults(store=bucket, secret=SecretStr(secret), limit_s=limit_s),
     )
@@ -330,23 +330,24 @@ def test_job_with_another_delivery_is_neither_looked_up_nor_kept(caplog):
     assert not caplog.records and not bucket.files
 
 
-def test_failed_upload_leaves_no_result():
+def test_image_that_is_not_in_the_bucket_leaves_no_result():
     class Half(MemoryBucket):
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             if image.index == 1:
                 raise StorageUnavailable("down")
-            return await super().put(image, key)
+            return await super().put(image, key, within_s=within_s)
 
     bucket = Half()
-    assert "error" in handle(build(bucket))
+    first, second = handle(build(bucket))["images"]
+    assert ("url" in first, "data" in second) == (True, True)
     assert [key for key in bucket.files if key.endswith(".result")] == []
 
 
 def test_cancelled_job_leaves_no_result_and_no_task():
     class Slow(MemoryBucket):
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             await asyncio.sleep(600)
-            return await super().put(image, key)
+            return await super().put(image, key, within_s=within_s)
 
     async def cancel_after(seconds):
         bucket = Slow(seconds=0.03)

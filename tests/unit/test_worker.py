@@ -5,6 +5,7 @@ import base64
 import io
 import json
 import logging
+from dataclasses import replace
 from importlib import resources
 
 import pytest
@@ -31,10 +32,11 @@ from pixpod.logs import JsonFormatter
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, RefusingWorker, Worker
 from pixpod.testing.fake_engine import FakeEngine
+from pixpod.testing.memory_bucket import MemoryBucket
 
 PROMPT = "PLANTEDPROMPT on a blue background"
 SCHEMA = Draft202012Validator(
@@ -51,11 +53,11 @@ class FailingStore:
         self.fail_with = fail_with
         self.num_good = num_good
 
-    async def put(self, image, key):
+    async def put(self, image, key, *, within_s):
         self.num_good -= 1
         if self.num_good < 0:
             raise self.fail_with
-        return await InlineImageStore().put(image, key)
+        return await InlineImageStore().put(image, key, within_s=within_s)
 
 
 @pytest.fixture
@@ -64,7 +66,10 @@ def build(tmp_path):
         engine=None,
         *,
         stores=None,
+        capabilities=OFFER,
         max_reply_bytes=10_000_000,
+        callers=None,
+        falls_back=False,
         max_job_s=60,
         refresh_after_images=0,
         concurrency=None,
@@ -76,17 +81,21 @@ def build(tmp_path):
             Delivery.DIRECTORY: DirectoryImageStore(tmp_path),
         }
         return Worker(
-            capabilities=OFFER,
+            capabilities=capabilities,
             engine=engine or FakeEngine(),
-            destinations=Destinations(
-                stores=ours | (stores or {}), key_prefix="images", key_secret=SecretStr("hidden")
+            delivery=ImageDelivery(
+                stores=ours | (stores or {}),
+                key_prefix="images",
+                key_secret=SecretStr("hidden"),
+                max_reply_bytes=max_reply_bytes,
+                callers=callers,
+                falls_back=falls_back,
             ),
             usd_per_gpu_second=0.5,
             concurrency=concurrency or concurrency_of(1),
             refresh=Refresh(after_images=refresh_after_images),
             platform=platform,
             worker_id="pod-1",
-            max_reply_bytes=max_reply_bytes,
             max_job_s=max_job_s,
             **more,
         )
@@ -365,10 +374,10 @@ def test_platforms_own_limit_for_a_job_is_kept(build):
 
 def test_engine_draws_the_next_job_while_images_of_the_first_are_uploaded(build):
     class StuckStore:
-        async def put(self, image, key):
+        async def put(self, image, key, *, within_s):
             is_uploading.set()
             await may_go_on.wait()
-            return await InlineImageStore().put(image, key)
+            return await InlineImageStore().put(image, key, within_s=within_s)
 
     is_uploading, may_go_on = asyncio.Event(), asyncio.Event()
     engine = FakeEngine()
@@ -414,7 +423,7 @@ def test_updates_of_a_job_are_sent_and_none_after_its_reply(build):
 class LinkStore:
     """An ImageStore that gives links."""
 
-    async def put(self, image, key):
+    async def put(self, image, key, *, within_s):
         return StoredImage(image=image, key=key, url=f"https://bucket.example/{key}")
 
 
@@ -431,13 +440,14 @@ def shrink(worker, **given):
 
 
 def test_refused_inline_images_go_to_the_bucket(build):
-    worker = build(stores={Delivery.S3: LinkStore()})
+    worker = build(stores={Delivery.S3: LinkStore()}, falls_back=True)
     reply, smaller = shrink(worker, num_images=2, output={"delivery": "inline"})
     for inline, linked in zip(reply["images"], smaller["images"], strict=True):
         assert linked["url"] == f"https://bucket.example/{linked['key']}"
         added = {name: linked[name] for name in ("url", "key")}
         assert linked == {n: v for n, v in inline.items() if n != "data"} | added
-    assert smaller["warnings"] == ["the platform refused the images inline: they are in the bucket"]
+    (warning,) = smaller["warnings"]
+    assert warning.endswith("the reply is too large, so images are in the deployment's bucket")
     changed = {"images", "warnings"}
     assert {n: v for n, v in reply.items() if n not in changed} == {
         n: v for n, v in smaller.items() if n not in changed
@@ -448,8 +458,8 @@ def test_refused_inline_images_go_to_the_bucket(build):
     "stores", [{}, {Delivery.S3: FailingStore(StorageUnavailable("down"), num_good=1)}]
 )
 def test_refused_inline_images_that_cannot_be_stored_are_an_error(build, stores):
-    _, smaller = shrink(build(stores=stores), num_images=2)
-    assert smaller["error"].startswith("result_too_large: the platform refused a reply with 2")
+    _, smaller = shrink(build(stores=stores, falls_back=True), num_images=2)
+    assert smaller["error"].startswith("result_too_large: a reply cannot hold 2 inline images")
 
 
 def test_reply_without_inline_images_has_no_smaller_form(build):
@@ -563,3 +573,38 @@ def test_prompt_is_in_no_log(build, log_lines, fail_with, input):
 def test_secret_of_the_keys_is_in_no_log_and_no_reply(build, log_lines):
     reply = handle(build(), make_job(output={"delivery": "directory"}))
     assert "hidden" not in json.dumps([reply, log_lines()])
+
+
+class TestReplyThatIsTooLarge:
+    """4 inline images of 64x64 as JPEG: predicted at 226 kB, in truth below 20 kB."""
+
+    JOB = make_job(num_images=4, output={"format": "jpeg", "delivery": "inline"})
+
+    def build(self, build, num_bytes, **more):
+        with_s3 = replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE))
+        return build(
+            stores={Delivery.S3: MemoryBucket()},
+            capabilities=with_s3,
+            max_reply_bytes=num_bytes,
+            **more,
+        )
+
+    def test_images_go_to_the_bucket(self, build):
+        reply = handle(self.build(build, 5_000, falls_back=True), self.JOB)
+        links = [image["url"][:21] for image in reply["images"]]
+        assert links == [f"memory:images/job-1/{index}" for index in range(4)]
+        assert reply["warnings"] == [
+            "output: the reply is too large, so images are in the deployment's bucket"
+        ]
+
+    def test_reply_that_fits_stays_inline_whatever_was_predicted(self, build):
+        reply = handle(self.build(build, 50_000, falls_back=True), self.JOB)
+        assert all("data" in image for image in reply["images"])
+        assert reply["warnings"] == []
+
+    @pytest.mark.parametrize(("falls_back", "output"), [(False, {}), (True, {"fallback": False})])
+    def test_it_is_refused_before_the_gpu_works_without_fallback(self, build, falls_back, output):
+        job = make_job(num_images=4, output=self.JOB["input"]["output"] | output)
+        engine = FakeEngine(fail_with=OutOfMemory("not reached"))
+        worker = self.build(build, 50_000, falls_back=falls_back, engine=engine)
+        assert handle(worker, job)["error"].startswith("result_too_large: 4 inline")

@@ -6,13 +6,15 @@ Knows no engine: limits and defaults come from the model's spec.
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
 from typing import Any
 
 from pydantic import SecretStr, ValidationError
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import (
     MAX_PROBLEMS,
     first_ones,
@@ -21,9 +23,9 @@ from pixpod.contract.problems import (
     unknown_field,
     wrong,
 )
-from pixpod.contract.rules import Capabilities, check_values, find_model
+from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
 from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
-from pixpod.errors import InvalidInput, NotSupported, Problem, WorkerError
+from pixpod.errors import InvalidInput, NotSupported, Problem, PutRefused, WorkerError
 from pixpod.job import (
     Delivery,
     GenerationRequest,
@@ -43,37 +45,54 @@ FieldPath = tuple[str, ...]
 """The path of a field: `("seed",)` or `("output", "quality")`."""
 
 
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
 def parse_job(
-    raw: Mapping[str, Any], capabilities: Capabilities, key_secret: SecretStr = NO_SECRET
+    raw: Mapping[str, Any],
+    capabilities: Capabilities,
+    key_secret: SecretStr = NO_SECRET,
+    *,
+    now: Callable[[], datetime] = _now,
 ) -> Job:
     """Check a job as the platform hands it over; keys beside `id` and `input` are the platform's.
 
     `key_secret` hides the `idempotency_key` in the name of the job.
 
-    Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
-    NotSupported if its only problems are features that this version does not have.
+    Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many),
+    NotSupported if its only problems are features that this version does not have, or PutRefused if
+    they are places that it names for its images.
     """
     job_id = raw.get("id")
     problems = list(_check_id(job_id))
     given = raw.get("input")
     if not isinstance(given, dict):
         raise InvalidInput([*problems, wrong("input", given, "an object")])
-    unsupported = list(_unsupported(raw, given))
+    unsupported = list(_unsupported(given))
     refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
     checked = _check_types(_without(given, (tuple(field.split(".")) for field in refused)))
     problems += checked.problems
+    s3_config, s3_problems = parse_s3_config(raw.get("s3Config"))
+    has_s3_config = raw.get("s3Config") is not None
     spec = find_model(checked.input.model, capabilities)
     if isinstance(spec, ModelSpec):
-        problems += check_values(checked.input, spec, capabilities, checked.malformed)
+        problems += check_values(
+            checked.input,
+            spec,
+            capabilities,
+            checked.malformed,
+            has_s3_config=has_s3_config,
+        )
     elif spec is not None:
         problems.append(spec)
-    if problems:
-        raise InvalidInput(first_ones([*problems, *unsupported]))
-    if unsupported:
-        raise NotSupported(unsupported)
+    problems += s3_problems
+    refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
+    _raise_first(problems, unsupported, refusals)
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
     key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
-    options = _build_output(output, capabilities)
+    delivery = choose_delivery(output, capabilities, has_s3_config=has_s3_config)
+    options = _build_output(output, delivery)
     named = key and idempotent_name(key, key_prefix=options.key_prefix, secret=key_secret)
     return Job(
         id=job_id,
@@ -82,7 +101,20 @@ def parse_job(
         request=_build_request(named or job_id, checked.input, spec),
         output=options,
         execution_timeout_s=_execution_timeout_s(raw),
+        put_urls=tuple(map(build_put_url, output.put_urls or ())),
+        bucket=build_bucket(s3_config) if s3_config else None,
     )
+
+
+def _raise_first(
+    problems: list[Problem], unsupported: list[Problem], refusals: list[Problem]
+) -> None:
+    """Raise one error for all problems; its code is their kind's if they are of one kind."""
+    kinds = {InvalidInput: problems, NotSupported: unsupported, PutRefused: refusals}
+    found = [error for error, listed in kinds.items() if listed]
+    if found:
+        error = found[0] if len(found) == 1 else InvalidInput
+        raise error(first_ones([*problems, *unsupported, *refusals]))
 
 
 def _execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
@@ -143,18 +175,12 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
 # --- features that are not supported ---------------------------------------------------------
 
 
-def _unsupported(raw: Mapping[str, Any], given: Mapping[str, Any]) -> Iterator[Problem]:
+def _unsupported(given: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a problem for each unsupported feature that is requested; a null field is absent."""
-    output = given.get("output")
     requested = {path for path, value in _fields(given).items() if value is not None}
-    if raw.get("s3Config") is not None:
-        requested.add(("s3Config",))
     for field in sorted(NOT_SUPPORTED):
         if tuple(field.split(".")) in requested:
             yield Problem(field=field, value=None, accepted="absent: not supported by this version")
-    if isinstance(output, dict) and output.get("delivery") == Delivery.PUT:
-        accepted = "another delivery: not supported by this version"
-        yield Problem(field="output.delivery", value="put", accepted=accepted)
 
 
 def _fields(given: Mapping[str, Any]) -> dict[FieldPath, object]:
@@ -271,14 +297,15 @@ def _derive_seed(job_name: str, index: int) -> int:
     return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
 
 
-def _build_output(given: OutputInput, capabilities: Capabilities) -> OutputOptions:
+def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
     image_format = given.format or ImageFormat.PNG
     quality = None if image_format is ImageFormat.PNG else given.quality or DEFAULT_QUALITY
     return OutputOptions(
         format=image_format,
         quality=quality,
-        delivery=given.delivery or capabilities.deliveries[0],
+        delivery=delivery,
         key_prefix=clean_prefix(given.key_prefix or ""),
         name=given.name or "",
         metadata=given.metadata is not False,
+        fallback=given.fallback is not False,
     )

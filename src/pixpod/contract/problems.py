@@ -36,7 +36,7 @@ KNOWN_ELSEWHERE = {
 }
 """Names of our fields in other image APIs."""
 
-PRIVATE_FIELDS = frozenset({"prompt", "prompt_2", "negative_prompt"})
+PRIVATE_FIELDS = re.compile(r"prompt|prompt_2|negative_prompt|output\.put_urls.*|s3Config.*")
 
 
 def to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:
@@ -62,11 +62,13 @@ def field_path(loc: Sequence[str | int], given: Mapping[str, Any]) -> str:
     """Return the path of a field in the caller's payload: `output.quality`, `seed[1]`.
 
     Pydantic counts elements of the lists that it has made itself: a `seed` given as one number is
-    its element 0, and stays `seed` here.
+    its element 0, and stays `seed` here. So does the `url` of a text in `output.put_urls`.
     """
     path = ""
     value: Any = given
     for part in loc:
+        if isinstance(part, str) and isinstance(value, str):
+            break
         if isinstance(part, str):
             path = f"{path}.{part}" if path else part
             value = value.get(part) if isinstance(value, dict) else None
@@ -126,7 +128,8 @@ def wrong(field: str, value: object, accepted: str, hint: str | None = None) -> 
 def _shown(field: str, value: object) -> object:
     """Return a value for an error text: short, valid JSON, no part of a prompt or an address."""
     if isinstance(value, str):
-        return f"{len(value)} characters" if field in PRIVATE_FIELDS else _shown_text(value)
+        is_private = PRIVATE_FIELDS.fullmatch(field) is not None
+        return f"{len(value)} characters" if is_private else _shown_text(value)
     if isinstance(value, list | tuple):
         return f"a list of {len(value)}"
     if isinstance(value, dict):

@@ -12,20 +12,24 @@ from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
 from pixpod.families import Guidance
+from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery, ImageFormat, Quality
 from pixpod.methods import is_guided
 from pixpod.outputs.storage import clean_prefix
+
+PUBLIC_ONLY = Targets()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """Choices that this deployment gives its callers: models, the qualities of each, and ways of
-    delivery, the default first.
+    delivery, the default first; and `targets`, which URLs of callers may reach.
     """
 
     models: Catalog
     qualities: Mapping[str, tuple[Quality, ...]]
     deliveries: tuple[Delivery, ...]
+    targets: Targets = PUBLIC_ONLY
 
 
 def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Problem | None:
@@ -40,7 +44,12 @@ def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Prob
 
 
 def check_values(
-    given: JobInput, spec: ModelSpec, capabilities: Capabilities, malformed: Collection[str] = ()
+    given: JobInput,
+    spec: ModelSpec,
+    capabilities: Capabilities,
+    malformed: Collection[str] = (),
+    *,
+    has_s3_config: bool = False,
 ) -> Iterator[Problem]:
     """Yield the problems of `given`, in which fields named `malformed` are None.
 
@@ -52,8 +61,10 @@ def check_values(
     yield from _check_guidance(given, spec, malformed)
     yield from _check_text(given, spec)
     yield from _check_quality(given, spec, capabilities)
-    yield from _check_output(given.output or OutputInput(), capabilities, malformed)
-    yield from _check_idempotency(given, capabilities, malformed)
+    output = given.output or OutputInput()
+    yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
+    yield from _check_output(output, malformed)
+    yield from _check_idempotency(given, capabilities, malformed, has_s3_config=has_s3_config)
 
 
 def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
@@ -197,12 +208,42 @@ _WHY_NOT: Mapping[Quality, str] = {
 }
 
 
-def _check_output(
-    given: OutputInput, capabilities: Capabilities, malformed: Collection[str]
+def choose_delivery(
+    given: OutputInput, capabilities: Capabilities, *, has_s3_config: bool
+) -> Delivery:
+    """Return where the images of a job go: as it says, else into the places that it names."""
+    if given.delivery is not None:
+        return given.delivery
+    if given.put_urls is not None:
+        return Delivery.PUT
+    return Delivery.S3_CONFIG if has_s3_config else capabilities.deliveries[0]
+
+
+def _check_delivery(
+    given: OutputInput,
+    capabilities: Capabilities,
+    malformed: Collection[str],
+    *,
+    has_s3_config: bool,
 ) -> Iterator[Problem]:
-    if given.delivery is not None and given.delivery not in capabilities.deliveries:
-        accepted = f"one of {', '.join(capabilities.deliveries)}, as this deployment is set up"
-        yield wrong("output.delivery", given.delivery.value, accepted)
+    delivery = given.delivery
+    if delivery is None:
+        return
+    named = {Delivery.PUT: given.put_urls is not None, Delivery.S3_CONFIG: has_s3_config}
+    if "output.put_urls" in malformed:
+        named[Delivery.PUT] = True
+    offered = (*capabilities.deliveries, *(each for each, is_named in named.items() if is_named))
+    if delivery not in offered:
+        where = {Delivery.PUT: "output.put_urls", Delivery.S3_CONFIG: "s3Config"}.get(delivery)
+        hint = f"{delivery} needs {where}" if where else None
+        accepted = f"one of {', '.join(offered)}, as this deployment is set up"
+        yield wrong("output.delivery", delivery.value, accepted, hint)
+    elif given.put_urls is not None and delivery is not Delivery.PUT:
+        accepted = "absent unless output.delivery is put"
+        yield wrong("output.put_urls", given.put_urls, accepted)
+
+
+def _check_output(given: OutputInput, malformed: Collection[str]) -> Iterator[Problem]:
     is_png = given.format in (None, ImageFormat.PNG) and "output.format" not in malformed
     if given.quality is not None and is_png:
         hint = "set output.format to jpeg or webp"
@@ -215,12 +256,17 @@ def _check_output(
 
 
 def _check_idempotency(
-    given: JobInput, capabilities: Capabilities, malformed: Collection[str]
+    given: JobInput,
+    capabilities: Capabilities,
+    malformed: Collection[str],
+    *,
+    has_s3_config: bool,
 ) -> Iterator[Problem]:
-    if given.idempotency_key is None or {"output", "output.delivery"} & set(malformed):
+    is_unknown = {"output", "output.delivery", "output.put_urls"} & set(malformed)
+    if given.idempotency_key is None or is_unknown:
         return
-    delivery = given.output.delivery if given.output else None
-    if (delivery or capabilities.deliveries[0]) is not Delivery.S3:
+    output = given.output or OutputInput()
+    if choose_delivery(output, capabilities, has_s3_config=has_s3_config) is not Delivery.S3:
         accepted = "absent unless the images are delivered to the deployment's bucket"
         hint = "set output.delivery to s3" if Delivery.S3 in capabilities.deliveries else None
         yield wrong("idempotency_key", given.idempotency_key, accepted, hint)

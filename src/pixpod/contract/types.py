@@ -3,10 +3,20 @@
 Only the edge uses these: `payload` and its rules; the rest sees dataclasses.
 """
 
+import re
 from collections.abc import Mapping
+from itertools import combinations
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, WithJsonSchema
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    SecretStr,
+    WithJsonSchema,
+)
+from pydantic_core import PydanticCustomError
 
 from pixpod.catalog import Defaults
 from pixpod.job import Delivery, ImageFormat, Mode, Quality
@@ -30,8 +40,6 @@ NOT_SUPPORTED = frozenset(
         "safety",
         "webhook_url",
         "webhook_events",
-        "output.put_urls",
-        "s3Config",
     }
 )
 """Fields of the contract that this version refuses as `not_supported`, unless they are null."""
@@ -39,10 +47,12 @@ NOT_SUPPORTED = frozenset(
 NO_NUL = r"^[^\x00]*$"
 NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
+BUCKET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$"
 IDEMPOTENCY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
 PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
+    BUCKET_NAME: "2 to 63 of A-Z a-z 0-9 . _ -",
     IDEMPOTENCY_KEY: "1 to 64 of A-Z a-z 0-9 _ -",
     FILE_NAME: "1 to 80 of A-Z a-z 0-9 . _ -, the first of them no dot",
 }
@@ -73,6 +83,65 @@ class _Edge(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True)
 
 
+PUT_HEADERS = r"(content-type|cache-control|content-disposition|x-(amz|ms|goog)-[a-z0-9-]{1,64})"
+MAX_PUT_HEADERS = 32
+MAX_HEADER_CHARACTERS = 1_024
+
+_HEADERS_SCHEMA = {
+    "type": "object",
+    "additionalProperties": {"type": "string", "maxLength": MAX_HEADER_CHARACTERS},
+    "maxProperties": MAX_PUT_HEADERS,
+    "propertyNames": {"pattern": f"^(?i:{PUT_HEADERS})$"},
+}
+
+
+def _check_headers(headers: object) -> object:
+    """Return headers with names in lower case. One message for all: names may be secret, too."""
+    if not isinstance(headers, dict) or len(headers) > MAX_PUT_HEADERS:
+        raise PydanticCustomError("headers", f"an object of at most {MAX_PUT_HEADERS} headers")
+    lower = {str(name).lower(): value for name, value in headers.items()}
+    if len(lower) < len(headers) or not all(re.fullmatch(PUT_HEADERS, name) for name in lower):
+        raise PydanticCustomError(
+            "headers",
+            "only content-type, cache-control, content-disposition, x-amz-*, x-ms-*, x-goog-*, "
+            "each once",
+        )
+    for value in lower.values():
+        if not isinstance(value, str) or not re.fullmatch(
+            rf"[\x20-\x7e]{{0,{MAX_HEADER_CHARACTERS}}}", value
+        ):
+            raise PydanticCustomError(
+                "headers", f"values of up to {MAX_HEADER_CHARACTERS} printable ASCII characters"
+            )
+    return lower
+
+
+class PutUrlInput(_Edge):
+    """Where one image is sent by HTTP PUT."""
+
+    url: str
+    headers: (
+        Annotated[dict[str, str], BeforeValidator(_check_headers), WithJsonSchema(_HEADERS_SCHEMA)]
+        | None
+    ) = None
+
+
+def _as_put_url(value: object) -> object:
+    if isinstance(value, dict) and not set(value) <= {"url", "headers"}:
+        raise PydanticCustomError("put_url", "a URL, or an object of url and headers")
+    return {"url": value} if isinstance(value, str) else value
+
+
+class S3ConfigInput(_Edge):
+    """`s3Config` of the platform, which stands beside `input`: a bucket of the job's own."""
+
+    endpoint_url: str = Field(alias="endpointUrl")
+    bucket_name: Annotated[str, Field(pattern=BUCKET_NAME)] = Field(alias="bucketName")
+    access_id: Annotated[str, Field(min_length=1, max_length=1_024)] = Field(alias="accessId")
+    access_secret: Annotated[SecretStr, Field(min_length=1)] = Field(alias="accessSecret")
+    object_path: str | None = Field(default=None, alias="objectPath")
+
+
 class OutputInput(_Edge):
     """Encoding and delivery of the images."""
 
@@ -85,8 +154,47 @@ class OutputInput(_Edge):
     delivery: Annotated[Delivery, Field(strict=False)] | None = Field(
         default=None,
         description=(
-            "The deployment's first choice unless given; one that it does not offer is refused, "
-            "and so is put, which is not supported by this version."
+            "The place that the job names, else the deployment's first choice, unless given; one "
+            "that is not offered is refused."
+        ),
+    )
+    put_urls: (
+        Annotated[
+            list[Annotated[PutUrlInput, BeforeValidator(_as_put_url)]],
+            Field(min_length=1),
+            WithJsonSchema(
+                {
+                    "type": "array",
+                    "items": {
+                        "anyOf": [
+                            {"type": "string"},
+                            {
+                                "type": "object",
+                                "properties": {
+                                    "url": {"type": "string"},
+                                    "headers": _HEADERS_SCHEMA,
+                                },
+                                "required": ["url"],
+                                "additionalProperties": False,
+                            },
+                        ]
+                    },
+                    "minItems": 1,
+                }
+            ),
+        ]
+        | None
+    ) = Field(
+        default=None,
+        description=(
+            "One presigned URL per image, to which it is sent by HTTP PUT; as an object "
+            "{url, headers} with the headers that were signed. See delivery.md."
+        ),
+    )
+    fallback: bool | None = Field(
+        default=None,
+        description=(
+            "Put images into the deployment's bucket if another place fails; true unless given."
         ),
     )
     key_prefix: str | None = Field(
@@ -231,10 +339,20 @@ class JobInput(_Edge):
 
 
 class ImageReply(BaseModel):
-    """One image; exactly one of `url`, `data` (plain base64) and `path` is present."""
+    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+
+    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
+    has no links, under `key`.
+    """
 
     model_config = ConfigDict(
-        json_schema_extra={"oneOf": [{"required": [place]} for place in ("url", "data", "path")]}
+        json_schema_extra={
+            "not": {
+                "anyOf": [
+                    {"required": list(pair)} for pair in combinations(("url", "data", "path"), 2)
+                ]
+            }
+        }
     )
 
     url: str | None = Field(default=None, description="May be a link that expires.")

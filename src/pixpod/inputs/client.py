@@ -117,6 +117,14 @@ class GuardedClient:
             limits.total_s, target, lambda: self._follow(target, limits, take)
         )
 
+    async def check(self, target: Target) -> None:
+        """Look up the host of a target and check its addresses; nothing is connected.
+
+        Raises Refused.
+        """
+        gate = _Gate(target, self._targets, self._look_up, self._threads, self._make_socket)
+        await gate.resolve(target.host, target.port)
+
     async def write(
         self,
         method: str,

@@ -166,15 +166,21 @@ def _read_region(env: Environment, endpoint_url: str | None) -> str:
     Stores refuse a signature for another region.
     """
     host = urlsplit(endpoint_url).hostname if endpoint_url else None
-    named = re.search(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}-[a-z-]+-[0-9]+)\.", host or "")
-    spaces = re.search(rf"(?:^|\.){_SPACES}$", host or "")
     return (
         env.text("PIXPOD_S3_REGION")
-        or (named and named[1])
-        or (spaces and spaces["region"])
+        or region_of(host or "")
         or env.text("AWS_REGION", "AWS_DEFAULT_REGION")
         or "us-east-1"
     )
+
+
+def region_of(host: str) -> str | None:
+    """Return the region that the host of an endpoint names."""
+    named = re.search(r"(?:^|\.)s3[.-](?:dualstack\.)?([a-z]{2}-[a-z-]+-[0-9]+)\.", host)
+    spaces = re.search(rf"(?:^|\.){_SPACES}$", host)
+    if named:
+        return named[1]
+    return spaces["region"] if spaces else None
 
 
 def _read_bucket(env: Environment) -> _Bucket:

@@ -29,8 +29,11 @@ log = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
-MAX_ATTEMPTS = 3
-"""botocore waits up to 1 s before the second and up to 2 s before the third."""
+FIRST_WAIT_S = 0.5
+MAX_WAIT_S = 8.0
+"""Waits between the tries of an upload double from the first to this."""
+
+UPLOAD_THREADS = 32
 
 QUICK_TIMEOUT_S = 2.0
 """For what no job depends on: result files are looked up and written in one try."""
@@ -63,20 +66,20 @@ class S3ImageStore:
         settings: S3Settings,
         *,
         connect_timeout_s: float = 5,
-        read_timeout_s: float = 30,
+        read_timeout_s: float = 15,
         quick_timeout_s: float = QUICK_TIMEOUT_S,
     ) -> None:
         self._settings = settings
         self._session = Session()
-        self._client = self._connect(MAX_ATTEMPTS, connect_timeout_s, read_timeout_s)
-        self._quick = self._connect(1, quick_timeout_s, quick_timeout_s)
-        # of their own: look-ups that hang must not take the threads that encode and upload
+        self._client = self._connect(connect_timeout_s, read_timeout_s)
+        self._quick = self._connect(quick_timeout_s, quick_timeout_s)
+        # of their own: uploads that hang must not take the threads that encode, nor look-ups any
+        self._threads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="s3-upload")
         self._quick_threads = ThreadPoolExecutor(8, thread_name_prefix="s3-quick")
         self._is_denial_logged = False
 
-    def _connect(
-        self, attempts: int, connect_timeout_s: float, read_timeout_s: float
-    ) -> "S3Client":
+    def _connect(self, connect_timeout_s: float, read_timeout_s: float) -> "S3Client":
+        """Return a client that tries once: `put` counts the time over all tries."""
         settings = self._settings
         # `settings` admits botocore's own words only, which botocore types as literals.
         checksums = cast('Literal["when_required", "when_supported"]', settings.checksums)
@@ -91,21 +94,47 @@ class S3ImageStore:
             aws_session_token=token.get_secret_value() if token else None,
             config=Config(
                 signature_version="s3v4",
-                retries={"mode": "standard", "total_max_attempts": attempts},
+                retries={"mode": "standard", "total_max_attempts": 1},
                 connect_timeout=connect_timeout_s,
                 read_timeout=read_timeout_s,
-                max_pool_connections=32,
+                max_pool_connections=UPLOAD_THREADS,
                 request_checksum_calculation=checksums,
                 response_checksum_validation=checksums,
                 s3={"addressing_style": style},
             ),
         )
 
-    async def put(self, image: EncodedImage, key: str) -> StoredImage:
-        """Store an image. Its link is presigned unless the settings have a public base URL."""
-        with self._translating():
-            url = await asyncio.to_thread(self._put_image, image, key)
-        return StoredImage(image=image, key=key, url=url)
+    async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
+        """Store an image. Its link is presigned unless the settings have a public base URL.
+
+        What may pass is tried again as long as there is time, with growing waits.
+        """
+        loop = asyncio.get_running_loop()
+        end = loop.time() + within_s
+        wait_s = FIRST_WAIT_S
+        while True:
+            try:
+                url = await self._try(image, key, until=end)
+                return StoredImage(image=image, key=key, url=url)
+            except StorageUnavailable as exc:
+                if loop.time() + wait_s >= end:
+                    raise
+                log.info("image not stored, another try follows", extra={"error": str(exc)})
+            await asyncio.sleep(wait_s)
+            wait_s = min(2 * wait_s, MAX_WAIT_S)
+
+    async def _try(self, image: EncodedImage, key: str, *, until: float) -> str:
+        """Store an image in one try and return its link. The loop's clock ends it.
+
+        Its thread may go on until a time-out of the connection; it writes the same bytes.
+        """
+        loop = asyncio.get_running_loop()
+        try:
+            async with asyncio.timeout_at(until):
+                with self._translating():
+                    return await loop.run_in_executor(self._threads, self._put_image, image, key)
+        except TimeoutError as exc:
+            raise StorageUnavailable(f"{self._place}: no answer in time") from exc
 
     async def put_file(self, data: bytes, key: str) -> None:
         with self._translating():

@@ -10,15 +10,18 @@ from uuid import uuid4
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFile, StoredImage
 
+DELIVERY_S = 60.0
+"""For all tries of all images of a job: the GPU may be idle meanwhile."""
+
 
 class ImageStore(Protocol):
     """A place that keeps images."""
 
-    async def put(self, image: EncodedImage, key: str) -> StoredImage:
+    async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
         """Keep `image` under `key` and say how the caller gets it.
 
         When it returns, the image is complete at its place; another `put` under the same key
-        replaces it. Does not block the event loop.
+        replaces it. Does not block the event loop. All tries together take at most `within_s`.
 
         Raises StorageDenied when the deployment is set up wrongly, StorageUnavailable when a
         later try may succeed.
@@ -48,7 +51,7 @@ class ResultStore(Protocol):
 class InlineImageStore:
     """Puts the image into the reply itself, as plain base64; the key is not used."""
 
-    async def put(self, image: EncodedImage, key: str) -> StoredImage:
+    async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
         return StoredImage(image=image, data=base64.b64encode(image.data).decode("ascii"))
 
 
@@ -61,7 +64,7 @@ class DirectoryImageStore:
     def __init__(self, directory: Path) -> None:
         self._directory = directory
 
-    async def put(self, image: EncodedImage, key: str) -> StoredImage:
+    async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
         path = self._directory / key
         if not path.resolve().is_relative_to(self._directory.resolve()):
             raise StorageDenied(f"key {key!r} leads out of the output directory")

@@ -4,9 +4,10 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
+import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pixpod.contract.describe import describe
@@ -21,7 +22,6 @@ from pixpod.job import (
     Generation,
     Job,
     JobResult,
-    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -37,7 +37,7 @@ from pixpod.outputs.encoding import (
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import Delivered, ImageDelivery
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.replies import BulkyReply
@@ -75,13 +75,12 @@ class Worker:
 
     capabilities: Capabilities
     engine: Engine
-    destinations: Destinations
+    delivery: ImageDelivery
     usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
     platform: Platform | None
     worker_id: str
-    max_reply_bytes: int
     max_job_s: float
     results: StoredResults | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
@@ -94,6 +93,8 @@ class Worker:
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
+        if self.delivery.callers is not None:
+            self.delivery.callers.close()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
@@ -148,8 +149,9 @@ class Worker:
     async def _run(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         timeline = Timeline()
         with timeline.phase("total"):
-            job = parse_job(raw, self.capabilities, self.destinations.key_secret)
+            job = parse_job(raw, self.capabilities, self.delivery.key_secret)
             self._check_reply_size(job)
+            await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
             method = method_of(self.capabilities.models[job.request.model], job.request)
             send = self.platform.send_progress if self.platform else None
@@ -159,21 +161,48 @@ class Worker:
                 async with progress.reporting():
                     made = await self._find_or_generate(job, progress)
                 if isinstance(made, Generation):
-                    stored = await self._deliver(job, made, timeline)
+                    delivered = await self._deliver(job, made, timeline)
         if isinstance(made, StoredResult):
             result = self._repeat(made, timeline)
         else:
-            result = self._finish(made, stored, timeline)
+            result = self._finish(made, delivered, timeline)
+        reply = await self._render(job, result)
         log.info("job done", extra={"timings_ms": result.timings_ms})
+        return reply
+
+    async def _render(self, job: Job, result: JobResult) -> dict[str, Any]:
+        """Render a result. Inline images that do not fit into a reply go to the bucket."""
         reply = render_result(result)
-        if job.output.delivery is not Delivery.INLINE:
+        if all(stored.data is None for stored in result.images):
             return reply
+        if _json_bytes(reply) > self.delivery.max_reply_bytes:
+            return await self._render_links(job, result)
         return BulkyReply(reply, lambda: self._shrink(job, result))
+
+    async def _render_links(self, job: Job, result: JobResult) -> dict[str, Any]:
+        """Render a result with its images in the bucket in place of the reply.
+
+        Raises ResultTooLarge if the bucket cannot take them.
+        """
+        moved, cause = None, None
+        try:
+            moved = await self.delivery.move_out_of_reply(job, result.images)
+        except WorkerError as error:
+            log.error("images not stored in place of inline ones", exc_info=error)
+            cause = error
+        if moved is None:
+            num_bytes = sum(stored.image.size_bytes for stored in result.images)
+            raise ResultTooLarge(
+                f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
+                "bytes: request fewer images, jpeg or webp, or delivery by s3"
+            ) from cause
+        warnings = (*result.warnings, *moved.warnings)
+        return render_result(replace(result, images=moved.images, warnings=warnings))
 
     async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
         """Return the reply to a job whose inline images the platform has refused."""
         try:
-            return render_result(await self.destinations.with_links(job, result))
+            return await self._render_links(job, result)
         except ResultTooLarge as error:
             _log_failure(error)
             return render_error(error)
@@ -185,48 +214,49 @@ class Worker:
         results = self._results_of(job)
         if results is None:
             return await generate()
-        return await results.find_or_generate(job, self.destinations.keys_of(job), generate)
+        keys = self.delivery.keys_of(job, Delivery.S3)
+        return await results.find_or_generate(job, keys, generate)
 
     def _results_of(self, job: Job) -> StoredResults | None:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(
-        self, job: Job, generation: Generation, timeline: Timeline
-    ) -> tuple[StoredImage, ...]:
+    async def _deliver(self, job: Job, generation: Generation, timeline: Timeline) -> Delivered:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
             encoded = await _encode_all(job, generation, self.metadata)
         with timeline.phase("upload"):
-            stored = await self.destinations.put_all(job, encoded, job.output.delivery)
-        if results := self._results_of(job):
-            await results.keep(job, self.destinations.keys_of(job), generation, stored)
-        return stored
+            delivered = await self.delivery.deliver(job, encoded)
+        results = self._results_of(job)
+        if results is not None and not delivered.warnings:  # all images are in the bucket
+            keys = self.delivery.keys_of(job, Delivery.S3)
+            await results.keep(job, keys, generation, delivered.images)
+        return delivered
 
     def _check_reply_size(self, job: Job) -> None:
         """Refuse results that cannot fit before any GPU time is spent."""
-        if job.output.delivery is not Delivery.INLINE:
+        if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
             return
         request, output = job.request, job.output
         each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
         largest = len(request.seeds) * base64_bytes(each)
-        if largest > self.max_reply_bytes:
+        if largest > self.delivery.max_reply_bytes:
             raise ResultTooLarge(
                 f"{len(request.seeds)} inline {output.format} images of "
                 f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.max_reply_bytes}: request fewer images, jpeg or webp, or "
+                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
                 "delivery by s3"
             )
 
     def _finish(
-        self, generation: Generation, stored: tuple[StoredImage, ...], timeline: Timeline
+        self, generation: Generation, delivered: Delivered, timeline: Timeline
     ) -> JobResult:
         is_first = self.images_served == 0
-        self.images_served += len(stored)
-        self.refresh.served(len(stored))
+        self.images_served += len(delivered.images)
+        self.refresh.served(len(delivered.images))
         return JobResult(
-            images=stored,
+            images=delivered.images,
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
@@ -234,7 +264,7 @@ class Worker:
                 self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
             ),
             worker=self._report(is_first),
-            warnings=generation.warnings,
+            warnings=(*generation.warnings, *delivered.warnings),
         )
 
     def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
@@ -319,6 +349,10 @@ async def _encode_all(
 
     indices = range(len(request.seeds))
     return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
+
+
+def _json_bytes(reply: Mapping[str, Any]) -> int:
+    return len(json.dumps(reply).encode())
 
 
 def _describe(job: Job) -> dict[str, object]:

@@ -18,7 +18,7 @@ class MemoryBucket:
     files: dict[str, bytes] = field(default_factory=dict)
     _num_links: int = 0
 
-    async def put(self, image: EncodedImage, key: str) -> StoredImage:
+    async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
         self.files[key] = image.data
         return self._linked(image, key)
 

@@ -22,7 +22,7 @@ from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving import runpod_sdk
 from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivering import Destinations
+from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.draining import Drain
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.worker import Platform, Worker
@@ -59,8 +59,11 @@ def build(spec: ScriptedWorker, platform: Platform) -> Worker:
             deliveries=(Delivery.INLINE,),
         ),
         engine=engine,
-        destinations=Destinations(
-            stores={Delivery.INLINE: InlineImageStore()}, key_prefix="", key_secret=SecretStr("")
+        delivery=ImageDelivery(
+            stores={Delivery.INLINE: InlineImageStore()},
+            key_prefix="",
+            key_secret=SecretStr(""),
+            max_reply_bytes=10_000_000,
         ),
         usd_per_gpu_second=spec.usd_per_gpu_second,
         concurrency=Concurrency(
@@ -71,7 +74,6 @@ def build(spec: ScriptedWorker, platform: Platform) -> Worker:
         refresh=Refresh(after_images=spec.refresh_after_images),
         platform=platform,
         worker_id="scripted",
-        max_reply_bytes=10_000_000,
         max_job_s=spec.max_job_s,
     )
 

@@ -45,7 +45,7 @@ def json_schemas() -> dict[str, dict[str, Any]]:
 def _reserve_names(request: dict[str, Any]) -> None:
     """Refuse unsupported fields unless they are null. Any: a JSON document."""
     reserved = {"type": "null", "description": "Not supported by this version."}
-    for field in sorted(NOT_SUPPORTED - {"s3Config"}):
+    for field in sorted(NOT_SUPPORTED):
         outer, _, inner = field.partition(".")
         schema = request["$defs"]["OutputInput"] if inner else request
         schema["properties"][inner or outer] = reserved

@@ -33,7 +33,9 @@ fields are refused, and nothing is changed silently. Fields of `output` are writ
 
 _REFUSED = """
 These fields are part of the contract, but this version refuses them with the code `not_supported`:
-{fields}. The platform's own `webhook` and `policy`, which stand beside `input`, work as usual.
+{fields}. The platform's own `webhook`, `policy` and `s3Config`, which stand beside `input`, work as
+usual. [delivery.md](delivery.md) describes `output.put_urls`, `s3Config` and what happens when a
+place fails.
 
 The same is available as a JSON Schema, [request.json](../src/pixpod/contract/schema/request.json).
 Examples are in [tests/golden](../tests/golden).
@@ -153,8 +155,12 @@ def _type(forms: list[Mapping[str, Any]]) -> str:
             continue
         kinds = [form["type"]] if isinstance(form["type"], str) else form["type"]
         kind = next(each for each in kinds if each != "null")
-        names.append("list of " + _type([form["items"]]) + "s" if kind == "array" else _TYPES[kind])
+        names.append(_list(form["items"]) if kind == "array" else _TYPES[kind])
     return " or ".join(names)
+
+
+def _list(items: Mapping[str, Any]) -> str:
+    return "list of " + " or ".join(f"{_type([form])}s" for form in _resolve(items, {}))
 
 
 def _limits(forms: list[Mapping[str, Any]]) -> str:
