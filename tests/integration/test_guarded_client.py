@@ -95,6 +95,27 @@ def test_legitimate_urls_pass_as_they_are(certificate):
     assert wrong == {}
 
 
+@pytest.mark.parametrize(
+    ("addresses", "refused"), [([PUBLIC], False), ([PUBLIC, "10.0.0.1"], True), (["::1"], True)]
+)
+def test_host_is_checked_without_a_connection(addresses, refused):
+    internet = FakeInternet(names={"put.example": addresses})
+    targets = Targets()
+
+    async def check():
+        client = GuardedClient(targets, look_up=internet.look_up, make_socket=internet.make_socket)
+        try:
+            await client.check(targets.parse("https://put.example/a.png", Use.WRITE))
+        except Refused as exc:
+            return exc.error is UrlRefused
+        finally:
+            client.close()
+        return False
+
+    assert asyncio.run(check()) is refused
+    assert internet.connected == []
+
+
 @pytest.mark.parametrize("host", ["10.0.0.1", "::1"])
 def test_socket_is_checked_even_if_the_url_was_not(host):
     """Two checks come before it. It is the one that nothing passes by."""

@@ -70,10 +70,10 @@ def _value(schema):
 
 
 def _object(schema):
-    """Required fields and some of the others; any names where the schema lists none."""
+    """Required fields and some of the others; names of headers where the schema has no fields."""
     if "properties" not in schema:
-        names = st.sampled_from(["Content-Type", "x-amz-meta-a", "Host", ""])
-        return st.dictionaries(names, _value(schema["additionalProperties"]), max_size=3)
+        names = st.sampled_from(["content-type", "X-Amz-Meta-A", "x-ms-blob-type", "host"])
+        return st.dictionaries(names, TEXT, max_size=3)
     fields = {
         name: NAMES[name] if name in NAMES else _value(each)
         for name, each in schema["properties"].items()

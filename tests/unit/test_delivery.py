@@ -185,6 +185,16 @@ class TestFallback:
             assert places_of(delivered) == ["inline"]
             assert "in the reply" in delivered.warnings[0]
 
+    def test_images_that_the_directory_does_not_take_go_into_the_reply(self):
+        delivery = build(bucket=(bucket := MemoryBucket()))
+        delivery.stores = {**delivery.stores, Delivery.DIRECTORY: Failing()}
+        job = parse_job(make_job(output={"delivery": "directory"}), OFFER)
+        delivered = deliver(delivery, job)
+        assert (places_of(delivered), bucket.files) == (["inline"], {})
+        assert delivered.warnings == (
+            "the deployment's directory: storage_denied, so 1 of 1 images are in the reply",
+        )
+
     def test_job_can_keep_its_images_out_of_the_bucket(self):
         bucket = MemoryBucket()
         job = put_job(fallback=False)

@@ -11,7 +11,7 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from pixpod.errors import PutRefused, StorageDenied, StorageUnavailable
+from pixpod.errors import Fault, PutRefused, StorageDenied, StorageUnavailable
 from pixpod.job import Delivery, EncodedImage, Job, StoredImage
 from pixpod.outputs.encoding import base64_bytes
 from pixpod.outputs.keys import JobKeys
@@ -106,10 +106,7 @@ class ImageDelivery:
             if not left:
                 break
             first_error = first_error or errors[0]
-            log.warning(
-                "images not delivered",
-                extra={"place": NAMES[place], "code": errors[0].code, "num_images": len(left)},
-            )
+            _log_failure(place, errors[0], len(left))
         if left:
             assert first_error is not None
             raise first_error
@@ -194,6 +191,20 @@ class ImageDelivery:
             else:
                 raise result
         return found, errors
+
+
+def _log_failure(place: Delivery, error: PlaceError, num_images: int) -> None:
+    """Log the first error of a place; a caller's fault without its text, which has a host."""
+    is_callers = error.fault is Fault.CALLER
+    log.log(
+        logging.WARNING if is_callers else logging.ERROR,
+        "images not delivered",
+        extra={
+            "place": NAMES[place],
+            "num_images": num_images,
+            "error": error.code if is_callers else str(error),
+        },
+    )
 
 
 def _warning(
