@@ -70,8 +70,10 @@ def assert_nothing_is_lost(tmp_path, num_signals: int, **env: str) -> str:
     )
     with running_emulator(settings) as platform:
         jobs, ends = run(platform, num_signals)
+        hazards = platform.state()["hazards"]["counts"]
     assert Counter(job["status"] for job in jobs) == {"COMPLETED": len(jobs)}
     assert Counter(job["executions"] for job in jobs) == {1: len(jobs)}
+    assert hazards == {}, "a worker left while it had a job"
     assert all("exited with 0" in end for end in ends), ends
     return f"{num_signals:7} {len(jobs):5}"
 

@@ -5,9 +5,9 @@ import time
 from contextlib import asynccontextmanager
 
 import pytest
-from aiohttp import ClientConnectionError, ClientSession, web
+from aiohttp import ClientConnectionError, ClientSession, TCPConnector, web
 
-from pixpod.serving.draining import ClosingSession, Drain, PollClosed
+from pixpod.serving.draining import ARRIVAL_S, ClosingSession, Drain, PollClosed, Sockets
 
 HOLD_S = 20.0
 
@@ -48,11 +48,18 @@ class Polled:
 
 
 @asynccontextmanager
+async def closing_session(drain):
+    sockets = Sockets()
+    connector = TCPConnector(socket_factory=sockets.create)
+    async with ClientSession(connector=connector) as session:
+        yield ClosingSession(session, drain.begun, sockets)
+
+
+@asynccontextmanager
 async def polling():
     """A poll that is held, what it polls, and the drain that closes it."""
     polled, drain = Polled(), Drain()
-    async with polled.url() as url, ClientSession() as session:
-        closing = ClosingSession(session, drain.begun)
+    async with polled.url() as url, closing_session(drain) as closing:
 
         async def poll() -> str:
             async with closing.get(url) as response:
@@ -85,6 +92,44 @@ def test_answer_is_read_to_its_end_once_it_has_begun():
             await asyncio.sleep(0.3)
             polled.finished.set()
             assert await task == "a job"
+
+    asyncio.run(run())
+
+
+@pytest.mark.parametrize("answers", [True, False])
+def test_platform_that_notices_the_end_late(answers):
+    """It answers after the worker has begun to end, or never: a job that it sends is not lost."""
+    body = b"a job" if answers else b""
+    answer = b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+
+    async def run():
+        drain, over = Drain(), asyncio.Event()
+
+        async def serve(reader, writer):
+            await reader.readuntil(b"\r\n\r\n")
+            drain.begin()
+            if answers:
+                await asyncio.sleep(0.5)
+                writer.write(answer)
+            else:
+                await over.wait()
+            writer.close()
+            await writer.wait_closed()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        async with server, closing_session(drain) as closing:
+            began_at = time.monotonic()
+            if answers:
+                async with closing.get(f"http://127.0.0.1:{port}/") as response:
+                    assert await response.read() == body
+            else:
+                with pytest.raises(PollClosed):
+                    async with closing.get(f"http://127.0.0.1:{port}/"):
+                        pass
+            assert time.monotonic() - began_at < ARRIVAL_S + 0.5
+            over.set()
+            await asyncio.sleep(0.05)
 
     asyncio.run(run())
 

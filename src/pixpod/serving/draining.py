@@ -1,19 +1,21 @@
 """Ends a worker without losing a job that has reached it. Knows nothing of RunPod's SDK."""
 
 import asyncio
+import contextlib
+import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
+from weakref import WeakSet
 
 if TYPE_CHECKING:
-    from aiohttp import ClientResponse, ClientSession
+    from aiohttp import AddrInfoType, ClientResponse, ClientSession
 
 T = TypeVar("T")
 
-ARRIVAL_S = 0.1
-"""Time for an answer that was sent before the worker began to end. The platform takes it for
-delivered."""
+ARRIVAL_S = 1.0
+"""Time for the platform to notice that a poll ends, and for an answer that it has sent before."""
 
 
 class PollClosed(TimeoutError):
@@ -36,35 +38,71 @@ class Drain:
         self.begun.set()
 
 
+class Sockets:
+    """The sockets of a connector."""
+
+    def __init__(self) -> None:
+        self._open: WeakSet[socket.socket] = WeakSet()
+        self._is_ended = False
+
+    def create(self, address: "AddrInfoType") -> socket.socket:
+        """Make a socket; a connector's `socket_factory`. Raises OSError after `end_requests`.
+
+        A session repeats a GET whose connection was closed.
+        """
+        if self._is_ended:
+            raise ConnectionAbortedError("expected no further request, because the worker ends")
+        family, kind, protocol, _, _ = address
+        made = socket.socket(family, kind, protocol)
+        self._open.add(made)
+        return made
+
+    def end_requests(self) -> None:
+        """Tell the other sides that their answers are no longer awaited.
+
+        What they had sent before they notice still arrives, which it does not on a closed socket.
+        """
+        self._is_ended = True
+        for each in self._open:
+            with contextlib.suppress(OSError):  # closed, or not connected yet
+                each.shutdown(socket.SHUT_WR)
+
+
 class ClosingSession:
     """Stands in for a session whose polls are closed when `closing` is set.
 
-    An answer whose headers are there is read to its end.
+    An answer whose headers are there is read to its end. With the session's `sockets`, the other
+    side is given `ARRIVAL_S` to close, and what it had sent before is no loss.
     """
 
-    def __init__(self, session: "ClientSession", closing: asyncio.Event) -> None:
+    def __init__(
+        self, session: "ClientSession", closing: asyncio.Event, sockets: Sockets | None = None
+    ) -> None:
         self._session = session
         self._closing = closing
+        self._sockets = sockets
 
     @asynccontextmanager
-    async def get(self, url: str) -> "AsyncIterator[ClientResponse]":
+    async def get(self, url: str) -> AsyncIterator["ClientResponse"]:
         """As `ClientSession.get`; raises PollClosed."""
         async with AsyncExitStack() as stack:
-            answer = stack.enter_async_context(self._session.get(url))
-            yield await _unless(self._closing, answer)
+            yield await self._unless_closed(
+                stack.enter_async_context(self._session.get(url)),
+            )
 
-
-async def _unless(closing: asyncio.Event, awaitable: Awaitable[T]) -> T:
-    """Raises PollClosed if the event comes first."""
-    answer = asyncio.ensure_future(awaitable)
-    closes = asyncio.ensure_future(closing.wait())
-    try:
-        await asyncio.wait({answer, closes}, return_when=asyncio.FIRST_COMPLETED)
-        if not answer.done():
-            await asyncio.wait({answer}, timeout=ARRIVAL_S)
-        if not answer.done():
+    async def _unless_closed(self, awaitable: Awaitable[T]) -> T:
+        answer = asyncio.ensure_future(awaitable)
+        closes = asyncio.ensure_future(self._closing.wait())
+        try:
+            await asyncio.wait({answer, closes}, return_when=asyncio.FIRST_COMPLETED)
+            if answer.done():
+                return answer.result()
+            if self._sockets:
+                self._sockets.end_requests()
+                await asyncio.wait({answer}, timeout=ARRIVAL_S)
+            if answer.done() and not answer.exception():
+                return answer.result()
             raise PollClosed("expected no further answer, because the worker ends")
-        return answer.result()
-    finally:
-        closes.cancel()
-        answer.cancel()
+        finally:
+            closes.cancel()
+            answer.cancel()

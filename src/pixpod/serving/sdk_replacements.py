@@ -10,11 +10,12 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from aiohttp import ClientSession
+from aiohttp import ClientSession, TCPConnector
+from runpod.http_client import get_auth_header
 from runpod.serverless.modules import rp_http, rp_job, rp_scale
 
 from pixpod.logs import job_context
-from pixpod.serving.draining import ClosingSession, Drain
+from pixpod.serving.draining import ClosingSession, Drain, Sockets
 from pixpod.serving.posting import Address, post_result, post_update
 
 log = logging.getLogger(__name__)
@@ -50,8 +51,15 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has n
     def __init__(self, drain: Drain, config: dict[str, Any]) -> None:
         super().__init__(config)
         self._drain = drain
+        self._sockets = Sockets()
+        self._polls: ClientSession | None = None
         self.jobs_fetcher = self._take_jobs
         self.stop_signals_fetcher = self._take_stop_signals
+
+    async def run(self) -> None:
+        connector = TCPConnector(socket_factory=self._sockets.create)
+        async with ClientSession(connector=connector, headers=get_auth_header()) as self._polls:
+            await super().run()
 
     def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
         """Called by the interpreter between any two instructions of the main thread."""
@@ -66,7 +74,8 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has n
         self, session: ClientSession, num_jobs: int
     ) -> list[dict[str, Any]] | None:
         if not self._drain.begun.is_set():
-            closing = ClosingSession(session, self._drain.begun)
+            assert self._polls is not None
+            closing = ClosingSession(self._polls, self._drain.begun, self._sockets)
             jobs: list[dict[str, Any]] | None = await rp_job.get_job(closing, num_jobs)
             return jobs
         while self.current_occupancy() > 0:
