@@ -203,7 +203,7 @@ def test_warm_job_is_not_slower_with_stored_results(open_worker):
         f"{statistics.median(ratios):.3f} [{low:.3f}, {high:.3f}]; "
         f"{with_ms:.1f} and {without_ms:.1f} ms"
     )
-    assert low <= 1.0 or high <= 1.05
+    assert high <= 1.05, "as for other comparisons: see pixpod_bench.compare; needs an idle machine"
 
 
 def alternate(seconds_of: Callable[[bool, int], float]) -> list[tuple[float, float]]:
