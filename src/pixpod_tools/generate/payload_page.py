@@ -211,10 +211,14 @@ _ACTORS = {
 
 
 def _error_rows() -> Iterator[tuple[str, ...]]:
-    errors = sorted(_subclasses(WorkerError), key=lambda error: list(Fault).index(error.fault))
-    for error in errors:
+    for error in coded_errors():
         actor = "nobody: the worker is replaced" if error.refresh_worker else _ACTORS[error.fault]
         yield f"`{error.code}`", actor, (inspect.getdoc(error) or "").partition("\n")[0]
+
+
+def coded_errors() -> list[type[WorkerError]]:
+    """Return all errors with a code, those of callers first."""
+    return sorted(_subclasses(WorkerError), key=lambda error: list(Fault).index(error.fault))
 
 
 def _subclasses(error: type[WorkerError]) -> Iterator[type[WorkerError]]:
