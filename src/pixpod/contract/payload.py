@@ -23,7 +23,7 @@ from pixpod.contract.problems import (
 )
 from pixpod.contract.rules import Capabilities, check_values, find_model
 from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
-from pixpod.errors import InvalidInput, NotSupported, Problem, WorkerError
+from pixpod.errors import InvalidInput, InvalidSettings, NotSupported, Problem, WorkerError
 from pixpod.job import (
     Delivery,
     GenerationRequest,
@@ -51,7 +51,8 @@ def parse_job(
     `key_secret` hides the `idempotency_key` in the name of the job.
 
     Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many), or
-    NotSupported if its only problems are features that this version does not have.
+    NotSupported if its only problems are features that this version does not have, or
+    InvalidSettings for a webhook of a deployment that signs none.
     """
     job_id = raw.get("id")
     problems = list(_check_id(job_id))
@@ -71,6 +72,11 @@ def parse_job(
         raise InvalidInput(first_ones([*problems, *unsupported]))
     if unsupported:
         raise NotSupported(unsupported)
+    if checked.input.webhook_url is not None and not capabilities.signs_webhooks:
+        raise InvalidSettings(
+            "PIXPOD_WEBHOOK_SECRETS: expected one or two secrets, because this job has a "
+            "webhook_url, got none"
+        )
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
     key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
     options = _build_output(output, capabilities)

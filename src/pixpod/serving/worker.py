@@ -14,6 +14,7 @@ from pydantic import SecretStr
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
@@ -44,6 +45,7 @@ from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
+from pixpod.serving.webhooks import JobEvents, Webhooks
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -67,7 +69,7 @@ class Worker:
     """Serves jobs concurrently until closed.
 
     Without `send_progress`, progress is not reported. `key_prefix` is the deployment's. `results`
-    are those in its bucket, if it has one.
+    are those in its bucket, if it has one. Without `webhooks`, no events are sent.
     """
 
     capabilities: Capabilities
@@ -83,6 +85,7 @@ class Worker:
     max_reply_bytes: int
     max_job_s: float
     results: StoredResults | None = None
+    webhooks: Webhooks | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
@@ -93,6 +96,8 @@ class Worker:
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
+        if self.webhooks is not None:
+            await self.webhooks.close()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
@@ -118,13 +123,23 @@ class Worker:
         JSON documents.
         """
         with job_context(raw.get("id")), self.concurrency.running():
-            return await self._with_refresh(await self._answer(raw))
+            events = JobEvents(
+                job_id=str(raw.get("id")),
+                webhooks=self.webhooks,
+                options=find_webhook(raw, self.capabilities),
+            )
+            try:
+                reply = await self._answer(raw, events)
+            except asyncio.CancelledError:
+                events.cancelled()
+                raise
+            return await self._with_refresh(await events.ended(reply))
 
-    async def _answer(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    async def _answer(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         try:
             if is_describe(raw):
                 return describe(self.capabilities)
-            return render_result(await self._run(raw))
+            return render_result(await self._run(raw, events))
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
@@ -142,14 +157,16 @@ class Worker:
             return {**reply, "refresh_worker": True}
         return reply
 
-    async def _run(self, raw: Mapping[str, Any]) -> JobResult:
+    async def _run(self, raw: Mapping[str, Any], events: JobEvents) -> JobResult:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.key_secret)
             self._check_reply_size(job)
             log.info("job started", extra=_describe(job))
+            events.started()
             method = method_of(self.capabilities.models[job.request.model], job.request)
-            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=self.send_progress)
+            send = events.with_progress(self.send_progress)
+            progress = Progress(job_id=job.id, num_calls=method.num_calls, send=send)
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():

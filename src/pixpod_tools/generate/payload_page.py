@@ -131,6 +131,8 @@ def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mappin
             forms += _resolve(form, schema)
         elif "$ref" in form:
             forms.append(schema["$defs"][form["$ref"].rpartition("/")[2]])
+        elif "items" in form:
+            forms.append({**form, "items": _resolve(form["items"], schema)})
         elif form.get("type") != "null":
             forms.append(form)
     return forms
@@ -153,8 +155,12 @@ def _type(forms: list[Mapping[str, Any]]) -> str:
             continue
         kinds = [form["type"]] if isinstance(form["type"], str) else form["type"]
         kind = next(each for each in kinds if each != "null")
-        names.append("list of " + _type([form["items"]]) + "s" if kind == "array" else _TYPES[kind])
+        names.append("list of " + _plural(form["items"]) if kind == "array" else _TYPES[kind])
     return " or ".join(names)
+
+
+def _plural(forms: list[Mapping[str, Any]]) -> str:
+    return _type(forms).removeprefix("one of ") if "enum" in forms[0] else f"{_type(forms)}s"
 
 
 def _limits(forms: list[Mapping[str, Any]]) -> str:
@@ -189,7 +195,7 @@ def _reply_rows() -> Iterator[tuple[str, ...]]:
         path = f"{name}[]" if field.get("type") == "array" else name
         item = field.get("items", field)
         if "$ref" not in item or name == "timings_ms":
-            kind = "object" if "$ref" in item else _type([field])
+            kind = "object" if "$ref" in item else _type(_resolve(field, {}))
             yield f"`{name}`", kind, field.get("description", "")
             continue
         part = definitions[item["$ref"].rpartition("/")[2]]
