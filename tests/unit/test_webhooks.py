@@ -9,8 +9,9 @@ from datetime import UTC, datetime
 
 import pytest
 from pydantic import SecretStr
-from support.factories import OFFER, make_job
+from support.factories import OFFER, make_job, make_settings
 
+from pixpod.bootstrap import build_worker
 from pixpod.contract.payload import parse_job
 from pixpod.contract.webhooks import WebhookOptions, find_webhook
 from pixpod.errors import FetchFailed, FetchUnavailable, InvalidSettings, NotSupported, UrlRefused
@@ -252,3 +253,19 @@ def test_deployment_without_secrets_refuses_webhooks():
     with pytest.raises(NotSupported):  # the caller's own faults come first
         parse_job(make_job(webhook_url=URL, upscale=2), OFFER)
     assert parse_job(job, SIGNING).id == "job-1"
+
+
+# --- wiring ----------------------------------------------------------------------------------
+
+
+def test_worker_is_wired_by_its_settings():
+    opened = {"PIXPOD_ALLOW_TARGETS": "webhook:127.0.0.1:5000"}
+    job = make_job(webhook_url="http://127.0.0.1:5000/")
+    both = f"{OTHER.get_secret_value()},{SECRET.get_secret_value()}"
+    worker = build_worker(make_settings(PIXPOD_WEBHOOK_SECRETS=both, **opened))
+    assert worker.webhooks is not None
+    assert worker.webhooks.secrets == (OTHER, SECRET)
+    assert find_webhook(job, worker.capabilities) is not None
+    without = build_worker(make_settings(**opened))
+    assert without.webhooks is None
+    assert find_webhook(job, without.capabilities) is None
