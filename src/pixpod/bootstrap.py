@@ -21,6 +21,7 @@ from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
+from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
 from pixpod.timeline import BootTimeline
@@ -72,6 +73,7 @@ def build_worker(
             has_ai_mark=settings.marks_ai, has_prompts=settings.has_prompts_in_files
         ),
         results=StoredResults(store=bucket, secret=settings.key_secret) if bucket else None,
+        webhooks=_build_webhooks(settings),
     )
 
 
@@ -89,6 +91,7 @@ def _build_capabilities(
         qualities=qualities,
         deliveries=settings.deliveries,
         targets=settings.targets,
+        signs_webhooks=bool(settings.webhook_secrets),
     )
 
 
@@ -170,6 +173,15 @@ def _choose_models(
         if settings.device == "cpu" and catalog[name].requires_cuda:
             raise InvalidSettings(f"PIXPOD_DEVICE: expected cuda or auto for {name}, got 'cpu'")
     return {name: catalog[name] for name in names}
+
+
+def _build_webhooks(settings: Settings) -> Webhooks | None:
+    if not settings.webhook_secrets:
+        return None
+    from pixpod.inputs.client import GuardedClient  # aiohttp only where it is needed
+
+    client = GuardedClient(settings.targets, retry_waits_s=())
+    return Webhooks(client=client, secrets=settings.webhook_secrets)
 
 
 def _build_bucket(settings: Settings) -> "S3ImageStore | None":

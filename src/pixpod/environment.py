@@ -19,10 +19,12 @@ class Kind(Generic[T]):
     """Values that a variable accepts, in words for documents and messages.
 
     `convert` raises ValueError for all others; a text that begins with "expected" says more.
+    Messages do not show secrets.
     """
 
     accepted: str
     convert: Callable[[str], T]
+    is_secret: bool = False
 
 
 def one_of(*accepted: Text) -> Kind[Text]:
@@ -120,7 +122,9 @@ class Environment:
             reason = str(exc)
             if not reason.startswith("expected"):
                 reason = f"expected {kind.accepted.replace('`', '')}"
-            shown = re.sub(r"[^/]*@", "***@", value)  # credentials; callers may see the error
+            if kind.is_secret:  # callers may see the error
+                raise InvalidSettings(f"{name}: {reason}, got another text") from None
+            shown = re.sub(r"[^/]*@", "***@", value)  # credentials
             raise InvalidSettings(f"{name}: {reason}, got {shown!r}") from exc
 
     def read_fields(self, settings: type) -> dict[str, Any]:

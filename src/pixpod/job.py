@@ -37,6 +37,21 @@ class Delivery(StrEnum):
         return self in (Delivery.PUT, Delivery.S3_CONFIG)
 
 
+class WebhookEvent(StrEnum):
+    """A moment of a job that a webhook can report."""
+
+    STARTED = "started"
+    PROGRESS = "progress"
+    COMPLETED = "completed"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+    @property
+    def is_final(self) -> bool:
+        """True for the ends of a job, of which it has one."""
+        return self not in (WebhookEvent.STARTED, WebhookEvent.PROGRESS)
+
+
 class Mode(StrEnum):
     """Kind of generation by its input; diffusers has a pipeline class for each."""
 

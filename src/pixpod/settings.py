@@ -3,6 +3,7 @@
 `docs/settings.md` is generated from the table.
 """
 
+import base64
 import hashlib
 import re
 from collections.abc import Iterable, Mapping, MutableMapping
@@ -88,6 +89,19 @@ def _targets(value: str) -> tuple[OpenedTarget, ...]:
     return tuple(parse_opened(entry) for entry in split_list(value))
 
 
+def _webhook_secrets(value: str) -> tuple[SecretStr, ...]:
+    found = split_list(value)
+    if len(found) not in (1, 2) or not all(each.startswith("whsec_") for each in found):
+        raise ValueError
+    if not all(24 <= len(_base64(each.removeprefix("whsec_"))) <= 64 for each in found):
+        raise ValueError
+    return tuple(SecretStr(each) for each in found)
+
+
+def _base64(text: str) -> bytes:
+    return base64.b64decode(text, validate=True)
+
+
 PATH = Kind("a path", Path)
 PRECISIONS = Kind(one_of(*Precision).accepted, _precisions)
 SIZES = Kind("sizes such as `1024x1024,832x1216`, or `none`", _sizes)
@@ -97,6 +111,11 @@ PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
+)
+WEBHOOK_SECRETS = Kind(
+    "one or two of `whsec_` and 24 to 64 bytes in base64, comma-separated",
+    _webhook_secrets,
+    is_secret=True,
 )
 DELIVERY = Kind("one of `auto`, `s3`, `directory`, `inline`", str)
 """The deliveries. Those that a deployment offers depend on other settings."""
@@ -294,6 +313,13 @@ class Settings:
         "all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
     )
+    webhook_secrets: tuple[SecretStr, ...] = variable(
+        "PIXPOD_WEBHOOK_SECRETS",
+        WEBHOOK_SECRETS,
+        "Secrets that sign webhooks. With two, each webhook has two signatures, so that receivers "
+        "can change from one secret to the other. See [webhooks.md](webhooks.md).",
+        no_default="jobs with a `webhook_url` are refused",
+    )
     marks_ai: bool = variable(
         "PIXPOD_MARK_AI",
         SWITCH,
@@ -356,6 +382,7 @@ class Settings:
                 opened=found["targets"] or (),
                 shows_setting=not is_production or _is_emulated(env),
             ),
+            "webhook_secrets": found["webhook_secrets"] or (),
             "deliveries": _read_deliveries(env, s3, is_production),
             "key_secret": found["key_secret"] or _derive_key_secret(s3),
         }

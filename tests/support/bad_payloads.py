@@ -403,6 +403,41 @@ _PLACES = (
     ),
 )
 
+_HOOK = "https://app.example/hook"
+_WEBHOOKS = (
+    _bad("webhook a number", ("webhook_url", "a string"), webhook_url=1),
+    _bad("webhook empty", ("webhook_url", "a URL with https"), webhook_url=""),
+    _bad("webhook by http", ("webhook_url", "a URL with https"), webhook_url="http://app.example/"),
+    _bad("webhook to a file", ("webhook_url", "a URL with https"), webhook_url="file:///etc/hosts"),
+    _bad("webhook into the network", ("webhook_url", "public"), webhook_url="https://10.0.0.1/"),
+    _bad("webhook to metadata", ("webhook_url", "public"), webhook_url="https://169.254.169.254/"),
+    _bad(
+        "webhook with a user", ("webhook_url", "without user"), webhook_url="https://a:b@c.example/"
+    ),
+    _bad("webhook to a port", ("webhook_url", "a port of"), webhook_url="https://app.example:22/"),
+    _bad(
+        "webhook no Unicode",
+        ("webhook_url", "without spaces"),
+        webhook_url="https://app.example/\ud800",
+    ),
+    _bad("events alone", ("webhook_events", "absent without"), webhook_events=["completed"]),
+    _bad(
+        "events unknown",
+        ("webhook_events[1]", "did you mean 'completed'"),
+        webhook_url=_HOOK,
+        webhook_events=["failed", "complete"],
+    ),
+    _bad(
+        "events empty",
+        ("webhook_events", "not empty"),
+        webhook_url=_HOOK,
+        webhook_events=[],
+    ),
+    _bad(
+        "events a string", ("webhook_events", "a list"), webhook_url=_HOOK, webhook_events="failed"
+    ),
+)
+
 _NOT_SUPPORTED = (
     _not_supported("image", "https://example.org/a.png"),
     _not_supported("mask", "https://example.org/a.png"),
@@ -413,17 +448,15 @@ _NOT_SUPPORTED = (
     _not_supported("refiner", {}),
     _not_supported("upscale", 2),
     _not_supported("safety", False),
-    _not_supported("webhook_url", "https://example.org/hook"),
-    _not_supported("webhook_events", ["completed"]),
     _bad(
         "several features",
         ("image", "not supported"),
         ("strength", "not supported"),
-        ("webhook_url", "not supported"),
+        ("upscale", "not supported"),
         code="not_supported",
         image="https://example.org/a.png",
         strength=0.5,
-        webhook_url="https://example.org/hook",
+        upscale=2,
     ),
     _bad(
         "a feature and a mistake",
@@ -494,6 +527,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_MODEL_RULES,
     *_OUTPUT,
     *_PLACES,
+    *_WEBHOOKS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

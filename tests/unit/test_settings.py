@@ -19,6 +19,8 @@ S3 = {
     "PIXPOD_S3_SECRET_ACCESS_KEY": "hidden",
 }
 RUNPOD_S3 = {"BUCKET_ACCESS_KEY_ID": "id", "BUCKET_SECRET_ACCESS_KEY": "hidden"}
+WEBHOOK = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER_WEBHOOK = "whsec_" + "A" * 32
 PRODUCTION = {"RUNPOD_WEBHOOK_GET_JOB": "https://api.runpod.ai/v2/x/job-take/y"}
 
 
@@ -111,6 +113,13 @@ def test_empty_environment_gives_the_defaults():
         ("PIXPOD_DELIVERY_FALLBACK", "none", "falls_back", False),
         ("PIXPOD_OUTPUT_DIR", "out", "output_dir", Path("out")),
         ("PIXPOD_KEY_SECRET", "hidden", "key_secret", SecretStr("hidden")),
+        ("PIXPOD_WEBHOOK_SECRETS", WEBHOOK, "webhook_secrets", (SecretStr(WEBHOOK),)),
+        (
+            "PIXPOD_WEBHOOK_SECRETS",
+            f"{OTHER_WEBHOOK}, {WEBHOOK}",
+            "webhook_secrets",
+            (SecretStr(OTHER_WEBHOOK), SecretStr(WEBHOOK)),
+        ),
         ("PIXPOD_MAX_REPLY_BYTES", "2000", "max_reply_bytes", 2_000),
         ("PIXPOD_MARK_AI", "false", "marks_ai", False),
         ("PIXPOD_PROMPTS_IN_FILES", "false", "has_prompts_in_files", False),
@@ -158,6 +167,11 @@ def test_variable_is_read(name, value, field, expected):
         ("PIXPOD_DELIVERY", "s3", "auto, directory, inline"),
         ("PIXPOD_DELIVERY", "put", "auto, directory, inline"),
         ("PIXPOD_DELIVERY_FALLBACK", "false", "one of auto, none"),
+        ("PIXPOD_WEBHOOK_SECRETS", WEBHOOK.removeprefix("whsec_"), "one or two of whsec_"),
+        ("PIXPOD_WEBHOOK_SECRETS", "whsec_c2hvcnQ=", "24 to 64 bytes in base64"),
+        ("PIXPOD_WEBHOOK_SECRETS", "whsec_" + "A" * 88, "24 to 64 bytes in base64"),
+        ("PIXPOD_WEBHOOK_SECRETS", WEBHOOK + "$", "24 to 64 bytes in base64"),
+        ("PIXPOD_WEBHOOK_SECRETS", ",".join([WEBHOOK] * 3), "one or two of whsec_"),
         ("PIXPOD_MAX_REPLY_BYTES", "10MB", "a whole number"),
         ("PIXPOD_MAX_REPLY_BYTES", "1_000_000", "a whole number"),
         ("PIXPOD_MAX_REPLY_BYTES", "9" * 5_000, "a whole number"),
@@ -460,3 +474,10 @@ def test_good_prefix_is_kept_without_its_last_slash(value):
 def test_unsafe_prefix_is_refused(value):
     with pytest.raises(ValueError, match=r"^expected"):
         clean_prefix(value)
+
+
+def test_refusal_of_webhook_secrets_shows_none():
+    with pytest.raises(InvalidSettings) as caught:
+        make_settings(PIXPOD_WEBHOOK_SECRETS="whsec_hidden")
+    assert "hidden" not in str(caught.value)
+    assert caught.value.__cause__ is None

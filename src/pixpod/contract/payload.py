@@ -25,7 +25,14 @@ from pixpod.contract.problems import (
 )
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
 from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
-from pixpod.errors import InvalidInput, NotSupported, Problem, PutRefused, WorkerError
+from pixpod.errors import (
+    InvalidInput,
+    InvalidSettings,
+    NotSupported,
+    Problem,
+    PutRefused,
+    WorkerError,
+)
 from pixpod.job import (
     Delivery,
     GenerationRequest,
@@ -62,7 +69,8 @@ def parse_job(
 
     Raises InvalidInput with every problem found (the first MAX_PROBLEMS of very many),
     NotSupported if its only problems are features that this version does not have, or PutRefused if
-    they are places that it names for its images.
+    they are places that it names for its images,
+    or InvalidSettings for a webhook of a deployment that signs none.
     """
     job_id = raw.get("id")
     problems = list(_check_id(job_id))
@@ -89,6 +97,11 @@ def parse_job(
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
     _raise_first(problems, unsupported, refusals)
+    if checked.input.webhook_url is not None and not capabilities.signs_webhooks:
+        raise InvalidSettings(
+            "PIXPOD_WEBHOOK_SECRETS: expected one or two secrets, because this job has a "
+            "webhook_url, got none"
+        )
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
     key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
     delivery = choose_delivery(output, capabilities, has_s3_config=has_s3_config)

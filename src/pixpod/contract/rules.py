@@ -12,7 +12,8 @@ from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
 from pixpod.families import Guidance
-from pixpod.inputs.targets import Targets
+from pixpod.inputs.refusals import Refused
+from pixpod.inputs.targets import Targets, Use
 from pixpod.job import Delivery, ImageFormat, Quality
 from pixpod.methods import is_guided
 from pixpod.outputs.storage import clean_prefix
@@ -23,13 +24,17 @@ PUBLIC_ONLY = Targets()
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Capabilities:
     """Choices that this deployment gives its callers: models, the qualities of each, and ways of
-    delivery, the default first; and `targets`, which URLs of callers may reach.
+    delivery, the default first.
+
+    `targets` are those that URLs of callers may reach. A deployment without secrets signs no
+    webhooks, and sends none.
     """
 
     models: Catalog
     qualities: Mapping[str, tuple[Quality, ...]]
     deliveries: tuple[Delivery, ...]
     targets: Targets = PUBLIC_ONLY
+    signs_webhooks: bool = False
 
 
 def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Problem | None:
@@ -65,6 +70,7 @@ def check_values(
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)
     yield from _check_idempotency(given, capabilities, malformed, has_s3_config=has_s3_config)
+    yield from _check_webhook(given, capabilities, malformed)
 
 
 def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
@@ -270,3 +276,16 @@ def _check_idempotency(
         accepted = "absent unless the images are delivered to the deployment's bucket"
         hint = "set output.delivery to s3" if Delivery.S3 in capabilities.deliveries else None
         yield wrong("idempotency_key", given.idempotency_key, accepted, hint)
+
+
+def _check_webhook(
+    given: JobInput, capabilities: Capabilities, malformed: Collection[str]
+) -> Iterator[Problem]:
+    if given.webhook_url is not None:
+        try:
+            capabilities.targets.parse(given.webhook_url, Use.WEBHOOK)
+        except Refused as refused:
+            yield refused.problem("webhook_url")
+    elif given.webhook_events is not None and "webhook_url" not in malformed:
+        accepted = "absent without a webhook_url"
+        yield wrong("webhook_events", given.webhook_events, accepted)

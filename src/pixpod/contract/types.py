@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pixpod.catalog import Defaults
-from pixpod.job import Delivery, ImageFormat, Mode, Quality
+from pixpod.job import Delivery, ImageFormat, Mode, Quality, WebhookEvent
 
 API_VERSION: Literal[1] = 1
 MAX_SEED = 2**53 - 1
@@ -38,8 +38,6 @@ NOT_SUPPORTED = frozenset(
         "refiner",
         "upscale",
         "safety",
-        "webhook_url",
-        "webhook_events",
     }
 )
 """Fields of the contract that this version refuses as `not_supported`, unless they are null."""
@@ -334,6 +332,24 @@ class JobInput(_Edge):
             "by s3, into the deployment's bucket: put, inline and directory keep no result."
         ),
         examples=["order-1234"],
+    )
+    webhook_url: str | None = Field(
+        default=None,
+        description=(
+            "Receiver of the job's events: an https URL with a public address. See webhooks.md. "
+            "The platform's own `webhook` stands beside `input`."
+        ),
+        examples=["https://app.example/pixpod"],
+    )
+    webhook_events: (
+        Annotated[list[Annotated[WebhookEvent, Field(strict=False)]], Field(min_length=1)] | None
+    ) = Field(
+        default=None,
+        description=(
+            "Events that webhook_url gets; the ends of the job (completed, failed, cancelled) "
+            "unless given."
+        ),
+        examples=[["started", "completed"]],
     )
     output: OutputInput | None = None
 

@@ -13,6 +13,7 @@ from typing import Any, Self
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.job import (
@@ -42,6 +43,7 @@ from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.replies import BulkyReply
 from pixpod.serving.stored_results import StoredResults
+from pixpod.serving.webhooks import JobEvents, Webhooks
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -70,7 +72,7 @@ class Worker:
     """Serves jobs concurrently until closed.
 
     Without `platform`, progress is not reported. `results` are those in the deployment's bucket, if
-    it has one.
+    it has one. Without `webhooks`, no events are sent.
     """
 
     capabilities: Capabilities
@@ -83,6 +85,7 @@ class Worker:
     worker_id: str
     max_job_s: float
     results: StoredResults | None = None
+    webhooks: Webhooks | None = None
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
@@ -93,6 +96,8 @@ class Worker:
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
+        if self.webhooks is not None:
+            await self.webhooks.close()
         if self.delivery.callers is not None:
             self.delivery.callers.close()
         await asyncio.to_thread(self.stop)
@@ -120,13 +125,23 @@ class Worker:
         JSON documents.
         """
         with job_context(raw.get("id")), self.concurrency.running():
-            return await self._with_refresh(await self._answer(raw))
+            events = JobEvents(
+                job_id=str(raw.get("id")),
+                webhooks=self.webhooks,
+                options=find_webhook(raw, self.capabilities),
+            )
+            try:
+                reply = await self._answer(raw, events)
+            except asyncio.CancelledError:
+                events.cancelled()
+                raise
+            return await self._with_refresh(await events.ended(reply))
 
-    async def _answer(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    async def _answer(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         try:
             if is_describe(raw):
                 return describe(self.capabilities)
-            return await self._run(raw)
+            return await self._run(raw, events)
         except WorkerError as error:
             _log_failure(error)
             if error.refresh_worker:
@@ -146,15 +161,16 @@ class Worker:
             reply["refresh_worker"] = True
         return reply
 
-    async def _run(self, raw: Mapping[str, Any]) -> dict[str, Any]:
+    async def _run(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
             self._check_reply_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
+            events.started()
             method = method_of(self.capabilities.models[job.request.model], job.request)
-            send = self.platform.send_progress if self.platform else None
+            send = events.with_progress(self.platform.send_progress if self.platform else None)
             progress = Progress(job_id=job.id, num_calls=method.num_calls, send=send)
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):

@@ -4,7 +4,13 @@ import json
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from pixpod_tools.generate import models_page, packages_page, payload_page, settings_page
+from pixpod_tools.generate import (
+    client_types,
+    models_page,
+    packages_page,
+    payload_page,
+    settings_page,
+)
 from pixpod_tools.generate.json_schema import json_schemas
 
 
@@ -17,6 +23,8 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/packages.md": packages_page.render,
     "docs/payload.md": payload_page.render,
     "docs/settings.md": settings_page.render,
+    "src/pixpod_client/job_errors.py": client_types.render_errors,
+    "src/pixpod_client/replies.py": client_types.render_replies,
     **{
         f"src/pixpod/contract/schema/{name}": partial(_render_schema, name)
         for name in json_schemas()

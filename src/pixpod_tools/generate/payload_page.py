@@ -133,6 +133,8 @@ def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mappin
             forms += _resolve(form, schema)
         elif "$ref" in form:
             forms.append(schema["$defs"][form["$ref"].rpartition("/")[2]])
+        elif "items" in form:
+            forms.append({**form, "items": _resolve(form["items"], schema)})
         elif form.get("type") != "null":
             forms.append(form)
     return forms
@@ -159,8 +161,9 @@ def _type(forms: list[Mapping[str, Any]]) -> str:
     return " or ".join(names)
 
 
-def _list(items: Mapping[str, Any]) -> str:
-    return "list of " + " or ".join(f"{_type([form])}s" for form in _resolve(items, {}))
+def _list(items: list[Mapping[str, Any]]) -> str:
+    names = [_type([form]).removeprefix("one of ") + "s" * ("enum" not in form) for form in items]
+    return "list of " + " or ".join(names)
 
 
 def _limits(forms: list[Mapping[str, Any]]) -> str:
@@ -195,7 +198,7 @@ def _reply_rows() -> Iterator[tuple[str, ...]]:
         path = f"{name}[]" if field.get("type") == "array" else name
         item = field.get("items", field)
         if "$ref" not in item or name == "timings_ms":
-            kind = "object" if "$ref" in item else _type([field])
+            kind = "object" if "$ref" in item else _type(_resolve(field, {}))
             yield f"`{name}`", kind, field.get("description", "")
             continue
         part = definitions[item["$ref"].rpartition("/")[2]]
@@ -217,10 +220,14 @@ _ACTORS = {
 
 
 def _error_rows() -> Iterator[tuple[str, ...]]:
-    errors = sorted(_subclasses(WorkerError), key=lambda error: list(Fault).index(error.fault))
-    for error in errors:
+    for error in coded_errors():
         actor = "nobody: the worker is replaced" if error.refresh_worker else _ACTORS[error.fault]
         yield f"`{error.code}`", actor, (inspect.getdoc(error) or "").partition("\n")[0]
+
+
+def coded_errors() -> list[type[WorkerError]]:
+    """Return all errors with a code, those of callers first."""
+    return sorted(_subclasses(WorkerError), key=lambda error: list(Fault).index(error.fault))
 
 
 def _subclasses(error: type[WorkerError]) -> Iterator[type[WorkerError]]:

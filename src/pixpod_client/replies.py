@@ -1,0 +1,98 @@
+"""Types of replies. Generated from the JSON Schema of replies by `scripts/generate`."""
+
+from typing import Literal, NotRequired, TypedDict
+
+
+class ImageReply(TypedDict):
+    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+
+    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
+    has no links, under `key`.
+    """
+
+    url: NotRequired[str | None]
+    """May be a link that expires."""
+    data: NotRequired[str | None]
+    """The file as plain base64."""
+    path: NotRequired[str | None]
+    """On the worker's own disk."""
+    key: NotRequired[str | None]
+    """The image's name in the store."""
+    seed: int
+    """Gives the same image again."""
+    width: int
+    height: int
+    content_type: str
+    size_bytes: int
+    sha256: str
+    """Of the file, in hex."""
+
+
+class ModelReply(TypedDict):
+    """The model that really ran. `weights` names the source of its files."""
+
+    name: str
+    revision: str
+    precision: str
+    weights: str
+
+
+class TimingsReply(TypedDict):
+    """Milliseconds of each phase that ran, in the order in which phases begin."""
+
+    load: NotRequired[float | None]
+    queue: NotRequired[float | None]
+    onload: NotRequired[float | None]
+    text_encode: NotRequired[float | None]
+    denoise: NotRequired[float | None]
+    decode: NotRequired[float | None]
+    encode: NotRequired[float | None]
+    upload: NotRequired[float | None]
+    total: float
+
+
+class CostReply(TypedDict):
+    """This job's share of the GPU; the platform's bill also has start and idle time."""
+
+    gpu: str
+    gpu_ms: float
+    estimated_usd: float | None
+    """Null where no price is known."""
+    basis: str
+    """Where the price comes from."""
+
+
+class WorkerReply(TypedDict):
+    """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
+
+    id: str
+    cold_start: bool
+    boot_ms: dict[str, float]
+    images_served: int
+
+
+class Reply(TypedDict):
+    """The `output` of a job that succeeded."""
+
+    api_version: Literal[1]
+    images: list[ImageReply]
+    """In the order of their seeds."""
+    model: ModelReply
+    steps: int
+    """Denoiser calls that made one image."""
+    timings_ms: TimingsReply
+    cost: CostReply
+    worker: WorkerReply
+    warnings: list[str]
+
+
+class ErrorReply(TypedDict):
+    """Output of a failed job: `"<code>: <text>"`; the platform shows it as its `error`.
+
+    The text of `invalid_input` and `not_supported` is JSON: `{"problems": [{"field", "value",
+    "accepted", "hint"}]}`. `field` is a path of the payload, such as `output.quality` or, for an
+    element of a list, `seed[1]`.
+    """
+
+    error: str
+    refresh_worker: NotRequired[bool | None]

@@ -1,0 +1,275 @@
+"""Events of jobs on their way to a receiver of this machine, through the guarded client."""
+
+import asyncio
+import base64
+import time
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field, replace
+from itertools import pairwise
+from typing import Any
+
+import pytest
+from aiohttp import web
+from pydantic import SecretStr
+from support.factories import OFFER, make_job
+from support.fake_internet import local_server
+
+from pixpod.errors import OutOfMemory
+from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.targets import Targets, parse_opened
+from pixpod.job import Delivery
+from pixpod.outputs.storage import InlineImageStore
+from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.delivery import ImageDelivery
+from pixpod.serving.refresh import Refresh
+from pixpod.serving.webhooks import Webhooks
+from pixpod.serving.worker import Worker
+from pixpod.testing.fake_engine import FakeEngine
+from pixpod_client import verify
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+OTHER = "whsec_" + base64.b64encode(b"another secret, of 31 bytes....").decode()
+TRY_S = 0.3
+INLINE = {"delivery": "inline"}
+
+
+@dataclass
+class Receiver:
+    """Verifies each event, then answers with each of `statuses` in turn, the last for ever.
+
+    It waits `seconds` before that, and for `gate` if it has one.
+    """
+
+    statuses: list[int] = field(default_factory=lambda: [200])
+    seconds: float = 0.0
+    gate: asyncio.Event | None = None
+    secrets: tuple[str, ...] = (SECRET,)
+    events: list[Any] = field(default_factory=list)
+    paths: list[str] = field(default_factory=list)
+
+    async def __call__(self, request):
+        self.paths.append(request.path)
+        self.events.append(verify(await request.read(), request.headers, self.secrets))
+        await asyncio.sleep(self.seconds)
+        if self.gate is not None:
+            await self.gate.wait()
+        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
+        return web.Response(status=status, headers={"Location": "/elsewhere", "Retry-After": "0"})
+
+    @property
+    def types(self):
+        return [event.type for event in self.events]
+
+
+@asynccontextmanager
+async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S):
+    targets = Targets(opened=(parse_opened(f"webhook:127.0.0.1:{port}"),))
+    webhooks = Webhooks(
+        client=GuardedClient(targets, retry_waits_s=()),
+        secrets=tuple(map(SecretStr, secrets)),
+        try_s=try_s,
+        retry_wait_s=0.01,
+    )
+    async with Worker(
+        capabilities=replace(OFFER, targets=targets, signs_webhooks=True),
+        engine=engine or FakeEngine(),
+        delivery=ImageDelivery(
+            stores={Delivery.INLINE: InlineImageStore()},
+            key_prefix="live",
+            key_secret=SecretStr("hidden"),
+            max_reply_bytes=10_000_000,
+        ),
+        usd_per_gpu_second=0.5,
+        concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
+        refresh=Refresh(after_images=0),
+        platform=None,
+        worker_id="pod-1",
+        max_job_s=60,
+        webhooks=webhooks,
+    ) as worker:
+        yield worker
+
+
+def url_of(port):
+    return f"http://127.0.0.1:{port}/hook?token=pomegranate"
+
+
+def run(receiver, engine=None, *, secrets=(SECRET,), **input):
+    """Return the reply of one job, once all its events were sent."""
+
+    async def serve():
+        async with local_server(receiver) as port:
+            async with worker_of(port, engine, secrets=secrets) as worker:
+                job = make_job(webhook_url=url_of(port), output=INLINE, **input)
+                reply = await worker.handle(job)
+            return reply
+
+    return asyncio.run(serve())
+
+
+def warnings_of(reply):
+    return [each for each in reply["warnings"] if "webhook" in each]
+
+
+def test_completed_job_is_sent_signed_and_without_inline_data():
+    receiver = Receiver()
+    reply = run(receiver, seed=7)
+    (event,) = receiver.events
+    assert (event.type, receiver.paths) == ("completed", ["/hook"])
+    (image,) = reply["images"]
+    sent = {key: value for key, value in image.items() if key != "data"}
+    assert event.data == {**reply, "job_id": "job-1", "images": [sent]}
+    assert image["data"]
+    assert warnings_of(reply) == []
+
+
+@pytest.mark.parametrize("secrets", [(SECRET,), (OTHER,)])
+def test_receivers_of_both_secrets_verify_during_a_rotation(secrets):
+    receiver = Receiver(secrets=secrets)
+    run(receiver, secrets=(OTHER, SECRET))
+    assert receiver.types == ["completed"]
+
+
+def test_failed_and_refused_jobs_are_sent():
+    receiver = Receiver()
+    reply = run(receiver, FakeEngine(fail_with=OutOfMemory("full")))
+    assert [(event.type, event.data) for event in receiver.events] == [
+        ("failed", {"job_id": "job-1", "error": "out_of_memory: full"})
+    ]
+    assert reply["refresh_worker"]
+    refused = Receiver()
+    reply = run(refused, width=7, flavour="salt")
+    assert reply["error"].startswith("invalid_input: ")
+    assert [event.data for event in refused.events] == [{"job_id": "job-1", **reply}]
+
+
+def test_all_events_in_the_order_of_a_job():
+    receiver = Receiver()
+    events = ["started", "progress", "completed", "failed", "cancelled"]
+    run(receiver, FakeEngine(seconds=3.6), num_inference_steps=10, webhook_events=events)
+    assert receiver.types == ["started", *["progress"] * (len(receiver.types) - 2), "completed"]
+    progress = receiver.events[1:-1]
+    assert len(progress) >= 2
+    assert len({event.id for event in receiver.events}) == len(receiver.events)
+    steps = [event.data["step"] for event in progress]
+    assert steps == sorted(set(steps))
+    assert progress[0].data.keys() == {"job_id", "phase", "step", "steps", "percent"}
+    times = [event.timestamp for event in progress]
+    assert all((after - before).total_seconds() >= 0.9 for before, after in pairwise(times))
+
+
+def test_only_chosen_events_are_sent():
+    receiver = Receiver()
+    run(receiver, webhook_events=["started"])
+    assert receiver.types == ["started"]
+
+
+def test_repeated_execution_repeats_the_id():
+    receiver = Receiver()
+    run(receiver)
+    run(receiver)
+    first, second = receiver.events
+    assert first.id == second.id
+
+
+def test_cancelled_job_is_over_before_its_event_is_answered():
+    receiver = Receiver()
+
+    async def serve():
+        receiver.gate = asyncio.Event()
+        engine = FakeEngine(seconds=60)
+        async with local_server(receiver) as port, worker_of(port, engine, try_s=60) as worker:
+            job = make_job(webhook_url=url_of(port), output=INLINE)
+            task = asyncio.create_task(worker.handle(job))
+            while not engine.requests:
+                await asyncio.sleep(0.01)
+            task.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await task
+            receiver.gate.set()
+
+    asyncio.run(serve())
+    assert [(event.type, event.data) for event in receiver.events] == [
+        ("cancelled", {"job_id": "job-1"})
+    ]
+
+
+# --- receivers that do not take it -----------------------------------------------------------
+
+
+@pytest.mark.parametrize("status", [301, 307, 400, 410, 413, 429])
+def test_refusal_and_redirect_are_not_tried_again(status):
+    receiver = Receiver([status])
+    reply = run(receiver)
+    assert receiver.paths == ["/hook"]
+    warning = f"the webhook for completed was not delivered: HTTP status {status}"
+    assert warnings_of(reply) == [warning]
+    assert len(reply["images"]) == 1
+
+
+def test_receiver_that_is_broken_for_a_moment_gets_the_same_event_again():
+    receiver = Receiver([500, 204])
+    reply = run(receiver)
+    first, second = receiver.events
+    assert first == second
+    assert warnings_of(reply) == []
+
+
+def test_receiver_that_stays_broken():
+    receiver = Receiver([503])
+    reply = run(receiver)
+    assert receiver.types == ["completed"] * 2
+    assert warnings_of(reply) == ["the webhook for completed was not delivered: HTTP status 503"]
+
+
+def test_slow_receiver_delays_the_reply_by_two_tries_only():
+    receiver = Receiver(seconds=60)
+    began = time.monotonic()
+    reply = run(receiver, webhook_events=["started", "completed"])
+    assert time.monotonic() - began < 2 * TRY_S + 3
+    assert sorted(receiver.types) == ["completed", "completed", "started"]
+    (warning,) = warnings_of(reply)
+    assert warning.endswith(f"expected a complete answer within {TRY_S} s")
+
+
+def test_started_event_is_not_waited_for():
+    receiver = Receiver()
+
+    async def serve():
+        receiver.gate = asyncio.Event()
+        async with local_server(receiver) as port, worker_of(port, try_s=60) as worker:
+            url = url_of(port)
+            job = make_job(webhook_url=url, webhook_events=["started"], output=INLINE)
+            reply = await worker.handle(job)
+            receiver.gate.set()
+        return reply
+
+    assert warnings_of(asyncio.run(serve())) == []
+    assert receiver.types == ["started"]
+
+
+def test_receiver_that_is_down():
+    async def serve():
+        async with local_server(Receiver()) as port:
+            pass
+        async with worker_of(port) as worker:
+            return await worker.handle(make_job(webhook_url=url_of(port), output=INLINE))
+
+    reply = asyncio.run(serve())
+    assert warnings_of(reply) == [
+        "the webhook for completed was not delivered: expected a host that answers completely"
+    ]
+    assert len(reply["images"]) == 1
+
+
+def test_receiver_that_is_not_opened_gets_nothing():
+    receiver = Receiver()
+
+    async def serve():
+        async with local_server(receiver) as port, worker_of(port + 1) as worker:
+            return await worker.handle(make_job(webhook_url=url_of(port), output=INLINE))
+
+    reply = asyncio.run(serve())
+    assert reply["error"].startswith("invalid_input: ")
+    assert "webhook_url" in reply["error"] and "pomegranate" not in reply["error"]
+    assert receiver.paths == []
