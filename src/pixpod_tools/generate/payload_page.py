@@ -63,7 +63,7 @@ did not write for this very job, or whose images are gone, is ignored.
 is answered from its result, whatever the ids of the two jobs are. If it asks for something else, it
 is refused as `invalid_input`. Such a job is called `key-` and 32 hex digits in keys. Two jobs with
 one key at the same time may both run; the links of both stay valid. Results are kept in the
-deployment's bucket only, so the field is refused with delivery by `put`, `inline` or `directory`.
+deployment's bucket only, so the field is refused with any delivery other than `s3`.
 They last as long as the files, and a worker of another version ignores them.
 
 The bucket's credentials need `s3:PutObject` and `s3:GetObject` below `PIXPOD_S3_PREFIX`. Without
