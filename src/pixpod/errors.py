@@ -60,7 +60,7 @@ class WorkerError(Exception):
     fault: ClassVar[Fault]
     refresh_worker: ClassVar[bool] = False
     ends_worker: ClassVar[bool] = False
-    """Whether the process cannot serve any further job."""
+    """True if the process cannot serve any further job."""
 
     def __str__(self) -> str:
         return f"{self.code}: {super().__str__()}"

@@ -94,7 +94,7 @@ class OutputOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class PutUrl:
-    """Where one image is sent by HTTP PUT. The URL and the headers may carry a signature."""
+    """A destination of one image by HTTP PUT. URL and headers may carry a signature."""
 
     url: str = field(repr=False)
     headers: Mapping[str, str] = field(repr=False)

@@ -115,7 +115,7 @@ def _check_headers(headers: object) -> object:
 
 
 class PutUrlInput(_Edge):
-    """Where one image is sent by HTTP PUT."""
+    """A destination of one image, which is sent by HTTP PUT."""
 
     url: str
     headers: (

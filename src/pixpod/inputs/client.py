@@ -30,7 +30,7 @@ T = TypeVar("T")
 MAX_REDIRECTS = 5
 MAX_ANSWER_BYTES = 64 * 1024
 ANSWER_S = 1.0
-"""As much of the body of an answer to a write is read, and for as long."""
+"""Limits of the body of an answer to a write: the rest is not read."""
 
 RETRY_WAITS_S = (0.5, 1.0)
 CONNECT_TIMEOUT_S = 5.0

@@ -32,7 +32,7 @@ IMAGE_S = 20.0
 WEIGHTS_S = 120.0
 MAX_WEIGHTS_BYTES = 2 * 2**30
 MAX_READS = 4
-"""Of one job at a time: others must not wait behind a job with many."""
+"""Files of one job that are read at a time: others must not wait behind a job with many."""
 
 DECODING_THREADS = 2
 

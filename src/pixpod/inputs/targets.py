@@ -39,7 +39,7 @@ _PUBLIC = "a host with public addresses"
 
 
 class Use(StrEnum):
-    """What a URL is used for. The values are those of PIXPOD_ALLOW_TARGETS."""
+    """Uses of a URL. The values are those of PIXPOD_ALLOW_TARGETS."""
 
     READ = "read"
     WRITE = "write"
@@ -98,7 +98,7 @@ class OpenedTarget:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Targets:
-    """What callers may reach: public addresses, and the targets that the deployment opens.
+    """Targets that callers may reach: public addresses, and those that the deployment opens.
 
     With `shows_setting`, a refusal says how to open the target. This is for desks and the emulator:
     callers of a deployment cannot change its settings.

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 
 CHECK_S = 5.0
 LINK_LIFETIME_S = 24 * 3600
-"""Of links into buckets of jobs."""
+"""Lifetime of links into buckets of jobs."""
 
 _VOLUME_HOST = re.compile(r"s3api-(?P<region>[a-z0-9-]+)\.runpod\.io")
 """RunPod's S3 API for network volumes, which has no presigned URLs."""

@@ -35,7 +35,7 @@ class ResultImage(_Part):
 
 
 class ResultModel(_Part):
-    """As ModelIdentity."""
+    """The fields of a ModelIdentity."""
 
     name: str
     revision: str

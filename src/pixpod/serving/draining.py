@@ -84,7 +84,7 @@ class ClosingSession:
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator["ClientResponse"]:
-        """As `ClientSession.get`; raises PollClosed."""
+        """Do what `ClientSession.get` does. Raises PollClosed."""
         async with AsyncExitStack() as stack:
             yield await self._unless_closed(
                 stack.enter_async_context(self._session.get(url)),

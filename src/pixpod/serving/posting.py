@@ -31,7 +31,7 @@ that the job is no longer this worker's."""
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Address:
-    """Where one job's results go. `limit_s` is for all tries of one body."""
+    """The destination of one job's results. `limit_s` is for all tries of one body."""
 
     session: ClientSession
     url: str

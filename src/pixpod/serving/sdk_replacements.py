@@ -1,4 +1,4 @@
-"""Parts of RunPod's SDK that are replaced: it drops results, and jobs when it is told to end.
+"""Parts of RunPod's SDK that are replaced: it drops results, and loses jobs when it is stopped.
 
 Imports the SDK, which takes most of a second.
 """

@@ -118,7 +118,7 @@ class RequestQueue:
     """A queue and the one thread that serves it. All methods may be called from any thread.
 
     Warm-ups wait until no request does, and give way to requests that come. Without
-    `is_batching` every image has a batch of its own. `watch` is told of every batch and step.
+    `is_batching` every image has a batch of its own. `watch` is notified of every batch and step.
     """
 
     def __init__(
