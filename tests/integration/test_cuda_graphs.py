@@ -180,7 +180,7 @@ def test_captured_graphs_generate_the_same_images(monkeypatch, tmp_path):
 
     monkeypatch.setattr(compilation, "CudaGraphs", graphs_of)
     monkeypatch.setattr(compilation, "regions_for", regions_of)
-    monkeypatch.setattr(compilation, "_jit", lambda region, backend: eagerly)
+    monkeypatch.setattr(compilation, "jit_compiled", lambda region, backend: eagerly)
     model = loading.load("sd15-tiny", loading.shipped("sd15-tiny"), Precision.FLOAT32, CPU)
     expected = [generate(seed) for seed in (1, 2)]
     found = compilation.compile_model(model, CompiledStore(tmp_path), backend="none")

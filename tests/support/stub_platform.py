@@ -73,6 +73,11 @@ class StubPlatform:
             "RUNPOD_LOG_LEVEL": "INFO",
         }
 
+    @property
+    def num_waiting(self) -> int:
+        """Number of jobs that no worker has taken."""
+        return self._jobs.qsize()
+
     def _put(self, waiting: "asyncio.Queue[Any]", item: object) -> None:
         assert self._loop is not None
         self._loop.call_soon_threadsafe(waiting.put_nowait, item)
