@@ -97,8 +97,8 @@ def test_device_is_free_within_two_steps(tmp_path, count):
         f"\ncancels {count}, steps until the device is free: median "
         f"{statistics.median(waits):.2f}, most {max(waits):.2f}"
     )
-    # of steps of milliseconds, single ones are long on a busy machine
-    assert statistics.median(waits) < 2
+    # beside other tests a step of milliseconds may seem long; the acceptance run has the machine
+    assert (statistics.median(waits) if count == 10 else max(waits)) < 2
 
 
 @pytest.mark.parametrize("count", [10, pytest.param(200, marks=pytest.mark.acceptance)])
