@@ -20,13 +20,9 @@ def line(message="hello", *args, exc_info=None, **extra):
 
 
 @pytest.fixture
-def restored_logging():
-    root = logging.getLogger()
-    handlers, level = root.handlers[:], root.level
+def restored_levels():
     levels = {name: logging.getLogger(name).level for name in CHATTY_LIBRARIES}
     yield
-    root.handlers[:] = handlers
-    root.setLevel(level)
     for name, was in levels.items():
         logging.getLogger(name).setLevel(was)
 
@@ -85,7 +81,7 @@ def test_traceback_is_in_the_line():
     assert "RuntimeError: broken" in found["traceback"]
 
 
-@pytest.mark.usefixtures("restored_logging")
+@pytest.mark.usefixtures("restored_levels")
 def test_logs_go_to_standard_error_and_libraries_are_quiet(capsys):
     configure_logging("INFO")
     logging.getLogger("pixpod.test").info("ours")

@@ -39,14 +39,6 @@ def folder(tmp_path, monkeypatch):
     return folder
 
 
-@pytest.fixture(autouse=True)
-def untouched_logging():
-    root = logging.getLogger()
-    handlers, level = list(root.handlers), root.level
-    yield
-    root.handlers, root.level = handlers, level
-
-
 def settings(*arguments):
     return configuration_of(parse_flags(arguments), {}).settings("key")
 
