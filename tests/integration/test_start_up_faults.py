@@ -1,6 +1,5 @@
 """docs/start-up-faults.md: each fault is made, and what follows is what the table says."""
 
-import ast
 import asyncio
 import re
 import signal
@@ -543,8 +542,7 @@ ROWS = tuple(rows())
 
 
 def functions(path: Path) -> set[str]:
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    return {node.name for node in ast.walk(tree) if isinstance(node, ast.FunctionDef)}
+    return set(re.findall(r"^ *def (\w+)", path.read_text(encoding="utf-8"), re.MULTILINE))
 
 
 def test_table_is_found():
