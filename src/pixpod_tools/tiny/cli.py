@@ -1,4 +1,7 @@
-"""The command line behind `scripts/train_tiny`: train, publish, evaluate."""
+"""The command line behind `scripts/train_tiny`: train, publish, evaluate.
+
+A training that was interrupted resumes from its checkpoint in the folder of `--work`.
+"""
 
 import argparse
 import logging
@@ -61,6 +64,7 @@ def train_vae(options: argparse.Namespace) -> None:
     vae.train_vae(model, _course(vae.COURSE, options), decoder_only=options.decoder_only)
     model.save_pretrained(options.work / "vae")
     publish_vae(options.work / "vae", options.out)
+    _checkpoint(options, "image").unlink()
 
 
 def train_flux(options: argparse.Namespace) -> None:
@@ -102,7 +106,9 @@ def _prepare(read: pretrain.Read, options: argparse.Namespace) -> DiffusionPipel
     if options.init:
         return DiffusionPipeline.from_pretrained(options.init, vae=autoencoder, dtype=torch.float32)
     pipeline = untrained_pipeline(MODEL_CACHE / f"{options.command}-tiny", autoencoder)
-    pretrain.pretrain(pipeline, read, replace(pretrain.COURSE, seed=options.seed))
+    checkpoint = _checkpoint(options, "text")
+    course = replace(pretrain.COURSE, seed=options.seed, checkpoint=checkpoint)
+    pretrain.pretrain(pipeline, read, course)
     return pipeline
 
 
@@ -110,11 +116,23 @@ def _save(pipeline: DiffusionPipeline, options: argparse.Namespace) -> None:
     name = f"{options.command}-tiny"
     pipeline.save_pretrained(options.work / name)
     publish(options.work / name, options.out / name)
+    for kind in ("text", "image"):
+        _checkpoint(options, kind).unlink(missing_ok=True)
+
+
+def _checkpoint(options: argparse.Namespace, kind: str) -> Path:
+    work: Path = options.work
+    return work / f"{options.command}-{kind}.checkpoint"
 
 
 def _course(usual: Course, options: argparse.Namespace) -> Course:
     chosen = {"minutes": options.minutes, "learning_rate": options.learning_rate}
-    return replace(usual, seed=options.seed, **{k: v for k, v in chosen.items() if v})
+    return replace(
+        usual,
+        seed=options.seed,
+        checkpoint=_checkpoint(options, "image"),
+        **{k: v for k, v in chosen.items() if v},
+    )
 
 
 if __name__ == "__main__":

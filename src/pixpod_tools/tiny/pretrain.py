@@ -59,11 +59,9 @@ def _views(conditioning: Conditioning) -> tuple[torch.Tensor, ...]:
 
 def pretrain(pipeline: DiffusionPipeline, read: Read, course: Course) -> None:
     """Train the text encoders in place."""
-    torch.manual_seed(course.seed)
-    rng = np.random.default_rng(course.seed)
     classifier = CaptionClassifier(pipeline, read)
 
-    def batch_loss() -> torch.Tensor:
+    def batch_loss(rng: np.random.Generator) -> torch.Tensor:
         scenes = [sample_training_scene(rng) for _ in range(course.batch_size)]
         captions = [vary(scene, rng) for scene in scenes]
         labels = torch.tensor([_labels(*pair) for pair in zip(scenes, captions, strict=True)])

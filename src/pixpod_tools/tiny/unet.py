@@ -79,8 +79,6 @@ def train_unet(
     pipeline: DiffusionPipeline, condition: Condition, buckets: list[LatentBucket], course: Course
 ) -> None:
     """Train the UNet in place; the text encoders stay as they are."""
-    torch.manual_seed(course.seed)
-    rng = np.random.default_rng(course.seed)
     alphas = DDPMScheduler(
         beta_start=0.00085,
         beta_end=0.012,
@@ -89,7 +87,7 @@ def train_unet(
     ).alphas_cumprod
     text_encoders(pipeline).eval().requires_grad_(False)
 
-    def batch_loss() -> torch.Tensor:
+    def batch_loss(rng: np.random.Generator) -> torch.Tensor:
         latents, scenes, bucket = sample_batch(buckets, course.batch_size, rng)
         with torch.no_grad():
             conditioning = condition(pipeline, [vary(scene, rng) for scene in scenes], bucket)

@@ -1,7 +1,5 @@
 """Trains the autoencoder that all three tiny checkpoints share: 16 channels, 8 times smaller."""
 
-from collections.abc import Callable
-
 import numpy as np
 import torch
 from diffusers import AutoencoderKL
@@ -27,13 +25,13 @@ def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False)
 
     With `decoder_only` latents do not change, so that image models trained on them still fit.
     """
-    torch.manual_seed(course.seed)
     vae.encoder.requires_grad_(not decoder_only)
     vae.register_to_config(scaling_factor=1.0)
-    next_batch = _batches(course)
+    pictures_of = [to_tensor(render_scenes(bucket)[0]) for bucket in BUCKETS]
 
-    def batch_loss() -> torch.Tensor:
-        pictures = next_batch()
+    def batch_loss(rng: np.random.Generator) -> torch.Tensor:
+        chosen = pictures_of[int(rng.choice(len(pictures_of), p=SHARES))]
+        pictures = chosen[torch.from_numpy(rng.integers(len(chosen), size=course.batch_size))]
         posterior = vae.encode(pictures).latent_dist
         latents = posterior.sample()
         drawn = vae.decode(latents).sample
@@ -55,14 +53,3 @@ def _weights(pictures: torch.Tensor) -> torch.Tensor:
     corner = pictures[:, :, :1, :1]
     is_shape = (pictures - corner).abs().amax(dim=1, keepdim=True) > 0.1
     return 1 + 2 * is_shape.float()
-
-
-def _batches(course: Course) -> Callable[[], torch.Tensor]:
-    rng = np.random.default_rng(course.seed)
-    pictures = [to_tensor(render_scenes(bucket)[0]) for bucket in BUCKETS]
-
-    def next_batch() -> torch.Tensor:
-        chosen = pictures[int(rng.choice(len(pictures), p=SHARES))]
-        return chosen[torch.from_numpy(rng.integers(len(chosen), size=course.batch_size))]
-
-    return next_batch
