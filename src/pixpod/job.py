@@ -61,6 +61,14 @@ class Mode(StrEnum):
     EDIT = "edit"
 
 
+class Resize(StrEnum):
+    """Ways to fit an image to another shape: crop it, add borders, or distort it."""
+
+    COVER = "cover"
+    CONTAIN = "contain"
+    STRETCH = "stretch"
+
+
 class Quality(StrEnum):
     """Trade-off that a caller chooses between fidelity and speed.
 
@@ -133,12 +141,56 @@ class TextOptions:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Sampling:
-    """Arguments that shape the denoiser's calls. Scales are None where the model takes none."""
+    """Arguments that shape the denoiser's calls. Scales are None where the model takes none.
+
+    `strength`, above 0 to 1, is the share of the steps that run on a given image; None without one.
+    """
 
     num_inference_steps: int
     scheduler: str
     guidance_scale: float | None = None
     true_cfg_scale: float | None = None
+    strength: float | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawImage:
+    """Decoded pixels: 8-bit RGB, row by row, `3 * width * height` bytes."""
+
+    width: int
+    height: int
+    pixels: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RawMask:
+    """Decoded pixels of a mask: 8-bit grey, row by row, `width * height` bytes."""
+
+    width: int
+    height: int
+    pixels: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputImage:
+    """A caller's image at the size of the images to generate.
+
+    `digest` is the SHA-256 of size and pixels in hex: equal images are encoded once.
+    """
+
+    raw: RawImage
+    digest: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Conditions:
+    """What steers images beside their texts, fetched, decoded and scaled.
+
+    White in the mask is generated, black stays as in `image`, and grey blends the two.
+    """
+
+    image: InputImage | None = None
+    mask: RawMask | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -157,6 +209,7 @@ class GenerationRequest:
     text: TextOptions
     prompts: Prompts
     seeds: tuple[int, ...]
+    conditions: Conditions = Conditions()
     isolated: bool = False
 
 
@@ -177,24 +230,6 @@ class Job:
     execution_timeout_s: float | None = None
     put_urls: tuple[PutUrl, ...] = ()
     bucket: CallerBucket | None = None
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawImage:
-    """Decoded pixels: 8-bit RGB, row by row, `3 * width * height` bytes."""
-
-    width: int
-    height: int
-    pixels: bytes = field(repr=False)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class RawMask:
-    """Decoded pixels of a mask: 8-bit grey, row by row, `width * height` bytes."""
-
-    width: int
-    height: int
-    pixels: bytes = field(repr=False)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

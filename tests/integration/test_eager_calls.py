@@ -13,8 +13,8 @@ from pixpod.engine.compilation.calls import (
     collecting_eager_calls,
 )
 from pixpod.engine.compilation.regions import Call
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import Compilation
@@ -109,7 +109,7 @@ def test_reply_names_a_size_that_is_not_compiled():
         prompt="a red circle", width=72, height=64, num_inference_steps=2, seeds=(1,)
     )
     item = BatchItem(request=request, seeds=(1,))
-    (result,) = ModelRunner(placement, PromptCache(0)).execute(model, [item], lambda calls: None)
+    (result,) = ModelRunner(placement, ConditionCache(0)).execute(model, [item], lambda calls: None)
     assert isinstance(result, ItemResult)
     assert result.warnings == (
         "unet ran eagerly, which is slower: expected latents with sides that are multiples of 2, "

@@ -14,8 +14,8 @@ from pixpod.catalog import load_catalog
 from pixpod.engine.compilation.calls import RegionForward
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.loading.components import LoadJob
 from pixpod.engine.loading.model_loading import load_model
 from pixpod.engine.memory.needs import need_of
@@ -93,7 +93,7 @@ def items_of(spec, *prompts):
 
 def execute(model, items, plan=None):
     placement = Placement(plan or make_plan((), None))
-    runner = ModelRunner(placement, PromptCache(0))
+    runner = ModelRunner(placement, ConditionCache(0))
     results = runner.execute(model, items, lambda step: None)
     images = [result.images[0] for result in results if isinstance(result, ItemResult)]
     assert len(images) == len(items)

@@ -25,16 +25,16 @@ from pixpod.contract.rules import Capabilities
 from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.conditions import TextCondition
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
+    EncodeStage,
     Stage,
     StageContext,
-    TextEncodeStage,
 )
 from pixpod.engine.memory.needs import Need
 from pixpod.engine.memory.offloading import OffloadableWeights
@@ -118,7 +118,7 @@ class Observer:
 
     def stages(self) -> dict[StageName, Stage]:
         real: dict[StageName, Stage] = {
-            StageName.TEXT_ENCODE: TextEncodeStage([TextCondition(PromptCache(0))]),
+            StageName.TEXT_ENCODE: EncodeStage([TextCondition(ConditionCache(0))], "a text"),
             StageName.DENOISE: DenoiseStage(),
             StageName.DECODE: DecodeStage(),
         }
@@ -259,7 +259,7 @@ def run_observed(percent: int, work: list[GenerationRequest]) -> tuple[list[Obse
 def item_of(request: GenerationRequest, model: LoadedModel, placement: Placement) -> BatchItem:
     """As many of the images as a queue would put into one batch."""
     runnable = RunnableModel(
-        model, ModelRunner(placement, PromptCache(0)), BootTimeline(time.perf_counter)
+        model, ModelRunner(placement, ConditionCache(0)), BootTimeline(time.perf_counter)
     )
     return BatchItem(request=request, seeds=request.seeds[: runnable.max_batch_size(request)])
 
@@ -273,7 +273,7 @@ def run_all(
     """Images of each item, which is a batch of its own."""
     for model in models.values():
         placement.add(model)
-    runner = ModelRunner(placement, PromptCache(0), stages=stages)
+    runner = ModelRunner(placement, ConditionCache(0), stages=stages)
     images = []
     for item in items:
         (result,) = runner.execute(models[item.request.model], [item], lambda calls: None)
@@ -334,7 +334,7 @@ def test_stage_that_uses_another_component_fails_its_job_only(touch, component, 
     spec = CATALOG["sd15-tiny"]
     timeline = BootTimeline(time.perf_counter)
     stages = {StageName.DECODE: PlantedStage(touch, times=1)}
-    runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0), stages=stages)
+    runner = ModelRunner(Placement(make_plan((), None)), ConditionCache(0), stages=stages)
     loader: Any = LoadedAlready(RunnableModel(load(spec.name), runner, timeline))
     engine = DiffusionEngine(
         models={spec.name: spec},

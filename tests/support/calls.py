@@ -9,8 +9,8 @@ from typing import Any
 import torch
 
 from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.execution.stages import DenoiseStage, StageContext
 from pixpod.engine.memory.placement import Placement
@@ -31,7 +31,7 @@ def generate(
     """Images of a request from a queue, and the description of the calls that made them."""
     calls: list[dict[str, object]] = []
     stages = {StageName.DENOISE: _LoggedDenoise(calls)}
-    runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0), stages=stages)
+    runner = ModelRunner(Placement(make_plan((), None)), ConditionCache(0), stages=stages)
     runnable = RunnableModel(model, runner, BootTimeline(time.perf_counter))
     queue = RequestQueue(watch=DeviceWatch(lambda waited_s: None))
     try:
@@ -43,6 +43,7 @@ def generate(
 
 class _LoggedDenoise(DenoiseStage):
     def __init__(self, calls: list[dict[str, object]]) -> None:
+        super().__init__()
         self._calls = calls
 
     def run(self, batch: Batch, context: StageContext) -> None:

@@ -78,7 +78,9 @@ SD3 = FamilySpec(
         RegionSpec(component="transformer", classes=("JointTransformerBlock",)),
         RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
     ),
-    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.4, denoise_gib=0.4, decode_gib=2.0),
+    working_memory=WorkingMemory(
+        text_gib=0.3, fixed_gib=0.4, denoise_gib=0.4, decode_gib=2.0, encode_gib=1.0
+    ),
 )
 
 CATALOG_ENTRY = """

@@ -36,7 +36,11 @@ FLUX = FamilySpec(
         ),
         VAE,
     ),
-    pipelines={Mode.TEXT_TO_IMAGE: "FluxPipeline"},
+    pipelines={
+        Mode.TEXT_TO_IMAGE: "FluxPipeline",
+        Mode.IMAGE_TO_IMAGE: "FluxImg2ImgPipeline",
+        Mode.INPAINT: "FluxImg2ImgPipeline",
+    },
     calls="pixpod.engine.execution.pipelines.flux:FluxCalls",
     # VAE stride 8, times 2 for packed latents
     size_multiple_px=16,
@@ -71,7 +75,9 @@ FLUX = FamilySpec(
     # Decoding: 2.4 GiB for one image and 2.0 for each further one, from the memory columns of
     # diffusers-torchao's tables for an H100. Denoising is an estimate: 4608 tokens of 3072
     # channels and an MLP of four times that, in bfloat16.
-    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.4, denoise_gib=0.3, decode_gib=2.0),
+    working_memory=WorkingMemory(
+        text_gib=0.3, fixed_gib=0.4, denoise_gib=0.3, decode_gib=2.0, encode_gib=1.0
+    ),
     # torchao's and flux-fp8-api's recipes agree on these: embedders and the output layer.
     quantization=QuantizationSpec(
         keep_16_bit=frozenset(
@@ -80,6 +86,7 @@ FLUX = FamilySpec(
         adaln=r"(transformer_blocks|single_transformer_blocks)\.\d+\.norm\w*\.linear",
     ),
     sets_attention_backend=True,
+    runs_started_steps=True,
     step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
     has_denoiser_files=True,
 )

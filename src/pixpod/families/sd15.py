@@ -22,7 +22,11 @@ SD15 = FamilySpec(
         ),
         VAE,
     ),
-    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusionPipeline"},
+    pipelines={
+        Mode.TEXT_TO_IMAGE: "StableDiffusionPipeline",
+        Mode.IMAGE_TO_IMAGE: "StableDiffusionImg2ImgPipeline",
+        Mode.INPAINT: "StableDiffusionImg2ImgPipeline",
+    },
     calls="pixpod.engine.execution.pipelines.sd15:Sd15Calls",
     size_multiple_px=8,
     schedulers=UNET_SCHEDULERS,
@@ -42,6 +46,8 @@ SD15 = FamilySpec(
     # compiling with channels-last takes a third off (fal's table, A100).
     regions=(UNET_REGION, VAE_REGION),
     # As for SDXL.
-    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0),
+    working_memory=WorkingMemory(
+        text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
+    ),
     pipeline_options={"requires_safety_checker": False},
 )

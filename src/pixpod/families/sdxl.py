@@ -28,7 +28,11 @@ SDXL = FamilySpec(
         ),
         VAE,
     ),
-    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusionXLPipeline"},
+    pipelines={
+        Mode.TEXT_TO_IMAGE: "StableDiffusionXLPipeline",
+        Mode.IMAGE_TO_IMAGE: "StableDiffusionXLImg2ImgPipeline",
+        Mode.INPAINT: "StableDiffusionXLImg2ImgPipeline",
+    },
     calls="pixpod.engine.execution.pipelines.sdxl:SdxlCalls",
     size_multiple_px=8,
     schedulers=UNET_SCHEDULERS,
@@ -55,7 +59,9 @@ SDXL = FamilySpec(
     regions=(UNET_REGION, VAE_REGION),
     # Decoding as for FLUX, whose VAE is the same network. Denoising is an estimate for two rows
     # of classifier-free guidance.
-    working_memory=WorkingMemory(text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0),
+    working_memory=WorkingMemory(
+        text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
+    ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
 )

@@ -150,13 +150,14 @@ class WorkingMemory:
     """Memory for activations while a stage runs, in GiB.
 
     `text_gib` while texts are encoded; `fixed_gib` for any batch, `denoise_gib` and `decode_gib`
-    more for each image of 1024x1024.
+    more for each image of 1024x1024; `encode_gib` for encoding one such image.
     """
 
     text_gib: float
     fixed_gib: float
     denoise_gib: float
     decode_gib: float
+    encode_gib: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
@@ -168,6 +169,7 @@ class FamilySpec:
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
+    `runs_started_steps`: of the steps that a strength leaves, a part of one is run as a whole step.
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
@@ -192,6 +194,7 @@ class FamilySpec:
     pipeline_options: Mapping[str, object] = field(default_factory=dict)
     sets_attention_backend: bool = False
     upcasts_vae: bool = False
+    runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
 

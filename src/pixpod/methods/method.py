@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec, Size
-from pixpod.job import GenerationRequest
+from pixpod.families import FamilySpec
+from pixpod.job import GenerationRequest, Mode, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,8 +15,18 @@ class Method:
     """
 
     pipeline: str
+    mode: Mode
     size: Size
     num_calls: int
+
+
+def num_steps(family: FamilySpec, sampling: Sampling) -> int:
+    """Return the steps that a strength leaves, as diffusers' pipelines count them."""
+    steps = sampling.num_inference_steps
+    if sampling.strength is None:
+        return steps
+    wanted = min(steps * sampling.strength, steps)
+    return steps - int(steps - (wanted if family.runs_started_steps else int(wanted)))
 
 
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
@@ -26,6 +37,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
     scheduler = spec.family.schedulers[request.sampling.scheduler]
     return Method(
         pipeline=spec.family.pipelines[request.mode],
+        mode=request.mode,
         size=(request.width, request.height),
-        num_calls=scheduler.num_calls(request.sampling.num_inference_steps),
+        num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
     )

@@ -5,7 +5,11 @@ from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
 from pixpod.families import GIB
+from pixpod.job import Mode
 from pixpod.methods.method import Method
+
+IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
+"""Modes that begin with a given image."""
 
 _SQUARE_PX = 1024 * 1024
 
@@ -14,6 +18,7 @@ class StageName(StrEnum):
     """Names of stages as a reply's timings have them, in the order in which they run."""
 
     TEXT_ENCODE = "text_encode"
+    IMAGE_ENCODE = "image_encode"
     DENOISE = "denoise"
     DECODE = "decode"
 
@@ -38,12 +43,18 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     width, height = method.size
     squares = width * height / _SQUARE_PX
     fixed_bytes = round(memory.fixed_gib * GIB)
+    image_encode = StagePlan(
+        name=StageName.IMAGE_ENCODE,
+        components=(family.vae,),
+        fixed_bytes=fixed_bytes + round(memory.encode_gib * squares * GIB),
+    )
     return (
         StagePlan(
             name=StageName.TEXT_ENCODE,
             components=family.text_encoders,
             fixed_bytes=round(memory.text_gib * GIB),
         ),
+        *((image_encode,) if method.mode in IMAGE_MODES else ()),
         StagePlan(
             name=StageName.DENOISE,
             components=(family.denoiser,),

@@ -6,8 +6,8 @@ from dataclasses import dataclass, field
 
 from torch._dynamo.utils import counters
 
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import LoadedModel
@@ -38,7 +38,7 @@ class LocalRunner:
     def __init__(self, model: LoadedModel, warnings: Callable[[], tuple[str, ...]] = tuple) -> None:
         self.model = model
         self._warnings = warnings
-        self._runner = ModelRunner(Placement(make_plan((), None)), PromptCache(0))
+        self._runner = ModelRunner(Placement(make_plan((), None)), ConditionCache(0))
 
     def generate(self, request: GenerationRequest) -> TimedImages:
         """Generate the images of a request. Raises WorkerError."""

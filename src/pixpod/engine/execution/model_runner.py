@@ -11,14 +11,14 @@ from pixpod.engine.compilation.calls import collecting_eager_calls, pausing_watc
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
-from pixpod.engine.execution.conditions import TextCondition
-from pixpod.engine.execution.prompt_cache import PromptCache
+from pixpod.engine.execution.condition_cache import ConditionCache
+from pixpod.engine.execution.conditions import SourceCondition, TextCondition
 from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
+    EncodeStage,
     Stage,
     StageContext,
-    TextEncodeStage,
 )
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
@@ -38,15 +38,17 @@ class ModelRunner:
     def __init__(
         self,
         placement: Placement,
-        prompts: PromptCache,
+        cache: ConditionCache,
         *,
         stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         self._placement = placement
+        text, source = TextCondition(cache), SourceCondition(cache)
         self._stages: Mapping[StageName, Stage] = {
-            StageName.TEXT_ENCODE: TextEncodeStage([TextCondition(prompts)]),
-            StageName.DENOISE: DenoiseStage(),
-            StageName.DECODE: DecodeStage(),
+            StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
+            StageName.IMAGE_ENCODE: EncodeStage([source], "encoding an image"),
+            StageName.DENOISE: DenoiseStage([source]),
+            StageName.DECODE: DecodeStage([source]),
             **stages,
         }
 

@@ -15,8 +15,8 @@ from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.loading.components import LoadJob, target_precision
 from pixpod.engine.loading.model_loading import load_model
@@ -68,7 +68,7 @@ class Variants:
 
     def __post_init__(self) -> None:
         self.placement = Placement(self.plan)
-        self._runner = ModelRunner(self.placement, PromptCache(self.prompt_cache_bytes))
+        self._runner = ModelRunner(self.placement, ConditionCache(self.prompt_cache_bytes))
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._components: dict[ComponentKey, Component] = {}

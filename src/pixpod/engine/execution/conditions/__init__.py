@@ -1,6 +1,7 @@
-"""Conditions, which steer an image. The only one so far is text."""
+"""Conditions, which steer an image: one file for each kind."""
 
-from pixpod.engine.execution.conditions.base import Condition
+from pixpod.engine.execution.conditions.base import AfterStep, Condition
+from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
 
-__all__ = ["Condition", "TextCondition"]
+__all__ = ["AfterStep", "Condition", "SourceCondition", "TextCondition"]

@@ -1,33 +1,47 @@
-"""The protocol of conditions: everything that steers an image apart from its seed."""
+"""The base of conditions: everything that steers an image apart from its seed."""
 
-from typing import Protocol
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Sequence
 
+import torch
+
+from pixpod.engine.execution.batch import Batch, Row
 from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.model import LoadedModel, Pipeline
 from pixpod.job import GenerationRequest
 from pixpod.methods import StageName
 
+AfterStep = Callable[[int, torch.Tensor], torch.Tensor]
+"""Called with the index of a finished step and the latents after it, as the pipeline has them;
+returns the latents for the next step.
+"""
 
-class Condition(Protocol):
+
+class Condition(ABC):
     """Prepares a part of a request as tensors for the pipeline's call.
 
-    `methods.batch_key` says what rows of a batch must share, and the plan of `stage` names the
-    components that `compute` may use.
+    `methods.batch_key` says what rows of a batch must share. `stage` computes the condition, and
+    its plan names the components that `compute` may use.
     """
 
-    @property
-    def stage(self) -> StageName:
-        """The stage that computes this condition."""
-        ...
+    stage: StageName
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
         """Return warnings for the caller. Raises InvalidInput; needs no component."""
-        ...
+        return []
 
+    @abstractmethod
     def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
         """Return arguments that were computed before, on the model's device; None if unknown."""
-        ...
 
+    @abstractmethod
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
         """Compute the arguments of one request; a tensor's first dimension is 1."""
-        ...
+
+    def after_step(self, batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> AfterStep | None:
+        """Return what changes the latents of these rows after each step; None for nothing."""
+        return None
+
+    def finish(self, request: GenerationRequest, image: torch.Tensor) -> torch.Tensor:
+        """Return a finished image, of (height, width, 3) in 8 bits, as the caller gets it."""
+        return image

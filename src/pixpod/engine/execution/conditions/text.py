@@ -1,19 +1,22 @@
 """Text as a condition: its length is checked, its embeddings are cached."""
 
+from dataclasses import astuple
+
+from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
+from pixpod.engine.execution.conditions.base import Condition
 from pixpod.engine.execution.pipelines import Arguments, TokenLimit, calls_of
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.engine.model import LoadedModel, Pipeline
 from pixpod.errors import InvalidInput, Problem
 from pixpod.job import GenerationRequest
-from pixpod.methods import StageName
+from pixpod.methods import StageName, uses_negative_prompt
 
 
-class TextCondition:
+class TextCondition(Condition):
     """Embeddings of a request's prompts."""
 
     stage = StageName.TEXT_ENCODE
 
-    def __init__(self, cache: PromptCache) -> None:
+    def __init__(self, cache: ConditionCache) -> None:
         self._cache = cache
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
@@ -36,12 +39,23 @@ class TextCondition:
         return list(dict.fromkeys(warnings))
 
     def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
-        return self._cache.get(self._cache.key(model, request), model.device)
+        return self._cache.get(text_key(model, request), model.device)
 
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
         arguments = calls_of(model.spec.family).encode_text(pipe, request, model.device)
-        self._cache.put(self._cache.key(model, request), arguments)
+        self._cache.put(text_key(model, request), arguments)
         return arguments
+
+
+def text_key(model: LoadedModel, request: GenerationRequest) -> bytes:
+    """Return the same key for requests with the same embeddings."""
+    return cache_key(
+        "text",
+        model,
+        *astuple(request.prompts),
+        request.text.max_sequence_length,
+        uses_negative_prompt(model.spec.family, request.sampling),
+    )
 
 
 def _truncated(limit: TokenLimit, num_tokens: int) -> str:

@@ -7,8 +7,8 @@ from typing import Any, Protocol
 import torch
 
 from pixpod.catalog import Size
-from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Prompts, Sampling
+from pixpod.engine.model import Component, Pipeline, Tokenizer
+from pixpod.job import GenerationRequest, Prompts
 
 Arguments = dict[str, Any]
 """Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
@@ -49,8 +49,16 @@ class PipelineCalls(Protocol):
         """Return the embeddings of one request. Its tokenizers cut texts that are too long."""
         ...
 
-    def call_arguments(self, sampling: Sampling) -> Arguments:
-        """Return the scales of a request under the names that the pipeline's call has."""
+    def call_arguments(self, request: GenerationRequest) -> Arguments:
+        """Return scales, strength and size under the names that the pipeline's call has."""
+        ...
+
+    def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
+        """Return scaled latents of (rows, 3, height, width) with values of -1 to 1."""
+        ...
+
+    def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+        """Return latents of (rows, channels, height, width) as the denoiser has them."""
         ...
 
     def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
@@ -72,19 +80,50 @@ def second_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
         yield "negative_prompt", prompts.negative_prompt
 
 
+def image_arguments(request: GenerationRequest) -> Arguments:
+    """Return the strength of a request with an image, which takes its size from the latents."""
+    if request.sampling.strength is None:
+        return {"width": request.width, "height": request.height}
+    return {"strength": request.sampling.strength}
+
+
+def encode_pixels(pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
+    """Return the mode of the VAE's distribution, not scaled. Without the sampling, equal images
+    have equal latents, which can be cached.
+    """
+    vae = pipe.vae
+    parameter = next(vae.encoder.parameters())  # on a CPU the decoder has another format
+    latents: torch.Tensor = vae.encode(pixels.to(parameter)).latent_dist.mode()
+    return latents
+
+
+def encode_latents(pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
+    """Encode pixels as latents with the VAE's scale, as diffusers' pipelines do."""
+    vae, latents = pipe.vae, encode_pixels(pipe, pixels)
+    if (normal := _normal(vae, latents)) is not None:
+        mean, std = normal
+        latents = (latents - mean) / std
+    return latents * float(vae.config.scaling_factor)
+
+
 def decode_latents(pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
     """Decode unpacked latents by the VAE's scale, as diffusers' pipelines do."""
     vae = pipe.vae
     latents = latents.to(vae.dtype)
-    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
-    if mean is not None and std is not None:
-        mean, std = (
-            torch.tensor(values).view(1, -1, 1, 1).to(latents.device, latents.dtype)
-            for values in (mean, std)
-        )
+    if (normal := _normal(vae, latents)) is not None:
+        mean, std = normal
         latents = latents * std / vae.config.scaling_factor + mean
     else:
         latents = latents / vae.config.scaling_factor
     image = vae.decode(latents, return_dict=False)[0]
     pixels: torch.Tensor = pipe.image_processor.postprocess(image, output_type="pt")
     return pixels
+
+
+def _normal(vae: Component, latents: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor] | None:
+    """Return mean and deviation of each channel; None for a VAE that has one scale only."""
+    mean, std = vae.config.get("latents_mean"), vae.config.get("latents_std")
+    if mean is None or std is None:
+        return None
+    mean, std = (torch.tensor(each).view(1, -1, 1, 1).to(latents) for each in (mean, std))
+    return mean, std

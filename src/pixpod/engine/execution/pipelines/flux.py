@@ -8,10 +8,12 @@ from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
     TokenLimit,
+    encode_pixels,
+    image_arguments,
     second_texts,
 )
 from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Sampling
+from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
 
 
@@ -51,11 +53,26 @@ class FluxCalls:
             arguments |= {"negative_prompt_embeds": embeds, "negative_pooled_prompt_embeds": pooled}
         return arguments
 
-    def call_arguments(self, sampling: Sampling) -> Arguments:
-        arguments: Arguments = {"true_cfg_scale": sampling.true_cfg_scale or 1.0}
+    def call_arguments(self, request: GenerationRequest) -> Arguments:
+        sampling = request.sampling
+        arguments = {
+            "true_cfg_scale": sampling.true_cfg_scale or 1.0,
+            "width": request.width,
+            "height": request.height,
+            **image_arguments(request),
+        }
         if sampling.guidance_scale is not None:
             arguments["guidance_scale"] = sampling.guidance_scale
         return arguments
+
+    def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
+        config = pipe.vae.config
+        latents = encode_pixels(pipe, pixels) - float(config.shift_factor)
+        return latents * float(config.scaling_factor)
+
+    def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+        packed: torch.Tensor = pipe._pack_latents(latents, *latents.shape)
+        return packed
 
     def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
         width, height = size

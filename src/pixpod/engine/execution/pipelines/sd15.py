@@ -10,9 +10,11 @@ from pixpod.engine.execution.pipelines.base import (
     TokenLimit,
     clip_limit,
     decode_latents,
+    encode_latents,
+    image_arguments,
 )
 from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Sampling
+from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
 
 
@@ -39,8 +41,14 @@ class Sd15Calls:
         )
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
 
-    def call_arguments(self, sampling: Sampling) -> Arguments:
-        return {"guidance_scale": sampling.guidance_scale}
+    def call_arguments(self, request: GenerationRequest) -> Arguments:
+        return {"guidance_scale": request.sampling.guidance_scale, **image_arguments(request)}
+
+    def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
+        return encode_latents(pipe, pixels)
+
+    def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
+        return latents
 
     def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
         return decode_latents(pipe, latents)

@@ -3,6 +3,6 @@
 from pixpod.engine.execution.stages.base import Stage, StageContext
 from pixpod.engine.execution.stages.decode import DecodeStage
 from pixpod.engine.execution.stages.denoise import DenoiseStage
-from pixpod.engine.execution.stages.text_encode import TextEncodeStage
+from pixpod.engine.execution.stages.encode import EncodeStage
 
-__all__ = ["DecodeStage", "DenoiseStage", "Stage", "StageContext", "TextEncodeStage"]
+__all__ = ["DecodeStage", "DenoiseStage", "EncodeStage", "Stage", "StageContext"]

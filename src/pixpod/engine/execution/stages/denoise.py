@@ -8,43 +8,48 @@ import torch
 
 from pixpod.engine.device import Pace
 from pixpod.engine.execution.batch import Batch, Row
+from pixpod.engine.execution.conditions import AfterStep, Condition
 from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.execution.stages.base import StageContext
 from pixpod.engine.execution.step_cache import step_caching
 from pixpod.engine.model import Pipeline
+from pixpod.methods import num_steps
 
 
 class DenoiseStage:
     """Gives each row its latents."""
 
+    def __init__(self, conditions: Sequence[Condition] = ()) -> None:
+        self._conditions = conditions
+
     def prepare(self, batch: Batch) -> bool:
         return bool(batch.rows)
 
     def run(self, batch: Batch, context: StageContext) -> None:
-        attempt = partial(_denoise, batch, context.pipe)
+        attempt = partial(_denoise, batch, context.pipe, self._conditions)
         width, height = batch.method.size
         context.run_within_memory(batch, f"an image of {width}x{height}", batch.buckets(), attempt)
 
 
-def _denoise(batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> None:
-    model, sampling = batch.model, batch.request.sampling
-    width, height = batch.method.size
-    pipe.scheduler = model.scheduler(sampling.scheduler)
+def _denoise(
+    batch: Batch, pipe: Pipeline, conditions: Sequence[Condition], rows: Sequence[Row]
+) -> None:
+    model, request = batch.model, batch.request
+    pipe.scheduler = model.scheduler(request.sampling.scheduler)
+    changes = [each.after_step(batch, pipe, rows) for each in conditions]
     with step_caching(
         model.denoiser,
         model.spec.family.step_cache_blocks,
-        batch.request.quality,
-        sampling.num_inference_steps,
+        request.quality,
+        num_steps(model.spec.family, request.sampling),
     ) as skipped:
         latents = pipe(
             **_stack([row.state.arguments for row in rows]),
-            **batch.calls.call_arguments(sampling),
-            width=width,
-            height=height,
-            num_inference_steps=sampling.num_inference_steps,
+            **batch.calls.call_arguments(request),
+            num_inference_steps=request.sampling.num_inference_steps,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
             output_type="latent",
-            callback_on_step_end=_step_callback(batch, len(rows)),
+            callback_on_step_end=_step_callback(batch, len(rows), list(filter(None, changes))),
         ).images
     if skipped.num_calls:
         batch.warnings.append(f"turbo: {skipped.num_calls} denoiser calls were skipped")
@@ -60,7 +65,9 @@ def _stack(rows: Sequence[Arguments]) -> Arguments:
     }
 
 
-def _step_callback(batch: Batch, num_rows: int) -> Callable[..., dict[str, Any]]:
+def _step_callback(
+    batch: Batch, num_rows: int, changes: Sequence[AfterStep]
+) -> Callable[..., dict[str, Any]]:
     """Return what the pipeline calls after each denoiser call.
 
     It reports calls of the whole batch, so that progress only advances where it is split.
@@ -74,6 +81,8 @@ def _step_callback(batch: Batch, num_rows: int) -> Callable[..., dict[str, Any]]
     ) -> dict[str, Any]:
         pace.step()
         batch.on_step((num_done * num_calls + (step + 1) * num_rows) // len(batch.rows))
+        for change in changes:
+            tensors["latents"] = change(step, tensors["latents"])
         return tensors
 
     return on_step_end

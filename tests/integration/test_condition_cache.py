@@ -9,9 +9,10 @@ from hypothesis import strategies as st
 from support.factories import make_request
 from support.loading import load, shipped
 
+from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.conditions import TextCondition
+from pixpod.engine.execution.conditions.text import text_key
 from pixpod.engine.execution.pipelines import calls_of
-from pixpod.engine.execution.prompt_cache import PromptCache
 from pixpod.families import Precision
 
 CPU = torch.device("cpu")
@@ -34,7 +35,7 @@ def same(found, expected):
 
 
 def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
-    condition = TextCondition(PromptCache(10**6))
+    condition = TextCondition(ConditionCache(10**6))
     request, pipe = make_request(negative_prompt="a green square"), sdxl.full_pipeline()
     with torch.inference_mode():
         assert condition.find(sdxl, request) is None
@@ -61,8 +62,7 @@ def test_hit_is_byte_for_byte_what_encoding_gives(sdxl):
     ids=lambda change: next(iter(change)),
 )
 def test_what_changes_the_embedding_changes_the_key(sdxl, change):
-    cache = PromptCache(0)
-    assert cache.key(sdxl, make_request(**change)) != cache.key(sdxl, make_request())
+    assert text_key(sdxl, make_request(**change)) != text_key(sdxl, make_request())
 
 
 @pytest.mark.parametrize(
@@ -71,16 +71,14 @@ def test_what_changes_the_embedding_changes_the_key(sdxl, change):
     ids=lambda change: next(iter(change)),
 )
 def test_what_does_not_change_it_does_not(sdxl, change):
-    cache = PromptCache(0)
-    assert cache.key(sdxl, make_request(**change)) == cache.key(sdxl, make_request())
+    assert text_key(sdxl, make_request(**change)) == text_key(sdxl, make_request())
 
 
 def test_guidance_of_flux_changes_the_embeddings_by_its_true_scale_only(flux):
     """The other scale is an input of its transformer."""
-    cache = PromptCache(0)
 
     def key(**changes):
-        return cache.key(flux, make_request("flux-tiny", negative_prompt="a square", **changes))
+        return text_key(flux, make_request("flux-tiny", negative_prompt="a square", **changes))
 
     assert key(true_cfg_scale=2.0) != key()
     assert key(true_cfg_scale=1.0) == key()
@@ -88,26 +86,25 @@ def test_guidance_of_flux_changes_the_embeddings_by_its_true_scale_only(flux):
 
 
 def test_other_weights_have_other_keys(sdxl):
-    cache, request = PromptCache(0), make_request()
+    request = make_request()
     other = replace(sdxl, identity=replace(sdxl.identity, revision="2"))
-    assert cache.key(other, request) != cache.key(sdxl, request)
+    assert text_key(other, request) != text_key(sdxl, request)
 
 
 def test_texts_that_run_together_have_keys_of_their_own(sdxl):
-    cache = PromptCache(0)
     keys = {
-        cache.key(sdxl, make_request(prompt=first, prompt_2=second))
+        text_key(sdxl, make_request(prompt=first, prompt_2=second))
         for first, second in (("ab", "c"), ("a", "bc"), ("abc", None), ("abc", ""))
     }
     assert len(keys) == 4
 
 
 def test_key_holds_no_text(sdxl):
-    assert "circle" not in repr(PromptCache(0).key(sdxl, make_request()))
+    assert "circle" not in repr(text_key(sdxl, make_request()))
 
 
 def test_what_is_no_tensor_is_kept_as_it_is(sdxl):
-    cache, key = PromptCache(100), PromptCache(0).key(sdxl, make_request())
+    cache, key = ConditionCache(100), text_key(sdxl, make_request())
     cache.put(key, {"embeds": torch.ones(2), "negative": None})
     found = cache.get(key, CPU)
     assert found is not None
@@ -121,10 +118,10 @@ def test_what_is_no_tensor_is_kept_as_it_is(sdxl):
 )
 def test_bytes_stay_below_the_limit_and_the_oldest_goes_first(sdxl, max_bytes, numbers):
     """An entry's number is its size, and its value; the model of it is a plain list."""
-    cache = PromptCache(max_bytes)
+    cache = ConditionCache(max_bytes)
     expected: list[int] = []
     for number in numbers:
-        key = cache.key(sdxl, make_request(prompt=str(number)))
+        key = text_key(sdxl, make_request(prompt=str(number)))
         found = cache.get(key, CPU)
         assert (found is not None) == (number in expected)
         if found is not None:

@@ -1,4 +1,4 @@
-"""Encodes texts, and whatever else text encoders read."""
+"""Encodes what steers an image: texts by text encoders, images by the VAE."""
 
 from collections.abc import Sequence
 
@@ -8,11 +8,12 @@ from pixpod.engine.execution.stages.base import StageContext
 from pixpod.errors import InvalidInput
 
 
-class TextEncodeStage:
-    """Computes the conditions of each item that are not cached."""
+class EncodeStage:
+    """Computes the conditions of each item that are not cached. `subject` is named in errors."""
 
-    def __init__(self, conditions: Sequence[Condition]) -> None:
+    def __init__(self, conditions: Sequence[Condition], subject: str) -> None:
         self._conditions = conditions
+        self._subject = subject
 
     def prepare(self, batch: Batch) -> bool:
         missing = False
@@ -27,7 +28,7 @@ class TextEncodeStage:
                 self._compute(batch, state, context)
 
         pending = [[state] for state in batch.items if state.error is None]
-        context.run_within_memory(batch, "a text", pending, attempt)
+        context.run_within_memory(batch, self._subject, pending, attempt)
 
     def _find(self, batch: Batch, state: ItemState, condition: Condition) -> bool:
         """Return whether nothing is left to compute: the item has failed or was cached."""

@@ -1,0 +1,120 @@
+"""A given image as the start of denoising, and a mask that keeps parts of it.
+
+All families and schedulers do inpainting in the same way: after each step, what the mask keeps is
+replaced by the given image with the noise of that step. In the end the pixels of the given image
+themselves are put back, because no autoencoder returns them.
+"""
+
+from collections.abc import Sequence
+
+import torch
+from torch.nn import functional
+
+from pixpod.engine.execution.batch import Batch, Row
+from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
+from pixpod.engine.execution.conditions.base import AfterStep, Condition
+from pixpod.engine.execution.pipelines import Arguments, calls_of
+from pixpod.engine.model import LoadedModel, Pipeline, Scheduler
+from pixpod.job import GenerationRequest, RawImage, RawMask
+from pixpod.methods import StageName
+
+
+class SourceCondition(Condition):
+    """The latents of a request's image, and the mask."""
+
+    stage = StageName.IMAGE_ENCODE
+
+    def __init__(self, cache: ConditionCache) -> None:
+        self._cache = cache
+
+    def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
+        key = _key(model, request)
+        return {} if key is None else self._cache.get(key, model.device)
+
+    def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
+        image, key = request.conditions.image, _key(model, request)
+        assert image is not None and key is not None, "a request without image is found"
+        pixels = _to_tensor(image.raw, model.device)
+        arguments = {"image": calls_of(model.spec.family).encode_image(pipe, pixels)}
+        self._cache.put(key, arguments)
+        return arguments
+
+    def after_step(self, batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> AfterStep | None:
+        masks = [row.state.item.request.conditions.mask for row in rows]
+        if not any(masks):
+            return None
+        arguments = [row.state.arguments for row in rows]
+        given = torch.cat([each["image"] for each in arguments]).to(arguments[0]["prompt_embeds"])
+        noise = torch.cat([_noise(row, given) for row in rows])
+        size = (given.shape[-2], given.shape[-1])
+        shares = torch.cat([_latent_mask(mask, size) for mask in masks]).to(given)
+        given, noise, shares = (
+            batch.calls.pack(pipe, each) for each in (given, noise, shares.expand_as(given))
+        )
+        scheduler, num_calls = pipe.scheduler, batch.method.num_calls
+
+        def restore(step: int, latents: torch.Tensor) -> torch.Tensor:
+            timesteps = scheduler.timesteps[-num_calls:]
+            kept = given
+            if step + 1 < num_calls:
+                kept = _add_noise(scheduler, given, noise, timesteps[step + 1])
+            return (shares * latents + (1 - shares) * kept).to(latents.dtype)
+
+        return restore
+
+    def finish(self, request: GenerationRequest, image: torch.Tensor) -> torch.Tensor:
+        given, mask = request.conditions.image, request.conditions.mask
+        if given is None or mask is None:
+            return image
+        shares = _bytes(mask).to(image.device, torch.int32)
+        pixels = _bytes(given.raw).to(image.device, torch.int32)
+        blended = (shares * image.to(torch.int32) + (255 - shares) * pixels + 127) // 255
+        return blended.to(torch.uint8)
+
+
+def _key(model: LoadedModel, request: GenerationRequest) -> bytes | None:
+    image = request.conditions.image
+    return cache_key("image", model, image.digest) if image else None
+
+
+def _bytes(image: RawImage | RawMask) -> torch.Tensor:
+    """Return 8-bit levels of (height, width, channels)."""
+    return torch.frombuffer(bytearray(image.pixels), dtype=torch.uint8).view(
+        image.height, image.width, -1
+    )
+
+
+def _to_tensor(image: RawImage, device: torch.device) -> torch.Tensor:
+    """Return (1, 3, height, width) of -1 to 1."""
+    levels = _bytes(image).to(device).permute(2, 0, 1)[None]
+    return levels.float() / 127.5 - 1
+
+
+def _latent_mask(mask: RawMask | None, size: tuple[int, int]) -> torch.Tensor:
+    """Return (1, 1, height, width) of 0 to 1, the largest value below each latent.
+
+    So latents are generated wherever one of their pixels is.
+    """
+    if mask is None:
+        return torch.ones(1, 1, *size)
+    levels = _bytes(mask).permute(2, 0, 1)[None].float() / 255
+    return functional.adaptive_max_pool2d(levels, size)
+
+
+def _noise(row: Row, given: torch.Tensor) -> torch.Tensor:
+    """Return the noise that the pipeline has added to a row's image: the first of its generator."""
+    generator = torch.Generator("cpu").manual_seed(row.seed)
+    noise = torch.randn((1, *given.shape[1:]), generator=generator, dtype=given.dtype)
+    return noise.to(given.device)
+
+
+def _add_noise(
+    scheduler: Scheduler, given: torch.Tensor, noise: torch.Tensor, timestep: torch.Tensor
+) -> torch.Tensor:
+    """Return latents as they are at a timestep, which is that of the scheduler's next step."""
+    timesteps = timestep.expand(len(given))
+    if hasattr(scheduler, "scale_noise"):  # flow matching
+        noised: torch.Tensor = scheduler.scale_noise(given, timesteps, noise)
+    else:
+        noised = scheduler.add_noise(given, noise, timesteps)
+    return noised
