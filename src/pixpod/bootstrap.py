@@ -13,6 +13,7 @@ from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
@@ -66,6 +67,7 @@ def build_worker(
             num_taken=platform.num_taken_jobs if platform else lambda: 1,
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
+        intake=Intake(GuardedClient(settings.targets)),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,

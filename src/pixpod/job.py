@@ -220,6 +220,7 @@ class Job:
     `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
     caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
     has none. `put_urls`, one per image, and `bucket` are the places that the job names.
+    `inputs_digest` identifies the files that it names, "" for none.
     """
 
     id: str
@@ -230,6 +231,7 @@ class Job:
     execution_timeout_s: float | None = None
     put_urls: tuple[PutUrl, ...] = ()
     bucket: CallerBucket | None = None
+    inputs_digest: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

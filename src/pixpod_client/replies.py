@@ -40,10 +40,12 @@ class ModelReply(TypedDict):
 class TimingsReply(TypedDict):
     """Milliseconds of each phase that ran, in the order in which phases begin."""
 
+    fetch: NotRequired[float | None]
     load: NotRequired[float | None]
     queue: NotRequired[float | None]
     onload: NotRequired[float | None]
     text_encode: NotRequired[float | None]
+    image_encode: NotRequired[float | None]
     denoise: NotRequired[float | None]
     decode: NotRequired[float | None]
     encode: NotRequired[float | None]

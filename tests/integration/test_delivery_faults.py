@@ -22,6 +22,7 @@ from support.factories import OFFER, make_job
 from support.faulty_proxy import Fault, running_proxy
 
 from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
 from pixpod.inputs.targets import Targets, parse_opened
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
@@ -158,6 +159,7 @@ class Stage:
             usd_per_gpu_second=None,
             concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
             refresh=Refresh(after_images=0),
+            intake=Intake(GuardedClient(Targets())),
             platform=None,
             worker_id="pod-1",
             max_job_s=60,

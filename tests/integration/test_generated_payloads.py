@@ -13,6 +13,7 @@ from support.factories import OFFER, make_job
 from support.generated_payloads import REQUEST, jobs
 
 from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
 from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
@@ -52,6 +53,7 @@ def build_worker(directory):
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
+        intake=Intake(GuardedClient(Targets())),
         platform=None,
         worker_id="pod-1",
         max_job_s=60,

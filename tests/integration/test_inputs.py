@@ -11,10 +11,12 @@ from functools import partial
 import pytest
 from aiohttp import web
 from safetensors import SafetensorError, deserialize
+from support.factories import OFFER, make_job
 from support.fake_internet import local_server
 from support.odd_images import HEIGHT, WIDTH, saved
 from support.safetensors_files import GOOD, HOSTILE, ONLY_OURS, file_of
 
+from pixpod.contract.payload import parse_job
 from pixpod.errors import (
     FetchFailed,
     FetchUnavailable,
@@ -30,7 +32,7 @@ from pixpod.inputs.intake import (
     MAX_WEIGHTS_BYTES,
     InlineData,
     Intake,
-    parse_sources,
+    parse_source,
     read_all,
 )
 from pixpod.inputs.refusals import Refused
@@ -70,7 +72,7 @@ def read_job(files, given, decode=decode_image):
             full = {
                 path: base + text if text.startswith("/") else text for path, text in given.items()
             }
-            sources = parse_sources(full, targets)
+            sources = {path: parse_source(text, targets) for path, text in full.items()}
             return await read_all(
                 {
                     path: partial(intake.read_image, source, decode)
@@ -130,7 +132,7 @@ def test_images_come_from_urls_data_uris_and_base64():
 )
 def test_what_can_be_seen_in_the_payload_is_invalid_input(text, accepted):
     with pytest.raises(InvalidInput) as caught:
-        parse_sources({"image": text, "mask": "ftp://x"}, Targets())
+        parse_job(make_job(image=text, mask="ftp://x"), OFFER)
     first, second = problems_of(caught.value)
     assert (first["field"], second["field"]) == ("image", "mask")
     assert accepted in first["accepted"]
@@ -143,10 +145,10 @@ def test_path_of_a_file_is_data_and_no_file_is_opened(monkeypatch):
     def opened(*args):
         raise AssertionError(args)
 
-    sources = parse_sources({"image": "/etc/hostnam"}, Targets())
     monkeypatch.setattr("builtins.open", opened)
     monkeypatch.setattr(os, "open", opened)
-    assert sources == {"image": InlineData(data=base64.b64decode("/etc/hostnam"))}
+    source = parse_source("/etc/hostnam", Targets())
+    assert source == InlineData(data=base64.b64decode("/etc/hostnam"))
 
 
 def test_all_refusals_of_what_was_fetched_come_at_once_under_the_first_code():

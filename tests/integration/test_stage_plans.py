@@ -43,6 +43,9 @@ from pixpod.engine.memory.residency import Budget, make_plan
 from pixpod.engine.model import ComponentNotOnloaded, LoadedModel, Pipeline
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
+from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
+from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery, GenerationRequest, ImageResult, Quality
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 from pixpod.outputs.storage import InlineImageStore
@@ -373,6 +376,7 @@ async def replies_of(spec: ModelSpec, engine: DiffusionEngine, count: int) -> li
         usd_per_gpu_second=None,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
+        intake=Intake(GuardedClient(Targets())),
         platform=None,
         worker_id="test",
         max_job_s=120,

@@ -16,6 +16,7 @@ from support.fake_internet import local_server
 
 from pixpod.errors import OutOfMemory
 from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
 from pixpod.inputs.targets import Targets, parse_opened
 from pixpod.job import Delivery
 from pixpod.outputs.storage import InlineImageStore
@@ -82,6 +83,7 @@ async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S):
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
+        intake=Intake(GuardedClient(Targets())),
         platform=None,
         worker_id="pod-1",
         max_job_s=60,

@@ -12,6 +12,9 @@ from support.factories import OFFER, make_job
 
 import pixpod
 from pixpod.errors import OutOfMemory, StorageDenied, StorageUnavailable
+from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
+from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery
 from pixpod.outputs.result_file import MAX_RESULT_BYTES
 from pixpod.outputs.storage import InlineImageStore
@@ -40,6 +43,7 @@ def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
         refresh=Refresh(after_images=0),
+        intake=Intake(GuardedClient(Targets())),
         platform=None,
         worker_id="pod-1",
         max_job_s=60,

@@ -14,6 +14,7 @@ from typing import Any
 from pydantic import SecretStr, ValidationError
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.conditions import find_images, mode_of, strength_of
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import (
     MAX_PROBLEMS,
@@ -33,11 +34,11 @@ from pixpod.errors import (
     PutRefused,
     WorkerError,
 )
+from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
     Delivery,
     GenerationRequest,
     ImageFormat,
-    Job,
     JobResult,
     OutputOptions,
     StoredImage,
@@ -62,7 +63,7 @@ def parse_job(
     key_secret: SecretStr = NO_SECRET,
     *,
     now: Callable[[], datetime] = _now,
-) -> Job:
+) -> ParsedJob:
     """Check a job as the platform hands it over; keys beside `id` and `input` are the platform's.
 
     `key_secret` hides the `idempotency_key` in the name of the job.
@@ -94,6 +95,8 @@ def parse_job(
         )
     elif spec is not None:
         problems.append(spec)
+    images, image_problems = find_images(checked.input, capabilities.targets)
+    problems += image_problems
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
     _raise_first(problems, unsupported, refusals)
@@ -107,7 +110,7 @@ def parse_job(
     delivery = choose_delivery(output, capabilities, has_s3_config=has_s3_config)
     options = _build_output(output, delivery)
     named = key and idempotent_name(key, key_prefix=options.key_prefix, secret=key_secret)
-    return Job(
+    return ParsedJob(
         id=job_id,
         name=named or job_id,
         idempotency_key=key,
@@ -116,6 +119,8 @@ def parse_job(
         execution_timeout_s=_execution_timeout_s(raw),
         put_urls=tuple(map(build_put_url, output.put_urls or ())),
         bucket=build_bucket(s3_config) if s3_config else None,
+        images=images,
+        inputs_digest=images.digest() if images else "",
     )
 
 
@@ -287,6 +292,8 @@ def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> Generatio
         prompt_2=given.prompt_2,
         negative_prompt=given.negative_prompt,
         true_cfg_scale=given.true_cfg_scale,
+        mode=mode_of(given),
+        strength=strength_of(given),
         truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_name, given),
         isolated=bool(given.deterministic),

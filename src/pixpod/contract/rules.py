@@ -8,6 +8,7 @@ from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
 from pixpod.catalog import Catalog, ModelSpec
+from pixpod.contract.conditions import check_images
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
@@ -66,6 +67,7 @@ def check_values(
     yield from _check_guidance(given, spec, malformed)
     yield from _check_text(given, spec)
     yield from _check_quality(given, spec, capabilities)
+    yield from check_images(given, spec, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

@@ -19,7 +19,7 @@ from pydantic import (
 from pydantic_core import PydanticCustomError
 
 from pixpod.catalog import Defaults
-from pixpod.job import Delivery, ImageFormat, Mode, Quality, WebhookEvent
+from pixpod.job import Delivery, ImageFormat, Mode, Quality, Resize, WebhookEvent
 
 API_VERSION: Literal[1] = 1
 MAX_SEED = 2**53 - 1
@@ -29,9 +29,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 
 NOT_SUPPORTED = frozenset(
     {
-        "image",
-        "mask",
-        "strength",
         "loras",
         "controlnets",
         "ip_adapter",
@@ -274,6 +271,40 @@ class JobInput(_Edge):
         description="Pixels: a multiple of 16 on FLUX, of 8 on others.",
         examples=[1024],
     )
+    image: str | None = Field(
+        default=None,
+        description=(
+            "Image to begin with: an http or https URL, a data: URI or base64 of a PNG, JPEG or "
+            "WebP file. Its own size is generated, as far as the model serves it, unless width "
+            "and height are given."
+        ),
+        examples=["https://app.example/photo.jpg"],
+    )
+    mask: str | None = Field(
+        default=None,
+        description=(
+            "Grey image, named like image and of its shape: white is generated, black stays as it "
+            "is, grey blends."
+        ),
+    )
+    mask_blur: Annotated[int, Field(ge=0, le=64)] | None = Field(
+        default=None, description="Pixels by which the mask's edges are softened; 0 unless given."
+    )
+    strength: Annotated[float, Field(gt=0, le=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description=(
+            "Share of the steps that run on the image: little changes it little. 0.6 unless given, "
+            "1 with a mask."
+        ),
+        examples=[0.6],
+    )
+    resize: Annotated[Resize, Field(strict=False)] | None = Field(
+        default=None,
+        description=(
+            "How an image of another shape is fitted: cover crops it around its centre, contain "
+            "repeats its outermost pixels as borders, stretch distorts it; cover unless given."
+        ),
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -395,10 +426,12 @@ class ModelReply(BaseModel):
 class TimingsReply(BaseModel):
     """Milliseconds of each phase that ran, in the order in which phases begin."""
 
+    fetch: float | None = None
     load: float | None = None
     queue: float | None = None
     onload: float | None = None
     text_encode: float | None = None
+    image_encode: float | None = None
     denoise: float | None = None
     decode: float | None = None
     encode: float | None = None

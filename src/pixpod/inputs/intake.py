@@ -1,6 +1,6 @@
 """Reads the images and weights that a job names, in two rounds of refusals.
 
-`parse_sources` reports what can be seen in the payload, before any I/O. Reading then reports all
+`parse_source` reports what can be seen in the payload, before any I/O. Reading then reports all
 that can be seen in what was fetched, at once.
 """
 
@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
-from pixpod.errors import ImageRefused, InvalidInput, WeightsRefused
+from pixpod.errors import ImageRefused, WeightsRefused
 from pixpod.inputs.client import GuardedClient, ReadLimits
 from pixpod.inputs.image_files import MAX_IMAGE_BYTES
 from pixpod.inputs.inline import decode_inline
@@ -49,24 +49,8 @@ class InlineData:
 ImageSource = Target | InlineData
 
 
-def parse_sources(given: Mapping[str, str], targets: Targets) -> dict[str, ImageSource]:
-    """Check images by their fields, without any I/O: URLs, `data:` URIs and base64.
-
-    Raises InvalidInput with all problems.
-    """
-    found: dict[str, ImageSource] = {}
-    problems = []
-    for path, text in given.items():
-        try:
-            found[path] = _parse_source(text, targets)
-        except Refused as refused:
-            problems.append(refused.problem(path))
-    if problems:
-        raise InvalidInput(problems)
-    return found
-
-
-def _parse_source(text: str, targets: Targets) -> ImageSource:
+def parse_source(text: str, targets: Targets) -> ImageSource:
+    """Check a URL, a `data:` URI or base64 without any I/O. Raises Refused."""
     if "://" in text[:16]:
         return targets.parse(text, Use.READ)
     return InlineData(data=decode_inline(text, MAX_IMAGE_BYTES))
@@ -125,7 +109,7 @@ class Intake:
             data = source.data
         else:
             data = await self._client.read(source, _IMAGE_LIMITS, _join)
-        return await self._run(decode, data)
+        return await self.run(decode, data)
 
     async def read_weights(self, target: Target, file: Path) -> WeightsHeader:
         """Download safetensors to `file`. The download ends at a header that is not acceptable.
@@ -151,7 +135,7 @@ class Intake:
                     continue
                 block = bytes(start)
                 max_bytes = self._weights_limits.max_bytes
-                header = await self._run(read_weights_header, block, max_bytes)
+                header = await self.run(read_weights_header, block, max_bytes)
             if num_bytes > header.size_bytes:
                 break
             with disk_faults(Path(opened.name), "weights of a job"):
@@ -161,7 +145,8 @@ class Intake:
             raise Refused(WeightsRefused, accepted, value=f"{num_bytes} bytes")
         return header
 
-    async def _run(self, function: Callable[..., T], *args: object) -> T:
+    async def run(self, function: Callable[..., T], *args: object) -> T:
+        """Run a function on one of the decoding threads."""
         return await asyncio.get_running_loop().run_in_executor(self._threads, function, *args)
 
 

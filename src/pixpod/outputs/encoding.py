@@ -80,6 +80,7 @@ def generation_text(
         "Sampler": request.sampling.scheduler,
         "CFG scale": request.sampling.guidance_scale,
         "True CFG scale": request.sampling.true_cfg_scale,
+        "Denoising strength": request.sampling.strength,
         "Seed": seed,
         "Size": f"{request.width}x{request.height}",
         "Model": model.name,

@@ -6,13 +6,13 @@ its content counts only with the HMAC of the content and of its place under the 
 
 import hmac
 import json
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import pixpod
-from pixpod.job import ImageFile, Job, ModelIdentity
+from pixpod.job import Conditions, ImageFile, Job, ModelIdentity
 from pixpod.outputs.keys import keyed_hash
 
 MAX_RESULT_BYTES = 64_000
@@ -59,7 +59,8 @@ def fingerprint(job: Job, secret: SecretStr) -> str:
 
     It is an HMAC because prompts can be guessed.
     """
-    asked = json.dumps([asdict(job.request), asdict(job.output)], sort_keys=True)
+    request = replace(job.request, conditions=Conditions())
+    asked = json.dumps([asdict(request), asdict(job.output), job.inputs_digest], sort_keys=True)
     return keyed_hash(secret, f"request {asked}")
 
 

@@ -9,7 +9,7 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
@@ -30,6 +30,8 @@ from pixpod.outputs.storage import ResultStore
 
 log = logging.getLogger(__name__)
 
+T = TypeVar("T")
+
 LOOKUP_LIMIT_S = 2.0
 
 _REMEMBERED_JOBS = 1_000
@@ -49,18 +51,18 @@ class StoredResults:
     _writes: set["asyncio.Task[None]"] = field(default_factory=set, init=False)
 
     async def find_or_generate(
-        self, job: Job, keys: JobKeys, generate: Callable[[], Coroutine[Any, Any, Generation]]
-    ) -> Generation | StoredResult:
+        self, job: Job, keys: JobKeys, generate: Callable[[], Coroutine[Any, Any, T]]
+    ) -> T | StoredResult:
         """Return the stored result of this job, else what `generate` returns.
 
-        The look-up runs while the request waits for its model and the GPU, takes at most
-        `limit_s`, and fails no job. A job with an `idempotency_key`, or that this worker has begun
-        before, waits for it. Raises InvalidInput for a key that was used for another request.
+        The look-up runs while files are fetched and the request waits for its model and the GPU.
+        It takes at most `limit_s`, and fails no job. A job with an `idempotency_key`, or that this
+        worker has begun before, waits for it. Raises InvalidInput for a key that was used for another request.
         """
         may_be_stored = job.idempotency_key is not None or job.name in self._begun
         self._begun.append(job.name)
         lookup = asyncio.create_task(self._find(job, keys))
-        generating: asyncio.Task[Generation] | None = None
+        generating: asyncio.Task[T] | None = None
         try:
             if may_be_stored:
                 await asyncio.wait({lookup})

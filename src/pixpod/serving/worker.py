@@ -16,6 +16,9 @@ from pixpod.contract.rules import Capabilities
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
+from pixpod.inputs.conditions import complete
+from pixpod.inputs.intake import Intake
+from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
     Cost,
     Delivery,
@@ -67,6 +70,14 @@ class Platform:
     end_worker: Callable[[], None]
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generated:
+    """A job whose request is complete, and what the engine has made of it."""
+
+    job: Job
+    generation: Generation
+
+
 @dataclass(slots=True, kw_only=True, eq=False)
 class Worker:
     """Serves jobs concurrently until closed.
@@ -81,6 +92,7 @@ class Worker:
     usd_per_gpu_second: float | None
     concurrency: Concurrency
     refresh: Refresh
+    intake: Intake
     platform: Platform | None
     worker_id: str
     max_job_s: float
@@ -100,6 +112,7 @@ class Worker:
             await self.webhooks.close()
         if self.delivery.callers is not None:
             self.delivery.callers.close()
+        self.intake.close()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
@@ -175,13 +188,13 @@ class Worker:
             seconds = limit_s(self.max_job_s, job.execution_timeout_s)
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
-                    made = await self._find_or_generate(job, progress)
-                if isinstance(made, Generation):
-                    delivered = await self._deliver(job, made, timeline)
+                    made = await self._find_or_generate(job, progress, timeline)
+                if isinstance(made, Generated):
+                    delivered = await self._deliver(made, timeline)
         if isinstance(made, StoredResult):
             result = self._repeat(made, timeline)
         else:
-            result = self._finish(made, delivered, timeline)
+            result = self._finish(made.generation, delivered, timeline)
         reply = await self._render(job, result)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
@@ -223,9 +236,11 @@ class Worker:
             _log_failure(error)
             return render_error(error)
 
-    async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
-        def generate() -> Coroutine[Any, Any, Generation]:
-            return self.engine.generate(job.request, progress.on_step)
+    async def _find_or_generate(
+        self, job: ParsedJob, progress: Progress, timeline: Timeline
+    ) -> Generated | StoredResult:
+        def generate() -> Coroutine[Any, Any, Generated]:
+            return self._generate(job, progress, timeline)
 
         results = self._results_of(job)
         if results is None:
@@ -233,11 +248,24 @@ class Worker:
         keys = self.delivery.keys_of(job, Delivery.S3)
         return await results.find_or_generate(job, keys, generate)
 
+    async def _generate(self, job: ParsedJob, progress: Progress, timeline: Timeline) -> Generated:
+        warnings: tuple[str, ...] = ()
+        if job.names_files:
+            with timeline.phase("fetch"):
+                spec = self.capabilities.models[job.request.model]
+                completed = await complete(job, spec, self.intake)
+            job, warnings = completed.job, completed.warnings
+            self._check_reply_size(job)
+        generation = await self.engine.generate(job.request, progress.on_step)
+        warnings = (*warnings, *generation.warnings)
+        return Generated(job=job, generation=replace(generation, warnings=warnings))
+
     def _results_of(self, job: Job) -> StoredResults | None:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(self, job: Job, generation: Generation, timeline: Timeline) -> Delivered:
+    async def _deliver(self, generated: Generated, timeline: Timeline) -> Delivered:
+        job, generation = generated.job, generated.generation
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):

@@ -17,6 +17,9 @@ from pydantic import SecretStr
 
 from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
+from pixpod.inputs.client import GuardedClient
+from pixpod.inputs.intake import Intake
+from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery, Quality
 from pixpod.logs import configure_logging
 from pixpod.outputs.storage import InlineImageStore
@@ -72,6 +75,7 @@ def build(spec: ScriptedWorker, platform: Platform) -> Worker:
             num_taken=platform.num_taken_jobs,
         ),
         refresh=Refresh(after_images=spec.refresh_after_images),
+        intake=Intake(GuardedClient(Targets())),
         platform=platform,
         worker_id="scripted",
         max_job_s=spec.max_job_s,
