@@ -300,6 +300,7 @@ class PlantedStage(DecodeStage):
     """Does something with another component before it decodes, as often as given."""
 
     def __init__(self, touch: Callable[[Pipeline], None], times: int) -> None:
+        super().__init__()
         self._touch = touch
         self._times = times
 

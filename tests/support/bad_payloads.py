@@ -438,10 +438,40 @@ _WEBHOOKS = (
     ),
 )
 
+_IMAGE = "https://example.org/a.png"
+
+_CONDITIONS = (
+    _bad("image a number", ("image", "a string"), image=1),
+    _bad("image by ftp", ("image", "a URL with http or https"), image="ftp://example.org/a.png"),
+    _bad("image in the network", ("image", "public addresses"), image="http://10.0.0.1/a.png"),
+    _bad("image no base64", ("image", "base64 without line breaks"), image="a.png"),
+    _bad("image empty", ("image", "data that is not empty"), image=""),
+    _bad(
+        "image and mask",
+        ("image", "a URL with http or https"),
+        ("mask", "base64 without line breaks"),
+        image="file:///etc/passwd",
+        mask="/etc/passwd",
+    ),
+    _bad("mask without image", ("mask", "absent without an image"), mask=_IMAGE),
+    _bad("strength without image", ("strength", "absent without an image"), strength=0.5),
+    _bad("resize without image", ("resize", "absent without an image"), resize="cover"),
+    _bad("blur without mask", ("mask_blur", "absent without a mask"), image=_IMAGE, mask_blur=4),
+    _bad("blur negative", ("mask_blur", "at least 0"), image=_IMAGE, mask=_IMAGE, mask_blur=-1),
+    _bad("blur 65", ("mask_blur", "at most 64"), image=_IMAGE, mask=_IMAGE, mask_blur=65),
+    _bad("strength zero", ("strength", "more than 0"), image=_IMAGE, strength=0),
+    _bad("strength above 1", ("strength", "at most 1"), image=_IMAGE, strength=1.5),
+    _bad(
+        "strength of no step",
+        ("strength", "at least 0.05, which is one of 20 steps"),
+        image=_IMAGE,
+        strength=0.04,
+        num_inference_steps=20,
+    ),
+    _bad("resize unknown", ("resize", "did you mean 'cover'"), image=_IMAGE, resize="covered"),
+)
+
 _NOT_SUPPORTED = (
-    _not_supported("image", "https://example.org/a.png"),
-    _not_supported("mask", "https://example.org/a.png"),
-    _not_supported("strength", 0.5),
     _not_supported("loras", [{"source": "https://example.org/a", "scale": 1}]),
     _not_supported("controlnets", []),
     _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
@@ -450,19 +480,19 @@ _NOT_SUPPORTED = (
     _not_supported("safety", False),
     _bad(
         "several features",
-        ("image", "not supported"),
-        ("strength", "not supported"),
+        ("loras", "not supported"),
+        ("refiner", "not supported"),
         ("upscale", "not supported"),
         code="not_supported",
-        image="https://example.org/a.png",
-        strength=0.5,
+        loras=[],
+        refiner={},
         upscale=2,
     ),
     _bad(
         "a feature and a mistake",
         ("width", "more than 0"),
-        ("image", "not supported"),
-        image="https://example.org/a.png",
+        ("upscale", "not supported"),
+        upscale=2,
         width=-1,
     ),
 )
@@ -528,6 +558,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_OUTPUT,
     *_PLACES,
     *_WEBHOOKS,
+    *_CONDITIONS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

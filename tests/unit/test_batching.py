@@ -16,9 +16,20 @@ from pixpod.engine.scheduling.batching import (
     max_batch_size,
 )
 from pixpod.families import FAMILIES
-from pixpod.job import GenerationRequest, Mode, Prompts, Quality, Sampling, TextOptions
+from pixpod.job import (
+    Conditions,
+    GenerationRequest,
+    InputImage,
+    Mode,
+    Prompts,
+    Quality,
+    RawImage,
+    Sampling,
+    TextOptions,
+)
 from pixpod.methods import batch_key_of
 
+IMAGE = InputImage(raw=RawImage(width=1, height=1, pixels=b"rgb"), digest="x")
 KEYS = [batch_key_of(make_request(width=width)) for width in (64, 128, 192)]
 
 
@@ -72,6 +83,7 @@ FREE = {
     "negative_prompt": "z",
     "seeds": (7,),
     "isolated": True,
+    "conditions": Conditions(image=IMAGE),
 }
 SHARED = {
     "model": "sd15-tiny",
@@ -84,6 +96,7 @@ SHARED = {
     "scheduler": "DDIMScheduler",
     "truncate": True,
     "mode": Mode.INPAINT,
+    "strength": 0.5,
     "quality": Quality.TURBO,
 }
 

@@ -176,7 +176,7 @@ def test_reply_is_honest_about_what_ran(build):
         "weights": "fake",
     }
     others = {"fetch", "onload", "image_encode"}
-        phases = [phase for phase in TimingsReply.model_fields if phase not in others]
+    phases = [phase for phase in TimingsReply.model_fields if phase not in others]
     assert list(reply["timings_ms"]) == phases, "those that ran, in order"
     assert reply["steps"] == OFFER.models["sdxl-tiny"].defaults.num_inference_steps
     assert reply["timings_ms"]["denoise"] == 2.0

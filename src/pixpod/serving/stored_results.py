@@ -57,7 +57,8 @@ class StoredResults:
 
         The look-up runs while files are fetched and the request waits for its model and the GPU.
         It takes at most `limit_s`, and fails no job. A job with an `idempotency_key`, or that this
-        worker has begun before, waits for it. Raises InvalidInput for a key that was used for another request.
+        worker has begun before, waits for it. Raises InvalidInput for a key that was used for
+        another request.
         """
         may_be_stored = job.idempotency_key is not None or job.name in self._begun
         self._begun.append(job.name)
