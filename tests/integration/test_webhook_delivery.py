@@ -20,6 +20,7 @@ from support.webhooks import (
 
 from pixpod.errors import OutOfMemory
 from pixpod.testing.fake_engine import FakeEngine
+from pixpod.testing.memory_bucket import MemoryBucket
 
 
 def run(receiver, engine=None, *, secrets=(SECRET,), **input):
@@ -94,6 +95,28 @@ def test_repeated_execution_repeats_the_id():
     run(receiver)
     first, second = receiver.events
     assert first.id == second.id
+
+
+def test_jobs_with_one_idempotency_key_have_one_id_and_one_dead_letter():
+    receiver, bucket = Receiver([410]), MemoryBucket()
+
+    async def serve():
+        async with (
+            local_server(receiver) as port,
+            worker_of(port, letters=bucket, bucket=bucket) as worker,
+        ):
+            given = {"idempotency_key": "order-7", "output": {"key_prefix": "shop"}}
+            job = make_job(webhook_url=url_of(port), **given)
+            return [await worker.handle(job | {"id": name}) for name in ("a", "b")]
+
+    replies = asyncio.run(serve())
+    first, second = receiver.events
+    assert first.id == second.id
+    assert (first.data["job_id"], second.data["job_id"]) == ("a", "b")
+    (letter,) = [key for key in bucket.files if key.endswith(".dead-letter")]
+    folder, _, _ = replies[0]["images"][0]["key"].rpartition("/")
+    assert letter.startswith(f"{folder}/")
+    assert letter.startswith("live/shop/key-")
 
 
 def test_cancelled_job_is_over_before_its_event_is_answered():

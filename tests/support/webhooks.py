@@ -18,6 +18,7 @@ from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
@@ -58,8 +59,10 @@ class Receiver:
 
 
 @asynccontextmanager
-async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S, letters=None):
-    """`letters` is where dead letters go."""
+async def worker_of(
+    port, engine=None, *, secrets=(SECRET,), try_s=TRY_S, letters=None, bucket=None
+):
+    """`letters` is where dead letters go. With a `bucket`, images go there."""
     secrets = tuple(map(SecretStr, secrets))
     targets = Targets(opened=(parse_opened(f"webhook:127.0.0.1:{port}"),))
     webhooks = Webhooks(
@@ -69,11 +72,12 @@ async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S, letter
         try_s=try_s,
         retry_wait_s=0.01,
     )
+    stores = ({Delivery.S3: bucket} if bucket else {}) | {Delivery.INLINE: InlineImageStore()}
     async with Worker(
-        capabilities=replace(OFFER, targets=targets, signs_webhooks=True),
+        capabilities=replace(OFFER, targets=targets, signs_webhooks=True, deliveries=tuple(stores)),
         engine=engine or FakeEngine(),
         delivery=ImageDelivery(
-            stores={Delivery.INLINE: InlineImageStore()},
+            stores=stores,
             key_prefix="live",
             key_secret=SecretStr("hidden"),
             max_reply_bytes=10_000_000,
@@ -84,6 +88,7 @@ async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S, letter
         platform=None,
         worker_id="pod-1",
         max_job_s=60,
+        results=bucket and StoredResults(store=bucket, secret=SecretStr("hidden")),
         webhooks=webhooks,
     ) as worker:
         yield worker

@@ -189,7 +189,7 @@ def test_letter_that_cannot_be_written_is_an_error_in_the_log(bucket, limit_s, c
 # --- when they are written -------------------------------------------------------------------
 
 
-def events_with(client, bucket, events=tuple(WebhookEvent), **changes):
+def events_with(client, bucket, events=tuple(WebhookEvent)):
     sender = Webhooks(
         client=client,
         secrets=(SECRET,),
@@ -260,13 +260,16 @@ def test_unexpected_error_leaves_a_letter():
     ],
 )
 def test_warning_says_if_there_is_no_letter(bucket, end_of_warning):
-    reply = {"warnings": []}
+    reply: dict = {"warnings": []}
     assert end(FakeClient(410), bucket, reply) == []
     assert reply["warnings"] == [f"the webhook for completed was not delivered: {end_of_warning}"]
 
 
 def test_reply_that_may_be_too_large_stays_one_that_can_be_made_smaller():
-    reply = BulkyReply({"warnings": []}, shrink=asyncio.Event().wait)
+    async def shrink():
+        return {}
+
+    reply = BulkyReply({"warnings": []}, shrink)
     end(FakeClient(410), MemoryBucket(), reply)
     assert len(reply["warnings"]) == 1
 
