@@ -198,9 +198,7 @@ def events_with(client, bucket, events=tuple(WebhookEvent)):
         retry_wait_s=0.001,
     )
     options = WebhookOptions(target=TARGET, events=frozenset(events))
-    return JobEvents(
-        **{"job_id": "job-1", "keys": KEYS} | changes, webhooks=sender, options=options
-    )
+    return JobEvents(job_id="job-1", keys=KEYS, webhooks=sender, options=options)
 
 
 def end(client, bucket, reply, **changes):
