@@ -252,6 +252,19 @@ class EncodedImage(ImageFile):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class EncodedResult:
+    """The files of a generated job, in the order of their indices, before they are delivered.
+
+    `steps` counts the denoiser calls of one image.
+    """
+
+    images: tuple[EncodedImage, ...]
+    model: ModelIdentity
+    steps: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
     """A delivered image: at most one of `url`, `data`, `path`; none if the caller knows the place.
 
