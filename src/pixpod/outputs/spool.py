@@ -11,7 +11,6 @@ file and the SHA-256 of each image.
 """
 
 import errno
-import hashlib
 import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
@@ -19,40 +18,18 @@ from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from pixpod.errors import SpoolFull
-from pixpod.job import EncodedImage, ImageFormat
+from pixpod.job import EncodedImage
 from pixpod.outputs.keys import keyed_hash
 from pixpod.outputs.private_files import read_bounded, sync_folder, write_private
-from pixpod.outputs.result_file import ResultFile, SealedPart, seal, unseal
+from pixpod.outputs.spooled_job import SpooledJob, open_job, read_images, seal_job
 
 MAX_JOB_FILE_BYTES = 100_000
 _JOB_FILE = "job.sealed"
 _TOKEN_CHARACTERS = 32
 _FOLDER_TRIES = 3
-
-
-class SpooledJob(SealedPart):
-    """One job in the spool. `name` begins the names of its files, see `OutputOptions`.
-
-    `may_use_bucket` is false if the job keeps its images out of the deployment's bucket.
-    """
-
-    job_name: str
-    key_prefix: str
-    name: str
-    format: ImageFormat
-    seeds: tuple[int, ...]
-    may_use_bucket: bool
-    result: ResultFile
-
-    def file_names(self) -> list[str]:
-        """Return the names of the images, which depend on their bytes."""
-        return [
-            f"{index}-{image.sha256}.{self.format}"
-            for index, image in enumerate(self.result.images)
-        ]
 
 
 class Spool:
@@ -83,7 +60,7 @@ class Spool:
         Raises SpoolFull if there is no room.
         """
         token = self.token_of(job.job_name, job.result.fingerprint)
-        if self._is_sound(token):
+        if self._is_sound(self.folder / token, token):
             return
         self._check_room(sum(image.size_bytes for image in images))
         self._directory.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -93,8 +70,8 @@ class Spool:
             unfinished.mkdir(mode=0o700)
             for name, image in zip(job.file_names(), images, strict=True):
                 write_private(unfinished / name, image.data)
-            content = seal(job.model_dump_json(), key=_seal_key(token), secret=self._secret)
-            write_private(unfinished / _JOB_FILE, content)
+            sealed = seal_job(job, token=token, secret=self._secret)
+            write_private(unfinished / _JOB_FILE, sealed)
             sync_folder(unfinished)
             if not is_abandoned():
                 self._put_in_place(unfinished, token)
@@ -108,30 +85,11 @@ class Spool:
 
     def find(self, token: str) -> SpooledJob | None:
         """Return a job; None if it is not here. Raises ValueError for one that does not count."""
-        try:
-            data = read_bounded(self.folder / token / _JOB_FILE, MAX_JOB_FILE_BYTES)
-        except FileNotFoundError:
-            return None
-        content = unseal(data, key=_seal_key(token), secret=self._secret)
-        try:
-            return SpooledJob.model_validate_json(content)
-        except ValidationError as exc:
-            raise ValueError("expected a job of this version, got something else") from exc
+        return self._find_in(self.folder / token, token)
 
     def read_images(self, token: str, job: SpooledJob) -> tuple[EncodedImage, ...]:
         """Return the images of a job. Raises ValueError if one of them has changed."""
-        return tuple(
-            EncodedImage(
-                index=index,
-                seed=seed,
-                format=job.format,
-                data=_read_image(self.folder / token / name, image.sha256, image.size_bytes),
-                **image.model_dump(),
-            )
-            for index, (seed, name, image) in enumerate(
-                zip(job.seeds, job.file_names(), job.result.images, strict=True)
-            )
-        )
+        return read_images(self.folder / token, job)
 
     def remove(self, token: str) -> None:
         """Delete a job that has been delivered, if it is here."""
@@ -157,10 +115,17 @@ class Spool:
                 f"for {num_bytes} more: {_ADVICE}, or raise PIXPOD_SPOOL_MAX_BYTES"
             )
 
-    def _is_sound(self, token: str) -> bool:
+    def _find_in(self, folder: Path, token: str) -> SpooledJob | None:
         try:
-            job = self.find(token)
-            return job is not None and bool(self.read_images(token, job))
+            data = read_bounded(folder / _JOB_FILE, MAX_JOB_FILE_BYTES)
+        except FileNotFoundError:
+            return None
+        return open_job(data, token=token, secret=self._secret)
+
+    def _is_sound(self, folder: Path, token: str) -> bool:
+        try:
+            job = self._find_in(folder, token)
+            return job is not None and bool(read_images(folder, job))
         except (OSError, ValueError):
             return False
 
@@ -169,17 +134,20 @@ class Spool:
 
         A folder that is there but does not count is renamed, and stays.
         """
+        folder = self.folder / token
         for _ in range(_FOLDER_TRIES):
             try:
-                unfinished.rename(self.folder / token)
+                unfinished.rename(folder)
                 return
             except OSError as exc:
                 if exc.errno not in (errno.ENOTEMPTY, errno.EEXIST, errno.ENOTDIR):
                     raise
-            if self._is_sound(token):
+            if self._is_sound(folder, token):
                 return
             with suppress(FileNotFoundError):
-                (self.folder / token).rename(self.folder / f"{token}.{uuid4().hex[:8]}.unusable")
+                aside = folder.rename(self.folder / f"{token}.{uuid4().hex[:8]}.unusable")
+                if self._is_sound(aside, token):  # another worker has just written it
+                    aside.rename(folder)
         raise OSError(errno.EBUSY, "the folder of the job comes and goes")
 
     def _unfinished(self) -> Path:
@@ -190,17 +158,6 @@ class Spool:
 
 
 _ADVICE = "empty it with scripts/upload_spool"
-
-
-def _seal_key(token: str) -> str:
-    return f"spool {token}"
-
-
-def _read_image(path: Path, sha256: str, size_bytes: int) -> bytes:
-    data = read_bounded(path, size_bytes)
-    if hashlib.sha256(data).hexdigest() != sha256:
-        raise ValueError("expected the image that was written, got another one")
-    return data
 
 
 def _sizes(folder: Path) -> Iterator[int]:

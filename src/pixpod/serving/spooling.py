@@ -17,7 +17,8 @@ from pydantic import SecretStr
 from pixpod.errors import PayloadError, SpoolFull, WorkerError
 from pixpod.job import Delivery, EncodedResult, Job, ModelIdentity
 from pixpod.outputs.result_file import fingerprint, make_result
-from pixpod.outputs.spool import Spool, SpooledJob
+from pixpod.outputs.spool import Spool
+from pixpod.outputs.spooled_job import SpooledJob
 
 log = logging.getLogger(__name__)
 
