@@ -29,7 +29,7 @@ from pixpod.outputs.spooled_job import SpooledJob, open_job, read_images, seal_j
 MAX_JOB_FILE_BYTES = 100_000
 _JOB_FILE = "job.sealed"
 _TOKEN_CHARACTERS = 32
-_FOLDER_TRIES = 3
+_FOLDER_TRIES = 20
 
 
 class Spool:
@@ -145,10 +145,17 @@ class Spool:
             if self._is_sound(folder, token):
                 return
             with suppress(FileNotFoundError):
-                aside = folder.rename(self.folder / f"{token}.{uuid4().hex[:8]}.unusable")
-                if self._is_sound(aside, token):  # another worker has just written it
-                    aside.rename(folder)
+                self._set_aside(folder, token)
         raise OSError(errno.EBUSY, "the folder of the job comes and goes")
+
+    def _set_aside(self, folder: Path, token: str) -> None:
+        aside = folder.rename(self.folder / f"{token}.{uuid4().hex[:8]}.unusable")
+        if not self._is_sound(aside, token):
+            return
+        try:  # another worker has just written it
+            aside.rename(folder)
+        except OSError:  # and yet another one
+            shutil.rmtree(aside)
 
     def _unfinished(self) -> Path:
         return self.folder / f".{uuid4().hex}.tmp"
