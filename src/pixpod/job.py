@@ -266,9 +266,10 @@ class EncodedResult:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StoredImage:
-    """A delivered image: at most one of `url`, `data`, `path`; none if the caller knows the place.
+    """A delivered image: `key` with `url`, with `path` or alone, or `data`, or none of these.
 
-    `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
+    `key` is alone in a bucket without links. None is there if the caller knows the place. `data` is
+    plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """
 
     image: ImageFile

@@ -43,7 +43,8 @@ def run_jobs(environ, *jobs, seconds=0.0, **changes):
 
     async def run():
         replies = [await worker.handle(job) for job in jobs]
-        await worker.results.settle()
+        if worker.results is not None:
+            await worker.results.settle()
         return replies
 
     return asyncio.run(run())
