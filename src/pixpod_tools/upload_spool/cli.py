@@ -1,7 +1,7 @@
 """Upload the images of the spool to the deployment's bucket, and delete them from the spool.
 
 The spool has images that no place has taken. Run this where the workers' network volume is mounted,
-with the variables that the workers have: PIXPOD_S3_..., PIXPOD_KEY_SECRET, PIXPOD_SPOOL_DIR.
+with the variables that the workers have: the bucket, PIXPOD_KEY_SECRET, PIXPOD_SPOOL_DIR.
 
   scripts/upload_spool --dry-run
   scripts/upload_spool --dir /workspace/pixpod-spool
