@@ -131,7 +131,7 @@ def test_damaged_unfinished_and_private_folders_stay_and_are_listed(environ, spo
     assert "in the deployment's spool" in reply["error"]
     next(spool.folders()[0].glob("1-*.png")).write_bytes(b"another")
     (spool.folder / ".0.tmp").mkdir()
-    (spool.folder / "0.unusable").mkdir()
+    (spool.folder / "0\x1b.unusable").mkdir()
     status, table, jobs, _ = upload()
     assert status == 1
     outcomes = {each["job"] or each["folder"]: each["outcome"] for each in jobs}
@@ -140,9 +140,10 @@ def test_damaged_unfinished_and_private_folders_stay_and_are_listed(environ, spo
         "second": "uploaded",
         "private": "private",
         ".0.tmp": "unfinished",
-        "0.unusable": "unreadable",
+        "0\x1b.unusable": "unreadable",
     }
     assert "stays: its caller keeps images out of the bucket" in table
+    assert "0?.unusable" in table and "\x1b" not in table
     assert len(spool.folders()) == 4
 
 

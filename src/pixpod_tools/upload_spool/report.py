@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 from tabulate import tabulate
 
+from pixpod_tools.printable import printable
 from pixpod_tools.upload_spool.uploading import Row
 
 _TITLES = ("job", "images", "MB", "since", "what", "folder")
@@ -20,12 +21,12 @@ def format_rows(title: str, rows: Sequence[Row]) -> str:
         return head
     cells = [
         (
-            row.job_name or "-",
+            printable(row.job_name or "-"),
             str(row.num_images or "-"),
             f"{row.size_bytes / 1e6:.1f}",
             time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(row.written_at)),
             row.outcome,
-            row.folder,
+            printable(row.folder),
         )
         for row in rows
     ]
