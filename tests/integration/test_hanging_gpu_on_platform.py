@@ -41,13 +41,12 @@ def are_taken(platform: RunningEmulator, *job_ids: str) -> bool:
 def reason_of(platform: RunningEmulator, worker_id: str) -> str:
     """Why the worker has ended."""
 
-    def reasons(state: dict) -> list[str]:
+    def reason(state: dict) -> str:
         endpoint = state["endpoints"]["test"]
         workers = [*endpoint["workers"], *endpoint["retired"]]
-        reasons = [each["reason"] for each in workers if each["id"] == worker_id]
-        return [reason for reason in reasons if reason and "exited" in reason]
+        return next(each["reason"] or "" for each in workers if each["id"] == worker_id)
 
-    return reasons(platform.wait_until(reasons, LIMIT_S))[0]
+    return reason(platform.wait_until(lambda state: "exited" in reason(state), LIMIT_S))
 
 
 @pytest.mark.parametrize("end", ["CANCELLED", "FAILED"])
