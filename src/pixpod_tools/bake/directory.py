@@ -125,7 +125,7 @@ def _manifest(directory: Path) -> Manifest:
 def _listed(folder: Path) -> list[str]:
     """Return the files of a folder, those behind links to other folders as well."""
     return [
-        os.path.relpath(os.path.join(parent, name), folder)
+        str((Path(parent) / name).relative_to(folder))
         for parent, _, names in os.walk(folder, followlinks=True)
         for name in names
         if name != _STAMP and not name.startswith(NOT_LISTED)
