@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
+from support.counting_engine import CountingEngine
 from support.s3_server import S3Server
 from support.tiny_models import build_tiny_worker
 
@@ -21,24 +22,6 @@ NUM_PAIRS = 30
 JOBS_PER_SAMPLE = 4
 
 
-class CountingEngine:
-    """Stands before a worker's engine and counts denoiser calls."""
-
-    def __init__(self, engine):
-        self.num_calls = 0
-        self._engine = engine
-
-    async def generate(self, request, on_step=None):
-        def count(step, steps):
-            self.num_calls += 1
-            on_step(step, steps)
-
-        return await self._engine.generate(request, count)
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
-
-
 @pytest.fixture
 def open_worker(tmp_path, juicefs: S3Server):
     """A function that starts a worker with a CountingEngine; all are stopped at the end."""
@@ -47,17 +30,7 @@ def open_worker(tmp_path, juicefs: S3Server):
     def open_one(**environ: str) -> Worker:
         worker = build_tiny_worker(
             tmp_path,
-            **{
-                "PIXPOD_DELIVERY": "s3",
-                "PIXPOD_S3_BUCKET": juicefs.bucket,
-                "PIXPOD_S3_ENDPOINT_URL": juicefs.endpoint_url,
-                "PIXPOD_S3_ACCESS_KEY_ID": juicefs.access_key_id,
-                "PIXPOD_S3_SECRET_ACCESS_KEY": juicefs.secret_access_key,
-                "PIXPOD_S3_ADDRESSING_STYLE": "path",
-                "PIXPOD_KEY_SECRET": "the same on all",
-                "PIXPOD_MODELS": "sd15-tiny",
-                **environ,
-            },
+            **{**juicefs.environ(), "PIXPOD_MODELS": "sd15-tiny", **environ},
         )
         worker.engine = CountingEngine(worker.engine)
         worker.start()

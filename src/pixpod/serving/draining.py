@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -26,10 +26,12 @@ class PollClosed(TimeoutError):
 class Drain:
     """A worker's end: no further job is taken, and those that are here are run.
 
-    `status` is the exit status. `begun` is set once the end has begun.
+    `status` is the exit status. `begun` is set once the end has begun. `settle` is awaited once all
+    jobs are reported: they may have left something to be done.
     """
 
     status: int = 0
+    settle: Callable[[], Awaitable[None]] | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, status: int = 0) -> None:
@@ -72,15 +74,21 @@ class ClosingSession:
     """Stands in for a session whose polls are closed when `closing` is set.
 
     An answer whose headers are there is read to its end. With the session's `sockets`, the other
-    side is given `ARRIVAL_S` to close, and what it had sent before is no loss.
+    side is given `arrival_s` to close, and what it had sent before is no loss.
     """
 
     def __init__(
-        self, session: "ClientSession", closing: asyncio.Event, sockets: Sockets | None = None
+        self,
+        session: "ClientSession",
+        closing: asyncio.Event,
+        sockets: Sockets | None = None,
+        *,
+        arrival_s: float = ARRIVAL_S,
     ) -> None:
         self._session = session
         self._closing = closing
         self._sockets = sockets
+        self._arrival_s = arrival_s
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator["ClientResponse"]:
@@ -99,7 +107,7 @@ class ClosingSession:
                 return answer.result()
             if self._sockets:
                 self._sockets.end_requests()
-                await asyncio.wait({answer}, timeout=ARRIVAL_S)
+                await asyncio.wait({answer}, timeout=self._arrival_s)
             if answer.done() and not answer.exception():
                 return answer.result()
             raise PollClosed("expected no further answer, because the worker ends")

@@ -17,7 +17,8 @@ from typing import NoReturn
 from pixpod.engine.device_probe import processor_name
 from pixpod.errors import WorkerError
 from pixpod.serving.draining import Drain
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.worker import Platform, Worker
 from pixpod.timeline import BootTimeline
 
 log = logging.getLogger(__name__)
@@ -54,6 +55,7 @@ def serve(worker: Worker | RefusingWorker, timeline: BootTimeline, drain: Drain)
     unhealthy and exits with 1. The SDK reads its environment when it is imported, so that must be
     complete before.
     """
+    drain.settle = worker.settle
     with timeline.span("sdk"), _processor_name_from_proc():
         import runpod
 

@@ -1,25 +1,24 @@
-"""Runs one job from its payload to its reply. The only place that turns errors into replies.
+"""Runs one job from its payload to its reply. No error leaves this module but as a reply.
 
 Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pixpod.contract.describe import describe
-from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
+from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
-from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
+from pixpod.errors import InternalError, WorkerError
 from pixpod.job import (
     Cost,
     Delivery,
-    EncodedImage,
+    EncodedResult,
     Generation,
     Job,
     JobResult,
@@ -30,20 +29,19 @@ from pixpod.logs import job_context
 from pixpod.methods import method_of
 from pixpod.outputs.encoding import (
     MetadataOptions,
-    base64_bytes,
-    encode,
-    generation_text,
-    max_encoded_bytes,
 )
+from pixpod.outputs.keys import JobKeys
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
+from pixpod.serving.encoding import encode_images
+from pixpod.serving.job_events import JobEvents
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.replies import BulkyReply
+from pixpod.serving.rendering import ReplyRenderer, render_failure
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.webhooks import JobEvents, Webhooks
+from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -52,6 +50,7 @@ Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
 
 ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
+FROM_SPOOL = "this job was finished before: its images come from the deployment's spool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -93,6 +92,17 @@ class Worker:
         self.start()
         return self
 
+    async def settle(self) -> None:
+        """Wait for what jobs have left to be done. Call it once all of them have ended.
+
+        Result files are written. Final events are delivered or become dead letters, and other
+        events are dropped. Each of these has its own time limit.
+        """
+        if self.results is not None:
+            await self.results.settle()
+        if self.webhooks is not None:
+            await self.webhooks.settle()
+
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
@@ -125,17 +135,25 @@ class Worker:
         JSON documents.
         """
         with job_context(raw.get("id")), self.concurrency.running():
-            events = JobEvents(
-                job_id=str(raw.get("id")),
-                webhooks=self.webhooks,
-                options=find_webhook(raw, self.capabilities),
-            )
+            events = self._events_of(raw)
             try:
                 reply = await self._answer(raw, events)
             except asyncio.CancelledError:
                 events.cancelled()
                 raise
-            return await self._with_refresh(await events.ended(reply))
+            await events.ended(reply)
+            return await self._with_refresh(reply)
+
+    def _events_of(self, raw: Mapping[str, Any]) -> JobEvents:
+        job_id = str(raw.get("id"))
+        keys = JobKeys(
+            prefix=self.delivery.key_prefix,
+            key_prefix="",
+            job_name=job_id,
+            secret=self.delivery.key_secret,
+        )
+        options = find_webhook(raw, self.capabilities)
+        return JobEvents(job_id=job_id, keys=keys, webhooks=self.webhooks, options=options)
 
     async def _answer(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         try:
@@ -143,12 +161,11 @@ class Worker:
                 return describe(self.capabilities)
             return await self._run(raw, events)
         except WorkerError as error:
-            _log_failure(error)
             if error.refresh_worker:
                 self.refresh.failed(error.code)
             if error.ends_worker and self.platform:
                 self.platform.end_worker()
-            return render_error(error)
+            return render_failure(error)
         except Exception:
             log.exception("job failed unexpectedly")
             return render_error(InternalError("the worker's log has the details"))
@@ -165,7 +182,8 @@ class Worker:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
-            self._check_reply_size(job)
+            events.keys = self.delivery.keys_of(job, Delivery.S3)
+            self._renderer.check_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
             events.started()
@@ -176,57 +194,35 @@ class Worker:
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
                     made = await self._find_or_generate(job, progress)
+                files = made if isinstance(made, EncodedResult) else None
                 if isinstance(made, Generation):
-                    delivered = await self._deliver(job, made, timeline)
+                    files = await self._encode(job, made, timeline)
+                if files is not None:
+                    delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._repeat(made, timeline)
+            result = self._repeat(made, ANSWERED_FROM_STORED, timeline)
+        elif isinstance(made, EncodedResult):
+            result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
         else:
             result = self._finish(made, delivered, timeline)
-        reply = await self._render(job, result)
+        reply = await self._renderer.render(job, result, files)
+        if isinstance(made, EncodedResult):
+            await self.delivery.remove_spooled(job)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
 
-    async def _render(self, job: Job, result: JobResult) -> dict[str, Any]:
-        """Render a result. Inline images that do not fit into a reply go to the bucket."""
-        reply = render_result(result)
-        if all(stored.data is None for stored in result.images):
-            return reply
-        if _json_bytes(reply) > self.delivery.max_reply_bytes:
-            return await self._render_links(job, result)
-        return BulkyReply(reply, lambda: self._shrink(job, result))
+    @property
+    def _renderer(self) -> ReplyRenderer:
+        return ReplyRenderer(self.delivery)
 
-    async def _render_links(self, job: Job, result: JobResult) -> dict[str, Any]:
-        """Render a result with its images in the bucket in place of the reply.
-
-        Raises ResultTooLarge if the bucket cannot take them.
-        """
-        moved, cause = None, None
-        try:
-            moved = await self.delivery.move_out_of_reply(job, result.images)
-        except WorkerError as error:
-            log.error("images not stored in place of inline ones", exc_info=error)
-            cause = error
-        if moved is None:
-            num_bytes = sum(stored.image.size_bytes for stored in result.images)
-            raise ResultTooLarge(
-                f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
-                "bytes: request fewer images, jpeg or webp, or delivery by s3"
-            ) from cause
-        warnings = (*result.warnings, *moved.warnings)
-        return render_result(replace(result, images=moved.images, warnings=warnings))
-
-    async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
-        """Return the reply to a job whose inline images the platform has refused."""
-        try:
-            return await self._render_links(job, result)
-        except ResultTooLarge as error:
-            _log_failure(error)
-            return render_error(error)
-
-    async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
+    async def _find_or_generate(
+        self, job: Job, progress: Progress
+    ) -> Generation | StoredResult | EncodedResult:
         def generate() -> Coroutine[Any, Any, Generation]:
             return self.engine.generate(job.request, progress.on_step)
 
+        if spooled := await self.delivery.find_spooled(job):
+            return spooled
         results = self._results_of(job)
         if results is None:
             return await generate()
@@ -237,33 +233,26 @@ class Worker:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(self, job: Job, generation: Generation, timeline: Timeline) -> Delivered:
+    async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
-            encoded = await _encode_all(job, generation, self.metadata)
+            images = await encode_images(job, generation, self.metadata)
+        return EncodedResult(
+            images=tuple(images),
+            model=generation.model,
+            steps=generation.num_calls,
+            warnings=generation.warnings,
+        )
+
+    async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):
-            delivered = await self.delivery.deliver(job, encoded)
+            delivered = await self.delivery.deliver(job, files)
         results = self._results_of(job)
         if results is not None and not delivered.warnings:  # all images are in the bucket
             keys = self.delivery.keys_of(job, Delivery.S3)
-            await results.keep(job, keys, generation, delivered.images)
+            await results.keep(job, keys, files, delivered.images)
         return delivered
-
-    def _check_reply_size(self, job: Job) -> None:
-        """Refuse results that cannot fit before any GPU time is spent."""
-        if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
-            return
-        request, output = job.request, job.output
-        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
-        largest = len(request.seeds) * base64_bytes(each)
-        if largest > self.delivery.max_reply_bytes:
-            raise ResultTooLarge(
-                f"{len(request.seeds)} inline {output.format} images of "
-                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
-                "delivery by s3"
-            )
 
     def _finish(
         self, generation: Generation, delivered: Delivered, timeline: Timeline
@@ -283,7 +272,7 @@ class Worker:
             warnings=(*generation.warnings, *delivered.warnings),
         )
 
-    def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
+    def _repeat(self, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
         return JobResult(
             images=result.images,
             model=result.model,
@@ -296,7 +285,7 @@ class Worker:
                 basis="answered from a stored result",
             ),
             worker=self._report(is_first=self.images_served == 0),
-            warnings=(*result.warnings, ANSWERED_FROM_STORED),
+            warnings=(*result.warnings, reason),
         )
 
     def _report(self, is_first: bool) -> WorkerReport:
@@ -308,67 +297,13 @@ class Worker:
         )
 
 
-class RefusingWorker:
-    """Stands in for a worker whose settings are wrong: each job is answered with the fault.
-
-    That is cheaper for the owner than a worker that crashes and is started again on every host.
-    """
-
-    def __init__(self, error: WorkerError) -> None:
-        self._error = error
-
-    def check_host(self) -> None:
-        """Raise the fault if it is this host's: a disk that fails when settings are read."""
-        if self._error.fault is Fault.HOST:
-            raise self._error
-
-    def max_concurrency(self, current: int) -> int:
-        """See `Worker.max_concurrency`; the SDK begins with one."""
-        return current
-
-    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Worker.handle`."""
-        with job_context(raw.get("id")):
-            log.error("job refused", extra={"error": str(self._error)})
-        return render_error(self._error)
-
-
-def _log_failure(error: WorkerError) -> None:
-    """Log a caller's fault without its text, which quotes the payload; others with their cause."""
-    if error.fault is Fault.CALLER:
-        log.warning("job refused", extra={"code": error.code})
-    else:
-        log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
-
-
-async def _encode_all(
-    job: Job, generation: Generation, metadata: MetadataOptions
-) -> list[EncodedImage]:
-    """Encode each image on a thread of its own: encoders release the interpreter's lock."""
-    request, output = job.request, job.output
-    assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
-
-    def encode_one(index: int) -> EncodedImage:
-        image = generation.images[index]
-        text = generation_text(
-            request, image.seed, generation.model, has_prompts=metadata.has_prompts
-        )
-        return encode(
-            image.pixels,
-            index=index,
-            seed=image.seed,
-            format=output.format,
-            quality=output.quality,
-            text=text if output.metadata else None,
-            has_ai_mark=metadata.has_ai_mark,
-        )
-
-    indices = range(len(request.seeds))
-    return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
-
-
-def _json_bytes(reply: Mapping[str, Any]) -> int:
-    return len(json.dumps(reply).encode())
+def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
+    return StoredResult(
+        images=delivered.images,
+        model=spooled.model,
+        steps=spooled.steps,
+        warnings=(*spooled.warnings, *delivered.warnings),
+    )
 
 
 def _describe(job: Job) -> dict[str, object]:
