@@ -16,7 +16,7 @@ LEAST_KEPT = {"flux-tiny": 0.90, "sdxl-tiny": 0.65, "sd15-tiny": 0.65}
 SCENE = source_scenes(1)[0]
 SOURCE = draw(SCENE)
 MASK = np.zeros((64, 64), np.uint8)
-MASK[16:48, 16:48] = 255
+MASK[20:44, 20:44] = 255
 
 
 @pytest.fixture(scope="module")
