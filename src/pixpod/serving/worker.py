@@ -13,6 +13,7 @@ from typing import Any, Self
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.sensitive import sensitive_texts
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
@@ -124,7 +125,8 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")), self.concurrency.running():
+        sensitive = sensitive_texts(raw)
+        with job_context(raw.get("id"), sensitive), self.concurrency.running():
             events = JobEvents(
                 job_id=str(raw.get("id")),
                 webhooks=self.webhooks,
@@ -328,7 +330,7 @@ class RefusingWorker:
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `Worker.handle`."""
-        with job_context(raw.get("id")):
+        with job_context(raw.get("id"), sensitive_texts(raw)):
             log.error("job refused", extra={"error": str(self._error)})
         return render_error(self._error)
 

@@ -1,0 +1,209 @@
+"""Masks the sensitive texts of jobs, and the secrets of a deployment, in whatever is printed.
+
+One object serves all threads of a process. Knows no payload: `contract.sensitive` reads the texts.
+"""
+
+import io
+import json
+import re
+import threading
+from bisect import bisect_left
+from collections import deque
+from collections.abc import Collection, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from typing import TextIO
+from urllib.parse import quote_from_bytes
+
+MASK = "***"
+
+MIN_CHARACTERS = 8
+"""Shorter texts are not masked: they are words that lines have for other reasons."""
+
+BLOCK_CHARACTERS = 16
+MIN_PIECE_CHARACTERS = 2 * BLOCK_CHARACTERS - 1
+"""A piece of a longer text is masked from this length on, because it contains a whole block."""
+
+MAX_ENDED_JOBS = 8
+"""Jobs whose texts stay masked after their end: threads and tasks may log later than that."""
+
+_SIGNATURES = re.compile(
+    r"(?i)(?<![a-z])((?:x-(?:amz|goog)-)?(?:signature|credential|security-token)|sig)"
+    r"=[^&\s\"'<>\\]+"
+)
+"""Parameters of presigned URLs, of which the worker itself makes some."""
+
+_ESCAPED = re.compile(r"""[^ -~]|['"\\]""")
+"""Characters that Python and JSON do not write as they are."""
+
+Block = tuple[str, int]
+"""A text, and where in it the block begins."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
+class Forms:
+    """Sensitive texts in all forms in which they may be printed, and the blocks in long ones."""
+
+    texts: frozenset[str]
+    blocks: Mapping[str, Block]
+
+    @classmethod
+    def of(cls, texts: Collection[str]) -> "Forms":
+        printed = frozenset(chain.from_iterable(map(_printed, texts)))
+        quoted = chain.from_iterable(map(_quoted, texts))
+        return cls(
+            texts=frozenset(each for each in (*printed, *quoted) if len(each) >= MIN_CHARACTERS),
+            blocks=dict(chain.from_iterable(map(_blocks, printed))),
+        )
+
+
+class Masks:
+    """The texts that are masked now. Its methods may be called by any thread."""
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._secrets: list[Forms] = []
+        self._running: list[Forms] = []
+        self._ended: deque[Forms] = deque(maxlen=MAX_ENDED_JOBS)
+        self._texts: tuple[str, ...] = ()
+        self._blocks: Mapping[str, Block] = {}
+
+    def keep(self, secrets: Collection[str]) -> None:
+        """Mask these for as long as the process lives."""
+        with self._lock:
+            self._secrets.append(Forms.of(secrets))
+            self._publish()
+
+    @contextmanager
+    def hiding(self, texts: Collection[str]) -> Iterator[None]:
+        """Mask these in the block, and until MAX_ENDED_JOBS later blocks have ended."""
+        forms = Forms.of(texts)
+        if not forms.texts:
+            yield
+            return
+        with self._lock:
+            self._running.append(forms)
+            self._publish()
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._running.remove(forms)
+                self._ended.append(forms)
+
+    def mask(self, text: str) -> str:
+        """Return the text with MASK in place of each sensitive one, the longest first."""
+        texts = self._texts  # another thread may replace it
+        for each in texts[bisect_left(texts, -len(text), key=_longest_first) :]:
+            if each in text:
+                text = text.replace(each, MASK)
+        if "=" in text:
+            text = _SIGNATURES.sub(rf"\1={MASK}", text)
+        return _mask_pieces(text, self._blocks) if self._blocks else text
+
+    def mask_value(self, value: object) -> object:
+        """Return a JSON value with all its texts masked; other types become texts."""
+        if value is None or isinstance(value, bool | int | float):
+            return value
+        if isinstance(value, Mapping):
+            return {self.mask(str(name)): self.mask_value(each) for name, each in value.items()}
+        if isinstance(value, list | tuple):
+            return [self.mask_value(each) for each in value]
+        return self.mask(value if isinstance(value, str) else str(value))
+
+    def _publish(self) -> None:
+        """Replace what `mask` reads; it takes no lock."""
+        forms = [*self._secrets, *self._running, *self._ended]
+        texts = frozenset().union(*(each.texts for each in forms))
+        self._texts = tuple(sorted(texts, key=_longest_first))
+        self._blocks = dict(chain.from_iterable(each.blocks.items() for each in forms))
+
+
+class MaskedStream(io.TextIOWrapper):
+    """Writes to another stream what `print`, the SDK and other loggers write, masked.
+
+    A text is masked by itself: a line that is written in parts may keep one that spans them.
+    """
+
+    def __init__(self, stream: TextIO, masks: Masks) -> None:
+        super().__init__(
+            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=True
+        )
+        self._masks = masks
+
+    def write(self, text: str) -> int:
+        masked = self._masks.mask(text)
+        super().write(text if masked == text else self._mask_json(text) or masked)
+        return len(text)
+
+    def _mask_json(self, text: str) -> str | None:
+        """Return a JSON object with its values masked, its names and its form as they are."""
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(line, dict):
+            return None
+        end = text[len(text.rstrip()) :]
+        return json.dumps({name: self._masks.mask_value(each) for name, each in line.items()}) + end
+
+
+def _longest_first(text: str) -> int:
+    return -len(text)
+
+
+def _printed(text: str) -> set[str]:
+    """Return a text as Python and JSON write it, and as JSON that contains these."""
+    forms = {text}
+    if _ESCAPED.search(text):
+        forms |= {repr(text)[1:-1], repr(_encode(text))[2:-1]}
+        for is_ascii in (True, False):
+            forms |= {json.dumps(each, ensure_ascii=is_ascii)[1:-1] for each in forms}
+    return forms
+
+
+def _quoted(text: str) -> set[str]:
+    """Return a text as URLs write it."""
+    quoted = quote_from_bytes(_encode(text), safe="")
+    return {quoted, quoted.replace("%2F", "/"), quoted.replace("%20", "+")}
+
+
+def _encode(text: str) -> bytes:
+    return text.encode("utf-8", "surrogatepass")
+
+
+def _blocks(text: str) -> Iterator[tuple[str, Block]]:
+    """Yield the last block first: where one is repeated, a dictionary keeps the first place."""
+    if len(text) < MIN_PIECE_CHARACTERS:
+        return
+    for begin in reversed(range(0, len(text) - BLOCK_CHARACTERS + 1, BLOCK_CHARACTERS)):
+        yield text[begin : begin + BLOCK_CHARACTERS], (text, begin)
+
+
+def _mask_pieces(text: str, blocks: Mapping[str, Block]) -> str:
+    """Mask what long texts have in common with this one: libraries cut what they print."""
+    if len(blocks) < len(text) and not any(block in text for block in blocks):
+        return text  # found without the loop over characters
+    parts, done, at = [], 0, 0
+    while at <= len(text) - BLOCK_CHARACTERS:
+        block = blocks.get(text[at : at + BLOCK_CHARACTERS])
+        begin, end = _piece(text, at, *block, done) if block else (at, at)
+        if end - begin < MIN_PIECE_CHARACTERS:
+            at += 1
+            continue
+        parts += [text[done:begin], MASK]
+        done = at = end
+    return "".join([*parts, text[done:]]) if parts else text
+
+
+def _piece(text: str, at: int, source: str, begin: int, done: int) -> tuple[int, int]:
+    """Return the bounds of the longest piece of `source` around a block at `at`, after `done`."""
+    before, most = 0, min(at - done, begin)
+    while before < most and text[at - before - 1] == source[begin - before - 1]:
+        before += 1
+    after = BLOCK_CHARACTERS
+    most = min(len(text) - at, len(source) - begin)
+    while after < most and text[at + after] == source[begin + after]:
+        after += 1
+    return at - before, at + after
