@@ -50,11 +50,10 @@ class Forms:
 
     @classmethod
     def of(cls, texts: Collection[str]) -> "Forms":
-        printed = frozenset(chain.from_iterable(map(_printed, texts)))
-        quoted = chain.from_iterable(map(_quoted, texts))
+        forms = chain.from_iterable((*_printed(text), *_quoted(text)) for text in texts)
         return cls(
-            texts=frozenset(each for each in (*printed, *quoted) if len(each) >= MIN_CHARACTERS),
-            blocks=dict(chain.from_iterable(map(_blocks, printed))),
+            texts=frozenset(form for form in forms if len(form) >= MIN_CHARACTERS),
+            blocks=dict(chain.from_iterable(map(_blocks, texts))),
         )
 
 
@@ -154,12 +153,14 @@ def _longest_first(text: str) -> int:
 
 
 def _printed(text: str) -> set[str]:
-    """Return a text as Python and JSON write it, and as JSON that contains these."""
+    """Return a text as Python and JSON write it, as JSON that contains these, and the parts that
+    are the same however often they are escaped."""
     forms = {text}
     if _ESCAPED.search(text):
         forms |= {repr(text)[1:-1], repr(_encode(text))[2:-1]}
         for is_ascii in (True, False):
             forms |= {json.dumps(each, ensure_ascii=is_ascii)[1:-1] for each in forms}
+        forms |= set(_ESCAPED.split(text))
     return forms
 
 
