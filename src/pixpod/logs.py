@@ -85,7 +85,8 @@ class JsonFormatter(logging.Formatter):
 
 def configure_logging(level: str) -> None:
     """Send all logs to standard error as JSON; standard output stays free for results."""
-    handler = logging.StreamHandler(sys.stderr)
+    stream = sys.stderr
+    handler = logging.StreamHandler(stream.target if isinstance(stream, MaskedStream) else stream)
     handler.setFormatter(JsonFormatter())
     logging.basicConfig(level=level, handlers=[handler], force=True)
     for name in CHATTY_LIBRARIES:

@@ -123,12 +123,14 @@ class MaskedStream(io.TextIOWrapper):
     """Writes to another stream what `print`, the SDK and other loggers write, masked.
 
     A text is masked by itself: a line that is written in parts may keep one that spans them.
+    `target` is the other stream, for those who mask themselves.
     """
 
     def __init__(self, stream: TextIO, masks: Masks) -> None:
         super().__init__(
             stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=True
         )
+        self.target = stream
         self._masks = masks
 
     def write(self, text: str) -> int:
