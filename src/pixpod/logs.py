@@ -3,6 +3,7 @@
 Each process has one log, hence one set of texts that are masked in it.
 """
 
+import io
 import json
 import logging
 import sys
@@ -12,7 +13,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
 
-from pixpod.masking import MaskedStream, Masks
+from pixpod.masking import Masks
 
 _job_id: ContextVar[str | None] = ContextVar("job_id", default=None)
 
@@ -81,6 +82,37 @@ class JsonFormatter(logging.Formatter):
         if record.exc_info:
             line["traceback"] = _masks.mask(self.formatException(record.exc_info))
         return json.dumps(line, ensure_ascii=False)
+
+
+class MaskedStream(io.TextIOWrapper):
+    """Writes to another stream what `print`, the SDK and other loggers write, masked.
+
+    A text is masked by itself: a line that is written in parts may keep one that spans them.
+    `target` is the other stream, for those who mask themselves.
+    """
+
+    def __init__(self, stream: TextIO, masks: Masks) -> None:
+        super().__init__(
+            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=True
+        )
+        self.target = stream
+        self._masks = masks
+
+    def write(self, text: str) -> int:
+        masked = self._masks.mask(text)
+        super().write(text if masked == text else self._mask_json(text) or masked)
+        return len(text)
+
+    def _mask_json(self, text: str) -> str | None:
+        """Return a JSON object with its values masked, its names and its form as they are."""
+        try:
+            line = json.loads(text)
+        except (ValueError, RecursionError):
+            return None
+        if not isinstance(line, dict):
+            return None
+        end = text[len(text.rstrip()) :]
+        return json.dumps({name: self._masks.mask_value(each) for name, each in line.items()}) + end
 
 
 def configure_logging(level: str) -> None:

@@ -3,7 +3,6 @@
 One object serves all threads of a process. Knows no payload: `contract.sensitive` reads the texts.
 """
 
-import io
 import json
 import re
 import threading
@@ -13,7 +12,6 @@ from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
-from typing import TextIO
 from urllib.parse import quote_from_bytes
 
 MASK = "***"
@@ -117,37 +115,6 @@ class Masks:
         texts = frozenset().union(*(each.texts for each in forms))
         self._texts = tuple(sorted(texts, key=_longest_first))
         self._blocks = dict(chain.from_iterable(each.blocks.items() for each in forms))
-
-
-class MaskedStream(io.TextIOWrapper):
-    """Writes to another stream what `print`, the SDK and other loggers write, masked.
-
-    A text is masked by itself: a line that is written in parts may keep one that spans them.
-    `target` is the other stream, for those who mask themselves.
-    """
-
-    def __init__(self, stream: TextIO, masks: Masks) -> None:
-        super().__init__(
-            stream.buffer, encoding=stream.encoding, errors=stream.errors, line_buffering=True
-        )
-        self.target = stream
-        self._masks = masks
-
-    def write(self, text: str) -> int:
-        masked = self._masks.mask(text)
-        super().write(text if masked == text else self._mask_json(text) or masked)
-        return len(text)
-
-    def _mask_json(self, text: str) -> str | None:
-        """Return a JSON object with its values masked, its names and its form as they are."""
-        try:
-            line = json.loads(text)
-        except (ValueError, RecursionError):
-            return None
-        if not isinstance(line, dict):
-            return None
-        end = text[len(text.rstrip()) :]
-        return json.dumps({name: self._masks.mask_value(each) for name, each in line.items()}) + end
 
 
 def _longest_first(text: str) -> int:

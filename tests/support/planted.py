@@ -5,8 +5,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PROMPTS = ("zanzibar", "tanganyika", "marmalade")
-CREDENTIALS = (
+PROMPTS: tuple[str, ...] = ("zanzibar", "tanganyika", "marmalade")
+CREDENTIALS: tuple[str, ...] = (
     "pomegranate",
     "persimmon",
     "mangosteen",

@@ -9,7 +9,8 @@ from urllib.parse import quote, quote_plus
 
 import pytest
 
-from pixpod.masking import MASK, MAX_ENDED_JOBS, MIN_PIECE_CHARACTERS, MaskedStream, Masks
+from pixpod.logs import MaskedStream
+from pixpod.masking import MASK, MAX_ENDED_JOBS, MIN_PIECE_CHARACTERS, Masks
 
 PROMPT = 'a "red" café\non a blue / background & more'
 LONG = " ".join(f"word{number}" for number in range(400))

@@ -21,6 +21,7 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
 sys.path.insert(0, str(Path(__file__).resolve().parents[3]))
 
 import handler
+from pixpod.bootstrap import build_worker
 from pixpod.errors import DeviceUnavailable
 from pixpod.serving import runpod_sdk
 from pixpod.testing.fake_engine import FakeEngine
@@ -31,7 +32,7 @@ CONCURRENCY = 10
 SUCCEEDS, RAISES, RAISES_A_GROUP, BREAKS_THE_GPU, IS_KILLED = FATES = range(5)
 
 
-RAW = ContextVar("raw")
+RAW: ContextVar[dict] = ContextVar("raw")
 """The job of this context, as it was given."""
 
 
@@ -128,10 +129,10 @@ class LeakyWorker:
         return await self.inner.handle(raw)
 
 
-def build_worker(*args, **kwargs):
-    return LeakyWorker(build(*args, **kwargs))
+def build_leaky_worker(*args, **kwargs):
+    return LeakyWorker(build_worker(*args, **kwargs))
 
 
 if __name__ == "__main__":
-    build, handler.build_worker = handler.build_worker, build_worker
+    vars(handler)["build_worker"] = build_leaky_worker
     runpod_sdk.leave(handler.main())
