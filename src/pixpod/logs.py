@@ -8,7 +8,7 @@ import json
 import logging
 import sys
 import time
-from collections.abc import Collection, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TextIO
@@ -38,7 +38,7 @@ MAX_JOB_ID_CHARACTERS = 200
 
 
 @contextmanager
-def job_context(job_id: object, sensitive: Collection[str] = ()) -> Iterator[None]:
+def job_context(job_id: object, sensitive: Iterable[str] = ()) -> Iterator[None]:
     """Add the job's id to each line logged in the block, by any module; a long id is cut.
 
     Until some time after the block, `sensitive` texts are masked in the lines of all threads.
@@ -51,7 +51,7 @@ def job_context(job_id: object, sensitive: Collection[str] = ()) -> Iterator[Non
         _job_id.reset(token)
 
 
-def keep_masked(secrets: Collection[str]) -> None:
+def keep_masked(secrets: Iterable[str]) -> None:
     """Mask these in all lines from now on."""
     _masks.keep(secrets)
 

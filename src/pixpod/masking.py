@@ -5,12 +5,14 @@ One object serves all threads of a process. Knows no payload: `contract.sensitiv
 
 import json
 import re
+import sys
 import threading
 from bisect import bisect_left
 from collections import deque
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import chain
 from urllib.parse import quote_from_bytes
 
@@ -39,65 +41,68 @@ Block = tuple[str, int]
 """A text, and where in it the block begins."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True, eq=False)
-class Forms:
-    """Sensitive texts in all forms in which they may be printed, and the blocks in long ones."""
+@dataclass(frozen=True, eq=False)
+class Hidden:
+    """Sensitive texts of one origin. What is derived from them is made when it is needed."""
 
-    texts: frozenset[str]
-    blocks: Mapping[str, Block]
+    texts: tuple[str, ...]
 
-    @classmethod
-    def of(cls, texts: Collection[str]) -> "Forms":
-        forms = chain.from_iterable((*_printed(text), *_quoted(text)) for text in texts)
-        return cls(
-            texts=frozenset(form for form in forms if len(form) >= MIN_CHARACTERS),
-            blocks=dict(chain.from_iterable(map(_blocks, texts))),
-        )
+    @cached_property
+    def shortest(self) -> int:
+        """Length of the shortest line that can show one of them, or a piece of one."""
+        return min(MIN_PIECE_CHARACTERS, *map(len, self.texts))
+
+    @cached_property
+    def forms(self) -> frozenset[str]:
+        """The texts in all forms in which they may be printed."""
+        forms = chain.from_iterable((*_printed(text), *_quoted(text)) for text in self.texts)
+        return frozenset(form for form in forms if len(form) >= MIN_CHARACTERS)
+
+    @cached_property
+    def blocks(self) -> Mapping[str, Block]:
+        return dict(chain.from_iterable(map(_blocks, self.texts)))
 
 
 class Masks:
-    """The texts that are masked now. Its methods may be called by any thread."""
+    """The texts that are masked now. Its methods may be called by any thread.
+
+    Most jobs have no line that is long enough to show one of their texts, and cost little.
+    """
 
     def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._secrets: list[Forms] = []
-        self._running: list[Forms] = []
-        self._ended: deque[Forms] = deque(maxlen=MAX_ENDED_JOBS)
-        self._texts: tuple[str, ...] = ()
+        self._lock = threading.RLock()  # handlers of signals log between any two instructions
+        self._secrets: list[Hidden] = []
+        self._running: list[Hidden] = []
+        self._ended: deque[Hidden] = deque(maxlen=MAX_ENDED_JOBS)
+        self._shortest = sys.maxsize
+        self._is_stale = False
+        self._forms: tuple[str, ...] = ()
         self._blocks: Mapping[str, Block] = {}
 
-    def keep(self, secrets: Collection[str]) -> None:
+    def keep(self, secrets: Iterable[str]) -> None:
         """Mask these for as long as the process lives."""
-        with self._lock:
-            self._secrets.append(Forms.of(secrets))
-            self._publish()
+        self._add(self._secrets, _hidden(secrets))
 
     @contextmanager
-    def hiding(self, texts: Collection[str]) -> Iterator[None]:
+    def hiding(self, texts: Iterable[str]) -> Iterator[None]:
         """Mask these in the block, and until MAX_ENDED_JOBS later blocks have ended."""
-        forms = Forms.of(texts)
-        if not forms.texts:
-            yield
-            return
-        with self._lock:
-            self._running.append(forms)
-            self._publish()
+        hidden = _hidden(texts)
+        self._add(self._running, hidden)
         try:
             yield
         finally:
-            with self._lock:
-                self._running.remove(forms)
-                self._ended.append(forms)
+            if hidden.texts:
+                with self._lock:
+                    self._running.remove(hidden)
+                    self._ended.append(hidden)
 
     def mask(self, text: str) -> str:
         """Return the text with MASK in place of each sensitive one, the longest first."""
-        texts = self._texts  # another thread may replace it
-        for each in texts[bisect_left(texts, -len(text), key=_longest_first) :]:
-            if each in text:
-                text = text.replace(each, MASK)
+        if len(text) >= self._shortest:
+            text = self._mask_texts(text)
         if "=" in text:
             text = _SIGNATURES.sub(rf"\1={MASK}", text)
-        return _mask_pieces(text, self._blocks) if self._blocks else text
+        return text
 
     def mask_value(self, value: object) -> object:
         """Return a JSON value with all its texts masked; other types become texts."""
@@ -109,12 +114,37 @@ class Masks:
             return [self.mask_value(each) for each in value]
         return self.mask(value if isinstance(value, str) else str(value))
 
-    def _publish(self) -> None:
-        """Replace what `mask` reads; it takes no lock."""
-        forms = [*self._secrets, *self._running, *self._ended]
-        texts = frozenset().union(*(each.texts for each in forms))
-        self._texts = tuple(sorted(texts, key=_longest_first))
-        self._blocks = dict(chain.from_iterable(each.blocks.items() for each in forms))
+    def _add(self, hidden: list[Hidden], new: Hidden) -> None:
+        if not new.texts:
+            return
+        with self._lock:
+            hidden.append(new)
+            self._shortest = min(each.shortest for each in self._all())
+            self._is_stale = True
+
+    def _all(self) -> Iterator[Hidden]:
+        return chain(self._secrets, self._running, self._ended)
+
+    def _refresh(self) -> None:
+        hidden = list(self._all())
+        forms = frozenset[str]().union(*(each.forms for each in hidden))
+        self._forms = tuple(sorted(forms, key=_longest_first))
+        self._blocks = dict(chain.from_iterable(each.blocks.items() for each in hidden))
+        self._is_stale = False
+
+    def _mask_texts(self, text: str) -> str:
+        with self._lock:
+            if self._is_stale:
+                self._refresh()
+            forms, blocks = self._forms, self._blocks
+        for form in forms[bisect_left(forms, -len(text), key=_longest_first) :]:
+            if form in text:
+                text = text.replace(form, MASK)
+        return _mask_pieces(text, blocks)
+
+
+def _hidden(texts: Iterable[str]) -> Hidden:
+    return Hidden(tuple(text for text in texts if len(text) >= MIN_CHARACTERS))
 
 
 def _longest_first(text: str) -> int:

@@ -80,12 +80,21 @@ def test_texts_are_masked_for_some_jobs_after_their_own():
         with masks.hiding(["the second prompt"]):
             assert masks.mask("the first prompt, the second prompt") == f"{MASK}, {MASK}"
         assert masks.mask("the second prompt") == MASK
-    for number in range(MAX_ENDED_JOBS):
+    for number in range(MAX_ENDED_JOBS - 1):
         with masks.hiding([f"another prompt {number}"]), masks.hiding([]):
             pass
-    assert masks.mask("the first prompt") == MASK
-    with masks.hiding(["one more"]):
+    with masks.hiding(["one more prompt"]):
+        assert masks.mask("the first prompt") == MASK
         assert masks.mask("the second prompt") == "the second prompt"
+    with masks.hiding(["the last prompt"]):
+        assert masks.mask("the first prompt") == "the first prompt"
+
+
+def test_signal_between_two_instructions_may_log():
+    """The lock is taken again by the thread that has it."""
+    masks = Masks()
+    with masks.hiding(["a red circle"]), masks._lock:
+        assert masks.mask("a red circle") == MASK
 
 
 def test_secrets_are_masked_for_good():
