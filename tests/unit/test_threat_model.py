@@ -40,7 +40,7 @@ def functions(path: Path) -> set[tuple[str, str]]:
 
 def test_tables_are_found():
     assert len(ROWS) >= 40
-    assert ATTACKERS == {"caller", "server", "reader", "writer", "supplier", "neighbour"}
+    assert {"caller", "server", "reader", "writer", "supplier", "neighbour"} == ATTACKERS
 
 
 @pytest.mark.parametrize("row", ROWS, ids=[f"{row[0][:30]}, {row[2][:40]}" for row in ROWS])
