@@ -21,6 +21,7 @@ from pixpod.job import (
     Cost,
     Delivery,
     EncodedImage,
+    EncodedResult,
     Generation,
     Job,
     JobResult,
@@ -36,15 +37,17 @@ from pixpod.outputs.encoding import (
     generation_text,
     max_encoded_bytes,
 )
+from pixpod.outputs.keys import JobKeys
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
+from pixpod.serving.job_events import JobEvents
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.replies import BulkyReply
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.webhooks import JobEvents, Webhooks
+from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -53,6 +56,7 @@ Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
 
 ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
+FROM_SPOOL = "this job was finished before: its images come from the deployment's spool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -94,6 +98,17 @@ class Worker:
         self.start()
         return self
 
+    async def settle(self) -> None:
+        """Wait for what jobs have left to be done. Call it once all of them have ended.
+
+        Result files are written. Final events are delivered or become dead letters, and other
+        events are dropped. Each of these has its own time limit.
+        """
+        if self.results is not None:
+            await self.results.settle()
+        if self.webhooks is not None:
+            await self.webhooks.settle()
+
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
@@ -127,17 +142,25 @@ class Worker:
         """
         sensitive = sensitive_texts(raw)
         with job_context(raw.get("id"), sensitive), self.concurrency.running():
-            events = JobEvents(
-                job_id=str(raw.get("id")),
-                webhooks=self.webhooks,
-                options=find_webhook(raw, self.capabilities),
-            )
+            events = self._events_of(raw)
             try:
                 reply = await self._answer(raw, events)
             except asyncio.CancelledError:
                 events.cancelled()
                 raise
-            return await self._with_refresh(await events.ended(reply))
+            await events.ended(reply)
+            return await self._with_refresh(reply)
+
+    def _events_of(self, raw: Mapping[str, Any]) -> JobEvents:
+        job_id = str(raw.get("id"))
+        keys = JobKeys(
+            prefix=self.delivery.key_prefix,
+            key_prefix="",
+            job_name=job_id,
+            secret=self.delivery.key_secret,
+        )
+        options = find_webhook(raw, self.capabilities)
+        return JobEvents(job_id=job_id, keys=keys, webhooks=self.webhooks, options=options)
 
     async def _answer(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         try:
@@ -167,6 +190,7 @@ class Worker:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
+            events.keys = self.delivery.keys_of(job, Delivery.S3)
             self._check_reply_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
@@ -178,57 +202,75 @@ class Worker:
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
                     made = await self._find_or_generate(job, progress)
+                files = made if isinstance(made, EncodedResult) else None
                 if isinstance(made, Generation):
-                    delivered = await self._deliver(job, made, timeline)
+                    files = await self._encode(job, made, timeline)
+                if files is not None:
+                    delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._repeat(made, timeline)
+            result = self._repeat(made, ANSWERED_FROM_STORED, timeline)
+        elif isinstance(made, EncodedResult):
+            result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
         else:
             result = self._finish(made, delivered, timeline)
-        reply = await self._render(job, result)
+        reply = await self._render(job, result, files)
+        if isinstance(made, EncodedResult):
+            await self.delivery.remove_spooled(job)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
 
-    async def _render(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _render(
+        self, job: Job, result: JobResult, files: EncodedResult | None
+    ) -> dict[str, Any]:
         """Render a result. Inline images that do not fit into a reply go to the bucket."""
         reply = render_result(result)
-        if all(stored.data is None for stored in result.images):
+        if files is None or all(stored.data is None for stored in result.images):
             return reply
         if _json_bytes(reply) > self.delivery.max_reply_bytes:
-            return await self._render_links(job, result)
-        return BulkyReply(reply, lambda: self._shrink(job, result))
+            return await self._render_links(job, result, files)
+        return BulkyReply(reply, lambda: self._shrink(job, result, files))
 
-    async def _render_links(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _render_links(
+        self, job: Job, result: JobResult, files: EncodedResult
+    ) -> dict[str, Any]:
         """Render a result with its images in the bucket in place of the reply.
 
-        Raises ResultTooLarge if the bucket cannot take them.
+        If the bucket fails, they go to the spool. Raises ResultTooLarge or SpoolFull.
         """
         moved, cause = None, None
         try:
             moved = await self.delivery.move_out_of_reply(job, result.images)
-        except WorkerError as error:
-            log.error("images not stored in place of inline ones", exc_info=error)
-            cause = error
+        except WorkerError as exc:
+            log.error("images not stored in place of inline ones", exc_info=exc)
+            cause = exc
         if moved is None:
             num_bytes = sum(stored.image.size_bytes for stored in result.images)
-            raise ResultTooLarge(
+            error: WorkerError = ResultTooLarge(
                 f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
                 "bytes: request fewer images, jpeg or webp, or delivery by s3"
-            ) from cause
+            )
+            if cause is not None:
+                error = await self.delivery.keep(job, files, error)
+            raise error from cause
         warnings = (*result.warnings, *moved.warnings)
         return render_result(replace(result, images=moved.images, warnings=warnings))
 
-    async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _shrink(self, job: Job, result: JobResult, files: EncodedResult) -> dict[str, Any]:
         """Return the reply to a job whose inline images the platform has refused."""
         try:
-            return await self._render_links(job, result)
-        except ResultTooLarge as error:
+            return await self._render_links(job, result, files)
+        except WorkerError as error:
             _log_failure(error)
             return render_error(error)
 
-    async def _find_or_generate(self, job: Job, progress: Progress) -> Generation | StoredResult:
+    async def _find_or_generate(
+        self, job: Job, progress: Progress
+    ) -> Generation | StoredResult | EncodedResult:
         def generate() -> Coroutine[Any, Any, Generation]:
             return self.engine.generate(job.request, progress.on_step)
 
+        if spooled := await self.delivery.find_spooled(job):
+            return spooled
         results = self._results_of(job)
         if results is None:
             return await generate()
@@ -239,17 +281,25 @@ class Worker:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(self, job: Job, generation: Generation, timeline: Timeline) -> Delivered:
+    async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
-            encoded = await _encode_all(job, generation, self.metadata)
+            images = await _encode_all(job, generation, self.metadata)
+        return EncodedResult(
+            images=tuple(images),
+            model=generation.model,
+            steps=generation.num_calls,
+            warnings=generation.warnings,
+        )
+
+    async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):
-            delivered = await self.delivery.deliver(job, encoded)
+            delivered = await self.delivery.deliver(job, files)
         results = self._results_of(job)
         if results is not None and not delivered.warnings:  # all images are in the bucket
             keys = self.delivery.keys_of(job, Delivery.S3)
-            await results.keep(job, keys, generation, delivered.images)
+            await results.keep(job, keys, files, delivered.images)
         return delivered
 
     def _check_reply_size(self, job: Job) -> None:
@@ -285,7 +335,7 @@ class Worker:
             warnings=(*generation.warnings, *delivered.warnings),
         )
 
-    def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
+    def _repeat(self, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
         return JobResult(
             images=result.images,
             model=result.model,
@@ -298,7 +348,7 @@ class Worker:
                 basis="answered from a stored result",
             ),
             worker=self._report(is_first=self.images_served == 0),
-            warnings=(*result.warnings, ANSWERED_FROM_STORED),
+            warnings=(*result.warnings, reason),
         )
 
     def _report(self, is_first: bool) -> WorkerReport:
@@ -327,6 +377,9 @@ class RefusingWorker:
     def max_concurrency(self, current: int) -> int:
         """See `Worker.max_concurrency`; the SDK begins with one."""
         return current
+
+    async def settle(self) -> None:
+        """See `Worker.settle`; no job is run."""
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `Worker.handle`."""
@@ -367,6 +420,15 @@ async def _encode_all(
 
     indices = range(len(request.seeds))
     return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
+
+
+def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
+    return StoredResult(
+        images=delivered.images,
+        model=spooled.model,
+        steps=spooled.steps,
+        warnings=(*spooled.warnings, *delivered.warnings),
+    )
 
 
 def _json_bytes(reply: Mapping[str, Any]) -> int:
