@@ -102,7 +102,7 @@ def traces(tmp_path_factory):
 
 
 def environ_of(s3, endpoint_url, receiver_url, folder):
-    for name in ("volume", "output", "tmp"):
+    for name in ("volume", "output", "spool", "tmp"):
         (folder / name).mkdir()
     host, s3_host = urlsplit(receiver_url).netloc, urlsplit(s3.endpoint_url).netloc
     return {
@@ -117,6 +117,7 @@ def environ_of(s3, endpoint_url, receiver_url, folder):
         "PIXPOD_ALLOW_TARGETS": f"write:{host},webhook:{host},write:{s3_host}",
         "PIXPOD_VOLUME_DIR": str(folder / "volume"),
         "PIXPOD_OUTPUT_DIR": str(folder / "output"),
+        "PIXPOD_SPOOL_DIR": str(folder / "spool"),
         "PIXPOD_MAX_REPLY_BYTES": "2000",
         "TMPDIR": str(folder / "tmp"),
         "RUNPOD_LOG_LEVEL": "DEBUG",
@@ -251,8 +252,10 @@ def test_events_show_nothing(traces):
 
 def test_files_in_the_bucket_show_nothing(traces):
     results = [key for key in traces.bucket if key.endswith(".result")]
+    letters = [key for key in traces.bucket if key.endswith(".dead-letter")]
     images = [key for key in traces.bucket if key.endswith(".png")]
     assert len(results) >= 3
+    assert len(letters) >= 1
     assert len(images) >= 4
     shown = {
         key: found for key, data in traces.bucket.items() if (found := planted.words_in_file(data))
@@ -264,6 +267,8 @@ def test_files_in_the_bucket_show_nothing(traces):
 
 
 def test_files_of_the_worker_show_nothing(traces):
+    spooled = [path.suffix for path in (traces.folder / "spool").rglob("*") if path.is_file()]
+    assert len(spooled) >= 2, "an image, and the file of its job"
     assert list(planted.words_below(traces.folder)) == []
 
 

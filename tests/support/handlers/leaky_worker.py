@@ -115,11 +115,10 @@ class LeakyWorker:
 
     def __init__(self, worker):
         self.inner = worker
-        self.check_host = worker.check_host
         worker.engine = LeakyEngine()
 
-    def start(self):
-        pass
+    def __getattr__(self, name):
+        return getattr(self.inner, name)
 
     def max_concurrency(self, current):
         return CONCURRENCY
