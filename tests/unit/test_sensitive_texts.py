@@ -1,6 +1,7 @@
 """The texts of a job that no log may show, whatever is wrong with the job."""
 
 import json
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
@@ -73,7 +74,7 @@ def deep(levels):
     return value
 
 
-ODD = {
+ODD: dict[str, dict[str, Any]] = {
     "no input": {},
     "text as input": {"input": "a lighthouse"},
     "list as input": {"input": [1, "a lighthouse", None]},
