@@ -68,7 +68,7 @@ def test_places_of_a_job_are_listed():
 
 
 def deep(levels):
-    value = "the innermost"
+    value: object = "the innermost"
     for _ in range(levels):
         value = [{"a": value}]
     return value
