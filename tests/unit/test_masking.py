@@ -10,7 +10,8 @@ from urllib.parse import quote, quote_plus
 import pytest
 
 from pixpod.logs import MaskedStream
-from pixpod.masking import MASK, MAX_ENDED_JOBS, MIN_PIECE_CHARACTERS, Masks
+from pixpod.masking import MAX_ENDED_JOBS, Masks
+from pixpod.sensitive_forms import MASK, MIN_PIECE_CHARACTERS
 
 PROMPT = 'a "red" café\non a blue / background & more'
 LONG = " ".join(f"word{number}" for number in range(400))
