@@ -37,7 +37,8 @@ KNOWN_ELSEWHERE = {
 """Names of our fields in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|output\.put_urls.*|s3Config.*"
+    r"prompt|prompt_2|negative_prompt|image|mask|idempotency_key|webhook_url|output\.put_urls.*"
+    r"|s3Config.*"
 )
 
 
