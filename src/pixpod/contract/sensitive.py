@@ -9,7 +9,16 @@ from typing import Any
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 NAMES = frozenset(
-    {"model", "quality", "scheduler", "on_long_prompt", "format", "delivery", "webhook_events"}
+    {
+        "model",
+        "quality",
+        "scheduler",
+        "resize",
+        "on_long_prompt",
+        "format",
+        "delivery",
+        "webhook_events",
+    }
 )
 """Fields whose texts are names of ours, which log lines need."""
 
