@@ -82,7 +82,7 @@ def bucket():
 @pytest.fixture
 def engine():
     """An engine that takes long enough to be seen when it runs."""
-    return FakeEngine(seconds=0.2)
+    return FakeEngine(seconds=0.6)
 
 
 # --- answered without the GPU ---------------------------------------------------------------
@@ -265,6 +265,37 @@ def test_key_needs_delivery_to_the_bucket(delivery):
 
 
 # --- no job is the worse for it -------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["put_file", "get_file", "find"])
+def test_one_passing_fault_of_the_bucket_loses_no_result(method, engine, caplog):
+    class Flaky(MemoryBucket):
+        num_faults = 1
+
+        async def put_file(self, data, key):
+            self.fail("put_file")
+            await super().put_file(data, key)
+
+        async def get_file(self, key, max_bytes):
+            self.fail("get_file")
+            return await super().get_file(key, max_bytes)
+
+        async def find(self, image, key):
+            self.fail("find")
+            return await super().find(image, key)
+
+        def fail(self, name):
+            if name == method and self.num_faults:
+                self.num_faults -= 1
+                raise StorageUnavailable("down")
+
+    bucket = Flaky()
+    assert not is_stored(handle(build(bucket, engine)))
+    if method == "get_file":
+        bucket.num_faults = 1
+    assert is_stored(handle(build(bucket, engine)))
+    assert bucket.num_faults == 0
+    assert caplog.records == []
 
 
 @pytest.mark.parametrize(
