@@ -26,7 +26,7 @@ MANY = Extent(num_jobs=2000, num_signals=40, num_outages=12, num_faults=300, out
     scope="module",
     params=[
         pytest.param((FEW, "1.12"), id="60 jobs"),
-        pytest.param((MANY, "1.12"), id="2,000 jobs", marks=pytest.mark.acceptance),
+        pytest.param((MANY, "1.12"), id="2000 jobs", marks=pytest.mark.acceptance),
         pytest.param((SOME, "2.0"), id="500 jobs, SDK 2.0", marks=pytest.mark.acceptance),
     ],
 )

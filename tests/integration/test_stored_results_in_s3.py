@@ -9,9 +9,12 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
+from aiohttp import ClientSession
 from support.s3_server import S3Server
+from support.stub_platform import RESET, running_stub
 from support.tiny_models import build_tiny_worker
 
+from pixpod.serving.posting import Address, post_result
 from pixpod.serving.worker import Worker
 
 pytest_plugins = ["integration.s3_servers"]
@@ -121,6 +124,29 @@ def test_second_execution_makes_no_denoiser_call_on_the_same_worker_or_on_anothe
             image["key"] for image in first["images"]
         ]
         check_links(second)
+
+
+def test_job_whose_result_was_reset_until_its_time_was_over_is_stored(
+    open_worker,
+):
+    """The product's time is a minute; see test_refused_results."""
+    worker = open_worker()
+    first = run(worker, "reset")
+    with running_stub() as stub:
+        stub.outcomes += [RESET] * 10
+
+        async def post():
+            async with ClientSession() as session:
+                url = f"{stub.url}/job-done/worker-1/reset"
+                address = Address(session=session, url=url, job_id="reset", limit_s=1.0)
+                await post_result(address, {"output": first})
+
+        asyncio.run(post())
+        assert [post.outcome for post in stub.posts.queue] == [RESET] * 2
+    second, num_calls = calls_of(worker, "reset")
+    assert num_calls == 0
+    assert digests(second) == digests(first)
+    check_links(second)
 
 
 def test_one_idempotency_key_under_two_job_ids_runs_once(open_worker):
