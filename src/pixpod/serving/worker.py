@@ -4,7 +4,6 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
@@ -41,7 +40,7 @@ from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.replies import BulkyReply
+from pixpod.serving.replies import BulkyReply, json_bytes
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import JobEvents, Webhooks
 from pixpod.timeline import Timeline
@@ -191,7 +190,7 @@ class Worker:
         reply = render_result(result)
         if all(stored.data is None for stored in result.images):
             return reply
-        if _json_bytes(reply) > self.delivery.max_reply_bytes:
+        if json_bytes(reply) > self.delivery.max_reply_bytes:
             return await self._render_links(job, result)
         return BulkyReply(reply, lambda: self._shrink(job, result))
 
@@ -365,10 +364,6 @@ async def _encode_all(
 
     indices = range(len(request.seeds))
     return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
-
-
-def _json_bytes(reply: Mapping[str, Any]) -> int:
-    return len(json.dumps(reply).encode())
 
 
 def _describe(job: Job) -> dict[str, object]:
