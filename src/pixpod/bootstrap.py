@@ -18,6 +18,7 @@ from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
+from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
@@ -73,7 +74,7 @@ def build_worker(
             has_ai_mark=settings.marks_ai, has_prompts=settings.has_prompts_in_files
         ),
         results=StoredResults(store=bucket, secret=settings.key_secret) if bucket else None,
-        webhooks=_build_webhooks(settings),
+        webhooks=_build_webhooks(settings, bucket),
     )
 
 
@@ -175,13 +176,23 @@ def _choose_models(
     return {name: catalog[name] for name in names}
 
 
-def _build_webhooks(settings: Settings) -> Webhooks | None:
+def _build_webhooks(settings: Settings, bucket: "S3ImageStore | None") -> Webhooks | None:
     if not settings.webhook_secrets:
         return None
-    from pixpod.inputs.client import GuardedClient  # aiohttp only where it is needed
+    return Webhooks(
+        client=GuardedClient(settings.targets, retry_waits_s=()),
+        secrets=settings.webhook_secrets,
+        letters=_build_letters(settings, bucket),
+    )
 
-    client = GuardedClient(settings.targets, retry_waits_s=())
-    return Webhooks(client=client, secrets=settings.webhook_secrets)
+
+def _build_letters(settings: Settings, bucket: "S3ImageStore | None") -> DeadLetters | None:
+    place = settings.letter_place
+    if place is None:
+        return None
+    store = bucket if place is Delivery.S3 else DirectoryImageStore(settings.output_dir)
+    assert store is not None
+    return DeadLetters(store=store, secrets=settings.webhook_secrets)
 
 
 def _build_bucket(settings: Settings) -> "S3ImageStore | None":

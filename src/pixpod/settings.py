@@ -354,6 +354,12 @@ class Settings:
         """Return the precision that is set for a model, or None to choose it by GPU and weights."""
         return self.precisions.get(model, self.precisions.get(ALL_MODELS))
 
+    @property
+    def letter_place(self) -> Delivery | None:
+        """The first place for images that keeps dead letters, too. None if there is no such one."""
+        places = (each for each in self.deliveries if each in (Delivery.S3, Delivery.DIRECTORY))
+        return next(places, None)
+
     @staticmethod
     def names_platform(environ: Mapping[str, str]) -> bool:
         """Return whether this is the environment of a worker on the platform."""

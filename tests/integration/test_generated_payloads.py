@@ -3,29 +3,36 @@
 import asyncio
 import json
 from collections import Counter
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 
 import pytest
 from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from jsonschema import Draft202012Validator
 from pydantic import SecretStr
 from support.factories import OFFER, make_job
 from support.generated_payloads import REQUEST, jobs
 
-from pixpod.inputs.client import GuardedClient
+from pixpod.contract.webhooks import find_webhook
+from pixpod.inputs.client import Answer, GuardedClient
 from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.storage import DirectoryImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency
+from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
+from pixpod.serving.messages import MAX_BODY_BYTES
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
 
 SCHEMA = Draft202012Validator(REQUEST)
 MAX_ERROR_BYTES = 20_000
-CODES = {"invalid_input", "not_supported", "result_too_large"}
+CODES_WITH_PROBLEMS = {"invalid_input", "not_supported"}
+CODES = CODES_WITH_PROBLEMS | {"result_too_large", "invalid_settings"}
+SECRETS = (SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),)
 
 
 class SmallImages(FakeEngine):
@@ -35,9 +42,26 @@ class SmallImages(FakeEngine):
         return await super().generate(replace(request, width=1, height=1), on_step)
 
 
-def build_worker(directory):
+@dataclass
+class Receivers:
+    """A WebhookClient. Receivers on port 443 take what they get; those on others refuse it."""
+
+    types: list[str] = field(default_factory=list)
+
+    async def write(self, method, target, body, headers, *, total_s):
+        self.types.append(json.loads(body)["type"])
+        assert len(body) <= MAX_BODY_BYTES
+        return Answer(status=204 if target.port == 443 else 410, body=b"")
+
+    def close(self):
+        pass
+
+
+def build_worker(directory, receivers=None):
+    """Without `receivers`, a worker of a deployment that sends no webhooks."""
+    letters = DeadLetters(store=DirectoryImageStore(directory), secrets=SECRETS)
     return Worker(
-        capabilities=OFFER,
+        capabilities=replace(OFFER, signs_webhooks=receivers is not None),
         engine=SmallImages(),
         delivery=ImageDelivery(
             stores={
@@ -55,12 +79,14 @@ def build_worker(directory):
         platform=None,
         worker_id="pod-1",
         max_job_s=60,
+        webhooks=receivers and Webhooks(client=receivers, secrets=SECRETS, letters=letters),
     )
 
 
 def run_generated(num_payloads, directory):
-    """Run payloads through one worker and count the outcomes by code."""
-    worker = build_worker(directory)
+    """Run payloads through two workers, and count the outcomes by code and events by type."""
+    receivers = Receivers()
+    workers = (build_worker(directory), build_worker(directory, receivers))
     outcomes: Counter[str] = Counter()
 
     @settings(
@@ -69,11 +95,17 @@ def run_generated(num_payloads, directory):
         database=None,
         suppress_health_check=list(HealthCheck),
     )
-    @given(jobs())
-    def run(job):
+    @given(jobs(), st.sampled_from(workers))
+    def run(job, worker):
         given = json.loads(json.dumps(job.get("input")))
+        webhook = find_webhook(job, worker.capabilities)
+        receivers.types.clear()
         reply = asyncio.run(worker.handle(job))
         rendered = json.dumps(reply, allow_nan=False)
+        final = "failed" if "error" in reply else "completed"
+        is_chosen = webhook is not None and final in webhook.events
+        assert receivers.types.count(final) == is_chosen
+        outcomes.update(f"{each} event" for each in receivers.types)
         if "error" not in reply:
             # jsonschema's `\s` is Python's and has \x1c to \x1f, which JSON Schema's has not
             assert SCHEMA.is_valid(given) or not given["prompt"].strip()
@@ -81,12 +113,14 @@ def run_generated(num_payloads, directory):
             return
         code, _, text = reply["error"].partition(": ")
         assert code in CODES
-        assert code == "result_too_large" or json.loads(text)["problems"]
+        assert code not in CODES_WITH_PROBLEMS or json.loads(text)["problems"]
+        assert code != "invalid_settings" or (worker.webhooks is None and given["webhook_url"])
         assert len(rendered) < MAX_ERROR_BYTES
         outcomes[code] += 1
 
     run()
-    assert "images" in asyncio.run(worker.handle(make_job()))
+    assert all("images" in asyncio.run(worker.handle(make_job())) for worker in workers)
+    outcomes["dead letters"] = len([*directory.rglob("*.dead-letter")])
     return outcomes
 
 
@@ -94,6 +128,7 @@ def test_generated_payloads_get_images_or_a_code(tmp_path):
     outcomes = run_generated(300, tmp_path)
     assert outcomes["images"] >= 20
     assert outcomes["invalid_input"] >= 100
+    assert outcomes["completed event"] >= 5
 
 
 @pytest.mark.acceptance
@@ -102,3 +137,5 @@ def test_many_generated_payloads_get_images_or_a_code(tmp_path):
     for outcome, count in outcomes.most_common():
         print(f"{outcome:20} {count:6}")
     assert outcomes["images"] >= 500
+    wanted = ("invalid_settings", "completed event", "failed event", "dead letters")
+    assert all(outcomes[each] >= 20 for each in wanted)

@@ -1,97 +1,26 @@
 """Events of jobs on their way to a receiver of this machine, through the guarded client."""
 
 import asyncio
-import base64
 import time
-from contextlib import asynccontextmanager
-from dataclasses import dataclass, field, replace
 from itertools import pairwise
-from typing import Any
 
 import pytest
-from aiohttp import web
-from pydantic import SecretStr
-from support.factories import OFFER, make_job
+from support.factories import make_job
 from support.fake_internet import local_server
+from support.webhooks import (
+    INLINE,
+    OTHER,
+    SECRET,
+    TRY_S,
+    Receiver,
+    url_of,
+    warnings_of,
+    worker_of,
+)
 
 from pixpod.errors import OutOfMemory
-from pixpod.inputs.client import GuardedClient
-from pixpod.inputs.targets import Targets, parse_opened
-from pixpod.job import Delivery
-from pixpod.outputs.storage import InlineImageStore
-from pixpod.serving.concurrency import Concurrency
-from pixpod.serving.delivery import ImageDelivery
-from pixpod.serving.refresh import Refresh
-from pixpod.serving.webhooks import Webhooks
-from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
-from pixpod_client import verify
-
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
-OTHER = "whsec_" + base64.b64encode(b"another secret, of 31 bytes....").decode()
-TRY_S = 0.3
-INLINE = {"delivery": "inline"}
-
-
-@dataclass
-class Receiver:
-    """Verifies each event, then answers with each of `statuses` in turn, the last for ever.
-
-    It waits `seconds` before that, and for `gate` if it has one.
-    """
-
-    statuses: list[int] = field(default_factory=lambda: [200])
-    seconds: float = 0.0
-    gate: asyncio.Event | None = None
-    secrets: tuple[str, ...] = (SECRET,)
-    events: list[Any] = field(default_factory=list)
-    paths: list[str] = field(default_factory=list)
-
-    async def __call__(self, request):
-        self.paths.append(request.path)
-        self.events.append(verify(await request.read(), request.headers, self.secrets))
-        await asyncio.sleep(self.seconds)
-        if self.gate is not None:
-            await self.gate.wait()
-        status = self.statuses.pop(0) if len(self.statuses) > 1 else self.statuses[0]
-        return web.Response(status=status, headers={"Location": "/elsewhere", "Retry-After": "0"})
-
-    @property
-    def types(self):
-        return [event.type for event in self.events]
-
-
-@asynccontextmanager
-async def worker_of(port, engine=None, *, secrets=(SECRET,), try_s=TRY_S):
-    targets = Targets(opened=(parse_opened(f"webhook:127.0.0.1:{port}"),))
-    webhooks = Webhooks(
-        client=GuardedClient(targets, retry_waits_s=()),
-        secrets=tuple(map(SecretStr, secrets)),
-        try_s=try_s,
-        retry_wait_s=0.01,
-    )
-    async with Worker(
-        capabilities=replace(OFFER, targets=targets, signs_webhooks=True),
-        engine=engine or FakeEngine(),
-        delivery=ImageDelivery(
-            stores={Delivery.INLINE: InlineImageStore()},
-            key_prefix="live",
-            key_secret=SecretStr("hidden"),
-            max_reply_bytes=10_000_000,
-        ),
-        usd_per_gpu_second=0.5,
-        concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
-        refresh=Refresh(after_images=0),
-        platform=None,
-        worker_id="pod-1",
-        max_job_s=60,
-        webhooks=webhooks,
-    ) as worker:
-        yield worker
-
-
-def url_of(port):
-    return f"http://127.0.0.1:{port}/hook?token=pomegranate"
+from pixpod.testing.memory_bucket import MemoryBucket
 
 
 def run(receiver, engine=None, *, secrets=(SECRET,), **input):
@@ -105,10 +34,6 @@ def run(receiver, engine=None, *, secrets=(SECRET,), **input):
             return reply
 
     return asyncio.run(serve())
-
-
-def warnings_of(reply):
-    return [each for each in reply["warnings"] if "webhook" in each]
 
 
 def test_completed_job_is_sent_signed_and_without_inline_data():
@@ -170,6 +95,28 @@ def test_repeated_execution_repeats_the_id():
     run(receiver)
     first, second = receiver.events
     assert first.id == second.id
+
+
+def test_jobs_with_one_idempotency_key_have_one_id_and_one_dead_letter():
+    receiver, bucket = Receiver([410]), MemoryBucket()
+
+    async def serve():
+        async with (
+            local_server(receiver) as port,
+            worker_of(port, letters=bucket, bucket=bucket) as worker,
+        ):
+            given = {"idempotency_key": "order-7", "output": {"key_prefix": "shop"}}
+            job = make_job(webhook_url=url_of(port), **given)
+            return [await worker.handle(job | {"id": name}) for name in ("a", "b")]
+
+    replies = asyncio.run(serve())
+    first, second = receiver.events
+    assert first.id == second.id
+    assert (first.data["job_id"], second.data["job_id"]) == ("a", "b")
+    (letter,) = [key for key in bucket.files if key.endswith(".dead-letter")]
+    folder, _, _ = replies[0]["images"][0]["key"].rpartition("/")
+    assert letter.startswith(f"{folder}/")
+    assert letter.startswith("live/shop/key-")
 
 
 def test_cancelled_job_is_over_before_its_event_is_answered():

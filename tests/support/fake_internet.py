@@ -115,12 +115,12 @@ def web_app(handler):
 
 
 @asynccontextmanager
-async def local_server(handler):
+async def local_server(handler, port=0):
     """Run a server of this machine for `await handler(request)`; yields its port."""
     runner = web.AppRunner(web_app(handler), handler_cancellation=True, shutdown_timeout=0.1)
     await runner.setup()
     try:
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", port)
         await site.start()
         yield runner.addresses[0][1]
     finally:

@@ -14,6 +14,16 @@ NAMES = {
     "scheduler": st.sampled_from(
         sorted({s for m in CATALOG.values() for s in m.family.schedulers})
     ),
+    "webhook_url": st.sampled_from(
+        [
+            "https://app.example/hook?token=pomegranate",
+            "https://app.example:8443/",
+            "https://b\u00fccher.example/\u00e9",
+            "https://93.184.216.34/",
+            "https://app.example/" + 8_000 * "x",
+        ]
+    )
+    | st.sampled_from(["http://app.example/", "https://10.0.0.1/", "https://app.example:22/", ""]),
 }
 """Values that the schema cannot know."""
 
@@ -36,11 +46,15 @@ ANYTHING = st.recursive(
 
 
 def jobs():
-    """Jobs as the platform hands them over. About half of them break a rule of the schema."""
+    """Jobs as the platform hands them over. Many break a rule of the schema or have a webhook."""
     valid = _value(REQUEST)
     field = st.sampled_from(sorted(REQUEST["properties"])) | TEXT
     broken = st.builds(lambda given, name, value: {**given, name: value}, valid, field, ANYTHING)
-    plain = st.builds(lambda id, given: {"id": id, "input": given}, _ids(), valid | broken)
+    hooked = st.builds(
+        lambda given, url: {**given, "webhook_url": url}, valid, NAMES["webhook_url"]
+    )
+    given = valid | broken | hooked
+    plain = st.builds(lambda id, given: {"id": id, "input": given}, _ids(), given)
     odd = st.fixed_dictionaries(
         {},
         optional={

@@ -18,7 +18,10 @@ from pixpod.errors import FetchFailed, FetchUnavailable, InvalidSettings, NotSup
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use
 from pixpod.job import WebhookEvent
-from pixpod.serving.webhooks import MAX_BODY_BYTES, JobEvents, Webhooks, make_message
+from pixpod.outputs.keys import JobKeys
+from pixpod.serving.job_events import JobEvents
+from pixpod.serving.messages import MAX_BODY_BYTES, make_message
+from pixpod.serving.webhooks import Webhooks
 
 URL = "https://app.example/hook?token=pomegranate"
 TARGET = Targets().parse(URL, Use.WEBHOOK)
@@ -26,6 +29,7 @@ NOW = datetime(2021, 2, 25, 15, 2, 10, tzinfo=UTC)
 SECRET = SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw")
 OTHER = SecretStr("whsec_" + base64.b64encode(b"another secret, of 31 bytes....").decode())
 SIGNING = replace(OFFER, signs_webhooks=True)
+KEYS = JobKeys(prefix="live", key_prefix="", job_name="job-1", secret=SecretStr("hidden"))
 
 
 class FakeAnswer:
@@ -52,7 +56,8 @@ class FakeClient:
 
 
 def message(event=WebhookEvent.COMPLETED, data=None, job_id="job-1", **changes):
-    return make_message(job_id, event, data or {}, timestamp=NOW, **changes)
+    named = {"job_name": job_id, "timestamp": NOW} | changes
+    return make_message(job_id, event, data or {}, **named)
 
 
 def webhooks(client, *secrets):
@@ -63,7 +68,7 @@ def webhooks(client, *secrets):
 
 def send(client, *secrets, event=WebhookEvent.COMPLETED):
     async def run():
-        return await webhooks(client, *secrets).start(message(event), TARGET)
+        return await webhooks(client, *secrets).start(message(event), TARGET, KEYS)
 
     return asyncio.run(run())
 
@@ -81,8 +86,9 @@ def test_ids_repeat_for_the_same_event_and_differ_for_others():
         message(job_id='job-1", "completed'),
     ]
     assert len({each.id for each in (message(), *others)}) == 7
-    later = make_message("job-1", WebhookEvent.COMPLETED, {"steps": 2}, timestamp=datetime.now(UTC))
+    later = message(data={"steps": 2}, timestamp=datetime.now(UTC))
     assert later.id == message().id
+    assert message(job_id="job-9", job_name="job-1").id == message().id
 
 
 def test_body_is_an_event_of_standard_webhooks():
@@ -120,7 +126,7 @@ def test_signature_is_that_of_the_reference_library():
     async def run():
         at = datetime.fromtimestamp(1614265330, UTC)
         sender = Webhooks(client=client, secrets=(SECRET,), now=lambda: at)
-        return await sender.start(vector, TARGET)
+        return await sender.start(vector, TARGET, KEYS)
 
     assert asyncio.run(run()) is None
     ((_, _, _, headers, _),) = client.sent
@@ -198,9 +204,10 @@ def test_unexpected_error_of_the_client_harms_no_job(caplog):
 
     async def run():
         sender = webhooks(FakeClient(RuntimeError("unforeseen")))
-        events = JobEvents(job_id="job-1", webhooks=sender, options=options)
+        events = JobEvents(job_id="job-1", keys=KEYS, webhooks=sender, options=options)
         events.started()
-        reply = await events.ended({"warnings": ["first"]})
+        reply = {"warnings": ["first"]}
+        await events.ended(reply)
         await sender.close()
         return reply
 

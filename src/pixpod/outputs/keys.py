@@ -7,10 +7,12 @@ from dataclasses import dataclass, field
 
 from pydantic import SecretStr
 
-from pixpod.job import ImageFormat
+from pixpod.job import ImageFormat, WebhookEvent
 
 _MAX_NAME_CHARACTERS = 80
 _TOKEN_BITS = 128
+
+LETTER_SUFFIX = ".dead-letter"
 
 
 def keyed_hash(secret: SecretStr, message: str) -> str:
@@ -57,6 +59,10 @@ class JobKeys:
     def result_key(self) -> str:
         """Key of the result file; see `result_file`."""
         return f"{self.folder}/{self._token(f'result {self.job_name}')}.result"
+
+    def letter_key(self, event: WebhookEvent) -> str:
+        """Return the key of the dead letter of an event; see `dead_letter`."""
+        return f"{self.folder}/{self._token(f'letter {event} {self.job_name}')}{LETTER_SUFFIX}"
 
     def _token(self, message: str) -> str:
         return keyed_hash(self.secret, message)[: _TOKEN_BITS // 4]

@@ -58,6 +58,34 @@ _MAY_PASS = frozenset({"BadDigest", "RequestTimeout", "RequestTimeTooSkewed", "S
 """Errors below HTTP 500 for which a retry may help: a bad line, the host's clock, throttling."""
 
 
+def connect(
+    settings: S3Settings, session: Session, connect_timeout_s: float, read_timeout_s: float
+) -> "S3Client":
+    """Return a client that tries once: an S3ImageStore counts the time over all tries."""
+    # `settings` admits botocore's own words only, which botocore types as literals.
+    checksums = cast('Literal["when_required", "when_supported"]', settings.checksums)
+    style = cast('Literal["auto", "path", "virtual"]', settings.addressing_style)
+    secret, token = settings.secret_access_key, settings.session_token
+    return session.client(
+        "s3",
+        endpoint_url=settings.endpoint_url,
+        region_name=settings.region,
+        aws_access_key_id=settings.access_key_id,
+        aws_secret_access_key=secret.get_secret_value() if secret else None,
+        aws_session_token=token.get_secret_value() if token else None,
+        config=Config(
+            signature_version="s3v4",
+            retries={"mode": "standard", "total_max_attempts": 1},
+            connect_timeout=connect_timeout_s,
+            read_timeout=read_timeout_s,
+            max_pool_connections=UPLOAD_THREADS,
+            request_checksum_calculation=checksums,
+            response_checksum_validation=checksums,
+            s3={"addressing_style": style},
+        ),
+    )
+
+
 class S3ImageStore:
     """Puts images into one bucket and answers with a link to each. Also a ResultStore."""
 
@@ -70,39 +98,13 @@ class S3ImageStore:
         quick_timeout_s: float = QUICK_TIMEOUT_S,
     ) -> None:
         self._settings = settings
-        self._session = Session()
-        self._client = self._connect(connect_timeout_s, read_timeout_s)
-        self._quick = self._connect(quick_timeout_s, quick_timeout_s)
+        session = Session()
+        self._client = connect(settings, session, connect_timeout_s, read_timeout_s)
+        self._quick = connect(settings, session, quick_timeout_s, quick_timeout_s)
         # of their own: uploads that hang must not take the threads that encode, nor look-ups any
         self._threads = ThreadPoolExecutor(UPLOAD_THREADS, thread_name_prefix="s3-upload")
         self._quick_threads = ThreadPoolExecutor(8, thread_name_prefix="s3-quick")
         self._is_denial_logged = False
-
-    def _connect(self, connect_timeout_s: float, read_timeout_s: float) -> "S3Client":
-        """Return a client that tries once: `put` counts the time over all tries."""
-        settings = self._settings
-        # `settings` admits botocore's own words only, which botocore types as literals.
-        checksums = cast('Literal["when_required", "when_supported"]', settings.checksums)
-        style = cast('Literal["auto", "path", "virtual"]', settings.addressing_style)
-        secret, token = settings.secret_access_key, settings.session_token
-        return self._session.client(
-            "s3",
-            endpoint_url=settings.endpoint_url,
-            region_name=settings.region,
-            aws_access_key_id=settings.access_key_id,
-            aws_secret_access_key=secret.get_secret_value() if secret else None,
-            aws_session_token=token.get_secret_value() if token else None,
-            config=Config(
-                signature_version="s3v4",
-                retries={"mode": "standard", "total_max_attempts": 1},
-                connect_timeout=connect_timeout_s,
-                read_timeout=read_timeout_s,
-                max_pool_connections=UPLOAD_THREADS,
-                request_checksum_calculation=checksums,
-                response_checksum_validation=checksums,
-                s3={"addressing_style": style},
-            ),
-        )
 
     async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
         """Store an image. Its link is presigned unless the settings have a public base URL.

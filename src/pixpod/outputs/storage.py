@@ -29,8 +29,8 @@ class ImageStore(Protocol):
         ...
 
 
-class ResultStore(Protocol):
-    """A place that keeps images and finds them again, and small files beside them.
+class FileStore(Protocol):
+    """A place that keeps small files beside images.
 
     Its methods raise as `ImageStore.put` does; they give up sooner, since no job depends on them.
     """
@@ -38,6 +38,10 @@ class ResultStore(Protocol):
     async def put_file(self, data: bytes, key: str) -> None:
         """Keep a small file, which replaces another one of this key."""
         ...
+
+
+class ResultStore(FileStore, Protocol):
+    """A place that keeps images and finds them again, and small files beside them."""
 
     async def get_file(self, key: str, max_bytes: int) -> bytes | None:
         """Return a file, cut after `max_bytes`; None if there is none, or none that we may read."""
@@ -56,7 +60,7 @@ class InlineImageStore:
 
 
 class DirectoryImageStore:
-    """Puts images below a directory, which is made on demand.
+    """Puts images below a directory, which is made on demand. Also a FileStore.
 
     A reader sees the old file or the new one, never a part.
     """
@@ -65,11 +69,17 @@ class DirectoryImageStore:
         self._directory = directory
 
     async def put(self, image: EncodedImage, key: str, *, within_s: float) -> StoredImage:
+        return StoredImage(image=image, key=key, path=str(await self._write(image.data, key)))
+
+    async def put_file(self, data: bytes, key: str) -> None:
+        await self._write(data, key)
+
+    async def _write(self, data: bytes, key: str) -> Path:
         path = self._directory / key
         if not path.resolve().is_relative_to(self._directory.resolve()):
             raise StorageDenied(f"key {key!r} leads out of the output directory")
         try:
-            await asyncio.to_thread(_write_whole, path, image.data)
+            await asyncio.to_thread(_write_whole, path, data)
         except (PermissionError, FileExistsError, NotADirectoryError, IsADirectoryError) as exc:
             raise StorageDenied(
                 "PIXPOD_OUTPUT_DIR: expected a directory that the worker may write to, "
@@ -77,7 +87,7 @@ class DirectoryImageStore:
             ) from exc
         except OSError as exc:
             raise StorageUnavailable(f"output directory: {exc.strerror}") from exc
-        return StoredImage(image=image, key=key, path=str(path))
+        return path
 
 
 def clean_prefix(value: str) -> str:

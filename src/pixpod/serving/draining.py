@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, TypeVar
@@ -26,10 +26,12 @@ class PollClosed(TimeoutError):
 class Drain:
     """A worker's end: no further job is taken, and those that are here are run.
 
-    `status` is the exit status. `begun` is set once the end has begun.
+    `status` is the exit status. `begun` is set once the end has begun. `settle` is awaited once all
+    jobs are reported: they may have left something to be done.
     """
 
     status: int = 0
+    settle: Callable[[], Awaitable[None]] | None = None
     begun: asyncio.Event = field(default_factory=asyncio.Event)
 
     def begin(self, status: int = 0) -> None:

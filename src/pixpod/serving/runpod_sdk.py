@@ -54,6 +54,7 @@ def serve(worker: Worker | RefusingWorker, timeline: BootTimeline, drain: Drain)
     unhealthy and exits with 1. The SDK reads its environment when it is imported, so that must be
     complete before.
     """
+    drain.settle = worker.settle
     with timeline.span("sdk"), _processor_name_from_proc():
         import runpod
 

@@ -60,6 +60,8 @@ class DrainingScaler(rp_scale.JobScaler):  # type: ignore[misc]  # the SDK has n
         connector = TCPConnector(socket_factory=self._sockets.create)
         async with ClientSession(connector=connector, headers=get_auth_header()) as self._polls:
             await super().run()
+        if self._drain.settle is not None:
+            await self._drain.settle()
 
     def handle_shutdown(self, signum: int, frame: FrameType | None) -> None:
         """Called by the interpreter between any two instructions of the main thread."""

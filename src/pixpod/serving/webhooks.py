@@ -4,29 +4,27 @@ Whatever becomes of an event, the job is not affected. Knows no HTTP library.
 """
 
 import asyncio
-import hashlib
-import json
 import logging
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from pydantic import SecretStr
 
-from pixpod.contract.webhooks import WebhookOptions
 from pixpod.errors import FetchUnavailable
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Target
 from pixpod.job import WebhookEvent
-from pixpod.serving.progress import ProgressSender
+from pixpod.outputs.dead_letter import DeadLetter
+from pixpod.outputs.keys import JobKeys
+from pixpod.serving.dead_letters import DeadLetters
+from pixpod.serving.messages import Message
 
 if TYPE_CHECKING:
     from pixpod.inputs.client import Answer
 
 log = logging.getLogger(__name__)
-
-MAX_BODY_BYTES = 20_000
 
 TRY_S = 2.0
 RETRY_WAIT_S = 1.0
@@ -51,83 +49,83 @@ class WebhookClient(Protocol):
         """Take no further calls."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Message:
-    """An event as it is sent. `timestamp` is when it happened."""
-
-    event: WebhookEvent
-    id: str
-    timestamp: datetime
-    body: str = field(repr=False)
-
-
-def make_message(
-    job_id: str,
-    event: WebhookEvent,
-    data: Mapping[str, Any],
-    *,
-    timestamp: datetime,
-    step: int | None = None,
-) -> Message:
-    """Return the message of an event. The same event of the same job has the same id, always.
-
-    Inline images are left out; all data are if the body is larger than MAX_BODY_BYTES nevertheless.
-    Any: JSON.
-    """
-    name = json.dumps([job_id, event, step])
-    fields = {"job_id": job_id, **data}
-    if images := fields.get("images"):
-        fields["images"] = [
-            {key: value for key, value in image.items() if key != "data"} for image in images
-        ]
-    envelope = {"type": event, "timestamp": timestamp.isoformat()}
-    body = json.dumps({**envelope, "data": fields})
-    if len(body) > MAX_BODY_BYTES:
-        body = json.dumps({**envelope, "data": {"job_id": job_id, "is_left_out": True}})
-    message_id = "msg_" + hashlib.sha256(name.encode()).hexdigest()[:32]
-    return Message(event=event, id=message_id, timestamp=timestamp, body=body)
-
-
 @dataclass(kw_only=True, eq=False)
 class Webhooks:
-    """Signs and sends messages with the secrets of a deployment."""
+    """Signs and sends messages with the secrets of a deployment.
+
+    Without `letters`, a final event that is not delivered is lost.
+    """
 
     client: WebhookClient
     secrets: tuple[SecretStr, ...]
+    letters: DeadLetters | None = None
     now: Callable[[], datetime] = lambda: datetime.now(UTC)
     try_s: float = TRY_S
     retry_wait_s: float = RETRY_WAIT_S
-    _sending: set["asyncio.Task[str | None]"] = field(default_factory=set, init=False)
+    _sending: dict["asyncio.Task[str | None]", WebhookEvent] = field(
+        default_factory=dict, init=False
+    )
 
-    def start(self, message: Message, target: Target) -> "asyncio.Task[str | None]":
-        """Send a message in the background: once, or up to twice if it is a final event.
+    def start(self, message: Message, target: Target, keys: JobKeys) -> "asyncio.Task[str | None]":
+        """Send a message in the background, and keep a final event that is not delivered.
 
         The task returns why the message was not delivered, None if it was.
         """
-        task = asyncio.create_task(self._send(message, target))
-        self._sending.add(task)
+        task = asyncio.create_task(self._send_or_keep(message, target, keys))
+        self._sending[task] = message.event
         task.add_done_callback(self._end)
         return task
+
+    async def settle(self) -> None:
+        """Drop other events, and wait until each final one is delivered or is a dead letter."""
+        for task, event in self._sending.items():
+            if not event.is_final:
+                task.cancel()
+        await asyncio.gather(*self._sending, return_exceptions=True)
 
     async def close(self) -> None:
         """Wait for messages that are being sent."""
         await asyncio.gather(*self._sending, return_exceptions=True)
         self.client.close()
 
-    def _end(self, task: "asyncio.Task[str | None]") -> None:
-        self._sending.discard(task)
-        if not task.cancelled() and (error := task.exception()):
-            log.error("webhook failed unexpectedly", exc_info=error)
+    async def send(self, message: Message, target: Target) -> str | None:
+        """Send a message: once, or up to twice if it is a final event.
 
-    async def _send(self, message: Message, target: Target) -> str | None:
+        Returns why the message was not delivered, None if it was.
+        """
         failure, may_succeed = await self._try(message, target)
         if failure is not None and may_succeed and message.event.is_final:
             await asyncio.sleep(self.retry_wait_s)
             failure, _ = await self._try(message, target)
-        if failure is not None:
-            extra = {"event": message.event, "host": target.host, "reason": failure}
-            log.warning("webhook not delivered", extra=extra)
         return failure
+
+    def _end(self, task: "asyncio.Task[str | None]") -> None:
+        del self._sending[task]
+        if not task.cancelled() and (error := task.exception()):
+            log.error("webhook failed unexpectedly", exc_info=error)
+
+    async def _send_or_keep(self, message: Message, target: Target, keys: JobKeys) -> str | None:
+        (outcome,) = await asyncio.gather(self.send(message, target), return_exceptions=True)
+        if outcome is None:
+            return None
+        if isinstance(outcome, BaseException):
+            log.error("webhook failed unexpectedly", exc_info=outcome)
+            outcome = "an unexpected error"
+        extra = {"event": message.event, "host": target.host, "reason": outcome}
+        log.warning("webhook not delivered", extra=extra)
+        if self.letters is None or not message.event.is_final:
+            return outcome
+        letter = DeadLetter(
+            job_id=message.job_id,
+            event=message.event,
+            webhook_id=message.id,
+            timestamp=message.timestamp,
+            url=target.url,
+            body=message.body,
+        )
+        key = keys.letter_key(message.event)
+        is_kept = await self.letters.keep(letter, key=key, reason=outcome)
+        return f"{outcome}; {'it is' if is_kept else 'it could not be'} kept as a dead letter"
 
     async def _try(self, message: Message, target: Target) -> tuple[str | None, bool]:
         """Return why a try failed, None if it did not, and whether another one may succeed."""
@@ -156,59 +154,3 @@ class Webhooks:
             "webhook-timestamp": str(int(sent_at.timestamp())),
             "webhook-signature": " ".join(signatures),
         }
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class JobEvents:
-    """The events of one job for its receiver. Without `options`, nothing is sent."""
-
-    job_id: str
-    webhooks: Webhooks | None
-    options: WebhookOptions | None
-
-    def started(self) -> None:
-        """Send that the job has begun."""
-        self._start(WebhookEvent.STARTED, {})
-
-    def cancelled(self) -> None:
-        """Send that the job was cancelled. Nothing waits: its caller does not."""
-        self._start(WebhookEvent.CANCELLED, {})
-
-    async def ended(self, reply: dict[str, Any]) -> dict[str, Any]:
-        """Send the end of the job, and return its reply, with a warning if that was in vain.
-
-        Any: JSON.
-        """
-        event = WebhookEvent.FAILED if "error" in reply else WebhookEvent.COMPLETED
-        sending = self._start(event, reply)
-        if sending is None:
-            return reply
-        await asyncio.wait({sending})
-        failure = "an unexpected error" if sending.exception() else sending.result()
-        if failure is None or "warnings" not in reply:
-            return reply
-        warning = f"the webhook for {event} was not delivered: {failure}"
-        return {**reply, "warnings": [*reply["warnings"], warning]}
-
-    def with_progress(self, send: ProgressSender | None) -> ProgressSender | None:
-        """Return a sender that sends updates to the receiver as well, without waiting for it."""
-        if self.options is None or WebhookEvent.PROGRESS not in self.options.events:
-            return send
-
-        async def send_both(job_id: str, update: Mapping[str, object]) -> None:
-            step = update["step"]
-            assert isinstance(step, int)
-            self._start(WebhookEvent.PROGRESS, update, step=step)
-            if send is not None:
-                await send(job_id, update)
-
-        return send_both
-
-    def _start(
-        self, event: WebhookEvent, data: Mapping[str, Any], *, step: int | None = None
-    ) -> "asyncio.Task[str | None] | None":
-        if self.webhooks is None or self.options is None or event not in self.options.events:
-            return None
-        now = self.webhooks.now()
-        message = make_message(self.job_id, event, data, timestamp=now, step=step)
-        return self.webhooks.start(message, self.options.target)

@@ -34,15 +34,17 @@ from pixpod.outputs.encoding import (
     generation_text,
     max_encoded_bytes,
 )
+from pixpod.outputs.keys import JobKeys
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
+from pixpod.serving.job_events import JobEvents
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.replies import BulkyReply, json_bytes
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.webhooks import JobEvents, Webhooks
+from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
 
 log = logging.getLogger(__name__)
@@ -92,6 +94,17 @@ class Worker:
         self.start()
         return self
 
+    async def settle(self) -> None:
+        """Wait for what jobs have left to be done. Call it once all of them have ended.
+
+        Result files are written. Final events are delivered or become dead letters, and other
+        events are dropped. Each of these has its own time limit.
+        """
+        if self.results is not None:
+            await self.results.settle()
+        if self.webhooks is not None:
+            await self.webhooks.settle()
+
     async def __aexit__(self, *exc: object) -> None:
         if self.results is not None:
             await self.results.settle()
@@ -124,17 +137,25 @@ class Worker:
         JSON documents.
         """
         with job_context(raw.get("id")), self.concurrency.running():
-            events = JobEvents(
-                job_id=str(raw.get("id")),
-                webhooks=self.webhooks,
-                options=find_webhook(raw, self.capabilities),
-            )
+            events = self._events_of(raw)
             try:
                 reply = await self._answer(raw, events)
             except asyncio.CancelledError:
                 events.cancelled()
                 raise
-            return await self._with_refresh(await events.ended(reply))
+            await events.ended(reply)
+            return await self._with_refresh(reply)
+
+    def _events_of(self, raw: Mapping[str, Any]) -> JobEvents:
+        job_id = str(raw.get("id"))
+        keys = JobKeys(
+            prefix=self.delivery.key_prefix,
+            key_prefix="",
+            job_name=job_id,
+            secret=self.delivery.key_secret,
+        )
+        options = find_webhook(raw, self.capabilities)
+        return JobEvents(job_id=job_id, keys=keys, webhooks=self.webhooks, options=options)
 
     async def _answer(self, raw: Mapping[str, Any], events: JobEvents) -> dict[str, Any]:
         try:
@@ -164,6 +185,7 @@ class Worker:
         timeline = Timeline()
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
+            events.keys = self.delivery.keys_of(job, Delivery.S3)
             self._check_reply_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
@@ -324,6 +346,9 @@ class RefusingWorker:
     def max_concurrency(self, current: int) -> int:
         """See `Worker.max_concurrency`; the SDK begins with one."""
         return current
+
+    async def settle(self) -> None:
+        """See `Worker.settle`; no job is run."""
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `Worker.handle`."""

@@ -1,0 +1,1 @@
+"""Sends dead letters again: the ends of jobs that their receivers have not got."""
