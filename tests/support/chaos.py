@@ -30,6 +30,10 @@ RESULT_FAULTS = (
 """Faults of the posts of results. The last two lose a result for good."""
 
 
+NUM_CALM_JOBS = 25
+"""Jobs that are left after the last fault: more than the workers have at once, so that one has."""
+
+
 class Action(StrEnum):
     KILL = "worker killed"
     TERMINATE = "worker terminated"
@@ -81,7 +85,7 @@ class Chaos:
     def __post_init__(self) -> None:
         self._random = random.Random(self.extent.seed)
         actions = [each for each, count in self.extent.counts().items() for _ in range(count)]
-        last = 0.85 * self.extent.num_jobs
+        last = self.extent.num_jobs - NUM_CALM_JOBS
         self._plan = sorted((self._random.uniform(0, last), action) for action in actions)
         self._outage_ends: dict[Action, float] = {}
         for rule in RESULT_FAULTS:

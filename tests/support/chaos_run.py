@@ -4,6 +4,8 @@ The worker is the product's with the real SDK; its engine makes images that depe
 """
 
 import random
+import subprocess
+import sys
 import urllib.request
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -18,13 +20,15 @@ from support.faulty_proxy import FaultyProxy, running_proxy
 from support.platform import call, submit
 from support.s3_server import S3Server
 from support.webhook_receiver import WebhookReceiver, running_receiver
+from support.webhooks import SECRET
 
 from pixpod.serving.worker import ANSWERED_FROM_STORED
 from pixpod_client import Event
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
 
+ROOT = Path(__file__).resolve().parents[2]
 HANDLER = Path(__file__).with_name("handlers") / "fake_engine.py"
-SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+STEPS = "steps"
 NUM_WORKERS = 2
 SIDE_PX = 64
 VALID_SHARE = 0.9
@@ -98,22 +102,26 @@ class Ended:
 
 @dataclass(frozen=True)
 class Run:
+    """`arrived` are the jobs with an event before the dead letters were sent again."""
+
     jobs: list[Ended]
     chaos: Chaos
     num_result_faults: dict[str, int]
     num_steps: int
+    arrived: set[str]
+    num_letters: int
+    redelivery: "subprocess.CompletedProcess[str]"
     num_refused_events: int
 
 
 def run_jobs(extent: Extent, server: S3Server, folder: Path, more: Mapping[str, str]) -> Run:
     """Run jobs until all have ended, `more` in the environment of the workers."""
     orders = make_orders(extent.num_jobs)
-    steps = folder / "steps"
     with (
         running_receiver(SECRET) as receiver,
         running_proxy(receiver.url) as way,
         running_proxy(server.endpoint_url) as bucket,
-        running_platform(folder, {**environ(server, bucket, way, steps), **more}) as platform,
+        running_platform(folder, {**environ(server, bucket, way), **more}) as platform,
     ):
         chaos = Chaos(platform=platform, bucket=bucket, receiver=way, extent=extent)
         url = f"{way.url}/events"
@@ -122,19 +130,33 @@ def run_jobs(extent: Extent, server: S3Server, folder: Path, more: Mapping[str, 
         chaos.run()
         num_result_faults = chaos.num_result_faults()
         chaos.end_faults()
+        arrived = {event.data["job_id"] for event in receiver.events}
+        num_letters = sum(key.endswith(".dead-letter") for key in server.all_keys())
+        redelivery = redeliver(environ(server, bucket, way))
         jobs = read_jobs(platform, dict(zip(ids, orders, strict=True)), server, receiver)
     return Run(
         jobs=jobs,
         chaos=chaos,
         num_result_faults=num_result_faults,
-        num_steps=len(steps.read_text().splitlines()),
+        num_steps=len((folder / STEPS).read_text().splitlines()),
+        arrived=arrived,
+        num_letters=num_letters,
+        redelivery=redelivery,
         num_refused_events=receiver.num_refused,
     )
 
 
-def environ(
-    server: S3Server, bucket: FaultyProxy, receiver: FaultyProxy, steps: Path
-) -> dict[str, str]:
+def redeliver(env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
+    return subprocess.run(
+        [sys.executable, "-m", "pixpod_tools.redeliver.cli"],
+        env={"PYTHONPATH": str(ROOT / "src"), **env},
+        capture_output=True,
+        text=True,
+        timeout=600,
+    )
+
+
+def environ(server: S3Server, bucket: FaultyProxy, receiver: FaultyProxy) -> dict[str, str]:
     return {
         "PIXPOD_MODELS": "sd15-tiny",
         "PIXPOD_DEVICE": "cpu",
@@ -147,8 +169,6 @@ def environ(
         "PIXPOD_KEY_SECRET": "the same on all",
         "PIXPOD_WEBHOOK_SECRETS": SECRET,
         "PIXPOD_ALLOW_TARGETS": f"webhook:{receiver.url.removeprefix('http://')}",
-        "FAKE_ENGINE_S": "0.2",
-        "FAKE_ENGINE_STEPS": str(steps),
     }
 
 
@@ -161,7 +181,7 @@ def running_platform(folder: Path, env: dict[str, str]) -> Iterator[RunningEmula
         rate_limits=False,
         workers_min=NUM_WORKERS,
         workers_max=NUM_WORKERS,
-        env=env,
+        env={**env, "FAKE_ENGINE_S": "0.2", "FAKE_ENGINE_STEPS": str(folder / STEPS)},
     )
     with running_emulator(settings) as platform:
         yield platform
@@ -202,6 +222,7 @@ def fetch(url: str) -> bytes:
 def table(run: Run) -> str:
     """Faults by kind, and outcomes."""
     chaos, jobs = run.chaos, run.jobs
+    num_with_event = sum(bool(job.events) for job in jobs)
     statuses = Counter(job.body["status"] for job in jobs)
     lines = [
         *((each, chaos.num_done[each]) for each in (Action.KILL, Action.TERMINATE)),
@@ -214,8 +235,10 @@ def table(run: Run) -> str:
         ("denoising steps", run.num_steps),
         ("jobs answered from a stored result", sum(job.is_stored for job in jobs)),
         ("images", sum(len(job.files) for job in jobs)),
-        ("jobs whose final webhook arrived", sum(bool(job.events) for job in jobs)),
-        ("webhooks that arrived again", sum(max(0, len(job.events) - 1) for job in jobs)),
+        ("jobs whose final webhook arrived", len(run.arrived)),
+        ("dead letters", run.num_letters),
+        ("jobs whose final webhook arrived, once they were sent again", num_with_event),
+        ("webhooks that arrived again", sum(len(job.events) for job in jobs) - num_with_event),
     ]
     return "\n" + "\n".join(f"{name:68} {count:>5}" for name, count in lines)
 
