@@ -1,6 +1,6 @@
 """Results that are refused for good after the upload: the job that comes again costs no GPU time.
 
-The worker is the product's with the real SDK and a real bucket; its engine writes down its steps.
+The worker is the product's with the real SDK and a real bucket; its engine counts its calls.
 """
 
 import json
@@ -30,8 +30,8 @@ class Desk:
         self.stub = stub
         self.bucket = bucket
         self._folder = folder
-        self._steps = folder / "steps"
-        self._steps.touch()
+        self._calls = folder / "calls"
+        self._calls.touch()
 
     @contextmanager
     def worker(self):
@@ -45,13 +45,13 @@ class Desk:
             "PIXPOD_S3_SECRET_ACCESS_KEY": self.bucket.secret_access_key,
             "PIXPOD_S3_ADDRESSING_STYLE": "path",
             "FAKE_ENGINE_S": "0.2",
-            "FAKE_ENGINE_STEPS": str(self._steps),
+            "COUNT_FILE": str(self._calls),
         }
         with running_worker(self.stub, HANDLER, self._folder, env) as worker:
             yield worker
 
-    def num_steps(self) -> int:
-        return len(self._steps.read_text().splitlines())
+    def num_calls(self) -> int:
+        return len(self._calls.read_text().splitlines())
 
     def give(self, job_id: str) -> dict:
         """Hand the job out, and return the reply that is posted first."""
@@ -72,13 +72,13 @@ class Desk:
         )
 
     def check_again(self, job_id: str, first: dict) -> None:
-        """Hand the job out again: it is answered with the same images and no step."""
+        """Hand the job out again: it is answered with the same images and no denoiser call."""
         self.stub.outcomes.clear()
-        before = self.num_steps()
+        before = self.num_calls()
         second = self.give(job_id)
         assert digests(second) == digests(first)
         assert ANSWERED_FROM_STORED in second["warnings"]
-        assert self.num_steps() == before
+        assert self.num_calls() == before
 
 
 def digests(reply: dict) -> list[str]:
@@ -108,7 +108,7 @@ def test_result_and_its_smaller_form_are_refused(desk):
             desk.wait_for_result_file(job_id)
             desk.check_again(job_id, first)
     assert worker.log().count("result not delivered") == 2
-    assert desk.num_steps() == 2 * NUM_STEPS
+    assert desk.num_calls() == 2 * NUM_STEPS
 
 
 def test_worker_is_killed_after_the_upload(desk):
@@ -120,7 +120,7 @@ def test_worker_is_killed_after_the_upload(desk):
         worker.wait()
     with desk.worker():
         desk.check_again("killed", first)
-    assert desk.num_steps() == NUM_STEPS
+    assert desk.num_calls() == NUM_STEPS
 
 
 @pytest.mark.acceptance
@@ -134,6 +134,6 @@ def test_posts_are_reset_until_their_time_is_over(desk):
         while desk.stub.posts.qsize():
             assert desk.next_reply("reset") == first
         desk.check_again("reset", first)
-    assert desk.num_steps() == NUM_STEPS
+    assert desk.num_calls() == NUM_STEPS
     print(f"\n{num_posts} posts of a result were reset in {tried_s:.0f} s, then it was dropped")
     assert tried_s > posting.LIMIT_S - posting.LONGEST_PAUSE_S - 1

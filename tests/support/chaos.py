@@ -15,7 +15,15 @@ from support.faulty_proxy import Fault, FaultyProxy
 from runpod_emulator.testing import RunningEmulator
 
 OUTAGES = (Fault.DROP, Fault.INTERNAL_ERROR, Fault.OVERLOADED)
-SINGLE_FAULTS = (*OUTAGES, Fault.TOO_MANY_REQUESTS, Fault.LOSE_ANSWER)
+SINGLE_FAULTS = (
+    *OUTAGES,
+    Fault.TOO_MANY_REQUESTS,
+    Fault.RESET_BEFORE_BODY,
+    Fault.RESET_IN_BODY,
+    Fault.CUT,
+    Fault.SLOW,
+    Fault.LOSE_ANSWER,
+)
 
 POSTED, ARRIVED = "job-done", "job-result"
 RESULT_FAULTS = (

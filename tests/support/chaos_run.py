@@ -28,7 +28,7 @@ from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, se
 
 ROOT = Path(__file__).resolve().parents[2]
 HANDLER = Path(__file__).with_name("handlers") / "fake_engine.py"
-STEPS = "steps"
+CALLS = "calls"
 NUM_WORKERS = 2
 SIDE_PX = 64
 VALID_SHARE = 0.9
@@ -107,7 +107,7 @@ class Run:
     jobs: list[Ended]
     chaos: Chaos
     num_result_faults: dict[str, int]
-    num_steps: int
+    num_calls: int
     arrived: set[str]
     num_letters: int
     redelivery: "subprocess.CompletedProcess[str]"
@@ -138,7 +138,7 @@ def run_jobs(extent: Extent, server: S3Server, folder: Path, more: Mapping[str, 
         jobs=jobs,
         chaos=chaos,
         num_result_faults=num_result_faults,
-        num_steps=len((folder / STEPS).read_text().splitlines()),
+        num_calls=len((folder / CALLS).read_text().splitlines()),
         arrived=arrived,
         num_letters=num_letters,
         redelivery=redelivery,
@@ -181,7 +181,7 @@ def running_platform(folder: Path, env: dict[str, str]) -> Iterator[RunningEmula
         rate_limits=False,
         workers_min=NUM_WORKERS,
         workers_max=NUM_WORKERS,
-        env={**env, "FAKE_ENGINE_S": "0.2", "FAKE_ENGINE_STEPS": str(folder / STEPS)},
+        env={**env, "FAKE_ENGINE_S": "0.2", "COUNT_FILE": str(folder / CALLS)},
     )
     with running_emulator(settings) as platform:
         yield platform
@@ -232,7 +232,7 @@ def table(run: Run) -> str:
         *((f"post of a result: {name}", n) for name, n in run.num_result_faults.items()),
         *((f"jobs {status}", n) for status, n in sorted(statuses.items())),
         ("executions", sum(job.num_executions for job in jobs)),
-        ("denoising steps", run.num_steps),
+        ("denoiser calls", run.num_calls),
         ("jobs answered from a stored result", sum(job.is_stored for job in jobs)),
         ("images", sum(len(job.files) for job in jobs)),
         ("jobs whose final webhook arrived", len(run.arrived)),
@@ -240,7 +240,7 @@ def table(run: Run) -> str:
         ("jobs whose final webhook arrived, once they were sent again", num_with_event),
         ("webhooks that arrived again", sum(len(job.events) for job in jobs) - num_with_event),
     ]
-    return "\n" + "\n".join(f"{name:68} {count:>5}" for name, count in lines)
+    return "\n" + "\n".join(f"{name:86} {count:>5}" for name, count in lines)
 
 
 OUTS = (Action.BUCKET_OUTAGE, Action.RECEIVER_OUTAGE)

@@ -25,7 +25,11 @@ class _Handler(BaseHTTPRequestHandler):
 
     def do_POST(self) -> None:
         receiver = self.server.receiver
-        body = self.rfile.read(int(self.headers["Content-Length"]))
+        length = int(self.headers["Content-Length"])
+        body = self.rfile.read(length)
+        if len(body) < length:  # its sender has gone
+            self.close_connection = True
+            return
         try:
             receiver.events.append(verify(body, dict(self.headers), receiver.secret))
         except WebhookRefused:

@@ -24,14 +24,15 @@ class Interrupted(Exception):
 def run(course, *, until=math.inf, steps=6):
     """Train a layer whose loss depends on both random generators; return its weights and data."""
     torch.manual_seed(1)
-    layer, seen = nn.Linear(3, 1), []
+    layer = nn.Linear(3, 1)
+    seen: list[tuple[int, int]] = []
 
     def batch_loss(rng):
         if len(seen) == until:
             raise Interrupted
         if len(seen) == steps:
             raise StopIteration
-        seen.append((rng.integers(1000), torch.randint(1000, (1,)).item()))
+        seen.append((rng.integers(1000), int(torch.randint(1000, (1,)))))
         inputs = torch.tensor(seen[-1] * 2, dtype=torch.float32)[:3] / 1000
         return layer(inputs).square().sum()
 

@@ -1,6 +1,6 @@
 """The product's worker with the settings of its environment, by the SDK, around a FakeEngine.
 
-A job takes `FAKE_ENGINE_S` seconds. Each denoising step is a line of the file `FAKE_ENGINE_STEPS`.
+A job takes `FAKE_ENGINE_S` seconds. Each denoiser call is a line of the file `COUNT_FILE`.
 """
 
 import logging
@@ -10,6 +10,10 @@ import time
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[3] / "src"))
+sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
+
+from support.counting_engine import CountingEngine
+from support.handlers.counting import add_line
 
 from pixpod.bootstrap import build_worker
 from pixpod.logs import configure_logging
@@ -20,18 +24,6 @@ from pixpod.testing.fake_engine import FakeEngine
 from pixpod.timeline import BootTimeline
 
 
-class CountedEngine(FakeEngine):
-    """Writes down its steps, also those of requests that do not end."""
-
-    async def generate(self, request, on_step=None):
-        def count(step, steps):
-            with Path(os.environ["FAKE_ENGINE_STEPS"]).open("a") as file:
-                file.write(f"{request.seeds[0]} {step}\n")
-            on_step(step, steps)
-
-        return await super().generate(request, count)
-
-
 def main():
     keep_sdk_quiet(os.environ)
     configure_logging("INFO")
@@ -39,7 +31,8 @@ def main():
     drain = Drain()
     platform = runpod_sdk.platform(drain)
     worker = build_worker(Settings.from_env(os.environ), platform=platform)
-    worker.engine = CountedEngine(seconds=float(os.environ["FAKE_ENGINE_S"]))
+    engine = FakeEngine(seconds=float(os.environ["FAKE_ENGINE_S"]))
+    worker.engine = CountingEngine(engine, add_line)
     worker.concurrency.is_warm = lambda: True
     worker.start()
     return runpod_sdk.serve(worker, BootTimeline(time.monotonic), drain)
