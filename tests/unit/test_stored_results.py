@@ -19,7 +19,7 @@ from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.worker import Worker
+from pixpod.serving.worker import ANSWERED_FROM_STORED, Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 
@@ -27,7 +27,7 @@ WITH_S3 = replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE))
 JOB = make_job(num_images=2, output={"name": "poster", "key_prefix": "shop"})
 
 
-def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
+def build(bucket, engine=None, *, secret="hidden", limit_s=2.0, max_reply_bytes=10_000_000):
     return Worker(
         capabilities=WITH_S3,
         engine=engine or FakeEngine(),
@@ -35,7 +35,7 @@ def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
             stores={Delivery.S3: bucket, Delivery.INLINE: InlineImageStore()},
             key_prefix="live",
             key_secret=SecretStr(secret),
-            max_reply_bytes=10_000_000,
+            max_reply_bytes=max_reply_bytes,
         ),
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
@@ -356,8 +356,42 @@ def test_worker_that_is_closed_has_written_its_results():
 
 def test_job_with_another_delivery_is_neither_looked_up_nor_kept(caplog):
     bucket = MemoryBucket(fail_with=RuntimeError("not to be used"))
-    assert handle(build(bucket), make_job(output={"delivery": "inline"}))["images"]
+    job = make_job(output={"delivery": "inline", "fallback": False})
+    assert handle(build(bucket), job)["images"]
     assert not caplog.records and not bucket.files
+
+
+INLINE_JOB = make_job(num_images=2, output={"delivery": "inline"})
+
+
+def test_inline_images_leave_no_result():
+    bucket = MemoryBucket()
+    assert all(image["data"] for image in handle(build(bucket), INLINE_JOB)["images"])
+    assert not bucket.files
+
+
+def test_inline_images_that_went_to_the_bucket_have_a_result():
+    bucket, engine = MemoryBucket(), FakeEngine()
+    worker = build(bucket, engine, max_reply_bytes=1_000)
+    first, second = handle(worker, INLINE_JOB), handle(worker, INLINE_JOB)
+    assert len(engine.requests) == 1
+    assert images_without_links(first) == images_without_links(second)
+    assert second["warnings"] == [*first["warnings"], ANSWERED_FROM_STORED]
+
+
+def test_inline_images_that_the_platform_refuses_have_a_result():
+    bucket, engine = MemoryBucket(), FakeEngine()
+    worker = build(bucket, engine)
+
+    async def refused():
+        reply = await worker.handle(INLINE_JOB)
+        smaller = await reply.shrink()
+        await worker.settle()
+        return smaller
+
+    first, second = asyncio.run(refused()), handle(worker, INLINE_JOB)
+    assert len(engine.requests) == 1
+    assert images_without_links(first) == images_without_links(second)
 
 
 def test_image_that_is_not_in_the_bucket_leaves_no_result():
