@@ -18,7 +18,8 @@ from pixpod.logs import configure_logging
 from pixpod.serving import runpod_sdk
 from pixpod.serving.draining import Drain
 from pixpod.serving.local_run import USAGE, failure, read_test_input, run_job
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
 from pixpod.timeline import BootTimeline, Span, since_process_start
 

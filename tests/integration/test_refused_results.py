@@ -37,13 +37,9 @@ class Desk:
     def worker(self):
         self.stub.is_polled.clear()
         env = {
+            **self.bucket.environ(),
             "PIXPOD_MODELS": "sd15-tiny",
             "PIXPOD_DEVICE": "cpu",
-            "PIXPOD_S3_BUCKET": self.bucket.bucket,
-            "PIXPOD_S3_ENDPOINT_URL": self.bucket.endpoint_url,
-            "PIXPOD_S3_ACCESS_KEY_ID": self.bucket.access_key_id,
-            "PIXPOD_S3_SECRET_ACCESS_KEY": self.bucket.secret_access_key,
-            "PIXPOD_S3_ADDRESSING_STYLE": "path",
             "FAKE_ENGINE_S": "0.2",
             "COUNT_FILE": str(self._calls),
         }

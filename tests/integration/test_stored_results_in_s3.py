@@ -34,17 +34,7 @@ def open_worker(tmp_path, juicefs: S3Server):
     def open_one(**environ: str) -> Worker:
         worker = build_tiny_worker(
             tmp_path,
-            **{
-                "PIXPOD_DELIVERY": "s3",
-                "PIXPOD_S3_BUCKET": juicefs.bucket,
-                "PIXPOD_S3_ENDPOINT_URL": juicefs.endpoint_url,
-                "PIXPOD_S3_ACCESS_KEY_ID": juicefs.access_key_id,
-                "PIXPOD_S3_SECRET_ACCESS_KEY": juicefs.secret_access_key,
-                "PIXPOD_S3_ADDRESSING_STYLE": "path",
-                "PIXPOD_KEY_SECRET": "the same on all",
-                "PIXPOD_MODELS": "sd15-tiny",
-                **environ,
-            },
+            **{**juicefs.environ(), "PIXPOD_MODELS": "sd15-tiny", **environ},
         )
         worker.engine = CountingEngine(worker.engine)
         worker.start()

@@ -158,15 +158,11 @@ def redeliver(env: Mapping[str, str]) -> "subprocess.CompletedProcess[str]":
 
 def environ(server: S3Server, bucket: FaultyProxy, receiver: FaultyProxy) -> dict[str, str]:
     return {
+        **server.environ(),
+        "PIXPOD_S3_ENDPOINT_URL": bucket.url,
         "PIXPOD_MODELS": "sd15-tiny",
         "PIXPOD_DEVICE": "cpu",
         "PIXPOD_MAX_CONCURRENCY": "8",
-        "PIXPOD_S3_BUCKET": server.bucket,
-        "PIXPOD_S3_ENDPOINT_URL": bucket.url,
-        "PIXPOD_S3_ACCESS_KEY_ID": server.access_key_id,
-        "PIXPOD_S3_SECRET_ACCESS_KEY": server.secret_access_key,
-        "PIXPOD_S3_ADDRESSING_STYLE": "path",
-        "PIXPOD_KEY_SECRET": "the same on all",
         "PIXPOD_WEBHOOK_SECRETS": SECRET,
         "PIXPOD_ALLOW_TARGETS": f"webhook:{receiver.url.removeprefix('http://')}",
     }

@@ -47,6 +47,18 @@ class S3Server:
         )
         return replace(settings, **changes)
 
+    def environ(self) -> dict[str, str]:
+        """The variables of a worker that stores its images here."""
+        return {
+            "PIXPOD_DELIVERY": "s3",
+            "PIXPOD_S3_BUCKET": self.bucket,
+            "PIXPOD_S3_ENDPOINT_URL": self.endpoint_url,
+            "PIXPOD_S3_ACCESS_KEY_ID": self.access_key_id,
+            "PIXPOD_S3_SECRET_ACCESS_KEY": self.secret_access_key,
+            "PIXPOD_S3_ADDRESSING_STYLE": "path",
+            "PIXPOD_KEY_SECRET": "the same on all",
+        }
+
     def get(self, key: str) -> dict[str, Any]:
         """S3's answer to the owner's GetObject, with the whole `Body` as bytes."""
         answer: dict[str, Any] = self._owner.get_object(Bucket=self.bucket, Key=key)

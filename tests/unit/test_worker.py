@@ -34,8 +34,9 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.refusing_worker import RefusingWorker
 from pixpod.serving.replies import json_bytes
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
+from pixpod.serving.worker import Platform, Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 

@@ -1,4 +1,4 @@
-"""Runs one job from its payload to its reply. The only place that turns errors into replies.
+"""Runs one job from its payload to its reply. No error leaves this module but as a reply.
 
 Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
@@ -6,19 +6,18 @@ Knows protocols only: `bootstrap` chooses the engine and the stores.
 import asyncio
 import logging
 from collections.abc import Callable, Coroutine, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from pixpod.contract.describe import describe
-from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
+from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
-from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
+from pixpod.errors import InternalError, WorkerError
 from pixpod.job import (
     Cost,
     Delivery,
-    EncodedImage,
     EncodedResult,
     Generation,
     Job,
@@ -31,20 +30,17 @@ from pixpod.logs import job_context
 from pixpod.methods import method_of
 from pixpod.outputs.encoding import (
     MetadataOptions,
-    base64_bytes,
-    encode,
-    generation_text,
-    max_encoded_bytes,
 )
 from pixpod.outputs.keys import JobKeys
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
+from pixpod.serving.encoding import encode_images
 from pixpod.serving.job_events import JobEvents
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.replies import BulkyReply, json_bytes
+from pixpod.serving.rendering import ReplyRenderer, render_failure
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
@@ -166,12 +162,11 @@ class Worker:
                 return describe(self.capabilities)
             return await self._run(raw, events)
         except WorkerError as error:
-            _log_failure(error)
             if error.refresh_worker:
                 self.refresh.failed(error.code)
             if error.ends_worker and self.platform:
                 self.platform.end_worker()
-            return render_error(error)
+            return render_failure(error)
         except Exception:
             log.exception("job failed unexpectedly")
             return render_error(InternalError("the worker's log has the details"))
@@ -189,7 +184,7 @@ class Worker:
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
             events.keys = self.delivery.keys_of(job, Delivery.S3)
-            self._check_reply_size(job)
+            self._renderer.check_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
             events.started()
@@ -211,57 +206,15 @@ class Worker:
             result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
         else:
             result = self._finish(made, delivered, timeline)
-        reply = await self._render(job, result, files)
+        reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):
             await self.delivery.remove_spooled(job)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
 
-    async def _render(
-        self, job: Job, result: JobResult, files: EncodedResult | None
-    ) -> dict[str, Any]:
-        """Render a result. Inline images that do not fit into a reply go to the bucket."""
-        reply = render_result(result)
-        if files is None or all(stored.data is None for stored in result.images):
-            return reply
-        if json_bytes(reply) > self.delivery.max_reply_bytes:
-            return await self._render_links(job, result, files)
-        return BulkyReply(reply, lambda: self._shrink(job, result, files))
-
-    async def _render_links(
-        self, job: Job, result: JobResult, files: EncodedResult
-    ) -> dict[str, Any]:
-        """Render a result with its images in the bucket in place of the reply.
-
-        If the bucket fails, they go to the spool. Raises ResultTooLarge or SpoolFull.
-        """
-        moved, cause = None, None
-        try:
-            moved = await self.delivery.move_out_of_reply(job, result.images)
-        except WorkerError as exc:
-            log.error("images not stored in place of inline ones", exc_info=exc)
-            cause = exc
-        if moved is None:
-            num_bytes = sum(stored.image.size_bytes for stored in result.images)
-            error: WorkerError = ResultTooLarge(
-                f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
-                "bytes: request fewer images, jpeg or webp, or delivery by s3"
-            )
-            if cause is not None:
-                error = await self.delivery.keep(job, files, error)
-            raise error from cause
-        moved_files = replace(files, warnings=(*files.warnings, *moved.warnings))
-        await self._keep(job, moved_files, moved.images)
-        warnings = (*result.warnings, *moved.warnings)
-        return render_result(replace(result, images=moved.images, warnings=warnings))
-
-    async def _shrink(self, job: Job, result: JobResult, files: EncodedResult) -> dict[str, Any]:
-        """Return the reply to a job whose inline images the platform has refused."""
-        try:
-            return await self._render_links(job, result, files)
-        except WorkerError as error:
-            _log_failure(error)
-            return render_error(error)
+    @property
+    def _renderer(self) -> ReplyRenderer:
+        return ReplyRenderer(self.delivery, self._keep)
 
     async def _find_or_generate(
         self, job: Job, progress: Progress
@@ -295,7 +248,7 @@ class Worker:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
-            images = await _encode_all(job, generation, self.metadata)
+            images = await encode_images(job, generation, self.metadata)
         return EncodedResult(
             images=tuple(images),
             model=generation.model,
@@ -308,21 +261,6 @@ class Worker:
             delivered = await self.delivery.deliver(job, files)
         await self._keep(job, files, delivered.images)
         return delivered
-
-    def _check_reply_size(self, job: Job) -> None:
-        """Refuse results that cannot fit before any GPU time is spent."""
-        if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
-            return
-        request, output = job.request, job.output
-        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
-        largest = len(request.seeds) * base64_bytes(each)
-        if largest > self.delivery.max_reply_bytes:
-            raise ResultTooLarge(
-                f"{len(request.seeds)} inline {output.format} images of "
-                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
-                "delivery by s3"
-            )
 
     def _finish(
         self, generation: Generation, delivered: Delivered, timeline: Timeline
@@ -365,68 +303,6 @@ class Worker:
             boot_ms=self.engine.boot_ms(),
             images_served=self.images_served,
         )
-
-
-class RefusingWorker:
-    """Stands in for a worker whose settings are wrong: each job is answered with the fault.
-
-    That is cheaper for the owner than a worker that crashes and is started again on every host.
-    """
-
-    def __init__(self, error: WorkerError) -> None:
-        self._error = error
-
-    def check_host(self) -> None:
-        """Raise the fault if it is this host's: a disk that fails when settings are read."""
-        if self._error.fault is Fault.HOST:
-            raise self._error
-
-    def max_concurrency(self, current: int) -> int:
-        """See `Worker.max_concurrency`; the SDK begins with one."""
-        return current
-
-    async def settle(self) -> None:
-        """See `Worker.settle`; no job is run."""
-
-    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Worker.handle`."""
-        with job_context(raw.get("id")):
-            log.error("job refused", extra={"error": str(self._error)})
-        return render_error(self._error)
-
-
-def _log_failure(error: WorkerError) -> None:
-    """Log a caller's fault without its text, which quotes the payload; others with their cause."""
-    if error.fault is Fault.CALLER:
-        log.warning("job refused", extra={"code": error.code})
-    else:
-        log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
-
-
-async def _encode_all(
-    job: Job, generation: Generation, metadata: MetadataOptions
-) -> list[EncodedImage]:
-    """Encode each image on a thread of its own: encoders release the interpreter's lock."""
-    request, output = job.request, job.output
-    assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
-
-    def encode_one(index: int) -> EncodedImage:
-        image = generation.images[index]
-        text = generation_text(
-            request, image.seed, generation.model, has_prompts=metadata.has_prompts
-        )
-        return encode(
-            image.pixels,
-            index=index,
-            seed=image.seed,
-            format=output.format,
-            quality=output.quality,
-            text=text if output.metadata else None,
-            has_ai_mark=metadata.has_ai_mark,
-        )
-
-    indices = range(len(request.seeds))
-    return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
 
 
 def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
