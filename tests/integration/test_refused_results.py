@@ -16,7 +16,6 @@ from pixpod.serving import posting
 from pixpod.serving.worker import ANSWERED_FROM_STORED
 
 pytest_plugins = ["integration.s3_servers"]
-pytestmark = pytest.mark.sdk
 
 HANDLER = Path(__file__).resolve().parents[1] / "support" / "handlers" / "fake_engine.py"
 NUM_STEPS = 3
