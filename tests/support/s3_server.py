@@ -70,6 +70,10 @@ class S3Server:
         """The owner's PutObject."""
         self._owner.put_object(Bucket=self.bucket, Key=key, Body=data)
 
+    def delete(self, key: str) -> None:
+        """The owner's DeleteObject."""
+        self._owner.delete_object(Bucket=self.bucket, Key=key)
+
     def all_keys(self) -> list[str]:
         """Of everything in the bucket, in order."""
         pages = self._owner.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
@@ -124,24 +128,29 @@ def _with_credentials(endpoint_url: str, bucket: str, is_strict: bool) -> S3Serv
     https://docs.getmoto.org/en/latest/docs/iam.html
     """
     _post(f"{endpoint_url}/moto-api/reset", b"")
-    _post(f"{endpoint_url}/moto-api/reset-auth", b"3" if is_strict else b"inf")
     server = S3Server(
         endpoint_url=endpoint_url,
         bucket=bucket,
         access_key_id="AKIANOBODY",
         secret_access_key="nothing",
     )
-    iam = _client(server, "iam")
-    iam.create_user(UserName="worker")
-    key = iam.create_access_key(UserName="worker")["AccessKey"]
-    iam.put_user_policy(UserName="worker", PolicyName="s3", PolicyDocument=_POLICY)
-    iam.close()
-    server = replace(
-        server, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
-    )
+    server = with_user(server, "worker", _POLICY, is_strict=is_strict)
     server.make_bucket(bucket)
     server.make_bucket(FORBIDDEN_BUCKET)
     return server
+
+
+def with_user(server: S3Server, name: str, policy: str, *, is_strict: bool = True) -> S3Server:
+    """The same moto with the credentials of a new user, who has the rights of an IAM policy."""
+    _post(f"{server.endpoint_url}/moto-api/reset-auth", b"3" if is_strict else b"inf")
+    iam = _client(server, "iam")
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=policy)
+    iam.close()
+    return replace(
+        server, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
+    )
 
 
 _POLICY = """

@@ -36,7 +36,9 @@ KNOWN_ELSEWHERE = {
 }
 """Names of our fields in other image APIs."""
 
-PRIVATE_FIELDS = re.compile(r"prompt|prompt_2|negative_prompt|output\.put_urls.*|s3Config.*")
+PRIVATE_FIELDS = re.compile(
+    r"prompt|prompt_2|negative_prompt|idempotency_key|webhook_url|output\.put_urls.*|s3Config.*"
+)
 
 
 def to_problem(error: Mapping[str, Any], given: Mapping[str, Any]) -> Problem:

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from pixpod.contract.payload import render_error
+from pixpod.contract.sensitive import sensitive_texts
 from pixpod.errors import Fault, WorkerError
 from pixpod.logs import job_context
 
@@ -34,6 +35,6 @@ class RefusingWorker:
 
     async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
         """See `Worker.handle`."""
-        with job_context(raw.get("id")):
+        with job_context(raw.get("id"), sensitive_texts(raw)):
             log.error("job refused", extra={"error": str(self._error)})
         return render_error(self._error)

@@ -12,6 +12,7 @@ from typing import Any, Self
 from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.sensitive import sensitive_texts
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
 from pixpod.errors import InternalError, WorkerError
@@ -135,7 +136,8 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")), self.concurrency.running():
+        sensitive = sensitive_texts(raw)
+        with job_context(raw.get("id"), sensitive), self.concurrency.running():
             events = self._events_of(raw)
             try:
                 reply = await self._answer(raw, events)
