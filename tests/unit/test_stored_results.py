@@ -219,7 +219,7 @@ def test_key_with_another_request_is_refused():
     error = handle(worker, with_key("job-2", prompt="a blue circle"))["error"]
     assert error.startswith("invalid_input: ")
     (problem,) = json.loads(error.removeprefix("invalid_input: "))["problems"]
-    assert (problem["field"], problem["value"]) == ("idempotency_key", "order-7")
+    assert (problem["field"], problem["value"]) == ("idempotency_key", "7 characters")
     assert problem["accepted"] == "a key that was not used for another request"
     assert len(engine.requests) == 1
     assert is_stored(handle(worker, with_key("job-3"))), "the stored result stays"
