@@ -75,9 +75,9 @@ class S3Server:
         self._owner.delete_object(Bucket=self.bucket, Key=key)
 
     def all_keys(self) -> list[str]:
-        """Of everything in the bucket, up to a thousand."""
-        listed = self._owner.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        return [each["Key"] for each in listed]
+        """Of everything in the bucket, in order."""
+        pages = self._owner.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
     def make_bucket(self, name: str) -> None:
         self._owner.create_bucket(Bucket=name)

@@ -1,6 +1,7 @@
 """A platform of one worker whose every answer a test decides: held polls, results, faults."""
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
@@ -199,5 +200,6 @@ def running_worker(
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
         yield WorkerProcess(process, log)
     finally:
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        with contextlib.suppress(ProcessLookupError):  # a killed worker leaves its pings
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()

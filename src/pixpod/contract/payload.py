@@ -7,7 +7,7 @@ Knows no engine: limits and defaults come from the model's spec.
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any
 
@@ -150,13 +150,14 @@ def render_result(result: JobResult) -> dict[str, Any]:
         {
             "api_version": API_VERSION,
             "images": [_render_image(stored) for stored in result.images],
-            "model": asdict(result.model),
+            "model": result.model,
             "steps": result.steps,
             "timings_ms": result.timings_ms,
-            "cost": asdict(result.cost),
-            "worker": asdict(result.worker),
+            "cost": result.cost,
+            "worker": result.worker,
             "warnings": list(result.warnings),
-        }
+        },
+        from_attributes=True,
     )
     dumped = reply.model_dump(mode="json")
     dumped["timings_ms"] = reply.timings_ms.model_dump(mode="json", exclude_none=True)

@@ -1,26 +1,29 @@
 """Renders replies to jobs, and finds a way for those that are too large for the platform."""
 
-import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.contract.payload import render_error, render_result
 from pixpod.errors import Fault, ResultTooLarge, WorkerError
-from pixpod.job import Delivery, EncodedResult, Job, JobResult
+from pixpod.job import Delivery, EncodedResult, Job, JobResult, StoredImage
 from pixpod.outputs.encoding import base64_bytes, max_encoded_bytes
 from pixpod.serving.delivery import ImageDelivery
-from pixpod.serving.replies import BulkyReply
+from pixpod.serving.replies import BulkyReply, json_bytes
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class ReplyRenderer:
-    """Renders results as large as the platform takes them."""
+    """Renders results as large as the platform takes them.
+
+    `keep` gets the results whose inline images were put into the bucket.
+    """
 
     delivery: ImageDelivery
+    keep: Callable[[Job, EncodedResult, tuple[StoredImage, ...]], Awaitable[None]]
 
     def check_size(self, job: Job) -> None:
         """Raise ResultTooLarge for results that cannot fit, before any GPU time is spent."""
@@ -44,7 +47,7 @@ class ReplyRenderer:
         reply = render_result(result)
         if files is None or all(stored.data is None for stored in result.images):
             return reply
-        if _json_bytes(reply) > self.delivery.max_reply_bytes:
+        if json_bytes(reply) > self.delivery.max_reply_bytes:
             return await self._render_links(job, result, files)
         return BulkyReply(reply, lambda: self._shrink(job, result, files))
 
@@ -70,6 +73,8 @@ class ReplyRenderer:
             if cause is not None:
                 error = await self.delivery.keep(job, files, error)
             raise error from cause
+        moved_files = replace(files, warnings=(*files.warnings, *moved.warnings))
+        await self.keep(job, moved_files, moved.images)
         warnings = (*result.warnings, *moved.warnings)
         return render_result(replace(result, images=moved.images, warnings=warnings))
 
@@ -91,7 +96,3 @@ def render_failure(error: WorkerError) -> dict[str, Any]:
     else:
         log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
     return render_error(error)
-
-
-def _json_bytes(reply: Mapping[str, Any]) -> int:
-    return len(json.dumps(reply).encode())

@@ -26,6 +26,7 @@ from pixpod.job import (
     Generation,
     Job,
     JobResult,
+    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -228,7 +229,7 @@ class Worker:
 
     @property
     def _renderer(self) -> ReplyRenderer:
-        return ReplyRenderer(self.delivery)
+        return ReplyRenderer(self.delivery, self._keep)
 
     async def _find_or_generate(
         self, job: ParsedJob, progress: Progress, timeline: Timeline
@@ -257,8 +258,18 @@ class Worker:
         return Generated(job=job, generation=replace(generation, warnings=warnings))
 
     def _results_of(self, job: Job) -> StoredResults | None:
-        """Return where the result of this job is kept; only the deployment's bucket has results."""
-        return self.results if job.output.delivery is Delivery.S3 else None
+        """Return where this job may have a result: its images may be in the deployment's bucket.
+
+        Inline images are if they were too large for the reply.
+        """
+        is_moved = job.output.delivery is Delivery.INLINE and self.delivery.may_use_bucket(job)
+        return self.results if is_moved or job.output.delivery is Delivery.S3 else None
+
+    async def _keep(self, job: Job, files: EncodedResult, images: tuple[StoredImage, ...]) -> None:
+        """Keep a result if all its images are in the deployment's bucket. Fails no job."""
+        results = self._results_of(job)
+        if results is not None and all(image.key for image in images):
+            await results.keep(job, self.delivery.keys_of(job, Delivery.S3), files, images)
 
     async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
@@ -275,10 +286,7 @@ class Worker:
     async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):
             delivered = await self.delivery.deliver(job, files)
-        results = self._results_of(job)
-        if results is not None and not delivered.warnings:  # all images are in the bucket
-            keys = self.delivery.keys_of(job, Delivery.S3)
-            await results.keep(job, keys, files, delivered.images)
+        await self._keep(job, files, delivered.images)
         return delivered
 
     def _finish(
