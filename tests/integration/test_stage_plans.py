@@ -211,7 +211,7 @@ def requests(draw, name: str) -> GenerationRequest:
         changes |= {"true_cfg_scale": 2.0, "negative_prompt": "a blue square"}
     if name == "flux-tiny" and draw(st.booleans()):
         changes |= {"quality": Quality.TURBO, "num_inference_steps": 8, "seeds": (0,)}
-    if draw(st.booleans()):
+    elif draw(st.booleans()):
         changes |= with_image(changes["width"], changes["height"])
     return spec.default_request(**changes)
 

@@ -468,6 +468,13 @@ _CONDITIONS = (
         strength=0.04,
         num_inference_steps=20,
     ),
+    _bad(
+        "turbo with an image",
+        ("quality", "default or max with an image"),
+        model="flux-dev",
+        image=_IMAGE,
+        quality="turbo",
+    ),
     _bad("resize unknown", ("resize", "did you mean 'cover'"), image=_IMAGE, resize="covered"),
 )
 

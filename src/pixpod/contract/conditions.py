@@ -11,7 +11,7 @@ from pixpod.inputs.intake import ImageSource, parse_source
 from pixpod.inputs.named import NamedImages
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets
-from pixpod.job import Mode, Resize, Sampling
+from pixpod.job import Mode, Quality, Resize, Sampling
 from pixpod.methods import num_steps
 
 DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAINT: 1.0}
@@ -46,6 +46,9 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
         yield wrong("mask_blur", given.mask_blur, "absent without a mask")
     if given.image is not None:
         yield from _check_strength(given, spec)
+        if given.quality is Quality.TURBO:
+            accepted = "default or max with an image: diffusers skips steps of plain requests only"
+            yield wrong("quality", given.quality.value, accepted)
 
 
 def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
