@@ -471,8 +471,75 @@ _CONDITIONS = (
     _bad("resize unknown", ("resize", "did you mean 'cover'"), image=_IMAGE, resize="covered"),
 )
 
+_LORA = {"source": "https://example.org/a.safetensors"}
+_B = {"source": "https://example.org/b.safetensors"}
+_SHA256 = "0" * 64
+
+_LORAS = (
+    _bad("loras an object", ("loras", "a list"), loras=_LORA),
+    _bad("loras a text", ("loras", "a list"), loras=_LORA["source"]),
+    _bad("lora a text", ("loras[0]", "an object"), loras=[_LORA["source"]]),
+    _bad("lora null", ("loras[1]", "an object"), loras=[_LORA, None]),
+    _bad("lora a list", ("loras[0]", "an object"), loras=[[_LORA]]),
+    _bad("lora without source", ("loras[0].source", "required"), loras=[{"scale": 1}]),
+    _bad("lora source null", ("loras[0].source", "a string"), loras=[{"source": None}]),
+    _bad("lora source empty", ("loras[0].source", "not empty"), loras=[{"source": ""}]),
+    _bad("lora source of base64", ("loras[0].source", "a URL"), loras=[{"source": "AAAA" * 99}]),
+    _bad("lora source unknown", ("loras[0].source", "a URL"), loras=[{"source": "frame"}]),
+    _bad("lora source a path", ("loras[0].source", "a URL"), loras=[{"source": "../frame"}]),
+    _bad("lora source no Unicode", ("loras[0].source", _UNICODE), loras=[{"source": "\ud800"}]),
+    _bad("lora source ftp", ("loras[0].source", "http"), loras=[{"source": "ftp://a.org/a"}]),
+    _bad(
+        "lora source private",
+        ("loras[1].source", "public"),
+        loras=[_LORA, {"source": "http://10.0.0.1/a"}],
+    ),
+    _bad("lora scale a text", ("loras[0].scale", "a number"), loras=[_LORA | {"scale": "1"}]),
+    _bad("lora scale 4.1", ("loras[0].scale", "at most 4"), loras=[_LORA | {"scale": 4.1}]),
+    _bad("lora scale -5", ("loras[0].scale", "at least -4"), loras=[_LORA | {"scale": -5}]),
+    _bad("lora scale NaN", ("loras[0].scale", "finite"), loras=[_LORA | {"scale": float("nan")}]),
+    _bad("lora scale huge", ("loras[0].scale", "a number"), loras=[_LORA | {"scale": HUGE}]),
+    _bad("lora sha256 short", ("loras[0].sha256", "64 of"), loras=[_LORA | {"sha256": "ab"}]),
+    _bad("lora sha256 upper", ("loras[0].sha256", "64"), loras=[_LORA | {"sha256": "A" * 64}]),
+    _bad("lora unknown field", ("loras[0].colour", "a field"), loras=[_LORA | {"colour": 1}]),
+    _bad("lora misspelt field", ("loras[0].scal", "'scale'"), loras=[_LORA | {"scal": 1}]),
+    _bad("lora weight", ("loras[0].weight", "here it is scale"), loras=[_LORA | {"weight": 1}]),
+    _bad("lora name no Unicode", ("loras[1].?", "a field"), loras=[_LORA, {**_B, "\ud800": 1}]),
+    _bad("a dotted lora", ("loras[0].scale", "a field"), **{"loras[0].scale": 1}),
+    _bad("lora twice", ("loras[1].source", "each LoRA once"), loras=[_LORA, _LORA]),
+    _bad(
+        "lora content twice",
+        ("loras[2].sha256", "each LoRA once"),
+        loras=[
+            _LORA | {"sha256": _SHA256},
+            {"source": "https://b.org/b"},
+            _B | {"sha256": _SHA256},
+        ],
+    ),
+    _bad(
+        "too many loras",
+        ("loras", "at most 8 for sdxl"),
+        loras=[{"source": f"https://example.org/{index}"} for index in range(9)],
+    ),
+    _bad(
+        "several bad loras",
+        ("loras[0].scale", "a number"),
+        ("loras[2]", "an object"),
+        ("loras[3].source", "each LoRA once"),
+        ("loras[4].source", "a URL"),
+        loras=[_B | {"scale": "1"}, _LORA, 5, _LORA, {"source": "frame"}],
+    ),
+    _bad(
+        "a bad lora and a bad field",
+        ("width", "more than 0"),
+        ("loras[1].scale", "at most 4"),
+        ("loras[2].source", "each LoRA once"),
+        loras=[_LORA, _B | {"scale": 9}, _LORA],
+        width=0,
+    ),
+)
+
 _NOT_SUPPORTED = (
-    _not_supported("loras", [{"source": "https://example.org/a", "scale": 1}]),
     _not_supported("controlnets", []),
     _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
     _not_supported("refiner", {}),
@@ -480,11 +547,11 @@ _NOT_SUPPORTED = (
     _not_supported("safety", False),
     _bad(
         "several features",
-        ("loras", "not supported"),
+        ("controlnets", "not supported"),
         ("refiner", "not supported"),
         ("upscale", "not supported"),
         code="not_supported",
-        loras=[],
+        controlnets=[],
         refiner={},
         upscale=2,
     ),
@@ -559,6 +626,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_PLACES,
     *_WEBHOOKS,
     *_CONDITIONS,
+    *_LORAS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

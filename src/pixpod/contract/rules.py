@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.contract.conditions import check_images
+from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
@@ -27,7 +28,8 @@ class Capabilities:
     """Choices that this deployment gives its callers: models, the qualities of each, and ways of
     delivery, the default first.
 
-    `targets` are those that URLs of callers may reach. A deployment without secrets signs no
+    `targets` are those that URLs of callers may reach. `lora_names` are the LoRAs that the
+    deployment has. A deployment without secrets signs no
     webhooks, and sends none.
     """
 
@@ -35,6 +37,7 @@ class Capabilities:
     qualities: Mapping[str, tuple[Quality, ...]]
     deliveries: tuple[Delivery, ...]
     targets: Targets = PUBLIC_ONLY
+    lora_names: frozenset[str] = frozenset()
     signs_webhooks: bool = False
 
 
@@ -68,6 +71,7 @@ def check_values(
     yield from _check_text(given, spec)
     yield from _check_quality(given, spec, capabilities)
     yield from check_images(given, spec, malformed)
+    yield from check_loras(given, spec)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

@@ -29,7 +29,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 
 NOT_SUPPORTED = frozenset(
     {
-        "loras",
         "controlnets",
         "ip_adapter",
         "refiner",
@@ -44,12 +43,14 @@ NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 BUCKET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$"
 IDEMPOTENCY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
+SHA256 = r"^[0-9a-f]{64}$"
 PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
     BUCKET_NAME: "2 to 63 of A-Z a-z 0-9 . _ -",
     IDEMPOTENCY_KEY: "1 to 64 of A-Z a-z 0-9 _ -",
     FILE_NAME: "1 to 80 of A-Z a-z 0-9 . _ -, the first of them no dot",
+    SHA256: "64 of 0-9 a-f",
 }
 """A description of the texts that each pattern of the contract accepts."""
 
@@ -215,6 +216,36 @@ class OutputInput(_Edge):
     )
 
 
+MAX_LORA_SCALE = 4.0
+"""Sliders, which are trained to be used at any scale, go from -4 to 4 (Gandikota et al., Concept
+Sliders, 2023); other LoRAs break images well below."""
+
+
+class LoraInput(_Edge):
+    """A LoRA, which gives images a style or shows a subject."""
+
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description=(
+            "An http or https URL of a safetensors file, or the name of a LoRA of the deployment."
+        ),
+        examples=["https://app.example/style.safetensors", "style"],
+    )
+    scale: (
+        Annotated[float, Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False)] | None
+    ) = Field(
+        default=None,
+        description="Strength of the effect: 0 is none, below 0 is the opposite; 1 unless given.",
+        examples=[0.8],
+    )
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = Field(
+        default=None,
+        description=(
+            "Of the file, in hex. Another file is refused, and one that the worker has is not "
+            "fetched again."
+        ),
+    )
+
+
 class JobInput(_Edge):
     """The `input` of a job.
 
@@ -305,6 +336,10 @@ class JobInput(_Edge):
             "repeats its outermost pixels as borders, stretch distorts it; cover unless given."
         ),
     )
+    loras: list[LoraInput] | None = Field(
+        default=None,
+        description="LoRAs, whose effects add up; their order does not matter. See loras.md.",
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -383,6 +418,10 @@ class JobInput(_Edge):
         examples=[["started", "completed"]],
     )
     output: OutputInput | None = None
+
+
+LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput}
+"""Fields that are lists of objects, and what their elements are."""
 
 
 class ImageReply(BaseModel):

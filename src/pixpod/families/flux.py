@@ -7,6 +7,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    LoraSpec,
     QuantizationSpec,
     RegionSpec,
     Role,
@@ -89,4 +90,5 @@ FLUX = FamilySpec(
     runs_started_steps=True,
     step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
     has_denoiser_files=True,
+    lora=LoraSpec(gib_at_64=0.49),
 )

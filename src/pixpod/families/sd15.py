@@ -7,6 +7,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    LoraSpec,
     Role,
     WorkingMemory,
 )
@@ -50,4 +51,5 @@ SD15 = FamilySpec(
         text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
     ),
     pipeline_options={"requires_safety_checker": False},
+    lora=LoraSpec(gib_at_64=0.045),
 )

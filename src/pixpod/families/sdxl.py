@@ -7,6 +7,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    LoraSpec,
     Role,
     WorkingMemory,
 )
@@ -64,4 +65,5 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
+    lora=LoraSpec(gib_at_64=0.32),
 )

@@ -160,6 +160,19 @@ class WorkingMemory:
     encode_gib: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """Limits of the LoRAs of one request, and the memory that they take in a batch.
+
+    `max_rank` is for all of them together. `gib_at_64` is what an image of a batch takes at a rank
+    of 64, if every layer has a LoRA.
+    """
+
+    gib_at_64: float
+    max_files: int = 8
+    max_rank: int = 256
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -173,7 +186,7 @@ class FamilySpec:
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
-    perhaps the VAE, otherwise the whole pipeline.
+    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA.
     """
 
     name: str
@@ -197,6 +210,7 @@ class FamilySpec:
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
+    lora: LoraSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

@@ -2,9 +2,11 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixpod.inputs.intake import ImageSource, InlineData
+from pixpod.inputs.targets import Target
 from pixpod.job import Job, Resize
 
 
@@ -28,10 +30,36 @@ class NamedImages:
         return hashlib.sha256(json.dumps([*files, *others]).encode()).hexdigest()
 
 
-def _identity(source: ImageSource) -> str:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedLora:
+    """A LoRA by its URL or by its name in the deployment. `path` is its place in the payload.
+
+    `sha256` is what the job says about the file, None if it says nothing.
+    """
+
+    path: str
+    source: Target | str
+    scale: float
+    sha256: str | None
+
+    def identity(self) -> tuple[str, float]:
+        """Return what makes it another LoRA, or the same one at another scale."""
+        return self.sha256 or _identity(self.source), self.scale
+
+
+def inputs_digest(images: NamedImages | None, loras: Sequence[NamedLora]) -> str:
+    """Return a SHA-256 in hex of all files that a job names, "" for none."""
+    digest = images.digest() if images else ""
+    if not loras:
+        return digest
+    listed = sorted(lora.identity() for lora in loras)
+    return hashlib.sha256(json.dumps([digest, listed]).encode()).hexdigest()
+
+
+def _identity(source: ImageSource | str) -> str:
     if isinstance(source, InlineData):
         return hashlib.sha256(source.data).hexdigest()
-    return source.url.partition("?")[0]
+    return source if isinstance(source, str) else source.url.partition("?")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +70,8 @@ class ParsedJob(Job):
     """
 
     images: NamedImages | None = None
+    loras: tuple[NamedLora, ...] = ()
 
     @property
     def names_files(self) -> bool:
-        return self.images is not None
+        return self.images is not None or bool(self.loras)
