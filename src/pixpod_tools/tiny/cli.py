@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
-from pixpod_tools.tiny import flux, pretrain, unet, vae
+from pixpod_tools.tiny import controlnets, extras, flux, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import publish, publish_vae
@@ -81,12 +81,17 @@ def train_unet(options: argparse.Namespace) -> None:
     _save(pipeline, options)
 
 
+def train_net(options: argparse.Namespace) -> None:
+    extras.train_net(options.command, options.out, _course(controlnets.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
 def run_evaluation(options: argparse.Namespace) -> None:
     evaluate(options.out, ROOT / "docs" / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:
-    for command in ("vae", "flux", "sdxl", "sd15", "evaluate"):
+    for command in ("vae", "flux", "sdxl", "sd15", *extras.NETS, "evaluate"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -95,6 +100,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "flux": train_flux,
     "sdxl": train_unet,
     "sd15": train_unet,
+    **dict.fromkeys(extras.NETS, train_net),
     "evaluate": run_evaluation,
     "all": train_all,
 }
