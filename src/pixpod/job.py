@@ -183,14 +183,29 @@ class InputImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlOptions:
+    """Influence of a control image: the net that sees it, and how strongly.
+
+    `net` is the name of an extra. It applies from the share `start` of the steps to `end`.
+    """
+
+    net: str
+    scale: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """What steers images beside their texts, fetched, decoded and scaled.
 
-    White in the mask is generated, black stays as in `image`, and grey blends the two.
+    White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
+    are the control images of the request's `controls`, in the same order.
     """
 
     image: InputImage | None = None
     mask: RawMask | None = None
+    controls: tuple[InputImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +224,7 @@ class GenerationRequest:
     text: TextOptions
     prompts: Prompts
     seeds: tuple[int, ...]
+    controls: tuple[ControlOptions, ...] = ()
     conditions: Conditions = Conditions()
     isolated: bool = False
 

@@ -144,6 +144,12 @@ class Settings:
         "Models to serve. The first is loaded first.",
         no_default="all models in the manifest",
     )
+    extras: tuple[str, ...] | None = variable(
+        "PIXPOD_EXTRAS",
+        NAMES,
+        "Extras, such as ControlNets, that requests may use.",
+        no_default="all extras in the manifest that fit a served model",
+    )
     verify: Verify = variable(
         "PIXPOD_VERIFY",
         one_of(Verify.CHUNKS, Verify.SIZES, Verify.FULL),

@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, strength_of
+from pixpod.contract.controls import build_controls
 from pixpod.contract.fields import check_types, fields_of, without
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
@@ -29,6 +30,7 @@ from pixpod.errors import (
     PutRefused,
     WorkerError,
 )
+from pixpod.extras import Extras
 from pixpod.inputs.named import ParsedJob, inputs_digest
 from pixpod.job import (
     Delivery,
@@ -107,7 +109,7 @@ def parse_job(
         id=job_id,
         name=named or job_id,
         idempotency_key=key,
-        request=_build_request(named or job_id, checked.input, spec),
+        request=_build_request(named or job_id, checked.input, spec, capabilities.extras),
         output=options,
         execution_timeout_s=_execution_timeout_s(raw),
         put_urls=tuple(map(build_put_url, output.put_urls or ())),
@@ -205,7 +207,9 @@ def _check_id(job_id: object) -> Iterator[Problem]:
 # --- the parsed job ------------------------------------------------------------------------
 
 
-def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
+def _build_request(
+    job_name: str, given: JobInput, spec: ModelSpec, extras: Extras
+) -> GenerationRequest:
     changes = {
         "width": given.width,
         "height": given.height,
@@ -225,6 +229,7 @@ def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> Generatio
         strength=strength_of(given),
         truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_name, given),
+        controls=build_controls(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

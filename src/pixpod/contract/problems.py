@@ -20,6 +20,8 @@ KNOWN_ELSEWHERE = {
     "batch_size": "num_images",
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
+    "control_image": "controlnets",
+    "controlnet": "controlnets",
     "guidance": "guidance_scale",
     "image_url": "image",
     "lora": "loras",
@@ -46,11 +48,25 @@ ELSEWHERE_IN_LISTS = {
         "url": "source",
         "weight": "scale",
     },
+    "controlnets": {
+        "conditioning_scale": "scale",
+        "control_guidance_end": "end",
+        "control_guidance_start": "start",
+        "control_image": "image",
+        "end_percent": "end",
+        "image_url": "image",
+        "mode": "type",
+        "model": "type",
+        "name": "type",
+        "start_percent": "start",
+        "strength": "scale",
+        "weight": "scale",
+    },
 }
 """Names of our fields of elements of lists in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|loras.*source|output\.put_urls.*|s3Config.*"
+    r"prompt|prompt_2|negative_prompt|image|mask|loras.*source|controlnets.*image|output\.put_urls.*|s3Config.*"
 )
 
 

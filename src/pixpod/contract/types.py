@@ -29,7 +29,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 
 NOT_SUPPORTED = frozenset(
     {
-        "controlnets",
         "ip_adapter",
         "refiner",
         "upscale",
@@ -246,6 +245,40 @@ class LoraInput(_Edge):
     )
 
 
+MAX_CONTROL_SCALE = 2.0
+"""diffusers names no limit; the demos of ControlNets go from 0 to 2."""
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class ControlNetInput(_Edge):
+    """A control image, whose shapes the generated image takes over."""
+
+    type: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description=(
+            "What the image is, such as canny for edges. A refusal lists those of the model, and "
+            "so does describe."
+        ),
+        examples=["canny"],
+    )
+    image: Annotated[str, Field(min_length=1)] = Field(
+        description=(
+            "The control image itself, ready for the net, named like `image`. It is fitted to the "
+            "size to generate as `resize` says, and does not choose it."
+        ),
+        examples=["https://app.example/edges.png"],
+    )
+    scale: Annotated[float, Field(ge=0, le=MAX_CONTROL_SCALE, allow_inf_nan=False)] | None = Field(
+        default=None, description="Strength of the control: 0 is none; 1 unless given."
+    )
+    start: Share | None = Field(
+        default=None, description="Share of the steps after which it begins; 0 unless given."
+    )
+    end: Share | None = Field(
+        default=None, description="Share of the steps after which it ends; 1 unless given."
+    )
+
+
 class JobInput(_Edge):
     """The `input` of a job.
 
@@ -340,6 +373,10 @@ class JobInput(_Edge):
         default=None,
         description="LoRAs, whose effects add up; their order does not matter. See loras.md.",
     )
+    controlnets: list[ControlNetInput] | None = Field(
+        default=None,
+        description="Control images, whose effects add up. See controlnets.md.",
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -420,7 +457,7 @@ class JobInput(_Edge):
     output: OutputInput | None = None
 
 
-LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput}
+LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}
 """Fields that are lists of objects, and what their elements are."""
 
 
@@ -517,6 +554,10 @@ class ServedModelReply(BaseModel):
     licence: str
     revision: str | None
     modes: list[Mode]
+    control_modes: list[Mode]
+    """Modes that take controlnets."""
+    control_types: list[str]
+    """Types of controlnets that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
@@ -524,6 +565,19 @@ class ServedModelReply(BaseModel):
     """Null where the model has no such field."""
     limits: dict[str, int | float | None]
     """The limits of the catalog, and `size_multiple_px`, of which both sides are multiples."""
+
+
+class ExtraReply(BaseModel):
+    """Something that models are served with, such as a ControlNet."""
+
+    name: str
+    kind: str
+    family: str
+    licence: str
+    revision: str | None
+    types: list[str]
+    models: list[str]
+    """The served models that it fits."""
 
 
 class DescribeReply(BaseModel):
@@ -535,6 +589,7 @@ class DescribeReply(BaseModel):
         pattern="^[0-9a-f]{64}$", description="Of the JSON Schema of inputs, in hex."
     )
     models: list[ServedModelReply]
+    extras: list[ExtraReply]
     deliveries: list[Delivery] = Field(description="The default first.")
     not_supported: list[str] = Field(description="Fields that this version refuses.")
 

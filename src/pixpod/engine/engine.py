@@ -82,6 +82,9 @@ class DiffusionEngine:
         started = time.perf_counter()
         loading = asyncio.wrap_future(self.loader.load(request.model, request.quality))
         model = await asyncio.shield(loading)  # other jobs wait for the same load
+        for control in request.controls:
+            extra = asyncio.wrap_future(self.loader.load_extra(model, control.net))
+            await asyncio.shield(extra)
         load_ms = (time.perf_counter() - started) * 1e3
         execution = self._queue.submit(model, request, cancel=cancel, on_step=on_step)
         try:

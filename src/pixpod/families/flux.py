@@ -5,6 +5,7 @@ from pixpod.families.schedulers import FLOW_MATCH_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
     LoraSpec,
@@ -91,4 +92,13 @@ FLUX = FamilySpec(
     step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
     has_denoiser_files=True,
     lora=LoraSpec(gib_at_64=0.49),
+    controlnet=ControlNetSpec(
+        class_name="FluxControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "FluxControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "FluxControlNetImg2ImgPipeline",
+            Mode.INPAINT: "FluxControlNetImg2ImgPipeline",
+        },
+        sees_latents=True,
+    ),
 )

@@ -5,6 +5,7 @@ from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
     LoraSpec,
@@ -52,4 +53,12 @@ SD15 = FamilySpec(
     ),
     pipeline_options={"requires_safety_checker": False},
     lora=LoraSpec(gib_at_64=0.045),
+    controlnet=ControlNetSpec(
+        class_name="ControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "StableDiffusionControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "StableDiffusionControlNetImg2ImgPipeline",
+            Mode.INPAINT: "StableDiffusionControlNetImg2ImgPipeline",
+        },
+    ),
 )

@@ -5,6 +5,7 @@ from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
     LoraSpec,
@@ -66,4 +67,12 @@ SDXL = FamilySpec(
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
     lora=LoraSpec(gib_at_64=0.32),
+    controlnet=ControlNetSpec(
+        class_name="ControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "StableDiffusionXLControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetImg2ImgPipeline",
+            Mode.INPAINT: "StableDiffusionXLControlNetImg2ImgPipeline",
+        },
+    ),
 )

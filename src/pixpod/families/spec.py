@@ -173,6 +173,20 @@ class LoraSpec:
     max_rank: int = 256
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetSpec:
+    """ControlNets of a family: the class of a net, and the pipelines that take several of them.
+
+    `pipelines` has the diffusers class for each mode; controls are refused with other modes.
+    `sees_latents`: nets see control images through the VAE, otherwise as pixels of 0 to 1.
+    """
+
+    class_name: str
+    pipelines: Mapping[Mode, str]
+    sees_latents: bool = False
+    max_controls: int = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -186,7 +200,8 @@ class FamilySpec:
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
-    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA.
+    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
+    and `controlnet` for one that takes no control image.
     """
 
     name: str
@@ -211,6 +226,7 @@ class FamilySpec:
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
     lora: LoraSpec | None = None
+    controlnet: ControlNetSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

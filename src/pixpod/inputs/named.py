@@ -12,12 +12,13 @@ from pixpod.job import Job, Resize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedImages:
-    """The image that a job begins with, and its mask. `width` and `height` are as the job gives
-    them; `mask_blur_px` is the radius by which the mask is blurred.
+    """The image that a job begins with, its mask, and control images. `width` and `height` are as
+    the job gives them; `mask_blur_px` is the radius by which the mask is blurred.
     """
 
-    image: ImageSource
+    image: ImageSource | None
     mask: ImageSource | None
+    controls: tuple[ImageSource, ...] = ()
     resize: Resize
     mask_blur_px: int
     width: int | None
@@ -25,9 +26,15 @@ class NamedImages:
 
     def digest(self) -> str:
         """Return a SHA-256 in hex. Of a URL the query is left out, which may be a signature."""
-        files = [_identity(each) if each else None for each in (self.image, self.mask)]
+        named = (self.image, self.mask, *self.controls)
+        files = [_identity(each) if each else None for each in named]
         others = (self.resize, self.mask_blur_px, self.width, self.height)
         return hashlib.sha256(json.dumps([*files, *others]).encode()).hexdigest()
+
+
+def control_path(index: int) -> str:
+    """Return the place of a control image in the payload."""
+    return f"controlnets[{index}].image"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pixpod.job import GenerationRequest, Mode, Quality, Sampling, TextOptions
+from pixpod.job import ControlOptions, GenerationRequest, Mode, Quality, Sampling, TextOptions
 
 PIXELS_PER_TOKEN = 256
 """VAE stride 8 and patches of 2, both squared. UNets are counted in the same way."""
@@ -22,6 +22,7 @@ class BatchKey:
     height: int
     sampling: Sampling
     text: TextOptions
+    controls: tuple[ControlOptions, ...]
 
 
 def batch_key_of(request: GenerationRequest) -> BatchKey:
@@ -34,6 +35,7 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         height=request.height,
         sampling=request.sampling,
         text=request.text,
+        controls=request.controls,
     )
 
 

@@ -54,10 +54,10 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             components=family.text_encoders,
             fixed_bytes=round(memory.text_gib * GIB),
         ),
-        *((image_encode,) if method.mode in IMAGE_MODES else ()),
+        *((image_encode,) if method.mode in IMAGE_MODES or method.nets else ()),
         StagePlan(
             name=StageName.DENOISE,
-            components=(family.denoiser,),
+            components=(family.denoiser, *dict.fromkeys(method.nets)),
             fixed_bytes=fixed_bytes,
             image_bytes=round(memory.denoise_gib * squares * GIB),
         ),

@@ -12,7 +12,11 @@ from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.condition_cache import ConditionCache
-from pixpod.engine.execution.conditions import SourceCondition, TextCondition
+from pixpod.engine.execution.conditions import (
+    ControlNetCondition,
+    SourceCondition,
+    TextCondition,
+)
 from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
@@ -44,10 +48,11 @@ class ModelRunner:
     ) -> None:
         self._placement = placement
         text, source = TextCondition(cache), SourceCondition(cache)
+        controls = ControlNetCondition(cache)
         self._stages: Mapping[StageName, Stage] = {
             StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
-            StageName.IMAGE_ENCODE: EncodeStage([source], "encoding an image"),
-            StageName.DENOISE: DenoiseStage([source]),
+            StageName.IMAGE_ENCODE: EncodeStage([source, controls], "encoding an image"),
+            StageName.DENOISE: DenoiseStage([source, controls]),
             StageName.DECODE: DecodeStage([source]),
             **stages,
         }
@@ -85,7 +90,7 @@ class ModelRunner:
         if onload_ms:
             batch.timeline.add("onload", onload_ms)
         context = StageContext(
-            pipe=model.pipeline(batch.method.pipeline, plan.components),
+            pipe=model.pipeline(batch.method.pipeline, plan.components, batch.method.nets),
             free_cache=_free_cache,
             offload_others=partial(self._placement.offload_others, model),
         )

@@ -8,7 +8,7 @@ import torch
 from pixpod.engine.execution.batch import Batch, Row
 from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.model import LoadedModel, Pipeline
-from pixpod.job import GenerationRequest
+from pixpod.job import GenerationRequest, RawImage, RawMask
 from pixpod.methods import StageName
 
 AfterStep = Callable[[int, torch.Tensor], torch.Tensor]
@@ -38,6 +38,10 @@ class Condition(ABC):
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
         """Compute the arguments of one request; a tensor's first dimension is 1."""
 
+    def adapt(self, batch: Batch, pipe: Pipeline, arguments: Arguments) -> Arguments:
+        """Return the arguments of the pipeline's call from those of all rows, which are joined."""
+        return arguments
+
     def after_step(self, batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> AfterStep | None:
         """Return what changes the latents of these rows after each step; None for nothing."""
         return None
@@ -45,3 +49,16 @@ class Condition(ABC):
     def finish(self, request: GenerationRequest, image: torch.Tensor) -> torch.Tensor:
         """Return a finished image, of (height, width, 3) in 8 bits, as the caller gets it."""
         return image
+
+
+def to_levels(image: RawImage | RawMask) -> torch.Tensor:
+    """Return 8-bit levels of (height, width, channels)."""
+    return torch.frombuffer(bytearray(image.pixels), dtype=torch.uint8).view(
+        image.height, image.width, -1
+    )
+
+
+def to_tensor(image: RawImage, device: torch.device) -> torch.Tensor:
+    """Return (1, 3, height, width) of -1 to 1."""
+    levels = to_levels(image).to(device).permute(2, 0, 1)[None]
+    return levels.float() / 127.5 - 1

@@ -37,6 +37,9 @@ def _denoise(
     model, request = batch.model, batch.request
     pipe.scheduler = model.scheduler(request.sampling.scheduler)
     changes = [each.after_step(batch, pipe, rows) for each in conditions]
+    arguments = _stack([row.state.arguments for row in rows])
+    for condition in conditions:
+        arguments = condition.adapt(batch, pipe, arguments)
     with step_caching(
         model.denoiser,
         model.spec.family.step_cache_blocks,
@@ -44,7 +47,7 @@ def _denoise(
         num_steps(model.spec.family, request.sampling),
     ) as skipped:
         latents = pipe(
-            **_stack([row.state.arguments for row in rows]),
+            **arguments,
             **batch.calls.call_arguments(request),
             num_inference_steps=request.sampling.num_inference_steps,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],
