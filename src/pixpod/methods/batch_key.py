@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass
 
-from pixpod.job import GenerationRequest, Mode, Quality, Sampling, TextOptions
+from pixpod.job import GenerationRequest, LoraSlots, Mode, Quality, Sampling, TextOptions
 
 PIXELS_PER_TOKEN = 256
 """VAE stride 8 and patches of 2, both squared. UNets are counted in the same way."""
@@ -12,7 +12,8 @@ PIXELS_PER_TOKEN = 256
 class BatchKey:
     """Everything that requests of one batch have in common.
 
-    It has everything that shapes or scales the denoiser's call. Prompts and seeds may differ.
+    It has everything that shapes or scales the denoiser's call. Prompts, seeds and LoRAs may
+    differ, but requests with and without slots for LoRAs run apart.
     """
 
     model: str
@@ -22,6 +23,7 @@ class BatchKey:
     height: int
     sampling: Sampling
     text: TextOptions
+    slots: LoraSlots | None = None
 
 
 def batch_key_of(request: GenerationRequest) -> BatchKey:
@@ -34,6 +36,7 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         height=request.height,
         sampling=request.sampling,
         text=request.text,
+        slots=request.conditions.slots,
     )
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, Mode, Sampling
+from pixpod.job import GenerationRequest, LoraSlots, Mode, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,12 +12,14 @@ class Method:
     """The pipeline and denoiser calls that generate the images of one request.
 
     `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
+    `slots` are those for LoRAs, None without any.
     """
 
     pipeline: str
     mode: Mode
     size: Size
     num_calls: int
+    slots: LoraSlots | None = None
 
 
 def num_steps(family: FamilySpec, sampling: Sampling) -> int:
@@ -40,4 +42,5 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         mode=request.mode,
         size=(request.width, request.height),
         num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
+        slots=request.conditions.slots,
     )

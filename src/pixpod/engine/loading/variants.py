@@ -25,7 +25,7 @@ from pixpod.engine.memory.needs import NoFootprint, files_bytes, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import ResidencyPlan, budget_for, make_plan
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.model import Component, LoadedModel
+from pixpod.engine.model import Compilation, Component, LoadedModel
 from pixpod.engine.precision.precision import (
     Hardware,
     QuantizationPlan,
@@ -68,7 +68,11 @@ class Variants:
 
     def __post_init__(self) -> None:
         self.placement = Placement(self.plan)
-        self._runner = ModelRunner(self.placement, ConditionCache(self.prompt_cache_bytes))
+        self._runner = ModelRunner(
+            self.placement,
+            ConditionCache(self.prompt_cache_bytes),
+            compile_copy=self._compile_copy if self.compiled is not None else None,
+        )
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._components: dict[ComponentKey, Component] = {}
@@ -133,6 +137,11 @@ class Variants:
         """Return the lock that is held while a model or a component is being loaded."""
         with self._lock:
             return self._locks[key]
+
+    def _compile_copy(self, model: LoadedModel) -> Compilation:
+        """Compile a copy of a denoiser. Nobody else has it, so that no load must be waited for."""
+        assert self.compiled is not None
+        return compile_model(model, self.compiled, only=(model.spec.family.denoiser,))
 
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self.compiled is None:
