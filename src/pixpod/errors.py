@@ -16,6 +16,7 @@
     ├── ModelUnavailable          model_unavailable       deployment
     │   └── LicenceNotAccepted    licence_not_accepted    deployment
     ├── StorageDenied             storage_denied          deployment
+    ├── SpoolFull                 spool_full              deployment
     ├── DeadlineExceeded          deadline_exceeded       deployment
     ├── StorageUnavailable        storage_unavailable     host
     ├── WeightsUnreadable         weights_unreadable      host, worker is replaced
@@ -165,6 +166,13 @@ class StorageDenied(WorkerError):
     """The store refuses access: wrong credentials, missing bucket, forbidden key."""
 
     code = "storage_denied"
+    fault = Fault.DEPLOYMENT
+
+
+class SpoolFull(WorkerError):
+    """No place took the images, and the spool has no room for them: empty it, or enlarge it."""
+
+    code = "spool_full"
     fault = Fault.DEPLOYMENT
 
 

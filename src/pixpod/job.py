@@ -341,10 +341,24 @@ class EncodedImage(ImageFile):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class StoredImage:
-    """A delivered image: at most one of `url`, `data`, `path`; none if the caller knows the place.
+class EncodedResult:
+    """The files of a generated job, in the order of their indices, before they are delivered.
 
-    `data` is plain base64. `url` may carry a signature, hence is kept out of `repr`.
+    `steps` counts the denoiser calls of one image.
+    """
+
+    images: tuple[EncodedImage, ...]
+    model: ModelIdentity
+    steps: int
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StoredImage:
+    """A delivered image: `key` with `url`, with `path` or alone, or `data`, or none of these.
+
+    `key` is alone in a bucket without links. None is there if the caller knows the place. `data` is
+    plain base64. `url` may carry a signature, hence is kept out of `repr`.
     """
 
     image: ImageFile

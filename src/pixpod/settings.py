@@ -291,8 +291,23 @@ class Settings:
         "PIXPOD_DELIVERY_FALLBACK",
         FALLBACK,
         "Delivery of images that their place does not take. `auto`: the deployment's bucket if the "
-        "job named the place, else inline if they fit. `none`: the job fails.",
+        "job named the place, else inline if they fit, else the spool. `none`: the job fails.",
         default="auto",
+    )
+    spool_dir: Path | None = variable(
+        "PIXPOD_SPOOL_DIR",
+        PATH,
+        "Directory for images that no place has taken, until their job comes again or "
+        "`scripts/upload_spool` runs. All workers must see it. It needs `PIXPOD_KEY_SECRET` or a "
+        "bucket. See [delivery.md](delivery.md#the-spool).",
+        no_default=f"`{PLATFORM_VOLUME}/pixpod-spool` if a network volume is there, else none",
+    )
+    spool_max_bytes: int = variable(
+        "PIXPOD_SPOOL_MAX_BYTES",
+        whole(0, 10**15),
+        "Largest size of the spool, in bytes. A job whose images do not fit fails with "
+        "`spool_full`; nothing is deleted. `0`: no spool.",
+        default="10000000000",
     )
     output_dir: Path = variable(
         "PIXPOD_OUTPUT_DIR",
@@ -309,8 +324,8 @@ class Settings:
     key_secret: SecretStr = variable(
         "PIXPOD_KEY_SECRET",
         SECRET,
-        "Random string that makes keys of images unguessable and seals result files, the same on "
-        "all workers.",
+        "Random string that makes keys of images unguessable and seals result files and the "
+        "spool, the same on all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
     )
     webhook_secrets: tuple[SecretStr, ...] = variable(
@@ -377,6 +392,7 @@ class Settings:
         s3 = read_s3(env)
         found = env.read_fields(cls)
         weights_dir = found["weights_dir"] or SOURCE_WEIGHTS_DIR
+        key_secret: SecretStr = found["key_secret"] or _derive_key_secret(s3)
         derived = {
             "weights_dir": weights_dir,
             "local_dir": found["local_dir"] or Path(gettempdir()) / "pixpod-weights",
@@ -390,8 +406,13 @@ class Settings:
             ),
             "webhook_secrets": found["webhook_secrets"] or (),
             "deliveries": _read_deliveries(env, s3, is_production),
-            "key_secret": found["key_secret"] or _derive_key_secret(s3),
+            "key_secret": key_secret,
         }
+        if found["spool_dir"] and not key_secret.get_secret_value():
+            raise InvalidSettings(
+                "PIXPOD_KEY_SECRET: expected a random string, the same on all workers, because "
+                "PIXPOD_SPOOL_DIR is set, got none"
+            )
         return cls(
             **{**found, **derived},
             s3=s3,

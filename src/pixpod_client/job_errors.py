@@ -77,6 +77,12 @@ class StorageDenied(DeploymentError):
     code = "storage_denied"
 
 
+class SpoolFull(DeploymentError):
+    """No place took the images, and the spool has no room for them: empty it, or enlarge it."""
+
+    code = "spool_full"
+
+
 class DeadlineExceeded(DeploymentError):
     """The job did not end within its time limit; a smaller one may."""
 
@@ -150,6 +156,7 @@ BY_CODE: Mapping[str, type[JobFailed]] = {
     "model_unavailable": ModelUnavailable,
     "licence_not_accepted": LicenceNotAccepted,
     "storage_denied": StorageDenied,
+    "spool_full": SpoolFull,
     "deadline_exceeded": DeadlineExceeded,
     "fetch_unavailable": FetchUnavailable,
     "storage_unavailable": StorageUnavailable,

@@ -4,19 +4,19 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class ImageReply(TypedDict):
-    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
-    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
-    has no links, under `key`.
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: at the image's `put_urls`.
     """
 
-    url: NotRequired[str | None]
+    url: NotRequired[str]
     """May be a link that expires."""
-    data: NotRequired[str | None]
+    data: NotRequired[str]
     """The file as plain base64."""
-    path: NotRequired[str | None]
+    path: NotRequired[str]
     """On the worker's own disk."""
-    key: NotRequired[str | None]
+    key: NotRequired[str]
     """The image's name in the store."""
     seed: int
     """Gives the same image again."""
@@ -40,16 +40,16 @@ class ModelReply(TypedDict):
 class TimingsReply(TypedDict):
     """Milliseconds of each phase that ran, in the order in which phases begin."""
 
-    fetch: NotRequired[float | None]
-    load: NotRequired[float | None]
-    queue: NotRequired[float | None]
-    onload: NotRequired[float | None]
-    text_encode: NotRequired[float | None]
-    image_encode: NotRequired[float | None]
-    denoise: NotRequired[float | None]
-    decode: NotRequired[float | None]
-    encode: NotRequired[float | None]
-    upload: NotRequired[float | None]
+    fetch: NotRequired[float]
+    load: NotRequired[float]
+    queue: NotRequired[float]
+    onload: NotRequired[float]
+    text_encode: NotRequired[float]
+    image_encode: NotRequired[float]
+    denoise: NotRequired[float]
+    decode: NotRequired[float]
+    encode: NotRequired[float]
+    upload: NotRequired[float]
     total: float
 
 
@@ -97,4 +97,4 @@ class ErrorReply(TypedDict):
     """
 
     error: str
-    refresh_worker: NotRequired[bool | None]
+    refresh_worker: NotRequired[bool]

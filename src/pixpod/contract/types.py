@@ -5,7 +5,6 @@ Only the edge uses these: `payload` and its rules; the rest sees dataclasses.
 
 import re
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -425,19 +424,16 @@ LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput}
 
 
 class ImageReply(BaseModel):
-    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
-    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
-    has no links, under `key`.
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: at the image's `put_urls`.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "not": {
-                "anyOf": [
-                    {"required": list(pair)} for pair in combinations(("url", "data", "path"), 2)
-                ]
-            }
+            "dependentRequired": {"url": ["key"], "path": ["key"]},
+            "not": {"anyOf": [{"required": ["url", "path"]}, {"required": ["data", "key"]}]},
         }
     )
 
