@@ -15,6 +15,8 @@ from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
+from pixpod.inputs.lora_cache import LoraCache
+from pixpod.inputs.loras import DeployedLoras, Loras
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
@@ -72,6 +74,10 @@ def build_worker(
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
         intake=Intake(GuardedClient(settings.targets)),
+        loras=Loras(
+            LoraCache(settings.local_dir / "loras", settings.lora_cache_bytes),
+            DeployedLoras(settings.lora_dir),
+        ),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,
@@ -98,6 +104,7 @@ def _build_capabilities(
         deliveries=settings.deliveries,
         targets=settings.targets,
         signs_webhooks=bool(settings.webhook_secrets),
+        lora_names=DeployedLoras(settings.lora_dir).names,
     )
 
 

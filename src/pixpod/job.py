@@ -351,6 +351,7 @@ class EncodedResult:
     model: ModelIdentity
     steps: int
     warnings: tuple[str, ...]
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

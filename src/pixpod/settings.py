@@ -245,6 +245,20 @@ class Settings:
         "`scripts/plan` shows which.",
         no_default="all memory of the GPU",
     )
+    lora_dir: Path | None = variable(
+        "PIXPOD_LORA_DIR",
+        PATH,
+        "Directory of the deployment's own LoRAs: jobs name `NAME.safetensors` as `NAME`. It is "
+        "read once, at start.",
+        no_default="no LoRAs by name",
+    )
+    lora_cache_bytes: int = variable(
+        "PIXPOD_LORA_CACHE_BYTES",
+        whole(0, 10**13),
+        "Disk space for LoRAs from URLs, in bytes, below `PIXPOD_LOCAL_DIR`. The ones used longest "
+        "ago are deleted; those that jobs use are not.",
+        default="5000000000",
+    )
     prompt_cache_bytes: int = variable(
         "PIXPOD_PROMPT_CACHE_MB",
         whole(0, 65_536, times=1_000_000),

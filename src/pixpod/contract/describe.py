@@ -21,6 +21,7 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "request_schema_sha256": hashlib.sha256(schema).hexdigest(),
             "models": [_describe(spec, capabilities) for spec in capabilities.models.values()],
             "deliveries": capabilities.deliveries,
+            "loras": sorted(capabilities.lora_names),
             "not_supported": sorted(NOT_SUPPORTED),
         }
     )
@@ -39,5 +40,9 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),
         "defaults": spec.defaults,
-        "limits": {**asdict(spec.limits), "size_multiple_px": family.size_multiple_px},
+        "limits": {
+            **asdict(spec.limits),
+            "size_multiple_px": family.size_multiple_px,
+            "max_loras": family.lora.max_files if family.lora else 0,
+        },
     }

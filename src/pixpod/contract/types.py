@@ -465,6 +465,7 @@ class TimingsReply(BaseModel):
     load: float | None = None
     queue: float | None = None
     onload: float | None = None
+    adapt: float | None = None
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
@@ -481,6 +482,17 @@ class CostReply(BaseModel):
     gpu_ms: float
     estimated_usd: float | None = Field(description="Null where no price is known.")
     basis: str = Field(description="Where the price comes from.")
+
+
+class AdapterReply(BaseModel):
+    """A LoRA that was used. `cached` is true if the worker had the file before the job."""
+
+    name: str = Field(description="Of its file, or in the deployment.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its file, in hex.")
+    rank: int = Field(description="The highest of its layers.")
+    layers: int
+    scale: float
+    cached: bool
 
 
 class WorkerReply(BaseModel):
@@ -503,6 +515,7 @@ class Reply(BaseModel):
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
+    adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
 
 
 class ServedModelReply(BaseModel):
@@ -519,7 +532,9 @@ class ServedModelReply(BaseModel):
     defaults: Defaults
     """Null where the model has no such field."""
     limits: dict[str, int | float | None]
-    """The limits of the catalog, and `size_multiple_px`, of which both sides are multiples."""
+    """The limits of the catalog, `size_multiple_px`, of which both sides are multiples, and
+    `max_loras` of one job.
+    """
 
 
 class DescribeReply(BaseModel):
@@ -532,6 +547,7 @@ class DescribeReply(BaseModel):
     )
     models: list[ServedModelReply]
     deliveries: list[Delivery] = Field(description="The default first.")
+    loras: list[str] = Field(description="Names of the LoRAs that the deployment has.")
     not_supported: list[str] = Field(description="Fields that this version refuses.")
 
 
