@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
@@ -15,14 +16,18 @@ from pixpod.extras import Extras, check_names, load_extras
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
+from pixpod.inputs.lora_cache import LoraCache
+from pixpod.inputs.loras import DeployedLoras, Loras
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
+from pixpod.outputs.spool import Spool
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.spooling import Spooling
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
@@ -71,6 +76,10 @@ def build_worker(
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
         intake=Intake(GuardedClient(settings.targets)),
+        loras=Loras(
+            LoraCache(settings.local_dir / "loras", settings.lora_cache_bytes),
+            DeployedLoras(settings.lora_dir),
+        ),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,
@@ -98,6 +107,7 @@ def _build_capabilities(
         extras=extras,
         targets=settings.targets,
         signs_webhooks=bool(settings.webhook_secrets),
+        lora_names=DeployedLoras(settings.lora_dir).names,
     )
 
 
@@ -233,6 +243,29 @@ def _build_bucket(settings: Settings) -> "S3ImageStore | None":
     return S3ImageStore(settings.s3)
 
 
+def spool_directory(settings: Settings, volume: Path = PLATFORM_VOLUME) -> Path | None:
+    """Return where the spool is: as it is set, else on the network volume; None without either.
+
+    The platform mounts a network volume and the models that it caches in the same place, never
+    both.
+    """
+    is_volume = volume.is_mount() and not (volume / "huggingface-cache").exists()
+    return settings.spool_dir or (volume / "pixpod-spool" if is_volume else None)
+
+
+def build_spool(settings: Settings) -> Spool | None:
+    """Return the spool; None without a place, or without a secret that seals what is in it."""
+    directory = spool_directory(settings)
+    if directory is None or not settings.key_secret.get_secret_value():
+        return None
+    return Spool(directory, secret=settings.key_secret, max_bytes=settings.spool_max_bytes)
+
+
+def _build_spooling(settings: Settings) -> Spooling | None:
+    spool = build_spool(settings) if settings.falls_back and settings.spool_max_bytes else None
+    return Spooling(spool=spool, secret=settings.key_secret) if spool else None
+
+
 def _build_delivery(settings: Settings, bucket: "S3ImageStore | None") -> ImageDelivery:
     return ImageDelivery(
         stores={each: _build_store(each, settings, bucket) for each in settings.deliveries},
@@ -241,6 +274,7 @@ def _build_delivery(settings: Settings, bucket: "S3ImageStore | None") -> ImageD
         max_reply_bytes=settings.max_reply_bytes,
         callers=CallerStores(GuardedClient(settings.targets), settings.targets),
         falls_back=settings.falls_back,
+        spool=_build_spooling(settings),
     )
 
 

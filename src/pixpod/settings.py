@@ -251,6 +251,20 @@ class Settings:
         "`scripts/plan` shows which.",
         no_default="all memory of the GPU",
     )
+    lora_dir: Path | None = variable(
+        "PIXPOD_LORA_DIR",
+        PATH,
+        "Directory of the deployment's own LoRAs: jobs name `NAME.safetensors` as `NAME`. It is "
+        "read once, at start.",
+        no_default="no LoRAs by name",
+    )
+    lora_cache_bytes: int = variable(
+        "PIXPOD_LORA_CACHE_BYTES",
+        whole(0, 10**13),
+        "Disk space for LoRAs from URLs, in bytes, below `PIXPOD_LOCAL_DIR`. The ones used longest "
+        "ago are deleted; those that jobs use are not.",
+        default="5000000000",
+    )
     prompt_cache_bytes: int = variable(
         "PIXPOD_PROMPT_CACHE_MB",
         whole(0, 65_536, times=1_000_000),
@@ -297,8 +311,23 @@ class Settings:
         "PIXPOD_DELIVERY_FALLBACK",
         FALLBACK,
         "Delivery of images that their place does not take. `auto`: the deployment's bucket if the "
-        "job named the place, else inline if they fit. `none`: the job fails.",
+        "job named the place, else inline if they fit, else the spool. `none`: the job fails.",
         default="auto",
+    )
+    spool_dir: Path | None = variable(
+        "PIXPOD_SPOOL_DIR",
+        PATH,
+        "Directory for images that no place has taken, until their job comes again or "
+        "`scripts/upload_spool` runs. All workers must see it. It needs `PIXPOD_KEY_SECRET` or a "
+        "bucket. See [delivery.md](delivery.md#the-spool).",
+        no_default=f"`{PLATFORM_VOLUME}/pixpod-spool` if a network volume is there, else none",
+    )
+    spool_max_bytes: int = variable(
+        "PIXPOD_SPOOL_MAX_BYTES",
+        whole(0, 10**15),
+        "Largest size of the spool, in bytes. A job whose images do not fit fails with "
+        "`spool_full`; nothing is deleted. `0`: no spool.",
+        default="10000000000",
     )
     output_dir: Path = variable(
         "PIXPOD_OUTPUT_DIR",
@@ -315,8 +344,8 @@ class Settings:
     key_secret: SecretStr = variable(
         "PIXPOD_KEY_SECRET",
         SECRET,
-        "Random string that makes keys of images unguessable and seals result files, the same on "
-        "all workers.",
+        "Random string that makes keys of images unguessable and seals result files and the "
+        "spool, the same on all workers.",
         no_default="derived from the bucket's secret; must be set if boto3 finds the credentials",
     )
     webhook_secrets: tuple[SecretStr, ...] = variable(
@@ -383,6 +412,7 @@ class Settings:
         s3 = read_s3(env)
         found = env.read_fields(cls)
         weights_dir = found["weights_dir"] or SOURCE_WEIGHTS_DIR
+        key_secret: SecretStr = found["key_secret"] or _derive_key_secret(s3)
         derived = {
             "weights_dir": weights_dir,
             "local_dir": found["local_dir"] or Path(gettempdir()) / "pixpod-weights",
@@ -396,8 +426,13 @@ class Settings:
             ),
             "webhook_secrets": found["webhook_secrets"] or (),
             "deliveries": _read_deliveries(env, s3, is_production),
-            "key_secret": found["key_secret"] or _derive_key_secret(s3),
+            "key_secret": key_secret,
         }
+        if found["spool_dir"] and not key_secret.get_secret_value():
+            raise InvalidSettings(
+                "PIXPOD_KEY_SECRET: expected a random string, the same on all workers, because "
+                "PIXPOD_SPOOL_DIR is set, got none"
+            )
         return cls(
             **{**found, **derived},
             s3=s3,

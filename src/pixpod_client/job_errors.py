@@ -42,7 +42,7 @@ class ImageRefused(CallerError):
 
 
 class WeightsRefused(CallerError):
-    """A caller's weights are not safetensors, or break a limit."""
+    """A caller's weights are not safetensors, break a limit, or would not do what they say."""
 
     code = "weights_refused"
 
@@ -57,6 +57,12 @@ class InvalidSettings(DeploymentError):
     """An environment variable is missing or malformed; raised once, when settings are read."""
 
     code = "invalid_settings"
+
+
+class AdapterUnusable(DeploymentError):
+    """A LoRA of the deployment's own does not work with the model that a job names."""
+
+    code = "adapter_unusable"
 
 
 class ModelUnavailable(DeploymentError):
@@ -75,6 +81,12 @@ class StorageDenied(DeploymentError):
     """The store refuses access: wrong credentials, missing bucket, forbidden key."""
 
     code = "storage_denied"
+
+
+class SpoolFull(DeploymentError):
+    """No place took the images, and the spool has no room for them: empty it, or enlarge it."""
+
+    code = "spool_full"
 
 
 class DeadlineExceeded(DeploymentError):
@@ -147,9 +159,11 @@ BY_CODE: Mapping[str, type[JobFailed]] = {
     "weights_refused": WeightsRefused,
     "result_too_large": ResultTooLarge,
     "invalid_settings": InvalidSettings,
+    "adapter_unusable": AdapterUnusable,
     "model_unavailable": ModelUnavailable,
     "licence_not_accepted": LicenceNotAccepted,
     "storage_denied": StorageDenied,
+    "spool_full": SpoolFull,
     "deadline_exceeded": DeadlineExceeded,
     "fetch_unavailable": FetchUnavailable,
     "storage_unavailable": StorageUnavailable,

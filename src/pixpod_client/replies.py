@@ -4,19 +4,19 @@ from typing import Literal, NotRequired, TypedDict
 
 
 class ImageReply(TypedDict):
-    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
-    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
-    has no links, under `key`.
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: at the image's `put_urls`.
     """
 
-    url: NotRequired[str | None]
+    url: NotRequired[str]
     """May be a link that expires."""
-    data: NotRequired[str | None]
+    data: NotRequired[str]
     """The file as plain base64."""
-    path: NotRequired[str | None]
+    path: NotRequired[str]
     """On the worker's own disk."""
-    key: NotRequired[str | None]
+    key: NotRequired[str]
     """The image's name in the store."""
     seed: int
     """Gives the same image again."""
@@ -40,16 +40,17 @@ class ModelReply(TypedDict):
 class TimingsReply(TypedDict):
     """Milliseconds of each phase that ran, in the order in which phases begin."""
 
-    fetch: NotRequired[float | None]
-    load: NotRequired[float | None]
-    queue: NotRequired[float | None]
-    onload: NotRequired[float | None]
-    text_encode: NotRequired[float | None]
-    image_encode: NotRequired[float | None]
-    denoise: NotRequired[float | None]
-    decode: NotRequired[float | None]
-    encode: NotRequired[float | None]
-    upload: NotRequired[float | None]
+    fetch: NotRequired[float]
+    load: NotRequired[float]
+    queue: NotRequired[float]
+    onload: NotRequired[float]
+    adapt: NotRequired[float]
+    text_encode: NotRequired[float]
+    image_encode: NotRequired[float]
+    denoise: NotRequired[float]
+    decode: NotRequired[float]
+    encode: NotRequired[float]
+    upload: NotRequired[float]
     total: float
 
 
@@ -73,6 +74,20 @@ class WorkerReply(TypedDict):
     images_served: int
 
 
+class AdapterReply(TypedDict):
+    """A LoRA that was used. `cached` is true if the worker had the file before the job."""
+
+    name: str
+    """Of its file, or in the deployment."""
+    sha256: str
+    """Of its file, in hex."""
+    rank: int
+    """The highest of its layers."""
+    layers: int
+    scale: float
+    cached: bool
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -86,6 +101,8 @@ class Reply(TypedDict):
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
+    adapters: list[AdapterReply]
+    """The LoRAs that were used."""
 
 
 class ErrorReply(TypedDict):
@@ -97,4 +114,4 @@ class ErrorReply(TypedDict):
     """
 
     error: str
-    refresh_worker: NotRequired[bool | None]
+    refresh_worker: NotRequired[bool]

@@ -243,7 +243,8 @@ def read_weights(data, path, sent=None, **options):
 
     async def run():
         async with serving({"/lora": send}, **options) as (intake, targets, base):
-            return await intake.read_weights(targets.parse(f"{base}/lora", Use.READ), path)
+            found = await intake.read_weights(targets.parse(f"{base}/lora", Use.READ), path)
+            return found.header
 
     return asyncio.run(run())
 

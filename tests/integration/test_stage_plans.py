@@ -207,7 +207,8 @@ def workloads(draw) -> tuple[int, list[GenerationRequest]]:
 def test_stages_hold_to_any_plan(workload):
     percent, work = workload
     observed, placement = run_observed(percent, work)
-    assert {seen.plan.name for seen in observed} == {*StageName}
+    optional = {StageName.ADAPT, StageName.IMAGE_ENCODE}
+    assert {seen.plan.name for seen in observed} == {*StageName} - optional
     for seen in observed:
         assert_holds(seen, placement)
 

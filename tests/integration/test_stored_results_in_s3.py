@@ -9,6 +9,7 @@ from collections.abc import Callable
 from contextlib import contextmanager
 
 import pytest
+from support.counting_engine import CountingEngine
 from support.s3_server import S3Server
 from support.tiny_models import build_tiny_worker
 
@@ -19,24 +20,6 @@ pytest_plugins = ["integration.s3_servers"]
 GIVEN = {"model": "sd15-tiny", "prompt": "a red circle on a blue background", "num_images": 2}
 NUM_PAIRS = 30
 JOBS_PER_SAMPLE = 4
-
-
-class CountingEngine:
-    """Stands before a worker's engine and counts denoiser calls."""
-
-    def __init__(self, engine):
-        self.num_calls = 0
-        self._engine = engine
-
-    async def generate(self, request, on_step=None):
-        def count(step, steps):
-            self.num_calls += 1
-            on_step(step, steps)
-
-        return await self._engine.generate(request, count)
-
-    def __getattr__(self, name):
-        return getattr(self._engine, name)
 
 
 @pytest.fixture

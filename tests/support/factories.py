@@ -1,11 +1,12 @@
 """Valid values for tests to change: `make_request(width=128)`, `make_job(seed=0)`."""
 
+import hashlib
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
-from pixpod.job import Delivery
+from pixpod.job import Delivery, EncodedImage, EncodedResult, ImageFormat, ModelIdentity
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -37,6 +38,25 @@ def make_input(**changes):
 def make_job(**input):
     """A job as the platform hands it over, of the shortest good input and these fields."""
     return {"id": "job-1", "input": make_input(**input)}
+
+
+def make_files(*data, first_seed=1):
+    """The files of a generated job, with these bytes as PNG images."""
+    images = (
+        EncodedImage(
+            index=index,
+            seed=first_seed + index,
+            width=8,
+            height=8,
+            format=ImageFormat.PNG,
+            sha256=hashlib.sha256(each).hexdigest(),
+            size_bytes=len(each),
+            data=each,
+        )
+        for index, each in enumerate(data)
+    )
+    model = ModelIdentity(name="sdxl-tiny", revision="1", precision="float32", weights="baked")
+    return EncodedResult(images=tuple(images), model=model, steps=2, warnings=("a warning",))
 
 
 def make_settings(**env):

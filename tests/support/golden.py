@@ -115,6 +115,8 @@ PLACES = {
     "s3": {"key": KEY, "url": "https://bucket.example.org/" + KEY + "?X-Amz-Signature=abc"},
     "inline": {"data": "cGljdHVyZQ=="},
     "directory": {"key": KEY, "path": "images/" + KEY},
+    "put": {},
+    "bucket_without_links": {"key": KEY},
 }
 
 

@@ -2,6 +2,7 @@
 
 import json
 from importlib import resources
+from itertools import chain, combinations
 
 import pytest
 from jsonschema import Draft202012Validator
@@ -115,7 +116,27 @@ def test_schema_knows_what_is_reserved(field, request_schema):
     assert not request_schema.is_valid(make_input(**{field: 1}))
 
 
-def test_schema_refuses_an_image_in_two_places(reply_schema):
-    reply = json.loads(json.dumps(FILES["reply_inline.json"]))
-    reply["images"][0]["url"] = "https://example.org"
+WAYS = {("url", "key"), ("path", "key"), ("key",), ("data",), ()}
+"""Fields that tell where an image is, as stores answer."""
+
+
+def test_schema_accepts_the_ways_of_delivery_and_no_others(reply_schema):
+    names = ("url", "path", "data", "key")
+    subsets = chain.from_iterable(combinations(names, count) for count in range(5))
+    reply = json.loads(json.dumps(FILES["reply_put.json"]))
+    image = dict(reply["images"][0])
+    assert not set(names) & set(image)
+    accepted = set()
+    for present in subsets:
+        reply["images"] = [image | dict.fromkeys(present, "text")]
+        if reply_schema.is_valid(reply):
+            accepted.add(present)
+    assert accepted == WAYS
+
+
+@pytest.mark.parametrize("name", ["url", "path", "data", "key"])
+def test_schema_knows_that_absent_fields_are_never_null(reply_schema, name):
+    reply = json.loads(json.dumps(FILES["reply_put.json"]))
+    assert reply_schema.is_valid(reply)
+    reply["images"][0][name] = None
     assert not reply_schema.is_valid(reply)

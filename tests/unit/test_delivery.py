@@ -1,14 +1,13 @@
 """Where images go: the order of places, what follows a place that fails, and the reply's size."""
 
 import asyncio
-import hashlib
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 from pydantic import SecretStr
-from support.factories import OFFER, make_job
+from support.factories import OFFER, make_files, make_job
 
 from pixpod.contract.payload import parse_job
 from pixpod.contract.places import MIN_VALIDITY_S, expiry_of
@@ -23,7 +22,7 @@ from pixpod.errors import (
 from pixpod.inputs.client import Answer, GuardedClient
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets
-from pixpod.job import CallerBucket, Delivery, EncodedImage, ImageFormat, PutUrl
+from pixpod.job import CallerBucket, Delivery, PutUrl
 from pixpod.outputs.caller_stores import CallerBucketStore, CallerStores, PutUrlStore
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.delivery import REPLY_BYTES_BESIDE_IMAGES, ImageDelivery
@@ -39,22 +38,6 @@ S3_CONFIG = {
     "objectPath": "renders",
 }
 REFUSED = PutRefused([Problem(field="output.put_urls[0]", value="403", accepted="a place")])
-
-
-def images(count=1, data=b"picture"):
-    return [
-        EncodedImage(
-            index=index,
-            seed=1,
-            width=8,
-            height=8,
-            format=ImageFormat.PNG,
-            sha256=hashlib.sha256(data).hexdigest(),
-            size_bytes=len(data),
-            data=data,
-        )
-        for index in range(count)
-    ]
 
 
 def put_job(count=1, **output):
@@ -102,8 +85,8 @@ def build(places=None, *, bucket=None, **changes):
     )
 
 
-def deliver(delivery, job, files=None):
-    return asyncio.run(delivery.deliver(job, files or images(len(job.request.seeds))))
+def deliver(delivery, job, data=b"picture"):
+    return asyncio.run(delivery.deliver(job, make_files(*[data] * len(job.request.seeds))))
 
 
 def places_of(delivered):
@@ -209,10 +192,10 @@ class TestFallback:
                 Places({0: REFUSED}), bucket=Failing(), max_reply_bytes=max_reply_bytes
             )
             if max_reply_bytes == limit:
-                assert places_of(deliver(delivery, put_job(), images(data=data))) == ["inline"]
+                assert places_of(deliver(delivery, put_job(), data)) == ["inline"]
             else:
                 with pytest.raises(PutRefused):
-                    deliver(delivery, put_job(), images(data=data))
+                    deliver(delivery, put_job(), data)
 
     def test_deployment_can_turn_it_off(self):
         delivery = build(Places({0: REFUSED}), bucket=MemoryBucket(), falls_back=False)
@@ -264,7 +247,8 @@ class Client(GuardedClient):
 
 
 def put(store, data=b"picture"):
-    return asyncio.run(store.put(*images(data=data), "renders/job-1/0 a.png", within_s=5))
+    (image,) = make_files(data).images
+    return asyncio.run(store.put(image, "renders/job-1/0 a.png", within_s=5))
 
 
 class TestPutUrls:

@@ -26,6 +26,7 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "models": [_describe(spec, capabilities) for spec in capabilities.models.values()],
             "extras": [_describe_extra(extra, capabilities) for extra in extras.values()],
             "deliveries": capabilities.deliveries,
+            "loras": sorted(capabilities.lora_names),
             "not_supported": sorted(NOT_SUPPORTED),
         }
     )
@@ -47,7 +48,11 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),
         "defaults": spec.defaults,
-        "limits": {**asdict(spec.limits), "size_multiple_px": family.size_multiple_px},
+        "limits": {
+            **asdict(spec.limits),
+            "size_multiple_px": family.size_multiple_px,
+            "max_loras": family.lora.max_files if family.lora else 0,
+        },
     }
 
 

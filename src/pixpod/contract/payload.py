@@ -152,6 +152,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "cost": asdict(result.cost),
             "worker": asdict(result.worker),
             "warnings": list(result.warnings),
+            "adapters": [asdict(adapter) for adapter in result.adapters],
         }
     )
     dumped = reply.model_dump(mode="json")

@@ -5,7 +5,6 @@ Only the edge uses these: `payload` and its rules; the rest sees dataclasses.
 
 import re
 from collections.abc import Mapping
-from itertools import combinations
 from typing import Annotated, Literal
 
 from pydantic import (
@@ -462,19 +461,16 @@ LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": Contr
 
 
 class ImageReply(BaseModel):
-    """One image; at most one of `url`, `data` (plain base64) and `path` is present.
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
-    None is present where the caller knows the place: at the image's `put_urls`, or in a bucket that
-    has no links, under `key`.
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: at the image's `put_urls`.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "not": {
-                "anyOf": [
-                    {"required": list(pair)} for pair in combinations(("url", "data", "path"), 2)
-                ]
-            }
+            "dependentRequired": {"url": ["key"], "path": ["key"]},
+            "not": {"anyOf": [{"required": ["url", "path"]}, {"required": ["data", "key"]}]},
         }
     )
 
@@ -506,6 +502,7 @@ class TimingsReply(BaseModel):
     load: float | None = None
     queue: float | None = None
     onload: float | None = None
+    adapt: float | None = None
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
@@ -522,6 +519,17 @@ class CostReply(BaseModel):
     gpu_ms: float
     estimated_usd: float | None = Field(description="Null where no price is known.")
     basis: str = Field(description="Where the price comes from.")
+
+
+class AdapterReply(BaseModel):
+    """A LoRA that was used. `cached` is true if the worker had the file before the job."""
+
+    name: str = Field(description="Of its file, or in the deployment.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its file, in hex.")
+    rank: int = Field(description="The highest of its layers.")
+    layers: int
+    scale: float
+    cached: bool
 
 
 class WorkerReply(BaseModel):
@@ -544,6 +552,7 @@ class Reply(BaseModel):
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
+    adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
 
 
 class ServedModelReply(BaseModel):
@@ -564,7 +573,9 @@ class ServedModelReply(BaseModel):
     defaults: Defaults
     """Null where the model has no such field."""
     limits: dict[str, int | float | None]
-    """The limits of the catalog, and `size_multiple_px`, of which both sides are multiples."""
+    """The limits of the catalog, `size_multiple_px`, of which both sides are multiples, and
+    `max_loras` of one job.
+    """
 
 
 class ExtraReply(BaseModel):
@@ -591,6 +602,7 @@ class DescribeReply(BaseModel):
     models: list[ServedModelReply]
     extras: list[ExtraReply]
     deliveries: list[Delivery] = Field(description="The default first.")
+    loras: list[str] = Field(description="Names of the LoRAs that the deployment has.")
     not_supported: list[str] = Field(description="Fields that this version refuses.")
 
 

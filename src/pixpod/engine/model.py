@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -142,6 +142,22 @@ class LoadedModel:
         if key not in self._pipelines:
             self._pipelines[key] = self._build_pipeline(*key)
         return self._pipelines[key]
+
+    def pipeline_with(
+        self,
+        class_name: str,
+        components: Collection[str],
+        nets: tuple[str, ...],
+        replaced: Mapping[str, Component],
+    ) -> Pipeline:
+        """Return a new pipeline with some other components in the place of the model's own."""
+        return self.with_components({**self.components, **replaced})._build_pipeline(
+            class_name, frozenset(components), nets
+        )
+
+    def with_components(self, components: Mapping[str, Component]) -> "LoadedModel":
+        """Return the same model around other components, with pipelines of its own."""
+        return replace(self, components=components, _pipelines={})
 
     def full_pipeline(self) -> Pipeline:
         """Return the text-to-image pipeline with all components, for tools and tests."""

@@ -3,13 +3,16 @@
 A family is one `FamilySpec` in a file of this package. Figures are bytes as GiB (2^30).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pixpod.job import Mode
+from pixpod.job import LoraSlots, Mode
 
 GIB = 2**30
+
+SLOT_RANKS = (16, 32, 64, 128, 256)
 
 
 class Precision(StrEnum):
@@ -164,13 +167,28 @@ class WorkingMemory:
 class LoraSpec:
     """Limits of the LoRAs of one request, and the memory that they take in a batch.
 
-    `max_rank` is for all of them together. `gib_at_64` is what an image of a batch takes at a rank
-    of 64, if every layer has a LoRA.
+    `max_rank` is for all of them together. `usual` is a regular expression for the names of the
+    denoiser's layers that LoRAs usually have. `gib_at_64` is what an image of a batch takes at a
+    rank of 64 in these layers, and `whole_gib_at_64` in all layers.
     """
 
+    usual: str
     gib_at_64: float
+    whole_gib_at_64: float
     max_files: int = 8
     max_rank: int = 256
+
+    def is_usual(self, layer: str) -> bool:
+        return re.fullmatch(self.usual, layer) is not None
+
+    def slots_for(self, rank: int, *, is_whole: bool) -> LoraSlots:
+        """Return the slots for so high a rank; the ranks of slots are few, as each is compiled."""
+        return LoraSlots(rank=next(each for each in SLOT_RANKS if each >= rank), is_whole=is_whole)
+
+    def slot_bytes(self, slots: LoraSlots) -> int:
+        """Return the bytes that slots take for each image of a batch."""
+        gib = self.whole_gib_at_64 if slots.is_whole else self.gib_at_64
+        return round(gib * GIB * slots.rank / 64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -6,6 +6,8 @@ from typing import TypeVar
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.inputs.intake import ImageSource, Intake, read_all
+from pixpod.inputs.lora_cache import LoraUse
+from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import NamedImages, ParsedJob, control_path
 from pixpod.inputs.refusals import Refused, to_error
 from pixpod.job import Conditions, RawImage, RawMask
@@ -21,15 +23,29 @@ class CompletedJob:
     warnings: tuple[str, ...] = ()
 
 
-async def complete(job: ParsedJob, spec: ModelSpec, intake: Intake) -> CompletedJob:
-    """Fetch, decode and scale what a job names.
+async def complete(
+    job: ParsedJob, spec: ModelSpec, intake: Intake, loras: Loras, use: LoraUse
+) -> CompletedJob:
+    """Fetch, decode and scale what a job names. LoRA files are there as long as `use` lasts.
 
-    Raises UrlRefused, FetchFailed, FetchUnavailable or ImageRefused with all problems of what it
-    names.
+    Raises UrlRefused, FetchFailed, FetchUnavailable, ImageRefused or WeightsRefused with all
+    problems of the images or else of the LoRAs that it names, or AdapterUnusable.
     """
-    if job.images is None:
-        return CompletedJob(job=job)
-    named = job.images
+    completed = CompletedJob(job=job)
+    if job.images is not None:
+        completed = await _complete_images(job, job.images, spec, intake)
+    if not job.loras:
+        return completed
+    files = await loras.get(job.loras, intake, use)
+    request = completed.job.request
+    conditions = replace(request.conditions, loras=files)
+    done = replace(completed.job, request=replace(request, conditions=conditions))
+    return replace(completed, job=done)
+
+
+async def _complete_images(
+    job: ParsedJob, named: NamedImages, spec: ModelSpec, intake: Intake
+) -> CompletedJob:
     read = await _read(named, intake)
     asked = (job.request.width, job.request.height)
     size, conditions = await intake.run(_fit, named, read, asked, spec)

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, Mode, Sampling
+from pixpod.job import GenerationRequest, LoraSlots, Mode, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -14,6 +14,7 @@ class Method:
 
     `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
     `nets` are the ControlNets of the request's controls, in their order.
+    `slots` are those for LoRAs, None without any.
     """
 
     pipeline: str
@@ -21,6 +22,7 @@ class Method:
     size: Size
     num_calls: int
     nets: tuple[str, ...] = ()
+    slots: LoraSlots | None = None
 
 
 def pipelines_of(family: FamilySpec, *, has_controls: bool) -> Mapping[Mode, str]:
@@ -51,4 +53,5 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         size=(request.width, request.height),
         num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
         nets=tuple(control.net for control in request.controls),
+        slots=request.conditions.slots,
     )

@@ -173,7 +173,8 @@ async def _taken(field: str, target: Target, write: Awaitable[Answer]) -> None:
         return
     code = re.search(rb"<Code>([A-Za-z]{1,40})</Code>", answer.body)
     reason = f"HTTP status {answer.status}" + (f", {code[1].decode()}" if code else "")
-    if answer.status in (408, 429) or answer.status >= 500:
+    is_hosts_clock = code is not None and code[1] == b"RequestTimeTooSkewed"
+    if answer.status in (408, 429) or answer.status >= 500 or is_hosts_clock:
         raise StorageUnavailable(f"{field}: {target.host}: {reason}")
     accepted = "a place that takes the image"
     raise PutRefused([Problem(field=field, value=f"{target.host}: {reason}", accepted=accepted)])

@@ -9,6 +9,7 @@ import io
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
@@ -74,7 +75,7 @@ def generation_text(
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
     Without prompts it is the line of settings alone.
     """
-    prompts = request.prompts
+    prompts, loras = request.prompts, request.conditions.loras
     settings = {
         "Steps": request.sampling.num_inference_steps,
         "Sampler": request.sampling.scheduler,
@@ -85,6 +86,8 @@ def generation_text(
         "Size": f"{request.width}x{request.height}",
         "Model": model.name,
         "Model hash": model.revision[:10],
+        "Lora hashes": _listed({each.name: each.sha256[:12] for each in loras}),
+        "Lora scales": _listed({each.name: f"{each.scale:g}" for each in loras}),
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -204,6 +207,10 @@ def _shortened(prompt: str) -> str:
     if len(whole) <= MAX_PROMPT_CHARACTERS:
         return whole
     return whole[: MAX_PROMPT_CHARACTERS - 1] + "…"
+
+
+def _listed(values: Mapping[str, str]) -> str | None:
+    return ", ".join(f"{name}: {value}" for name, value in values.items()) or None
 
 
 def _quoted(value: object) -> str:

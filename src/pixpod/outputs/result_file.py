@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import pixpod
-from pixpod.job import Conditions, ImageFile, Job, ModelIdentity
+from pixpod.job import AdapterUse, Conditions, ImageFile, Job, ModelIdentity
 from pixpod.outputs.keys import keyed_hash
 
 MAX_RESULT_BYTES = 64_000
@@ -21,11 +21,13 @@ MAX_RESULT_BYTES = 64_000
 _Hash = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class _Part(BaseModel):
+class SealedPart(BaseModel):
+    """A part of the content of a sealed file: JSON of exactly these fields."""
+
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ResultImage(_Part):
+class ResultImage(SealedPart):
     """One image; its place in the list is its index, and the job says its seed and format."""
 
     width: int
@@ -34,7 +36,7 @@ class ResultImage(_Part):
     size_bytes: int
 
 
-class ResultModel(_Part):
+class ResultModel(SealedPart):
     """The fields of a ModelIdentity."""
 
     name: str
@@ -43,7 +45,18 @@ class ResultModel(_Part):
     weights: str
 
 
-class ResultFile(_Part):
+class ResultAdapter(SealedPart):
+    """The fields of an AdapterUse."""
+
+    name: str
+    sha256: _Hash
+    rank: int
+    layers: int
+    scale: float
+    cached: bool
+
+
+class ResultFile(SealedPart):
     """The content. `version` is the worker's: another one may read the same payload differently."""
 
     version: str
@@ -52,15 +65,22 @@ class ResultFile(_Part):
     model: ResultModel
     steps: int
     warnings: tuple[str, ...]
+    adapters: tuple[ResultAdapter, ...] = ()
+
+    @property
+    def adapters_used(self) -> tuple[AdapterUse, ...]:
+        return tuple(AdapterUse(**each.model_dump()) for each in self.adapters)
 
 
 def fingerprint(job: Job, secret: SecretStr) -> str:
-    """Return what two jobs have in common if they ask for the same images in the same way.
+    """Return what two jobs have in common if they ask for the same files under the same names.
 
-    It is an HMAC because prompts can be guessed.
+    Where these go is no part of it. It is an HMAC because prompts can be guessed.
     """
     request = replace(job.request, conditions=Conditions())
-    asked = json.dumps([asdict(request), asdict(job.output), job.inputs_digest], sort_keys=True)
+    output = asdict(job.output)
+    del output["delivery"], output["fallback"]
+    asked = json.dumps([asdict(request), output, job.inputs_digest], sort_keys=True)
     return keyed_hash(secret, f"request {asked}")
 
 
@@ -71,6 +91,7 @@ def make_result(
     model: ModelIdentity,
     steps: int,
     warnings: tuple[str, ...],
+    adapters: tuple[AdapterUse, ...] = (),
 ) -> ResultFile:
     """Return the content for a job whose images, in the order of their indices, are stored."""
     return ResultFile(
@@ -88,13 +109,13 @@ def make_result(
         model=ResultModel(**asdict(model)),
         steps=steps,
         warnings=warnings,
+        adapters=tuple(ResultAdapter(**asdict(each)) for each in adapters),
     )
 
 
 def seal_result(result: ResultFile, *, key: str, secret: SecretStr) -> bytes:
     """Return the file for `key`: the HMAC in hex, a line feed, the content as JSON."""
-    content = result.model_dump_json()
-    return f"{_seal(content, key, secret)}\n{content}".encode()
+    return seal(result.model_dump_json(), key=key, secret=secret)
 
 
 def open_result(data: bytes, *, key: str, secret: SecretStr) -> ResultFile:
@@ -104,14 +125,25 @@ def open_result(data: bytes, *, key: str, secret: SecretStr) -> ResultFile:
     """
     if len(data) > MAX_RESULT_BYTES:
         raise ValueError(f"expected at most {MAX_RESULT_BYTES} bytes, got more")
-    seal, _, content = data.decode("utf-8", "replace").partition("\n")
-    if not hmac.compare_digest(seal.encode(), _seal(content, key, secret).encode()):
-        raise ValueError("expected the HMAC of this job's result, got another one")
+    content = unseal(data, key=key, secret=secret)
     try:
         return ResultFile.model_validate_json(content)
     except ValidationError as exc:
         raise ValueError("expected the content of a result, got something else") from exc
 
 
-def _seal(content: str, key: str, secret: SecretStr) -> str:
+def seal(content: str, *, key: str, secret: SecretStr) -> bytes:
+    """Return a file whose content counts under `key` only: its HMAC in hex, a line feed, itself."""
+    return f"{_hmac(content, key, secret)}\n{content}".encode()
+
+
+def unseal(data: bytes, *, key: str, secret: SecretStr) -> str:
+    """Return the content of a file. Raises ValueError if `seal` did not make it for this key."""
+    given, _, content = data.decode("utf-8", "replace").partition("\n")
+    if not hmac.compare_digest(given.encode(), _hmac(content, key, secret).encode()):
+        raise ValueError("expected the HMAC of this job's file, got another one")
+    return content
+
+
+def _hmac(content: str, key: str, secret: SecretStr) -> str:
     return keyed_hash(secret, f"file {key}\n{content}")

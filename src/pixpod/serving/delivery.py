@@ -1,5 +1,7 @@
 """Delivers the images of a job: to the place that the job has chosen, else to another that works.
 
+What no place takes goes to the spool, if there is one.
+
 Knows no concrete store.
 """
 
@@ -11,11 +13,12 @@ from typing import Protocol
 
 from pydantic import SecretStr
 
-from pixpod.errors import Fault, PutRefused, StorageDenied, StorageUnavailable
-from pixpod.job import Delivery, EncodedImage, Job, StoredImage
+from pixpod.errors import Fault, PutRefused, StorageDenied, StorageUnavailable, WorkerError
+from pixpod.job import Delivery, EncodedImage, EncodedResult, Job, StoredImage
 from pixpod.outputs.encoding import base64_bytes
 from pixpod.outputs.keys import JobKeys
 from pixpod.outputs.storage import DELIVERY_S, ImageStore
+from pixpod.serving.spooling import Spooling
 
 log = logging.getLogger(__name__)
 
@@ -72,6 +75,7 @@ class ImageDelivery:
     max_reply_bytes: int
     callers: CallerPlaces | None = None
     falls_back: bool = True
+    spool: Spooling | None = None
     total_s: float = DELIVERY_S
 
     async def check(self, job: Job) -> None:
@@ -79,12 +83,13 @@ class ImageDelivery:
         if job.output.delivery.is_callers and self.callers is not None:
             await self.callers.check(job)
 
-    async def deliver(self, job: Job, images: Sequence[EncodedImage]) -> Delivered:
+    async def deliver(self, job: Job, result: EncodedResult) -> Delivered:
         """Put each image into the job's place, or into the next one that takes it.
 
-        A caller's place gets half of the time if another one may follow. Raises the error of the
-        first place if there is an image that none takes.
+        A caller's place gets half of the time if another one may follow. If there is an image that
+        none takes, all go to the spool. Raises the error of the first place then, or SpoolFull.
         """
+        images = result.images
         loop = asyncio.get_running_loop()
         end = loop.time() + self.total_s
         done: dict[int, StoredImage] = {}
@@ -109,7 +114,7 @@ class ImageDelivery:
             _log_failure(place, errors[0], len(left))
         if left:
             assert first_error is not None
-            raise first_error
+            raise await self.keep(job, result, first_error) from first_error
         return Delivered(
             images=tuple(done[image.index] for image in images), warnings=tuple(warnings)
         )
@@ -131,6 +136,19 @@ class ImageDelivery:
             images=tuple(found.get(stored.image.index, stored) for stored in images),
             warnings=(warning,),
         )
+
+    async def find_spooled(self, job: Job) -> EncodedResult | None:
+        """Return the images of a job that come from the spool; see `Spooling.find`."""
+        return None if self.spool is None else await self.spool.find(job)
+
+    async def remove_spooled(self, job: Job) -> None:
+        """Delete the images of a delivered job from the spool."""
+        if self.spool is not None:
+            await self.spool.remove(job)
+
+    async def keep(self, job: Job, result: EncodedResult, error: WorkerError) -> WorkerError:
+        """Put the images of a job that fails into the spool; see `Spooling.keep`."""
+        return error if self.spool is None else await self.spool.keep(job, result, error)
 
     def may_use_bucket(self, job: Job) -> bool:
         """Return whether images of a job may be put into the bucket in place of their own place."""

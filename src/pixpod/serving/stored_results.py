@@ -16,7 +16,14 @@ from pydantic import SecretStr
 import pixpod
 from pixpod.contract.problems import wrong
 from pixpod.errors import InvalidInput, WorkerError
-from pixpod.job import Generation, ImageFile, Job, ModelIdentity, StoredImage, StoredResult
+from pixpod.job import (
+    EncodedResult,
+    ImageFile,
+    Job,
+    ModelIdentity,
+    StoredImage,
+    StoredResult,
+)
 from pixpod.outputs.keys import JobKeys
 from pixpod.outputs.result_file import (
     MAX_RESULT_BYTES,
@@ -78,7 +85,7 @@ class StoredResults:
             await asyncio.gather(*tasks, return_exceptions=True)
 
     async def keep(
-        self, job: Job, keys: JobKeys, generation: Generation, images: tuple[StoredImage, ...]
+        self, job: Job, keys: JobKeys, made: EncodedResult, images: tuple[StoredImage, ...]
     ) -> None:
         """Write the result of a job whose images are all stored. Fails no job.
 
@@ -88,9 +95,10 @@ class StoredResults:
         result = make_result(
             fingerprint=fingerprint(job, self.secret),
             images=tuple(stored.image for stored in images),
-            model=generation.model,
-            steps=generation.num_calls,
-            warnings=generation.warnings,
+            model=made.model,
+            steps=made.steps,
+            warnings=made.warnings,
+            adapters=made.adapters,
         )
         write = asyncio.create_task(self._write(result, keys))
         self._writes.add(write)
@@ -131,6 +139,7 @@ class StoredResults:
             model=ModelIdentity(**result.model.model_dump()),
             steps=result.steps,
             warnings=result.warnings,
+            adapters=result.adapters_used,
         )
 
     async def _read(self, keys: JobKeys) -> ResultFile | None:

@@ -18,11 +18,13 @@ from pixpod.engine.base import Engine
 from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
 from pixpod.inputs.conditions import complete
 from pixpod.inputs.intake import Intake
+from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
     Cost,
     Delivery,
     EncodedImage,
+    EncodedResult,
     Generation,
     Job,
     JobResult,
@@ -57,6 +59,7 @@ Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
 
 ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
+FROM_SPOOL = "this job was finished before: its images come from the deployment's spool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +103,7 @@ class Worker:
     max_job_s: float
     results: StoredResults | None = None
     webhooks: Webhooks | None = None
+    loras: Loras = field(default_factory=Loras)
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
@@ -211,59 +215,75 @@ class Worker:
             async with deadline(seconds, lambda: progress.position):
                 async with progress.reporting():
                     made = await self._find_or_generate(job, progress, timeline)
+                files = made if isinstance(made, EncodedResult) else None
                 if isinstance(made, Generated):
-                    delivered = await self._deliver(made, timeline)
+                    files = await self._encode(made.job, made.generation, timeline)
+                if files is not None:
+                    delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._repeat(made, timeline)
+            result = self._repeat(made, ANSWERED_FROM_STORED, timeline)
+        elif isinstance(made, EncodedResult):
+            result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
         else:
             result = self._finish(made.generation, delivered, timeline)
-        reply = await self._render(job, result)
+        reply = await self._render(job, result, files)
+        if isinstance(made, EncodedResult):
+            await self.delivery.remove_spooled(job)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
 
-    async def _render(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _render(
+        self, job: Job, result: JobResult, files: EncodedResult | None
+    ) -> dict[str, Any]:
         """Render a result. Inline images that do not fit into a reply go to the bucket."""
         reply = render_result(result)
-        if all(stored.data is None for stored in result.images):
+        if files is None or all(stored.data is None for stored in result.images):
             return reply
         if _json_bytes(reply) > self.delivery.max_reply_bytes:
-            return await self._render_links(job, result)
-        return BulkyReply(reply, lambda: self._shrink(job, result))
+            return await self._render_links(job, result, files)
+        return BulkyReply(reply, lambda: self._shrink(job, result, files))
 
-    async def _render_links(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _render_links(
+        self, job: Job, result: JobResult, files: EncodedResult
+    ) -> dict[str, Any]:
         """Render a result with its images in the bucket in place of the reply.
 
-        Raises ResultTooLarge if the bucket cannot take them.
+        If the bucket fails, they go to the spool. Raises ResultTooLarge or SpoolFull.
         """
         moved, cause = None, None
         try:
             moved = await self.delivery.move_out_of_reply(job, result.images)
-        except WorkerError as error:
-            log.error("images not stored in place of inline ones", exc_info=error)
-            cause = error
+        except WorkerError as exc:
+            log.error("images not stored in place of inline ones", exc_info=exc)
+            cause = exc
         if moved is None:
             num_bytes = sum(stored.image.size_bytes for stored in result.images)
-            raise ResultTooLarge(
+            error: WorkerError = ResultTooLarge(
                 f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
                 "bytes: request fewer images, jpeg or webp, or delivery by s3"
-            ) from cause
+            )
+            if cause is not None:
+                error = await self.delivery.keep(job, files, error)
+            raise error from cause
         warnings = (*result.warnings, *moved.warnings)
         return render_result(replace(result, images=moved.images, warnings=warnings))
 
-    async def _shrink(self, job: Job, result: JobResult) -> dict[str, Any]:
+    async def _shrink(self, job: Job, result: JobResult, files: EncodedResult) -> dict[str, Any]:
         """Return the reply to a job whose inline images the platform has refused."""
         try:
-            return await self._render_links(job, result)
-        except ResultTooLarge as error:
+            return await self._render_links(job, result, files)
+        except WorkerError as error:
             _log_failure(error)
             return render_error(error)
 
     async def _find_or_generate(
         self, job: ParsedJob, progress: Progress, timeline: Timeline
-    ) -> Generated | StoredResult:
+    ) -> Generated | StoredResult | EncodedResult:
         def generate() -> Coroutine[Any, Any, Generated]:
             return self._generate(job, progress, timeline)
 
+        if spooled := await self.delivery.find_spooled(job):
+            return spooled
         results = self._results_of(job)
         if results is None:
             return await generate()
@@ -272,13 +292,14 @@ class Worker:
 
     async def _generate(self, job: ParsedJob, progress: Progress, timeline: Timeline) -> Generated:
         warnings: tuple[str, ...] = ()
-        if job.names_files:
-            with timeline.phase("fetch"):
-                spec = self.capabilities.models[job.request.model]
-                completed = await complete(job, spec, self.intake)
-            job, warnings = completed.job, completed.warnings
-            self._check_reply_size(job)
-        generation = await self.engine.generate(job.request, progress.on_step)
+        with self.loras.cache.using() as use:
+            if job.names_files:
+                with timeline.phase("fetch"):
+                    spec = self.capabilities.models[job.request.model]
+                    completed = await complete(job, spec, self.intake, self.loras, use)
+                job, warnings = completed.job, completed.warnings
+                self._check_reply_size(job)
+            generation = await self.engine.generate(job.request, progress.on_step)
         warnings = (*warnings, *generation.warnings)
         return Generated(job=job, generation=replace(generation, warnings=warnings))
 
@@ -286,18 +307,26 @@ class Worker:
         """Return where the result of this job is kept; only the deployment's bucket has results."""
         return self.results if job.output.delivery is Delivery.S3 else None
 
-    async def _deliver(self, generated: Generated, timeline: Timeline) -> Delivered:
-        job, generation = generated.job, generated.generation
+    async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
-            encoded = await _encode_all(job, generation, self.metadata)
+            images = await _encode_all(job, generation, self.metadata)
+        return EncodedResult(
+            images=tuple(images),
+            model=generation.model,
+            steps=generation.num_calls,
+            warnings=generation.warnings,
+            adapters=generation.adapters,
+        )
+
+    async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):
-            delivered = await self.delivery.deliver(job, encoded)
+            delivered = await self.delivery.deliver(job, files)
         results = self._results_of(job)
         if results is not None and not delivered.warnings:  # all images are in the bucket
             keys = self.delivery.keys_of(job, Delivery.S3)
-            await results.keep(job, keys, generation, delivered.images)
+            await results.keep(job, keys, files, delivered.images)
         return delivered
 
     def _check_reply_size(self, job: Job) -> None:
@@ -331,9 +360,10 @@ class Worker:
             ),
             worker=self._report(is_first),
             warnings=(*generation.warnings, *delivered.warnings),
+            adapters=generation.adapters,
         )
 
-    def _repeat(self, result: StoredResult, timeline: Timeline) -> JobResult:
+    def _repeat(self, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
         return JobResult(
             images=result.images,
             model=result.model,
@@ -346,7 +376,8 @@ class Worker:
                 basis="answered from a stored result",
             ),
             worker=self._report(is_first=self.images_served == 0),
-            warnings=(*result.warnings, ANSWERED_FROM_STORED),
+            warnings=(*result.warnings, reason),
+            adapters=result.adapters,
         )
 
     def _report(self, is_first: bool) -> WorkerReport:
@@ -418,6 +449,16 @@ async def _encode_all(
 
     indices = range(len(request.seeds))
     return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
+
+
+def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
+    return StoredResult(
+        images=delivered.images,
+        model=spooled.model,
+        steps=spooled.steps,
+        warnings=(*spooled.warnings, *delivered.warnings),
+        adapters=spooled.adapters,
+    )
 
 
 def _json_bytes(reply: Mapping[str, Any]) -> int:

@@ -31,12 +31,20 @@ class _ReadableSchema(GenerateJsonSchema):
         return super().nullable_schema(schema)
 
 
+class _ReplySchema(_ReadableSchema):
+    """A generator for replies, in which a field that has no value is absent and never null."""
+
+    def default_schema(self, schema: core_schema.WithDefaultSchema) -> JsonSchemaValue:
+        inner = schema["schema"]
+        return self.generate_inner(inner["schema"] if inner["type"] == "nullable" else inner)
+
+
 def json_schemas() -> dict[str, dict[str, Any]]:
     """Return the schemas that ship, by file name. Any: a JSON document."""
     request = JobInput.model_json_schema(schema_generator=_ReadableSchema)
     _reserve_names(request)
     replies: TypeAdapter[Reply | ErrorReply] = TypeAdapter(Reply | ErrorReply)
-    reply = replies.json_schema(schema_generator=_ReadableSchema)
+    reply = replies.json_schema(schema_generator=_ReplySchema)
     dialect = {"$schema": GenerateJsonSchema.schema_dialect}
     title = {"title": "What a pixpod job returns"}
     return {"request.json": {**dialect, **request}, "reply.json": {**dialect, **title, **reply}}

@@ -68,6 +68,9 @@ one key at the same time may both run; the links of both stay valid. Results are
 deployment's bucket only, so the field is refused with any delivery other than `s3`.
 They last as long as the files, and a worker of another version ignores them.
 
+A job that failed because no place took its images is delivered from
+[the spool](delivery.md#the-spool) when it comes again, whatever its delivery is.
+
 The bucket's credentials need `s3:PutObject` and `s3:GetObject` below `PIXPOD_S3_PREFIX`. Without
 `s3:ListBucket`, AWS denies access to a file that does not exist; the worker takes that as absent.
 

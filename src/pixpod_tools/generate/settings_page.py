@@ -18,8 +18,8 @@ _PLATFORMS = """
 ## Variables of RunPod and Hugging Face
 
 The platform sets most of them. `scripts/emulator_bench` runs a worker without the SDK, which reads
-what the SDK would read. Other programs under `scripts/` are configured by options; `--help` lists
-them.
+what the SDK would read. `scripts/upload_spool` and `scripts/redeliver` read the worker's variables.
+Other programs under `scripts/` are configured by options; `--help` lists them.
 
 """
 

@@ -23,6 +23,7 @@ from pixpod.errors import InvalidSettings
 from pixpod.inputs.client import GuardedClient
 from pixpod.serving.webhooks import Webhooks
 from pixpod.settings import Settings
+from pixpod_tools.printable import printable
 from pixpod_tools.redeliver.files import FilesError, LetterFiles, open_files
 from pixpod_tools.redeliver.redelivery import Outcome, Redelivery
 
@@ -69,17 +70,12 @@ async def _redeliver(
 def format_outcomes(outcomes: Sequence[Outcome]) -> str:
     """Return a table of letters and a line that counts them."""
     rows = [
-        [_shown(each) for each in (one.host, one.path, one.job_id, one.event, one.text)]
+        [printable(each) for each in (one.host, one.path, one.job_id, one.event, one.text)]
         for one in outcomes
     ]
     table = tabulate(rows, TITLES, disable_numparse=True) + "\n\n" if rows else ""
     num_left = sum(each.is_left for each in outcomes)
     return f"{table}{len(outcomes) - num_left} delivered, {num_left} left\n"
-
-
-def _shown(text: str) -> str:
-    """Return a text that cannot control a terminal: ids and paths are of callers."""
-    return "".join(each if each.isprintable() else "?" for each in text)
 
 
 def _list(files: LetterFiles, prefix: str) -> list[str]:

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
-from pixpod_tools.tiny import controlnets, extras, flux, pretrain, unet, vae
+from pixpod_tools.tiny import controlnets, extras, flux, loras, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import publish, publish_vae
@@ -51,6 +51,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, help="peak, instead of the usual")
     parser.add_argument("--decoder-only", action="store_true", help="vae: keep the latents")
     parser.add_argument("--threads", type=int, default=1, help="two trainings fight over cores")
+    parser.add_argument("--only", nargs="*", help="loras: names such as flux-frame")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -86,12 +87,24 @@ def train_net(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_loras(options: argparse.Namespace) -> None:
+    """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
+    for lora in loras.LORAS:
+        if options.only and lora.name not in options.only:
+            continue
+        checkpoint = options.work / f"{lora.name}.checkpoint"
+        minutes = options.minutes or loras.COURSE.minutes
+        course = replace(loras.COURSE, seed=options.seed, minutes=minutes, checkpoint=checkpoint)
+        loras.train_lora(lora, options.out, course)
+        checkpoint.unlink()
+
+
 def run_evaluation(options: argparse.Namespace) -> None:
     evaluate(options.out, ROOT / "docs" / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:
-    for command in ("vae", "flux", "sdxl", "sd15", *extras.NETS, "evaluate"):
+    for command in ("vae", "flux", "sdxl", "sd15", "loras", *extras.NETS, "evaluate"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -101,6 +114,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sdxl": train_unet,
     "sd15": train_unet,
     **dict.fromkeys(extras.NETS, train_net),
+    "loras": train_loras,
     "evaluate": run_evaluation,
     "all": train_all,
 }

@@ -6,6 +6,8 @@ from types import MappingProxyType
 
 import torch
 
+from pixpod.engine.adapters.copies import AdaptedCopies, CompileCopy
+from pixpod.engine.adapters.store import AdapterStore
 from pixpod.engine.base import OnStep
 from pixpod.engine.compilation.calls import collecting_eager_calls, pausing_watch_while_compiling
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
@@ -13,11 +15,15 @@ from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.conditions import (
+    Condition,
     ControlNetCondition,
+    LoraCondition,
+    Prepared,
     SourceCondition,
     TextCondition,
 )
 from pixpod.engine.execution.stages import (
+    AdaptStage,
     DecodeStage,
     DenoiseStage,
     EncodeStage,
@@ -29,6 +35,7 @@ from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.engine.scheduling.device_watch import pausing_watch
 from pixpod.errors import WorkerError
+from pixpod.job import GenerationRequest
 from pixpod.methods import StageName, StagePlan, stages_of
 
 
@@ -36,7 +43,8 @@ class ModelRunner:
     """Runs batches; all calls come from the device's thread.
 
     The runner onloads exactly the components that a stage's plan names, and the stage gets a
-    pipeline that can use no others. `stages` replace the runner's own stages of the same names.
+    pipeline that can use no others. `compile_copy` compiles copies of denoisers, None where nothing
+    is compiled. `stages` replace the runner's own stages of the same names.
     """
 
     def __init__(
@@ -44,12 +52,16 @@ class ModelRunner:
         placement: Placement,
         cache: ConditionCache,
         *,
+        compile_copy: CompileCopy | None = None,
         stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         self._placement = placement
-        text, source = TextCondition(cache), SourceCondition(cache)
+        lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
+        text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
         controls = ControlNetCondition(cache)
+        self._conditions: Sequence[Condition] = (lora, text, source, controls)
         self._stages: Mapping[StageName, Stage] = {
+            StageName.ADAPT: AdaptStage(),
             StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
             StageName.IMAGE_ENCODE: EncodeStage([source, controls], "encoding an image"),
             StageName.DENOISE: DenoiseStage([source, controls]),
@@ -60,6 +72,16 @@ class ModelRunner:
     @property
     def placement(self) -> Placement:
         return self._placement
+
+    def prepare(self, model: LoadedModel, request: GenerationRequest) -> Prepared:
+        """Read and check the files that a request names, before it is queued.
+
+        May be called from any thread. Raises a WorkerError.
+        """
+        prepared = Prepared(request=request)
+        for condition in self._conditions:
+            prepared = condition.prepare(model, prepared)
+        return prepared
 
     def execute(
         self, model: LoadedModel, items: Sequence[BatchItem], on_step: OnStep
@@ -78,6 +100,8 @@ class ModelRunner:
             check_device(model.device)  # else it would fail job after job
             raise
         finally:
+            for condition in self._conditions:
+                condition.release()
             self._placement.release()
         return batch.results()
 
@@ -89,9 +113,13 @@ class ModelRunner:
             onload_ms = self._placement.onload(model, plan, len(batch.rows))
         if onload_ms:
             batch.timeline.add("onload", onload_ms)
+        class_name = batch.method.pipeline
         context = StageContext(
-            pipe=model.pipeline(batch.method.pipeline, plan.components, batch.method.nets),
-            free_cache=_free_cache,
+            name=plan.name,
+            pipe=model.pipeline(class_name, plan.components, batch.method.nets),
+            pipe_with=partial(model.pipeline_with, class_name, plan.components, batch.method.nets),
+            conditions=self._conditions,
+            free_cache=self._free_cache,
             offload_others=partial(self._placement.offload_others, model),
         )
         with batch.timeline.phase(plan.name), collecting_eager_calls() as warnings:
@@ -99,8 +127,9 @@ class ModelRunner:
             synchronize_stream(model.device)
         batch.warnings += warnings
 
-
-def _free_cache() -> bool:
-    stop_capturing()
-    free_memory()
-    return True
+    def _free_cache(self) -> bool:
+        stop_capturing()
+        for condition in self._conditions:
+            condition.free()
+        free_memory()
+        return True

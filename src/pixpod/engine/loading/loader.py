@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from pixpod.catalog import Catalog, ModelSpec
@@ -65,7 +66,7 @@ class ModelLoader:
         self,
         *,
         models: Catalog,
-        extras: Extras,
+        extras: Extras = MappingProxyType({}),
         locator: WeightsLocator,
         device: str,
         requested_precision: Callable[[str], Precision | None],

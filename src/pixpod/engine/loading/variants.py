@@ -9,6 +9,7 @@ from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 
 import torch
 
@@ -32,7 +33,7 @@ from pixpod.engine.memory.needs import NoFootprint, extra_bytes, files_bytes, ne
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import ResidencyPlan, budget_for, make_plan
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.model import Component, LoadedExtra, LoadedModel
+from pixpod.engine.model import Compilation, Component, LoadedExtra, LoadedModel
 from pixpod.engine.precision.attention import set_attention
 from pixpod.engine.precision.precision import (
     Hardware,
@@ -77,7 +78,11 @@ class Variants:
 
     def __post_init__(self) -> None:
         self.placement = Placement(self.plan)
-        self._runner = ModelRunner(self.placement, ConditionCache(self.prompt_cache_bytes))
+        self._runner = ModelRunner(
+            self.placement,
+            ConditionCache(self.prompt_cache_bytes),
+            compile_copy=self._compile_copy if self.compiled is not None else None,
+        )
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._components: dict[ComponentKey, Component] = {}
@@ -167,6 +172,11 @@ class Variants:
         with self._lock:
             return self._locks[key]
 
+    def _compile_copy(self, model: LoadedModel) -> Compilation:
+        """Compile a copy of a denoiser. Nobody else has it, so that no load must be waited for."""
+        assert self.compiled is not None
+        return compile_model(model, self.compiled, only=(model.spec.family.denoiser,))
+
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self.compiled is None:
             return model
@@ -188,7 +198,7 @@ def plan_models(
     requested_precision: RequestedPrecision,
     is_compiling: bool,
     memory_limit_gib: float | None,
-    extras: Extras,
+    extras: Extras = MappingProxyType({}),
 ) -> ResidencyPlan:
     """Plan where the default variants of these models will live, each beside any of its extras.
 

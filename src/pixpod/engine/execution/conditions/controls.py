@@ -43,7 +43,7 @@ class ControlNetCondition(Condition):
             found[name] = entry["control"]
         return found
 
-    def adapt(self, batch: Batch, pipe: Pipeline, arguments: Arguments) -> Arguments:
+    def arrange(self, batch: Batch, pipe: Pipeline, arguments: Arguments) -> Arguments:
         """Return the arguments with a list of images, one for each net, and the nets' scales."""
         controls = batch.request.controls
         if not controls:

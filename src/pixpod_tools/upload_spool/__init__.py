@@ -1,0 +1,1 @@
+"""Uploads images that no place has taken from the spool to the deployment's bucket."""
