@@ -53,6 +53,7 @@ class Role(StrEnum):
     TEXT_ENCODER = "text_encoder"
     DENOISER = "denoiser"
     VAE = "vae"
+    CONTROLNET = "controlnet"
 
 
 class Guidance(StrEnum):

@@ -72,10 +72,12 @@ def extra_bytes(extra: ExtraSpec, precision: Precision, weights: Weights | None)
     Raises WeightsUnreadable.
     """
     if weights is None:
-        size_bytes = round(extra.gib_16 * GIB)
+        stored, size_bytes = Precision.BFLOAT16, round(extra.gib_16 * GIB)
     else:
+        stored = weights.precision or Precision.BFLOAT16
         size_bytes = _bytes_on_disk(tensor_paths(weights.folder))
-    return size_bytes * 2 if precision is Precision.FLOAT32 else size_bytes
+    bits = {Precision.FLOAT32: 32}
+    return size_bytes * bits.get(precision, 16) // bits.get(stored, 16)
 
 
 def _table_bytes(component: ComponentSpec, plan: QuantizationPlan) -> int:

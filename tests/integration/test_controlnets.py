@@ -1,0 +1,175 @@
+"""ControlNets of the tiny models, through the whole worker: shapes come from control images."""
+
+import numpy as np
+import pytest
+from support.control_images import as_png, cases, images_of, largest_difference
+from support.tiny_models import Desk, build_tiny_worker
+
+from pixpod_tools.tiny.control_scores import overlap, score_controls
+
+FEW, MANY = 8, 40
+MODELS = ("sdxl-tiny", "sd15-tiny", "flux-tiny")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory):
+    worker = build_tiny_worker(tmp_path_factory.mktemp("out"))
+    worker.start()
+    yield Desk(worker)
+    worker.stop()
+
+
+def run(desk, *jobs):
+    return images_of(desk.replies(jobs))
+
+
+def scores_of(desk, model, type, count):
+    chosen = cases(count)
+    images = run(desk, *[case.job(model, case.control(type)) for case in chosen])
+    found = score_controls(images, [case.given for case in chosen], [case.scene for case in chosen])
+    print(f"\n{model} {type}, {count} cases: {found}")
+    return found
+
+
+def test_8_shapes_are_where_the_edges_are(desk):
+    found = scores_of(desk, "sdxl-tiny", "canny", FEW)
+    assert found.overlap >= 0.70
+    assert found.shape >= 0.75
+    assert found.position >= 0.85
+    assert found.colours >= 0.85  # one of eight is 12 %
+
+
+@pytest.mark.acceptance
+def test_40_shapes_are_where_the_edges_are(desk):
+    found = scores_of(desk, "sdxl-tiny", "canny", MANY)
+    assert found.overlap >= 0.70
+    assert found.shape >= 0.75
+    assert found.position >= 0.85
+    assert found.colours >= 0.90
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_control_without_weight_changes_nothing(desk, model):
+    few = cases(3)
+    plain = run(desk, *[case.job(model) for case in few])
+    weightless = run(desk, *[case.job(model, case.control(scale=0)) for case in few])
+    assert largest_difference(plain, weightless) <= 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_plain_image_is_the_same_after_controlled_ones(desk, model):
+    [case] = cases(1)
+    [before] = run(desk, case.job(model))
+    run(desk, case.job(model, case.control()))
+    [after] = run(desk, case.job(model))
+    assert np.array_equal(before, after)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(desk, model):
+    few = cases(4)
+    jobs = [case.job(model, case.control()) for case in few]
+    together = run(desk, *jobs)
+    alone = [run(desk, {**job, "deterministic": True})[0] for job in jobs]
+    assert largest_difference(together, alone) <= 1
+
+
+def test_jobs_with_and_without_controls_run_side_by_side(desk):
+    few = cases(4)
+    controlled = [case.job("sdxl-tiny", case.control()) for case in few]
+    plain = [case.job("sdxl-tiny") for case in few]
+    mixed = run(desk, *controlled, *plain)
+    assert largest_difference(mixed[:4], run(desk, *controlled)) <= 1
+    assert largest_difference(mixed[4:], run(desk, *plain)) <= 1
+
+
+def test_two_nets_do_what_both_ask(desk):
+    """At half its strength a net follows the shape less well than both do together."""
+    few = cases(6)
+    given = [case.given for case in few]
+
+    def mean_overlap(*types):
+        jobs = [
+            case.job("sdxl-tiny", *[case.control(type, scale=0.5) for type in types])
+            for case in few
+        ]
+        return np.mean([overlap(*pair) for pair in zip(run(desk, *jobs), given, strict=True)])
+
+    both = mean_overlap("canny", "depth")
+    assert both >= 0.8
+    assert both > max(mean_overlap("canny"), mean_overlap("depth"))
+
+
+def test_control_ends_with_its_range(desk):
+    [case] = cases(1)
+    whole, part, none = (
+        run(desk, case.job("sdxl-tiny", *controls))[0]
+        for controls in (
+            [case.control()],
+            [case.control(start=0.0, end=0.25)],
+            [],
+        )
+    )
+    assert not np.array_equal(whole, part)
+    assert not np.array_equal(part, none)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_control_image_of_another_shape_is_cropped_to_the_models_size(desk, model):
+    [case] = cases(1)
+    wide = np.pad(case.drawn(), ((0, 0), (32, 32), (0, 0)))
+    control = {**case.control(), "image": as_png(wide)}
+    cropped, exact = run(desk, case.job(model, control), case.job(model, case.control()))
+    assert cropped.shape == (64, 64, 3)
+    assert largest_difference([cropped], [exact]) <= 1
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_image_and_mask_go_with_a_control(desk, model):
+    case, other = cases(2)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    given = {"image": as_png(other.given), "strength": 0.8}
+    plain = run(desk, case.job(model, **given))
+    started, masked = run(
+        desk,
+        case.job(model, case.control(), **given),
+        case.job(model, case.control(), mask=as_png(mask), **given),
+    )
+    assert overlap(started, case.given) > overlap(plain[0], case.given)
+    assert np.array_equal(masked[:, :32], other.given[:, :32])
+    assert not np.array_equal(masked[:, 32:], other.given[:, 32:])
+
+
+def test_bad_control_image_fails_its_own_job_only(desk):
+    good, bad = cases(2)
+    broken = {**bad.control(), "image": "bm8gaW1hZ2U="}
+    missing = {**bad.control(), "type": "pose"}
+    replies = desk.replies(
+        [
+            bad.job("sdxl-tiny", broken),
+            good.job("sdxl-tiny", good.control()),
+            bad.job("sdxl-tiny", missing),
+        ]
+    )
+    assert replies[0]["error"].startswith("image_refused: ")
+    assert "controlnets[0].image" in replies[0]["error"]
+    assert replies[2]["error"].startswith("invalid_input: ")
+    images_of([replies[1]])
+
+
+def test_describe_lists_the_nets_and_their_types(desk):
+    described = desk.reply(describe=True)
+    models = {model["name"]: model for model in described["models"]}
+    assert models["sdxl-tiny"]["control_types"] == ["canny", "depth"]
+    assert models["flux-tiny"]["control_types"] == ["canny"]
+    nets = {extra["name"]: extra for extra in described["extras"]}
+    assert nets["sdxl-depth-tiny"] == {
+        "name": "sdxl-depth-tiny",
+        "kind": "controlnet",
+        "family": "sdxl",
+        "licence": "MIT",
+        "revision": None,
+        "types": ["depth"],
+        "models": ["sdxl-tiny"],
+    }
