@@ -65,13 +65,24 @@ def test_plain_image_is_the_same_after_controlled_ones(desk, model):
     assert np.array_equal(before, after)
 
 
-@pytest.mark.parametrize("model", MODELS)
-def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(desk, model):
+@pytest.mark.parametrize(
+    ("model", "max_levels", "max_mean"),
+    [
+        ("sdxl-tiny", 1, 0.1),
+        ("sd15-tiny", 1, 0.1),
+        # the last bit of sums in bfloat16 depends on the batch's size, and 8 bits enlarge that
+        ("flux-tiny", 40, 0.5),
+    ],
+)
+def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(
+    desk, model, max_levels, max_mean
+):
     few = cases(4)
     jobs = [case.job(model, case.control()) for case in few]
     together = run(desk, *jobs)
     alone = [run(desk, {**job, "deterministic": True})[0] for job in jobs]
-    assert largest_difference(together, alone) <= 1
+    assert largest_difference(together, alone) <= max_levels
+    assert np.mean(np.abs(np.subtract(together, alone, dtype=int))) <= max_mean
 
 
 def test_jobs_with_and_without_controls_run_side_by_side(desk):
@@ -126,19 +137,34 @@ def test_control_image_of_another_shape_is_cropped_to_the_models_size(desk, mode
 
 @pytest.mark.parametrize("model", MODELS)
 def test_image_and_mask_go_with_a_control(desk, model):
-    case, other = cases(2)
+    """The images to begin with show other shapes than the control images."""
+    few = cases(4)
+    sources = [few[index - 1].given for index in range(len(few))]
     mask = np.zeros((64, 64), np.uint8)
     mask[:, 32:] = 255
-    given = {"image": as_png(other.given), "strength": 0.8}
-    plain = run(desk, case.job(model, **given))
-    started, masked = run(
-        desk,
-        case.job(model, case.control(), **given),
-        case.job(model, case.control(), mask=as_png(mask), **given),
+
+    def jobs(has_control, **given):
+        return [
+            case.job(
+                model,
+                *([case.control()] if has_control else []),
+                image=as_png(source),
+                strength=0.9,
+                **given,
+            )
+            for case, source in zip(few, sources, strict=True)
+        ]
+
+    started, plain = (
+        np.mean([overlap(image, case.given) for image, case in zip(images, few, strict=True)])
+        for images in (run(desk, *jobs(has_control=True)), run(desk, *jobs(has_control=False)))
     )
-    assert overlap(started, case.given) > overlap(plain[0], case.given)
-    assert np.array_equal(masked[:, :32], other.given[:, :32])
-    assert not np.array_equal(masked[:, 32:], other.given[:, 32:])
+    assert started > plain + 0.1
+    for image, source in zip(
+        run(desk, *jobs(has_control=True, mask=as_png(mask))), sources, strict=True
+    ):
+        assert np.array_equal(image[:, :32], source[:, :32])
+        assert not np.array_equal(image[:, 32:], source[:, 32:])
 
 
 def test_bad_control_image_fails_its_own_job_only(desk):

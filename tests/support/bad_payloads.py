@@ -604,6 +604,15 @@ _CONTROLS = (
         quality="turbo",
         controlnets=[_CANNY],
     ),
+    _bad(
+        "true CFG with image and controls",
+        ("true_cfg_scale", "1 or absent with image and controlnets"),
+        model="flux-tiny",
+        image="https://example.org/a.png",
+        true_cfg_scale=2.0,
+        negative_prompt="text",
+        controlnets=[_CANNY],
+    ),
     _bad_controls(
         "several bad controls",
         ("controlnets[0].scale", "a number"),

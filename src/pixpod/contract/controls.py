@@ -7,9 +7,9 @@ from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import ControlNetInput, JobInput
 from pixpod.errors import Problem
 from pixpod.extras import Extras, extras_for
-from pixpod.families import FamilySpec
+from pixpod.families import ControlNetSpec, FamilySpec
 from pixpod.job import ControlOptions, Mode, Quality
-from pixpod.methods import pipelines_of
+from pixpod.methods import is_guided, pipelines_of
 
 DEFAULT_SCALE, DEFAULT_START, DEFAULT_END = 1.0, 0.0, 1.0
 
@@ -53,6 +53,9 @@ def check_controls(
         yield wrong(field, getattr(given, field), "absent with controlnets")
     if given.quality is Quality.TURBO:
         yield wrong("quality", given.quality.value, "max or default with controlnets", _NO_TURBO)
+    if is_guided(given.true_cfg_scale) and mode not in _controlnet(spec.family).true_cfg_modes:
+        accepted = "1 or absent with image and controlnets"
+        yield wrong("true_cfg_scale", given.true_cfg_scale, accepted)
     yield from _check_number(given, spec.family)
     for index, control in elements(given):
         path = f"controlnets[{index}]"
@@ -77,10 +80,15 @@ def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[Co
 
 
 def _check_number(given: JobInput, family: FamilySpec) -> Iterator[Problem]:
-    assert family.controlnet is not None and given.controlnets is not None
-    most = family.controlnet.max_controls
+    assert given.controlnets is not None
+    most = _controlnet(family).max_controls
     if len(given.controlnets) > most:
         yield wrong("controlnets", given.controlnets, f"at most {most}")
+
+
+def _controlnet(family: FamilySpec) -> ControlNetSpec:
+    assert family.controlnet is not None, "one of its nets is offered"
+    return family.controlnet
 
 
 def _check_range(path: str, control: ControlNetInput, num_calls: int) -> Iterator[Problem]:

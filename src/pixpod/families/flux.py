@@ -102,6 +102,7 @@ FLUX = FamilySpec(
             Mode.IMAGE_TO_IMAGE: "FluxControlNetImg2ImgPipeline",
             Mode.INPAINT: "FluxControlNetImg2ImgPipeline",
         },
+        true_cfg_modes=frozenset({Mode.TEXT_TO_IMAGE}),
         sees_latents=True,
     ),
 )

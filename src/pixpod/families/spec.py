@@ -197,11 +197,13 @@ class ControlNetSpec:
     """ControlNets of a family: the class of a net, and the pipelines that take several of them.
 
     `pipelines` has the diffusers class for each mode; controls are refused with other modes.
-    `sees_latents`: nets see control images through the VAE, otherwise as pixels of 0 to 1.
+    `true_cfg_modes` are those whose class takes a `true_cfg_scale`. `sees_latents`: nets see
+    control images through the VAE, otherwise as pixels of 0 to 1.
     """
 
     class_name: str
     pipelines: Mapping[Mode, str]
+    true_cfg_modes: frozenset[Mode] = frozenset()
     sees_latents: bool = False
     max_controls: int = 4
 

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
-from pixpod_tools.tiny import controlnets, extras, flux, loras, pretrain, unet, vae
+from pixpod_tools.tiny import controlnets, extras, flux, loras, net_scores, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import publish, publish_vae
@@ -99,12 +99,17 @@ def train_loras(options: argparse.Namespace) -> None:
         checkpoint.unlink()
 
 
+def evaluate_nets(options: argparse.Namespace) -> None:
+    net_scores.evaluate_nets(options.out)
+
+
 def run_evaluation(options: argparse.Namespace) -> None:
     evaluate(options.out, ROOT / "docs" / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:
-    for command in ("vae", "flux", "sdxl", "sd15", "loras", *extras.NETS, "evaluate"):
+    models = ("vae", "flux", "sdxl", "sd15")
+    for command in (*models, "loras", *extras.NETS, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -116,6 +121,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     **dict.fromkeys(extras.NETS, train_net),
     "loras": train_loras,
     "evaluate": run_evaluation,
+    "evaluate-nets": evaluate_nets,
     "all": train_all,
 }
 

@@ -1,5 +1,7 @@
 """Trains, publishes and measures the nets of `model_cache/tiny/extras`, by their names."""
 
+import inspect
+import json
 import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -55,8 +57,17 @@ def _publish(module: ModelMixin, out: Path) -> None:
     draft = out.with_name(f".{out.name}")
     module.to(torch.bfloat16)
     module.save_pretrained(draft)
+    _keep_known_settings(type(module), draft / "config.json")
     if (card := out / "README.md").exists():
         shutil.copy(card, draft)
     if out.exists():
         shutil.rmtree(out)
     draft.rename(out)
+
+
+def _keep_known_settings(net_class: type[ModelMixin], config: Path) -> None:
+    """Drop settings of the denoiser that the net was made from, which its class does not take."""
+    settings = json.loads(config.read_text())
+    known = inspect.signature(net_class.__init__).parameters
+    kept = {key: value for key, value in settings.items() if key in known or key.startswith("_")}
+    config.write_text(json.dumps(kept, indent=2) + "\n")

@@ -5,6 +5,7 @@ from collections.abc import Iterator, Mapping
 from types import SimpleNamespace
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
@@ -79,11 +80,12 @@ class FluxCalls:
     def call_arguments(self, request: GenerationRequest) -> Arguments:
         sampling = request.sampling
         arguments = {
-            "true_cfg_scale": sampling.true_cfg_scale or 1.0,
             "width": request.width,
             "height": request.height,
             **image_arguments(request),
         }
+        if is_guided(sampling.true_cfg_scale):  # not all pipelines take it
+            arguments["true_cfg_scale"] = sampling.true_cfg_scale
         if sampling.guidance_scale is not None:
             arguments["guidance_scale"] = sampling.guidance_scale
         return arguments
@@ -97,6 +99,10 @@ class FluxCalls:
         self, pipe: Pipeline, request: GenerationRequest, images: list[torch.Tensor]
     ) -> Arguments:
         pipe.vae = _EncodedControls(images)
+        # the class for a source image takes 16 channels for an image, and would scale it
+        pipe.image_processor = VaeImageProcessor(
+            vae_scale_factor=2 * pipe.vae_scale_factor, vae_latent_channels=images[0].shape[1]
+        )
         pixels = torch.zeros((1, 1, 1, 1), device=images[0].device)
         shape = (len(images[0]), PIXEL_CHANNELS, request.height, request.width)
         return {
