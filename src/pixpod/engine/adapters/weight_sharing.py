@@ -26,7 +26,8 @@ def _share(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     copies[id(module)] = copy
     for name, value in module.__dict__.items():
         if name not in _OF_THE_ORIGINAL:
-            copy.__dict__[name] = value.copy() if isinstance(value, OrderedDict) else value
+            # those are dicts of hooks; a config is of another class
+            copy.__dict__[name] = value.copy() if type(value) is OrderedDict else value
     copy.__dict__["_parameters"] = module._parameters.copy()
     copy.__dict__["_buffers"] = module._buffers.copy()
     copy.__dict__["_non_persistent_buffers_set"] = module._non_persistent_buffers_set.copy()
