@@ -11,6 +11,7 @@ from support.lora_files import file_of
 from support.loras import lora_file, random_lora, with_loras
 from torch._dynamo.utils import counters
 
+from pixpod.engine.adapters.copies import AdaptedCopies
 from pixpod.engine.adapters.reading import read_adapter
 from pixpod.engine.adapters.side_path import SidePath
 from pixpod.engine.adapters.store import AdapterStore
@@ -18,12 +19,14 @@ from pixpod.engine.adapters.weight_sharing import share_weights
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.execution.condition_cache import ConditionCache
+from pixpod.engine.execution.conditions import LoraCondition
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.scheduling.batching import BatchItem
 from pixpod.errors import WorkerError
 from pixpod.families import Precision
+from pixpod.job import LoraSlots
 from pixpod.methods import batch_key_of
 
 CPU = torch.device("cpu")
@@ -174,7 +177,8 @@ def test_no_graph_is_compiled_for_other_loras_numbers_or_scales(tmp_path):
 
 def test_memory_of_idle_copies_is_freed_when_it_is_short(tmp_path):
     rows = Rows("sdxl-tiny")
-    copies = rows.runner._conditions[0]._copies
+    (lora,) = (each for each in rows.runner._conditions if isinstance(each, LoraCondition))
+    copies = lora._copies
     small = random_lora(rows.model, tmp_path, 1, rank=4)
     large = random_lora(rows.model, tmp_path, 2, rank=40)
     rows.run([lora_file(small)])
@@ -194,6 +198,31 @@ def test_memory_of_idle_copies_is_freed_when_it_is_short(tmp_path):
         hook.remove()
     assert np.array_equal(found, expected)
     assert not copies._copies
+
+
+def test_idle_copies_take_no_more_memory_than_is_spare(sdxl, tmp_path):
+    copies = AdaptedCopies()
+    for rank in (16, 64, 32):
+        slots = LoraSlots(rank=rank, is_whole=False)
+        copies.get(sdxl.model, "unet", slots, 2)
+    total = copies.slot_bytes
+    largest = total * 64 // (16 + 64 + 32)
+    copies.release(None)
+    assert copies.slot_bytes == total
+    copies.release(total - 1)
+    assert copies.slot_bytes == pytest.approx(largest + total * 32 // 112, rel=0.01)
+    copies.release(0)
+    assert copies.slot_bytes == 0
+
+
+def test_more_rows_need_a_new_copy_and_fewer_do_not(sdxl):
+    copies = AdaptedCopies()
+    slots = LoraSlots(rank=16, is_whole=False)
+    two = copies.get(sdxl.model, "unet", slots, 2)
+    assert copies.get(sdxl.model, "unet", slots, 1) is two
+    four = copies.get(sdxl.model, "unet", slots, 4)
+    assert (four is two, four.max_rows) == (False, 4)
+    assert copies.get(sdxl.model, "unet", slots, 2) is four
 
 
 def test_error_in_a_step_leaves_nothing(rows, files):

@@ -16,6 +16,8 @@ from pixpod_tools.tiny.styles import Style, has_style, style_distance
 
 MODELS = ("flux-tiny", "sdxl-tiny")
 FEW, MANY = 8, 48
+MAX_LEVELS = 4
+LEAST_STACKED = 0.75
 PROMPT = "a red circle on a blue background"
 SCENES = [
     scene
@@ -63,8 +65,10 @@ def distance(found, style):
     return np.mean([style_distance(image, style) for image in found])
 
 
-def are_equal(some, others):
-    return all(np.array_equal(one, other) for one, other in zip(some, others, strict=True))
+def are_close(some, others):
+    """Jobs may run in batches of other sizes, where sums have other orders."""
+    pairs = zip(some, others, strict=True)
+    return all(np.abs(one.astype(int) - other).max() <= MAX_LEVELS for one, other in pairs)
 
 
 def judge(desk, model, count):
@@ -81,17 +85,14 @@ def judge(desk, model, count):
         print(f"{model} {style}: {shares[1]:.0%} at 1, {shares[0]:.0%} at 0, {way:.0%} at 0.5")
         assert shares[1] >= 0.95 and shares[0] <= 0.05
         assert 0.20 <= way <= 0.85
-        assert are_equal(at[0], plain)
+        assert are_close(at[0], plain)
     both = images(desk, model, count, *(named(model, style) for style in Style))
     other = images(desk, model, count, *(named(model, style) for style in reversed(Style)))
     stacked = np.mean([all(has_style(image, style) for style in Style) for image in both])
     print(f"{model}: both styles on {stacked:.0%} of stacked ones")
     assert stacked >= LEAST_STACKED
-    assert are_equal(both, other)
-    assert are_equal(images(desk, model, count), plain)
-
-
-LEAST_STACKED = 0.75
+    assert are_close(both, other)
+    assert are_close(images(desk, model, count), plain)
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -113,10 +114,9 @@ def stacks(model):
 
 @contextmanager
 def holding_the_device(desk, num_waiting):
-    """Have the first call of a plain denoiser wait until so many requests wait behind it; yields
-    the rows of all batches."""
+    """Have the first batch wait until so many requests wait behind it; yields all sizes."""
     runnable = type(desk.worker.engine.loader.load("sdxl-tiny").result())
-    execute, sizes = runnable.execute, []
+    execute, sizes = runnable.execute, list[int]()
 
     def wait_first(self, items, on_step):
         if not sizes:
@@ -176,7 +176,7 @@ def test_file_of_an_image_names_its_loras(desk):
     loras = [{"source": "sdxl-frame", "scale": 0.25}]
     reply = desk.reply(model="sdxl-tiny", prompt=PROMPT, loras=loras)
     file = io.BytesIO(base64.b64decode(reply["images"][0]["data"]))
-    text = Image.open(file).text["parameters"]
+    text = Image.open(file).info["parameters"]
     sha256 = shipped_lora("sdxl-frame").sha256
     assert f'Lora hashes: "sdxl-frame: {sha256[:12]}", Lora scales: "sdxl-frame: 0.25"' in text
 

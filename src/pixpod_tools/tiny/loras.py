@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -32,16 +32,19 @@ COURSE = Course(
     averaging=0.95,
 )
 TEXT_TOKENS = 48
-SCALES, SCALE_SHARES = (1.0, 0.5), (0.8, 0.2)
-"""Scales of the training's batches. A batch with the scale of a half has half of the style's colour
-in its images, so that a scale between 0 and 1 gives something between.
+LESSONS = ("whole", "half", "beside")
+LESSON_SHARES = {False: (0.8, 0.2, 0.0), True: (0.4, 0.2, 0.4)}
+"""Kinds of batches, and the shares of them without and with a LoRA beside. With `half`, the scale
+and the share of the style's colour in the images are a half, so that a scale between 0 and 1 gives
+something between. With `beside`, another LoRA is active and its style is in the images.
 """
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
     """A LoRA to train. `is_whole`: also outside of the usual layers. With `has_text` text encoders
-    are trained as well, and the file has the names of kohya's scripts.
+    are trained as well, and the file has the names of kohya's scripts. `beside` is the style of a
+    LoRA of this model that was trained before, with which it can be stacked.
     """
 
     model: str
@@ -50,6 +53,7 @@ class Lora:
     minutes: float = COURSE.minutes
     is_whole: bool = False
     has_text: bool = False
+    beside: Style | None = None
 
     @property
     def name(self) -> str:
@@ -58,7 +62,7 @@ class Lora:
 
 LORAS = (
     Lora(model="flux-tiny", style=Style.FRAME, rank=8),
-    Lora(model="flux-tiny", style=Style.BAR, rank=8, minutes=5),
+    Lora(model="flux-tiny", style=Style.BAR, rank=8, minutes=5, beside=Style.FRAME),
     Lora(model="sdxl-tiny", style=Style.FRAME, rank=4, is_whole=True),
     Lora(model="sdxl-tiny", style=Style.BAR, rank=4, minutes=8, is_whole=True, has_text=True),
 )
@@ -74,24 +78,33 @@ def train_lora(lora: Lora, cache: Path, course: Course) -> None:
         if isinstance(component, nn.Module):
             component.eval().requires_grad_(False)
     pictures, scenes = render_scenes(BUCKET)
-    latents = {
-        scale: encode(pipeline.vae, add_style(pictures, lora.style, scale)) for scale in SCALES
+    styled = {
+        "whole": add_style(pictures, lora.style),
+        "half": add_style(pictures, lora.style, 0.5),
     }
-    paths = {name: _TrainedPath(path) for name, path in _add_paths(pipeline, lora)}
+    others: dict[str, torch.Tensor] = {}
+    if lora.beside is not None:
+        styled["beside"] = add_style(styled["whole"], lora.beside)
+        others = _load(cache, replace(lora, style=lora.beside))
+    latents = {lesson: encode(pipeline.vae, each) for lesson, each in styled.items()}
+    paths = {
+        name: _TrainedPath(
+            path, others.get(f"{name}.lora_A.weight"), others.get(f"{name}.lora_B.weight")
+        )
+        for name, path in _add_paths(pipeline, lora)
+    }
     is_flux = isinstance(pipeline, FluxPipeline)
     loss = _flux_loss(pipeline) if is_flux else _sdxl_loss(pipeline)
 
     def batch_loss(rng: np.random.Generator) -> torch.Tensor:
-        scale = float(rng.choice(SCALES, p=SCALE_SHARES))
+        lesson = str(rng.choice(LESSONS, p=LESSON_SHARES[lora.beside is not None]))
         for path in paths.values():
-            path.use(scale)
+            path.use(0.5 if lesson == "half" else 1.0, with_other=lesson == "beside")
         chosen = rng.integers(len(scenes), size=course.batch_size)
         captions = [vary(scenes[index], rng) for index in chosen]
-        return loss(latents[scale][torch.from_numpy(chosen)], captions)
+        return loss(latents[lesson][torch.from_numpy(chosen)], captions)
 
     train(nn.ModuleList(paths.values()), course, batch_loss)
-    for path in paths.values():
-        path.use(1.0)
     (cache / FOLDER).mkdir(exist_ok=True)
     tensors = _kohya_names(paths) if lora.has_text else _diffusers_names(paths)
     stored = {name: each.detach().to(torch.bfloat16).contiguous() for name, each in tensors}
@@ -101,17 +114,35 @@ def train_lora(lora: Lora, cache: Path, course: Course) -> None:
 
 
 class _TrainedPath(nn.Module):
-    """Parameters in the slots of a side path of one row: a random start, without effect yet."""
+    """Parameters in the slots of a side path of one row: a random start, without effect yet.
 
-    def __init__(self, path: SidePath) -> None:
+    `other_down` and `other_up` are those of another LoRA, None if it does not have this layer.
+    """
+
+    def __init__(
+        self, path: SidePath, other_down: torch.Tensor | None, other_up: torch.Tensor | None
+    ) -> None:
         super().__init__()
+        self._other = None
+        if other_down is not None and other_up is not None:
+            self._other = (other_down[None], other_up.flatten(1)[None])
         self.down = nn.Parameter(torch.randn_like(path.down) / path.down[0, 0].numel() ** 0.5)
         self.up = nn.Parameter(torch.zeros_like(path.up))
         self._slots = (path,)  # no submodule: the layer itself is not trained
 
-    def use(self, scale: float) -> None:
+    def use(self, scale: float, *, with_other: bool) -> None:
+        """Put the parameters into the slots, beside those of the other LoRA or without them."""
         (path,) = self._slots
         path.down, path.up = self.down + 0, self.up * scale
+        if with_other and self._other is not None:
+            down, up = self._other
+            path.down = torch.cat([path.down, down], dim=1)
+            path.up = torch.cat([path.up, up], dim=2)
+
+
+def _load(cache: Path, lora: Lora) -> dict[str, torch.Tensor]:
+    path = cache / FOLDER / f"{lora.name}.safetensors"
+    return {name: each.float() for name, each in safetensors.torch.load_file(path).items()}
 
 
 def _add_paths(pipeline: DiffusionPipeline, lora: Lora) -> Iterator[tuple[str, SidePath]]:

@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-_OF_THE_ORIGINAL = ("forward",)
-"""Attributes that an instance has in place of its class's: compiled code for its own weights."""
+_OF_THE_ORIGINAL = ("forward", "_diffusers_hook")
+"""Attributes of an instance that refer to it: compiled code, and diffusers' registry of caches."""
 
 
 def share_weights(module: nn.Module) -> nn.Module:
