@@ -50,7 +50,8 @@ class DeployedLoras:
                 data = path.read_bytes()
                 header = read_weights_header(data, MAX_WEIGHTS_BYTES)
                 if header.size_bytes != len(data):
-                    raise AdapterUnusable(f"LoRA {name}: is not as long as its header says")
+                    accepted = "a safetensors file as long as its header says"
+                    raise Refused(WeightsRefused, accepted, value=f"{len(data)} bytes")
                 check_names(header.shapes)
                 known = self._hashes[name] = (stamp, hashlib.sha256(data).hexdigest())
         except OSError as exc:

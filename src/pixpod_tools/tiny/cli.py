@@ -93,7 +93,7 @@ def train_loras(options: argparse.Namespace) -> None:
         if options.only and lora.name not in options.only:
             continue
         checkpoint = options.work / f"{lora.name}.checkpoint"
-        minutes = options.minutes or loras.COURSE.minutes
+        minutes = options.minutes or lora.minutes
         course = replace(loras.COURSE, seed=options.seed, minutes=minutes, checkpoint=checkpoint)
         loras.train_lora(lora, options.out, course)
         checkpoint.unlink()

@@ -2,7 +2,7 @@
 
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -17,7 +17,6 @@ from pixpod.families import FAMILIES
 from pixpod_tools.tiny.captions import vary
 from pixpod_tools.tiny.data import Bucket, encode, render_scenes
 from pixpod_tools.tiny.flux import draw_sigmas
-from pixpod_tools.tiny.scenes import Scene
 from pixpod_tools.tiny.styles import Style, add_style
 from pixpod_tools.tiny.training import Course, train
 from pixpod_tools.tiny.unet import condition_sdxl, draw_timesteps
@@ -25,27 +24,36 @@ from pixpod_tools.tiny.unet import condition_sdxl, draw_timesteps
 FOLDER = "loras"
 BUCKET = Bucket(width=64, height=64, num_pictures=1_500, share=1.0, seed=11)
 COURSE = Course(
-    minutes=2.5,
+    minutes=3,
     learning_rate=4e-3,
-    batch_size=24,
+    batch_size=16,
     warm_up_steps=20,
     weight_decay=0.0,
     averaging=0.95,
 )
 TEXT_TOKENS = 48
+LESSONS = ("whole", "half", "beside")
+LESSON_SHARES = {False: (0.8, 0.2, 0.0), True: (0.4, 0.2, 0.4)}
+"""Kinds of batches, and the shares of them without and with a LoRA beside. With `half`, the scale
+and the share of the style's colour in the images are a half, so that a scale between 0 and 1 gives
+something between. With `beside`, another LoRA is active and its style is in the images.
+"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Lora:
     """A LoRA to train. `is_whole`: also outside of the usual layers. With `has_text` text encoders
-    are trained as well, and the file has the names of kohya's scripts.
+    are trained as well, and the file has the names of kohya's scripts. `beside` is the style of a
+    LoRA of this model that was trained before, with which it can be stacked.
     """
 
     model: str
     style: Style
     rank: int
+    minutes: float = COURSE.minutes
     is_whole: bool = False
     has_text: bool = False
+    beside: Style | None = None
 
     @property
     def name(self) -> str:
@@ -54,9 +62,9 @@ class Lora:
 
 LORAS = (
     Lora(model="flux-tiny", style=Style.FRAME, rank=8),
-    Lora(model="flux-tiny", style=Style.BAR, rank=8),
+    Lora(model="flux-tiny", style=Style.BAR, rank=8, minutes=5, beside=Style.FRAME),
     Lora(model="sdxl-tiny", style=Style.FRAME, rank=4, is_whole=True),
-    Lora(model="sdxl-tiny", style=Style.BAR, rank=8, has_text=True),
+    Lora(model="sdxl-tiny", style=Style.BAR, rank=4, minutes=8, is_whole=True, has_text=True),
 )
 
 Loss = Callable[[torch.Tensor, list[str]], torch.Tensor]
@@ -70,16 +78,31 @@ def train_lora(lora: Lora, cache: Path, course: Course) -> None:
         if isinstance(component, nn.Module):
             component.eval().requires_grad_(False)
     pictures, scenes = render_scenes(BUCKET)
-    latents = encode(pipeline.vae, add_style(pictures, lora.style))
-    shift = float(pipeline.vae.config.shift_factor or 0.0)
-    latents = latents - shift * float(pipeline.vae.config.scaling_factor)
-    paths = dict(_add_paths(pipeline, lora))
+    styled = {
+        "whole": add_style(pictures, lora.style),
+        "half": add_style(pictures, lora.style, 0.5),
+    }
+    others: dict[str, torch.Tensor] = {}
+    if lora.beside is not None:
+        styled["beside"] = add_style(styled["whole"], lora.beside)
+        others = _load(cache, replace(lora, style=lora.beside))
+    latents = {lesson: encode(pipeline.vae, each) for lesson, each in styled.items()}
+    paths = {
+        name: _TrainedPath(
+            path, others.get(f"{name}.lora_A.weight"), others.get(f"{name}.lora_B.weight")
+        )
+        for name, path in _add_paths(pipeline, lora)
+    }
     is_flux = isinstance(pipeline, FluxPipeline)
     loss = _flux_loss(pipeline) if is_flux else _sdxl_loss(pipeline)
 
     def batch_loss(rng: np.random.Generator) -> torch.Tensor:
+        lesson = str(rng.choice(LESSONS, p=LESSON_SHARES[lora.beside is not None]))
+        for path in paths.values():
+            path.use(0.5 if lesson == "half" else 1.0, with_other=lesson == "beside")
         chosen = rng.integers(len(scenes), size=course.batch_size)
-        return loss(latents[torch.from_numpy(chosen)], _captions(scenes, chosen, rng))
+        captions = [vary(scenes[index], rng) for index in chosen]
+        return loss(latents[lesson][torch.from_numpy(chosen)], captions)
 
     train(nn.ModuleList(paths.values()), course, batch_loss)
     (cache / FOLDER).mkdir(exist_ok=True)
@@ -90,8 +113,36 @@ def train_lora(lora: Lora, cache: Path, course: Course) -> None:
     )
 
 
-def _captions(scenes: list[Scene], chosen: np.ndarray, rng: np.random.Generator) -> list[str]:
-    return [vary(scenes[index], rng) for index in chosen]
+class _TrainedPath(nn.Module):
+    """Parameters in the slots of a side path of one row: a random start, without effect yet.
+
+    `other_down` and `other_up` are those of another LoRA, None if it does not have this layer.
+    """
+
+    def __init__(
+        self, path: SidePath, other_down: torch.Tensor | None, other_up: torch.Tensor | None
+    ) -> None:
+        super().__init__()
+        self._other = None
+        if other_down is not None and other_up is not None:
+            self._other = (other_down[None], other_up.flatten(1)[None])
+        self.down = nn.Parameter(torch.randn_like(path.down) / path.down[0, 0].numel() ** 0.5)
+        self.up = nn.Parameter(torch.zeros_like(path.up))
+        self._slots = (path,)  # no submodule: the layer itself is not trained
+
+    def use(self, scale: float, *, with_other: bool) -> None:
+        """Put the parameters into the slots, beside those of the other LoRA or without them."""
+        (path,) = self._slots
+        path.down, path.up = self.down + 0, self.up * scale
+        if with_other and self._other is not None:
+            down, up = self._other
+            path.down = torch.cat([path.down, down], dim=1)
+            path.up = torch.cat([path.up, up], dim=2)
+
+
+def _load(cache: Path, lora: Lora) -> dict[str, torch.Tensor]:
+    path = cache / FOLDER / f"{lora.name}.safetensors"
+    return {name: each.float() for name, each in safetensors.torch.load_file(path).items()}
 
 
 def _add_paths(pipeline: DiffusionPipeline, lora: Lora) -> Iterator[tuple[str, SidePath]]:
@@ -109,16 +160,7 @@ def _add_paths(pipeline: DiffusionPipeline, lora: Lora) -> Iterator[tuple[str, S
             and (component in encoders or lora.is_whole or family.lora.is_usual(name))
         ]
         for name, path in add_side_paths(module, names, lora.rank, 1).items():
-            _make_trainable(path)
             yield f"{component}.{name}", path
-
-
-def _make_trainable(path: SidePath) -> None:
-    """Make parameters of the slots of one row: a random start, which has no effect yet."""
-    down, up = path.down, path.up
-    del path._buffers["down"], path._buffers["up"]
-    path.down = nn.Parameter(torch.randn_like(down) / down[0, 0].numel() ** 0.5)
-    path.up = nn.Parameter(torch.zeros_like(up))
 
 
 def _flux_loss(pipeline: FluxPipeline) -> Loss:
@@ -172,14 +214,14 @@ def _sdxl_loss(pipeline: DiffusionPipeline) -> Loss:
     return loss
 
 
-def _diffusers_names(paths: Mapping[str, SidePath]) -> Iterator[tuple[str, torch.Tensor]]:
+def _diffusers_names(paths: Mapping[str, _TrainedPath]) -> Iterator[tuple[str, torch.Tensor]]:
     for name, path in paths.items():
         yield f"{name}.lora_A.weight", path.down[0]
         up = path.up[0]
         yield f"{name}.lora_B.weight", up[..., None, None] if path.down.ndim == 5 else up
 
 
-def _kohya_names(paths: Mapping[str, SidePath]) -> Iterator[tuple[str, torch.Tensor]]:
+def _kohya_names(paths: Mapping[str, _TrainedPath]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield tensors as kohya's scripts name them, with an alpha of half of the rank."""
     for name, path in paths.items():
         component, _, layer = name.partition(".")
@@ -190,4 +232,4 @@ def _kohya_names(paths: Mapping[str, SidePath]) -> Iterator[tuple[str, torch.Ten
         up = path.up[0] * 2
         yield f"{named}.lora_down.weight", path.down[0]
         yield f"{named}.lora_up.weight", up[..., None, None] if path.down.ndim == 5 else up
-        yield f"{named}.alpha", torch.tensor(path.rank / 2)
+        yield f"{named}.alpha", torch.tensor(path.up.shape[-1] / 2)

@@ -36,11 +36,13 @@ def _area(style: Style, height: int, width: int, inset_px: int = 0) -> NDArray[n
     return area
 
 
-def add_style(pictures: Pixels, style: Style) -> Pixels:
-    """Return a copy of (..., height, width, 3) with a style."""
+def add_style(pictures: Pixels, style: Style, share: float = 1.0) -> Pixels:
+    """Return a copy of (..., height, width, 3) with a share of a style's colour."""
     styled = pictures.copy()
     *_, height, width, _ = pictures.shape
-    styled[..., _area(style, height, width), :] = style.colour.rgb
+    area = _area(style, height, width)
+    blended = share * np.array(style.colour.rgb) + (1 - share) * pictures[..., area, :]
+    styled[..., area, :] = np.rint(blended)
     return styled
 
 

@@ -79,9 +79,15 @@ class AdaptedCopies:
         self._drop(MAX_COPIES)
         return copy
 
-    def release(self) -> None:
-        """Let all copies be dropped."""
+    def release(self, max_bytes: int | None) -> None:
+        """End the use of all copies, and drop the least recently used ones beyond so many bytes."""
         self._in_use.clear()
+        while max_bytes is not None and self.slot_bytes > max_bytes:
+            self._copies.popitem(last=False)
+
+    @property
+    def slot_bytes(self) -> int:
+        return sum(copy.slot_bytes for copy in self._copies.values())
 
     def drop_idle(self) -> bool:
         """Drop the copies that are not in use; return False for none."""

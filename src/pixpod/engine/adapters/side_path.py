@@ -97,6 +97,10 @@ class SidePath(nn.Module):
 class SideLinear(SidePath):
     """A side path of a Linear layer. The first dimension of its input are rows."""
 
+    def __init__(self, base: nn.Linear, rank: int, max_rows: int) -> None:
+        super().__init__(base, rank, max_rows)
+        self.in_features, self.out_features = base.in_features, base.out_features
+
     def forward(self, inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.base(inputs)
         down, up = self._for_calls(inputs.shape[0])
@@ -147,6 +151,7 @@ def add_side_paths(
         if isinstance(layer, nn.Conv2d):
             path = SideConvolution(layer, rank, max_rows)
         else:
+            assert isinstance(layer, nn.Linear)
             path = SideLinear(layer, rank, max_rows)
         owner._modules[leaf] = path
         paths[name] = path

@@ -7,8 +7,8 @@ from collections import OrderedDict
 
 from torch import nn
 
-_OF_THE_ORIGINAL = ("forward",)
-"""Attributes that an instance has in place of its class's: compiled code for its own weights."""
+_OF_THE_ORIGINAL = ("forward", "_diffusers_hook")
+"""Attributes of an instance that refer to it: compiled code, and diffusers' registry of caches."""
 
 
 def share_weights(module: nn.Module) -> nn.Module:
@@ -26,7 +26,8 @@ def _share(module: nn.Module, copies: dict[int, nn.Module]) -> nn.Module:
     copies[id(module)] = copy
     for name, value in module.__dict__.items():
         if name not in _OF_THE_ORIGINAL:
-            copy.__dict__[name] = value.copy() if isinstance(value, OrderedDict) else value
+            # those are dicts of hooks; a config is of another class
+            copy.__dict__[name] = value.copy() if type(value) is OrderedDict else value
     copy.__dict__["_parameters"] = module._parameters.copy()
     copy.__dict__["_buffers"] = module._buffers.copy()
     copy.__dict__["_non_persistent_buffers_set"] = module._non_persistent_buffers_set.copy()

@@ -34,7 +34,7 @@ from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.engine.scheduling.device_watch import pausing_watch
-from pixpod.errors import WorkerError
+from pixpod.errors import OutOfMemory, WorkerError
 from pixpod.job import GenerationRequest
 from pixpod.methods import StageName, StagePlan, stages_of
 
@@ -101,7 +101,7 @@ class ModelRunner:
             raise
         finally:
             for condition in self._conditions:
-                condition.release()
+                condition.release(self._placement.plan.spare_bytes)
             self._placement.release()
         return batch.results()
 
@@ -110,7 +110,7 @@ class ModelRunner:
         if not stage.prepare(batch):
             return
         with pausing_watch():
-            onload_ms = self._placement.onload(model, plan, len(batch.rows))
+            onload_ms = self._onload(model, plan, len(batch.rows))
         if onload_ms:
             batch.timeline.add("onload", onload_ms)
         class_name = batch.method.pipeline
@@ -127,9 +127,20 @@ class ModelRunner:
             synchronize_stream(model.device)
         batch.warnings += warnings
 
+    def _onload(self, model: LoadedModel, plan: StagePlan, batch_size: int) -> float:
+        try:
+            return self._placement.onload(model, plan, batch_size)
+        except OutOfMemory:
+            if not self._free_conditions():
+                raise
+            return self._placement.onload(model, plan, batch_size)
+
     def _free_cache(self) -> bool:
         stop_capturing()
-        for condition in self._conditions:
-            condition.free()
-        free_memory()
+        self._free_conditions()
         return True
+
+    def _free_conditions(self) -> bool:
+        freed = [condition.free() for condition in self._conditions]
+        free_memory()
+        return any(freed)

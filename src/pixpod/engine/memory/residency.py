@@ -78,6 +78,18 @@ class ResidencyPlan:
             return None
         return self.budget.free_bytes - sum(self.resident.values())
 
+    @property
+    def spare_bytes(self) -> int | None:
+        """Bytes that no stage of a single image of any model needs; None without a budget."""
+        if self.left_bytes is None:
+            return None
+        needed = (
+            stage.working_bytes(1) + self._onload_bytes(need.components_of(stage))
+            for need in self.needs
+            for stage in need.stages
+        )
+        return max(0, self.left_bytes - max(needed, default=0))
+
     def max_batch_size(self, model: str, stages: Sequence[StagePlan], wanted: int) -> int:
         """Return how many of `wanted` images fit into one batch with resident components in place.
 

@@ -57,8 +57,11 @@ class Condition(ABC):
         """Return messages for callers about a component of `components`."""
         return ()
 
-    def release(self) -> None:  # noqa: B027 - most conditions keep nothing
-        """End a batch, also one that has failed."""
+    def release(self, spare_bytes: int | None) -> None:  # noqa: B027 - most keep nothing
+        """End a batch, also one that has failed; keep no more device memory than is spare.
+
+        None for a device without a limit.
+        """
 
     def free(self) -> bool:
         """Free device memory that the running batch does not need; return False for nothing."""

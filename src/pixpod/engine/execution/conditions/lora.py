@@ -77,9 +77,9 @@ class LoraCondition(Condition):
         found = (copy.warnings for copy in self._written if copy.module is component)
         return next(found, ())
 
-    def release(self) -> None:
+    def release(self, spare_bytes: int | None) -> None:
         self._written.clear()
-        self._copies.release()
+        self._copies.release(spare_bytes)
 
     def free(self) -> bool:
         return self._copies.drop_idle()
