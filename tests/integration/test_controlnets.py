@@ -2,9 +2,13 @@
 
 import numpy as np
 import pytest
+import torch
+from support import loading
 from support.control_images import as_png, cases, images_of, largest_difference
+from support.loras import random_lora
 from support.tiny_models import Desk, build_tiny_worker
 
+from pixpod.families import Precision
 from pixpod_tools.tiny.control_scores import overlap, score_controls
 
 FEW, MANY = 8, 40
@@ -12,8 +16,16 @@ MODELS = ("sdxl-tiny", "sd15-tiny", "flux-tiny")
 
 
 @pytest.fixture(scope="module")
-def desk(tmp_path_factory):
-    worker = build_tiny_worker(tmp_path_factory.mktemp("out"))
+def lora_dir(tmp_path_factory):
+    return tmp_path_factory.mktemp("loras")
+
+
+@pytest.fixture(scope="module")
+def desk(tmp_path_factory, lora_dir):
+    for model, precision in (("sdxl-tiny", Precision.FLOAT32), ("flux-tiny", Precision.BFLOAT16)):
+        loaded = loading.load(model, loading.shipped(model), precision, torch.device("cpu"))
+        random_lora(loaded, lora_dir, 1).rename(lora_dir / f"{model}-style.safetensors")
+    worker = build_tiny_worker(tmp_path_factory.mktemp("out"), PIXPOD_LORA_DIR=str(lora_dir))
     worker.start()
     yield Desk(worker)
     worker.stop()
@@ -77,7 +89,7 @@ def test_plain_image_is_the_same_after_controlled_ones(desk, model):
 def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(
     desk, model, max_levels, max_mean
 ):
-    few = cases(4)
+    few = cases(3)
     jobs = [case.job(model, case.control()) for case in few]
     together = run(desk, *jobs)
     alone = [run(desk, {**job, "deterministic": True})[0] for job in jobs]
@@ -86,17 +98,17 @@ def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(
 
 
 def test_jobs_with_and_without_controls_run_side_by_side(desk):
-    few = cases(4)
+    few = cases(2)
     controlled = [case.job("sdxl-tiny", case.control()) for case in few]
     plain = [case.job("sdxl-tiny") for case in few]
     mixed = run(desk, *controlled, *plain)
-    assert largest_difference(mixed[:4], run(desk, *controlled)) <= 1
-    assert largest_difference(mixed[4:], run(desk, *plain)) <= 1
+    assert largest_difference(mixed[:2], run(desk, *controlled)) <= 1
+    assert largest_difference(mixed[2:], run(desk, *plain)) <= 1
 
 
 def test_two_nets_do_what_both_ask(desk):
     """At half its strength a net follows the shape less well than both do together."""
-    few = cases(6)
+    few = cases(4)
     given = [case.given for case in few]
 
     def mean_overlap(*types):
@@ -165,6 +177,19 @@ def test_image_and_mask_go_with_a_control(desk, model):
     ):
         assert np.array_equal(image[:, :32], source[:, :32])
         assert not np.array_equal(image[:, 32:], source[:, 32:])
+
+
+@pytest.mark.parametrize(("model", "max_levels"), [("sdxl-tiny", 1), ("flux-tiny", 40)])
+def test_lora_goes_with_a_control(desk, model, max_levels):
+    few = cases(2)
+
+    def jobs(scale):
+        loras = [{"source": f"{model}-style", "scale": scale}]
+        return [case.job(model, case.control(), loras=loras) for case in few]
+
+    controlled = run(desk, *[case.job(model, case.control()) for case in few])
+    assert largest_difference(run(desk, *jobs(0.0)), controlled) <= max_levels
+    assert largest_difference(run(desk, *jobs(1.0)), controlled) > max_levels
 
 
 def test_bad_control_image_fails_its_own_job_only(desk):
