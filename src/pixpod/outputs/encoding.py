@@ -16,7 +16,7 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pixpod
-from pixpod.job import EncodedImage, GenerationRequest, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import ControlOptions, EncodedImage, GenerationRequest, ImageFormat, ModelIdentity, RawImage
 
 PNG_COMPRESS_LEVEL = 1
 """Level 6 takes 2 to 4 times as long for files that are 2 % (texture) to 30 % (gradient) smaller.
@@ -88,6 +88,10 @@ def generation_text(
         "Model hash": model.revision[:10],
         "Lora hashes": _listed({each.name: each.sha256[:12] for each in loras}),
         "Lora scales": _listed({each.name: f"{each.scale:g}" for each in loras}),
+        **{
+            f"ControlNet {index}": _control_text(control)
+            for index, control in enumerate(request.controls)
+        },
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -95,6 +99,14 @@ def generation_text(
     if has_prompts and prompts.negative_prompt:
         lines.append(f"Negative prompt: {_shortened(prompts.negative_prompt)}")
     return "\n".join([*lines, ", ".join(known)])
+
+
+def _control_text(control: ControlOptions) -> str:
+    """Return a control in the notation of the web UI's extension for ControlNets."""
+    return (
+        f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
+        f"Guidance End: {control.end:g}"
+    )
 
 
 def encode(
