@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, TypeVar
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.errors import InvalidSettings, WorkerError
 from pixpod.extras import load_extras
-from pixpod.weights.manifest import read_manifest
+from pixpod.weights.manifest import names_in, read_manifest
 
 if TYPE_CHECKING:
     from pixpod_tools.bake.sources import SourceOptions
@@ -178,10 +178,12 @@ def _verify(options: argparse.Namespace) -> int:
         )
     for problem in problems:
         _say(f"wrong: {problem}")
+    num_models = len(names_in(manifest, extras=False))
     files = sum(len(entry.files) for entry in manifest.values())
     _say(
         f"{len(problems)} wrong" if problems else "as baked",
-        f"{len(manifest)} models, {files} files, {total_bytes} bytes in {directory}",
+        f"{num_models} models, {len(manifest) - num_models} extras, {files} files, "
+        f"{total_bytes} bytes in {directory}",
     )
     return 1 if problems else 0
 
