@@ -50,7 +50,8 @@ ELSEWHERE_IN_LISTS = {
 """Names of our fields of elements of lists in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|output\.put_urls.*"
+    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
+    r"|webhook_url|output\.put_urls.*"
     r"|s3Config.*"
 )
 
