@@ -1,6 +1,8 @@
 """Many LoRAs in many jobs: memory, throughput, and what one of them costs. Long: acceptance."""
 
 import random
+import subprocess
+import sys
 import time
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from pixpod.families import Precision
 
 pytestmark = pytest.mark.acceptance
 
+ROOT = Path(__file__).resolve().parents[2]
 CPU = torch.device("cpu")
 PROMPT = "a red circle on a blue background"
 NUM_LORAS, NUM_JOBS, NUM_LATE = 50, 200, 150
@@ -123,3 +126,32 @@ def test_cost_depends_on_the_rank_and_not_on_the_number(model, tmp_path):
     four, one = (float(np.median(times[kind][2:])) for kind in ("four", "one"))
     print(f"four LoRAs take {four / one:.3f} of one of their total rank")
     assert four / one <= 1.1
+
+
+WITHOUT_PEFT = """
+import importlib.abc, importlib.util, sys
+
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == "peft":
+            raise ModuleNotFoundError(name)
+
+find = importlib.util.find_spec
+importlib.util.find_spec = lambda name, *rest: None if name == "peft" else find(name, *rest)
+sys.meta_path.insert(0, Absent())
+sys.path[:0] = ["src", "tests"]
+from pathlib import Path
+from support.lora_worker import lora_desk
+
+desk = lora_desk(Path(sys.argv[1]), "sdxl-tiny")
+loras = [{"source": "sdxl-frame"}, {"source": "sdxl-bar"}]
+reply = desk.reply(model="sdxl-tiny", prompt="a red circle", loras=loras)
+desk.worker.stop()
+print(sorted(lora["name"] for lora in reply["adapters"]), "peft" in sys.modules)
+"""
+
+
+def test_peft_is_not_needed(tmp_path):
+    command = [sys.executable, "-c", WITHOUT_PEFT, str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "['sdxl-bar', 'sdxl-frame'] False"
