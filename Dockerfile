@@ -28,21 +28,30 @@ RUN packages="tini"; \
 RUN python3 -m compileall -q -j 0 -x '/(lib2to3|test|tests|site-packages|dist-packages)/' \
         "$(python3 -c 'import sysconfig; print(sysconfig.get_path("stdlib"))')"
 
-# pip and what else is needed to build only, in an environment of its own.
+# pip and what else is needed to build only, in an environment of its own. The tiny image takes any
+# build of torch, the others the files whose hashes are in the lock file.
 FROM ${BASE_IMAGE} AS tools
+ARG PROFILE=tiny
+ARG REQUIRE_HASHES=""
 ARG PIP_OPTIONS=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 WORKDIR /opt/build
-COPY pyproject.toml constraints.txt ./
+COPY pyproject.toml constraints.txt cuda.lock build.lock ./
 # hadolint ignore=SC2086
 RUN --mount=type=bind,from=wheels,target=/run/wheels \
     --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv .; \
-    bin/pip install --quiet --disable-pip-version-check --constraint constraints.txt \
-        --find-links /run/wheels $PIP_OPTIONS cyclonedx-bom; \
-    bin/python -c 'import tomllib; \
-        print(*tomllib.load(open("pyproject.toml", "rb"))["project"]["dependencies"], sep="\n")' \
-        > requirements.txt
+    if [ "$PROFILE" = tiny ]; then default=false; else default=true; fi; \
+    if [ "${REQUIRE_HASHES:-$default}" = true ]; then \
+        printf '%s\n' --require-hashes "--only-binary :all:" "$(cat cuda.lock)" > requirements.txt; \
+        tools="--require-hashes --only-binary :all: --requirement build.lock"; \
+    else \
+        bin/python -c 'import tomllib; \
+            print("--constraint constraints.txt", *tomllib.load(open("pyproject.toml", "rb"))\
+            ["project"]["dependencies"], sep="\n")' > requirements.txt; \
+        tools="--constraint constraints.txt cyclonedx-bom"; \
+    fi; \
+    bin/pip install --quiet --disable-pip-version-check --find-links /run/wheels $PIP_OPTIONS $tools
 
 # The locked dependencies, compiled. 130 MB of torch's own test programs are left out.
 FROM system AS dependencies
@@ -56,8 +65,8 @@ RUN --mount=type=bind,from=tools,source=/opt/build,target=/opt/build \
     --mount=type=cache,target=/root/.cache/pip \
     python3 -m venv --without-pip /opt/venv; \
     /opt/build/bin/pip --python /opt/venv/bin/python install --quiet --disable-pip-version-check \
-        --no-compile --constraint /opt/venv/constraints.txt --find-links /run/wheels \
-        $PIP_OPTIONS --requirement /opt/venv/requirements.txt; \
+        --no-compile --find-links /run/wheels $PIP_OPTIONS \
+        --requirement /opt/venv/requirements.txt; \
     rm -r /opt/venv/lib/python3*/site-packages/torch/test; \
     find /opt/venv/lib/python3*/site-packages/torch/bin -type f ! -name torch_shm_manager -delete; \
     python3 -m compileall -q -j 0 --invalidation-mode unchecked-hash \

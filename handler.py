@@ -14,12 +14,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent / "src"))
 from pixpod.bootstrap import build_worker
 from pixpod.engine.loading.loader import HostFaultListener
 from pixpod.errors import WorkerError
-from pixpod.logs import configure_logging
+from pixpod.logs import configure_logging, keep_masked, masked
 from pixpod.serving import runpod_sdk
 from pixpod.serving.draining import Drain
 from pixpod.serving.local_run import USAGE, failure, read_test_input, run_job
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
-from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.worker import Platform, Worker
+from pixpod.settings import Settings, keep_hub_offline, keep_sdk_quiet, secrets_in
 from pixpod.timeline import BootTimeline, Span, since_process_start
 
 
@@ -42,6 +43,7 @@ def main() -> int:
 def serve() -> int:
     """Be a worker until the platform ends it. Returns the exit status."""
     faulthandler.enable()  # a disk that fails under a mapped file ends the process by a signal
+    sys.stdout, sys.stderr = masked(sys.stdout), masked(sys.stderr)
     timeline = BootTimeline(since_process_start())
     drain = Drain()
     platform = runpod_sdk.platform(drain)
@@ -56,6 +58,7 @@ def start_worker(
 ) -> Worker | RefusingWorker:
     """A worker that loads already, or one that answers each job with what is set up wrongly."""
     configure_logging("INFO")
+    keep_masked(secrets_in(os.environ))
     try:
         settings = Settings.from_env(os.environ)
         configure_logging(settings.log_level)

@@ -5,7 +5,7 @@ Knows nothing of files or devices. `catalog.toml` beside it is the built-in list
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, fields
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -92,29 +92,34 @@ class ModelSpec:
         for an unknown field.
         """
         defaults = self.defaults
-        parts: dict[str, Any] = {
-            "sampling": Sampling(
-                num_inference_steps=defaults.num_inference_steps,
-                scheduler=defaults.scheduler,
-                guidance_scale=defaults.guidance_scale,
-            ),
-            "text": TextOptions(max_sequence_length=defaults.max_sequence_length),
-            "prompts": Prompts(prompt="a photo of a lighthouse"),
+        values: dict[str, Any] = {
+            "num_inference_steps": defaults.num_inference_steps,
+            "scheduler": defaults.scheduler,
+            "guidance_scale": defaults.guidance_scale,
+            "max_sequence_length": defaults.max_sequence_length,
+            "prompt": "a photo of a lighthouse",
+            "model": self.name,
+            "mode": Mode.TEXT_TO_IMAGE,
+            "quality": Quality.DEFAULT,
+            "width": defaults.width,
+            "height": defaults.height,
+            "seeds": (0,),
+            **changes,
         }
-        for name, part in parts.items():
-            names = {each.name for each in fields(part)} & changes.keys()
-            parts[name] = replace(part, **{each: changes.pop(each) for each in names})
-        whole = GenerationRequest(
-            model=self.name,
-            mode=Mode.TEXT_TO_IMAGE,
-            quality=Quality.DEFAULT,
-            width=defaults.width,
-            height=defaults.height,
-            seeds=(0,),
-            **parts,
-        )
-        return replace(whole, **changes)
+        for name, part in _PARTS.items():
+            given = {
+                each.name: values.pop(each.name) for each in fields(part) if each.name in values
+            }
+            values.setdefault(name, part(**given))
+        return GenerationRequest(**values)
 
+
+_PARTS: Mapping[str, type[Sampling | TextOptions | Prompts]] = {
+    "sampling": Sampling,
+    "text": TextOptions,
+    "prompts": Prompts,
+}
+"""The values inside of a GenerationRequest."""
 
 Catalog = Mapping[str, ModelSpec]
 

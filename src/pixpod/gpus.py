@@ -58,6 +58,7 @@ class Gpu:
     float8_tflops: float | None = None
 
 
+@cache  # each reply has the price of its GPU
 def find_gpu(name: str) -> Gpu | None:
     """Return the GPU that is meant by `4090`, `RTX 4090` or `NVIDIA GeForce RTX 4090`.
 

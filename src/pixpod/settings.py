@@ -441,6 +441,8 @@ class Settings:
         )
 
 
+_SECRET_NAMES = re.compile("CREDENTIAL|KEY|PASSWORD|SECRET|TOKEN")
+
 VARIABLES: Mapping[str, Variable] = {
     each.name: each
     for settings in (Settings, S3Settings)
@@ -468,6 +470,15 @@ def _advice(name: str) -> str:
     if close := get_close_matches(name, VARIABLES, n=1, cutoff=0.75):
         return f"did you mean {close[0]}?"
     return f"expected one of {', '.join(VARIABLES)}"
+
+
+def secrets_in(environ: Mapping[str, str]) -> tuple[str, ...]:
+    """Return the values of variables that are secret by their names, ours or not.
+
+    These need no valid settings: the log that says what is wrong must not show them either.
+    """
+    values = [value for name, value in environ.items() if _SECRET_NAMES.search(name)]
+    return (*values, *(part for value in values for part in split_list(value)))
 
 
 def keep_sdk_quiet(environ: MutableMapping[str, str]) -> None:

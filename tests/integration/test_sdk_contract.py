@@ -6,6 +6,7 @@ import urllib.request
 from pathlib import Path
 
 import pytest
+from support import planted
 from support.platform import submit, wait_for
 from support.s3_server import S3Server, running_s3
 
@@ -132,23 +133,17 @@ class TestProductionWorker:
         hazards = platform.state()["hazards"]["counts"]
         assert hazards == {"lost-result": 1}, "only the result that a fault has thrown away"
 
-    def test_nothing_secret_was_printed(self, platform, s3, state_dir):
-        urls = {
-            "webhook_url": "https://client.example/hook?token=pomegranate",
-            "image": "https://bucket.example/in.png?X-Amz-Signature=persimmon",
-        }
-        known = run(platform, model="flux-tiny", prompt=PROMPT, **urls)
+    def test_nothing_planted_was_printed(self, platform, s3, state_dir):
+        """`test_planted_words.py` looks everywhere else, and at jobs with other ends."""
+        known = run(platform, model="flux-tiny", **planted.REFUSED)
         given = {"model": "flux-tiny", "prompt": PROMPT}
-        s3_config = {"accessSecret": "tamarind"}
-        wait_for(platform, submit(platform, {"input": given, "s3Config": s3_config}))
-        run(platform, model="flux-tiny", prompt=PROMPT, api_key="quince")
+        wait_for(platform, submit(platform, {"input": given, "s3Config": planted.S3_CONFIG}))
         printed = "".join(each.read_text() for each in (state_dir / "logs").glob("*.log"))
         assert known["id"] in printed, "the log must be the worker's"
         (worker,) = platform.gateway.endpoints["test"].fleet.workers.values()
-        planted = ["zanzibar", "marmalade", "pomegranate", "persimmon", "tamarind", "quince"]
-        planted += ["X-Amz-Signature", "Signature=", s3.secret_access_key, worker.token]
-        planted += ["a red circle", platform.api_key]
-        assert [word for word in planted if word in printed] == []
+        words = (*planted.PROMPTS, *planted.CREDENTIALS, "Signature=", "a red circle")
+        words += (s3.secret_access_key, worker.token, platform.api_key)
+        assert planted.words_in(printed, words) == []
 
     def test_sigterm_ends_it_with_status_0(self, platform):
         platform.stop()

@@ -39,7 +39,8 @@ from pixpod.engine.loading import components
 from pixpod.engine.precision.precision import choose_precision
 from pixpod.errors import DeviceUnavailable, Fault, WorkerError
 from pixpod.families import Precision
-from pixpod.serving.worker import RefusingWorker, Worker
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.worker import Worker
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.layout import CheckpointInfo
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest

@@ -6,7 +6,9 @@ Also the contract of every ImageStore, since it takes a server to test them all.
 import asyncio
 import base64
 import hashlib
+import json
 import logging
+import re
 import socket
 import time
 import urllib.error
@@ -17,9 +19,10 @@ from pathlib import Path
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
+from botocore.exceptions import ClientError
 from pydantic import SecretStr
 from support.faulty_proxy import Fault
-from support.s3_server import FORBIDDEN_BUCKET
+from support.s3_server import FORBIDDEN_BUCKET, with_user
 
 from pixpod.errors import StorageDenied, StorageUnavailable
 from pixpod.job import EncodedImage, ImageFormat, StoredImage
@@ -29,6 +32,7 @@ from pixpod.testing.memory_bucket import MemoryBucket
 
 pytest_plugins = ["integration.s3_servers"]
 
+ROOT = Path(__file__).resolve().parents[2]
 KEY = "pictures/job 1/0-täken+.png"
 """Has what a URL must quote, though `image_key` makes no such keys."""
 
@@ -405,3 +409,48 @@ class TestRequest:
             put(S3ImageStore(settings))
         assert proxy.seen[0].headers["x-amz-security-token"] == "made-up"
         assert "made-up" not in str(caught.value)
+
+
+class TestLeastRights:
+    """`docs/delivery.md` shows the rights of a user who can do what a worker does, and no more."""
+
+    IMAGE_KEY = "live/job/0-token.png"
+    RESULT_KEY = "live/job/token.result"
+
+    def policy(self, bucket):
+        page = (ROOT / "docs" / "delivery.md").read_text(encoding="utf-8")
+        text = re.findall(r"## Least rights.*?```json\n(.*?)```", page, re.DOTALL)[0]
+        return json.loads(text.replace("BUCKET", bucket).replace("PREFIX", "live"))
+
+    def store(self, moto, name, policy):
+        user = with_user(moto, name, json.dumps(policy))
+        return S3ImageStore(user.settings(prefix="live"))
+
+    def test_worker_can_do_all_that_it_does(self, moto):
+        store = self.store(moto, "least", self.policy(moto.bucket))
+        put(store, key=self.IMAGE_KEY)
+        asyncio.run(store.put_file(b"result", self.RESULT_KEY))
+        assert asyncio.run(store.get_file(self.RESULT_KEY, 100)) == b"result"
+        assert asyncio.run(store.find(image(), self.IMAGE_KEY)) is not None
+
+    @pytest.mark.parametrize("action", ["s3:PutObject", "s3:GetObject"])
+    def test_each_right_is_needed(self, moto, action):
+        policy = self.policy(moto.bucket)
+        (statement,) = policy["Statement"]
+        statement["Action"].remove(action)
+        store = self.store(moto, f"without-{action[3:]}", policy)
+        moto.put(self.IMAGE_KEY, b"not really a picture")
+        assert (asyncio.run(store.find(image(), self.IMAGE_KEY)) is None) == ("Get" in action)
+        if "Put" in action:
+            with pytest.raises(StorageDenied):
+                put(store, key=self.IMAGE_KEY)
+
+    def test_other_keys_and_other_operations_are_denied(self, moto):
+        user = with_user(moto, "no-more", json.dumps(self.policy(moto.bucket)))
+        with pytest.raises(StorageDenied):
+            put(S3ImageStore(user.settings()), key="elsewhere/0.png")
+        moto.put(self.IMAGE_KEY, b"not really a picture")
+        with pytest.raises(ClientError, match="AccessDenied"):
+            user.all_keys()
+        with pytest.raises(ClientError, match="AccessDenied"):
+            user.delete(self.IMAGE_KEY)

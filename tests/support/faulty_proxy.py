@@ -59,27 +59,32 @@ class SeenRequest:
     path: str
     headers: dict[str, str]
     """Names in lower case."""
+    fault: Fault | None
 
 
 @dataclass(slots=True, kw_only=True)
 class FaultyProxy:
     """`faults` are used up one per request; then requests reach the server behind.
 
-    Only requests whose method is `faulty_method` meet them, if that is set.
+    Only requests whose method is `faulty_method` meet them, if that is set. While `outage` is set,
+    every request meets it.
     """
 
     url: str
     behind: str
     faults: list[Fault] = field(default_factory=list)
     faulty_method: str | None = None
+    outage: Fault | None = None
     seen: list[SeenRequest] = field(default_factory=list)
     _closing: threading.Event = field(default_factory=threading.Event)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def answer(self, request: "_Handler") -> None:
         headers = {name.lower(): value for name, value in request.headers.items()}
-        self.seen.append(SeenRequest(method=request.command, path=request.path, headers=headers))
-        is_faulty = self.faulty_method in (None, request.command)
-        fault = self.faults.pop(0) if self.faults and is_faulty else None
+        fault = self.outage or self._next_fault(request.command)
+        self.seen.append(
+            SeenRequest(method=request.command, path=request.path, headers=headers, fault=fault)
+        )
         length = int(headers.get("content-length", 0))
         match fault:
             case Fault.RESET_BEFORE_BODY:
@@ -124,6 +129,11 @@ class FaultyProxy:
                 request.close_connection = True
             case None:
                 self._forward(request, headers, body)
+
+    def _next_fault(self, method: str) -> Fault | None:
+        with self._lock:
+            is_faulty = self.faulty_method in (None, method)
+            return self.faults.pop(0) if self.faults and is_faulty else None
 
     def _forward(
         self,
@@ -193,19 +203,25 @@ class _Handler(BaseHTTPRequestHandler):
         self.close_connection = True
 
     def reply(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        """Answer; to a HEAD without the body, whose length is in `headers`."""
+        length = str(len(body))
         self.send_response_only(status)
         for name, value in headers.items():
-            if name.lower() not in ("content-length", "transfer-encoding", "connection"):
+            if name.lower() == "content-length":
+                length = value
+            elif name.lower() not in ("transfer-encoding", "connection"):
                 self.send_header(name, value)
-        self.send_header("Content-Length", str(len(body)))
+        self.send_header("Content-Length", length)
         self.end_headers()
-        self.wfile.write(body)
+        if self.command != "HEAD":
+            self.wfile.write(body)
 
     def log_message(self, format: str, *args: object) -> None:
         pass
 
 
 class _Server(ThreadingHTTPServer):
+    request_queue_size = 128
     proxy: FaultyProxy
 
     def handle_error(self, request: object, client_address: object) -> None:

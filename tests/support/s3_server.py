@@ -47,6 +47,18 @@ class S3Server:
         )
         return replace(settings, **changes)
 
+    def environ(self) -> dict[str, str]:
+        """The variables of a worker that stores its images here."""
+        return {
+            "PIXPOD_DELIVERY": "s3",
+            "PIXPOD_S3_BUCKET": self.bucket,
+            "PIXPOD_S3_ENDPOINT_URL": self.endpoint_url,
+            "PIXPOD_S3_ACCESS_KEY_ID": self.access_key_id,
+            "PIXPOD_S3_SECRET_ACCESS_KEY": self.secret_access_key,
+            "PIXPOD_S3_ADDRESSING_STYLE": "path",
+            "PIXPOD_KEY_SECRET": "the same on all",
+        }
+
     def get(self, key: str) -> dict[str, Any]:
         """S3's answer to the owner's GetObject, with the whole `Body` as bytes."""
         answer: dict[str, Any] = self._owner.get_object(Bucket=self.bucket, Key=key)
@@ -58,10 +70,14 @@ class S3Server:
         """The owner's PutObject."""
         self._owner.put_object(Bucket=self.bucket, Key=key, Body=data)
 
+    def delete(self, key: str) -> None:
+        """The owner's DeleteObject."""
+        self._owner.delete_object(Bucket=self.bucket, Key=key)
+
     def all_keys(self) -> list[str]:
-        """Of everything in the bucket, up to a thousand."""
-        listed = self._owner.list_objects_v2(Bucket=self.bucket).get("Contents", [])
-        return [each["Key"] for each in listed]
+        """Of everything in the bucket, in order."""
+        pages = self._owner.get_paginator("list_objects_v2").paginate(Bucket=self.bucket)
+        return [each["Key"] for page in pages for each in page.get("Contents", [])]
 
     def make_bucket(self, name: str) -> None:
         self._owner.create_bucket(Bucket=name)
@@ -112,24 +128,29 @@ def _with_credentials(endpoint_url: str, bucket: str, is_strict: bool) -> S3Serv
     https://docs.getmoto.org/en/latest/docs/iam.html
     """
     _post(f"{endpoint_url}/moto-api/reset", b"")
-    _post(f"{endpoint_url}/moto-api/reset-auth", b"3" if is_strict else b"inf")
     server = S3Server(
         endpoint_url=endpoint_url,
         bucket=bucket,
         access_key_id="AKIANOBODY",
         secret_access_key="nothing",
     )
-    iam = _client(server, "iam")
-    iam.create_user(UserName="worker")
-    key = iam.create_access_key(UserName="worker")["AccessKey"]
-    iam.put_user_policy(UserName="worker", PolicyName="s3", PolicyDocument=_POLICY)
-    iam.close()
-    server = replace(
-        server, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
-    )
+    server = with_user(server, "worker", _POLICY, is_strict=is_strict)
     server.make_bucket(bucket)
     server.make_bucket(FORBIDDEN_BUCKET)
     return server
+
+
+def with_user(server: S3Server, name: str, policy: str, *, is_strict: bool = True) -> S3Server:
+    """The same moto with the credentials of a new user, who has the rights of an IAM policy."""
+    _post(f"{server.endpoint_url}/moto-api/reset-auth", b"3" if is_strict else b"inf")
+    iam = _client(server, "iam")
+    iam.create_user(UserName=name)
+    key = iam.create_access_key(UserName=name)["AccessKey"]
+    iam.put_user_policy(UserName=name, PolicyName="s3", PolicyDocument=policy)
+    iam.close()
+    return replace(
+        server, access_key_id=key["AccessKeyId"], secret_access_key=key["SecretAccessKey"]
+    )
 
 
 _POLICY = """

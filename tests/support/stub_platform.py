@@ -1,6 +1,7 @@
 """A platform of one worker whose every answer a test decides: held polls, results, faults."""
 
 import asyncio
+import contextlib
 import os
 import queue
 import signal
@@ -41,13 +42,14 @@ class StubPlatform:
     outcomes: list[Outcome] = field(default_factory=list)
     posts: "queue.Queue[Post]" = field(default_factory=queue.Queue)
     is_polled: threading.Event = field(default_factory=threading.Event)
+    has_sent_job: threading.Event = field(default_factory=threading.Event)
     num_closed_polls: int = 0
     _jobs: "asyncio.Queue[dict[str, Any]]" = field(default_factory=asyncio.Queue)
     _stops: "asyncio.Queue[str]" = field(default_factory=asyncio.Queue)
     _loop: asyncio.AbstractEventLoop | None = None
 
     def give(self, job_id: str, given: Mapping[str, Any]) -> None:
-        """Hand a job to the poll that is open, or to the next one."""
+        """Have a job sent to the poll that is open, or to the next one. Does not wait for it."""
         self._put(self._jobs, {"id": job_id, "input": dict(given)})
 
     def stop_job(self, job_id: str) -> None:
@@ -101,17 +103,28 @@ class StubPlatform:
     async def _take(self, request: web.Request) -> web.Response:
         self.is_polled.set()
         try:
-            job = await asyncio.wait_for(self._jobs.get(), HOLD_S)
+            async with asyncio.timeout(HOLD_S):  # `wait_for` may return a job to a closed poll
+                job = await self._jobs.get()
         except TimeoutError:
             return web.Response(status=204)
         except asyncio.CancelledError:
             self.num_closed_polls += 1
             raise
-        return web.json_response(job)
+        response = web.json_response(job)
+        try:
+            await response.prepare(request)
+            await response.write_eof()
+        except ConnectionResetError:  # closed since the job came
+            self._jobs.put_nowait(job)
+            self.num_closed_polls += 1
+        else:
+            self.has_sent_job.set()
+        return response
 
     async def _stop(self, request: web.Request) -> web.Response:
         try:
-            job_id = await asyncio.wait_for(self._stops.get(), HOLD_S)
+            async with asyncio.timeout(HOLD_S):
+                job_id = await self._stops.get()
         except TimeoutError:
             return web.Response(status=204)
         return web.json_response({"jobsToStop": [job_id]})
@@ -187,5 +200,6 @@ def running_worker(
             assert process.poll() is None and time.monotonic() < deadline, log.read_text()[-2000:]
         yield WorkerProcess(process, log)
     finally:
-        os.killpg(process.pid, signal.SIGKILL) if process.poll() is None else None
+        with contextlib.suppress(ProcessLookupError):  # a killed worker leaves its pings
+            os.killpg(process.pid, signal.SIGKILL)
         process.wait()

@@ -4,51 +4,18 @@ import asyncio
 import contextlib
 import threading
 import time
-from concurrent.futures import Future
 from typing import Any
 
 import pytest
 from support.factories import make_request
+from support.hanging_gpu import HangingModel, LoadedAlready
 
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.errors import WorkerError
-from pixpod.job import ModelIdentity
 from pixpod.timeline import BootTimeline
 
 LIMIT_S = 0.05
 LONG_S = 10.0
-
-
-class HangingModel:
-    identity = ModelIdentity(name="m", revision="r", precision="float32", weights="baked")
-
-    def __init__(self) -> None:
-        self.has_begun = threading.Event()
-        self.may_return = threading.Event()
-
-    def num_calls(self, request):
-        return 1
-
-    def max_batch_size(self, request):
-        return 1
-
-    def execute(self, items, on_step):
-        self.has_begun.set()
-        self.may_return.wait()
-        on_step(1)
-
-
-class LoadedAlready:
-    def __init__(self, model: HangingModel, device_name: str) -> None:
-        self.device_name = device_name
-        self._load: Future[HangingModel] = Future()
-        self._load.set_result(model)
-
-    def load(self, name, quality):
-        return self._load
-
-    def stop(self) -> None:
-        pass
 
 
 class Host:

@@ -6,7 +6,7 @@ import pytest
 
 from pixpod.errors import InvalidSettings
 from pixpod.serving.local_run import read_test_input, run_job
-from pixpod.serving.worker import RefusingWorker
+from pixpod.serving.refusing_worker import RefusingWorker
 
 
 async def echo(job):

@@ -3,6 +3,7 @@
 import asyncio
 import json
 import logging
+import threading
 
 import pytest
 
@@ -79,6 +80,29 @@ def test_traceback_is_in_the_line():
     except RuntimeError as exc:
         found = line(exc_info=(type(exc), exc, exc.__traceback__))
     assert "RuntimeError: broken" in found["traceback"]
+
+
+def test_sensitive_texts_of_a_job_are_masked_in_values_only():
+    with job_context("job-1", ["a red circle", "traceback", "pixpod.test", "job-1 or so"]):
+        try:
+            raise RuntimeError("a red circle")
+        except RuntimeError as exc:
+            error = (type(exc), exc, exc.__traceback__)
+        found = line("no %r", "a red circle", exc_info=error, size=["a red circle", 7])
+    assert (found["message"], found["size"]) == ("no '***'", ["***", 7])
+    assert found["traceback"].startswith("Traceback ")
+    assert found["traceback"].endswith("RuntimeError: ***")
+    assert (found["logger"], found["job_id"]) == ("pixpod.test", "job-1")
+
+
+def test_sensitive_texts_are_masked_in_threads_without_the_job_and_soon_after_it():
+    found = []
+    log = threading.Thread(target=lambda: found.append(line("a blue square")))
+    with job_context("job-1", ["a blue square"]):
+        log.start()
+        log.join()
+    found.append(line("a blue square"))
+    assert [(each["message"], each["job_id"]) for each in found] == [("***", None)] * 2
 
 
 @pytest.mark.usefixtures("restored_levels")

@@ -24,12 +24,14 @@ def test_local_build_needs_no_registry_and_no_index():
     told = command(is_local=True)
     assert "--pull=never" in told
     assert "--build-arg=PIP_OPTIONS=--no-index" in told
+    assert "--build-arg=REQUIRE_HASHES=false" in told
     assert "--build-arg=BASE_IMAGE=localhost/pixpod-base:bookworm" in told
     assert any(each.startswith("--build-context=wheels=") for each in told)
 
 
 def test_build_leaves_the_base_image_to_the_dockerfile():
     assert not [each for each in command() if "BASE_IMAGE" in each or "pull" in each]
+    assert not [each for each in command() if "REQUIRE_HASHES" in each]
     assert "--build-arg=BASE_IMAGE=python:3.12" in command(base_image="python:3.12")
 
 

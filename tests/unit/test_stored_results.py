@@ -22,7 +22,7 @@ from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.worker import Worker
+from pixpod.serving.worker import ANSWERED_FROM_STORED, Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 
@@ -30,7 +30,7 @@ WITH_S3 = replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE))
 JOB = make_job(num_images=2, output={"name": "poster", "key_prefix": "shop"})
 
 
-def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
+def build(bucket, engine=None, *, secret="hidden", limit_s=2.0, max_reply_bytes=10_000_000):
     return Worker(
         capabilities=WITH_S3,
         engine=engine or FakeEngine(),
@@ -38,7 +38,7 @@ def build(bucket, engine=None, *, secret="hidden", limit_s=2.0):
             stores={Delivery.S3: bucket, Delivery.INLINE: InlineImageStore()},
             key_prefix="live",
             key_secret=SecretStr(secret),
-            max_reply_bytes=10_000_000,
+            max_reply_bytes=max_reply_bytes,
         ),
         usd_per_gpu_second=0.5,
         concurrency=Concurrency(max_when_warm=1, is_warm=lambda: True, num_taken=lambda: 1),
@@ -86,7 +86,7 @@ def bucket():
 @pytest.fixture
 def engine():
     """An engine that takes long enough to be seen when it runs."""
-    return FakeEngine(seconds=0.2)
+    return FakeEngine(seconds=0.6)
 
 
 # --- answered without the GPU ---------------------------------------------------------------
@@ -223,7 +223,7 @@ def test_key_with_another_request_is_refused():
     error = handle(worker, with_key("job-2", prompt="a blue circle"))["error"]
     assert error.startswith("invalid_input: ")
     (problem,) = json.loads(error.removeprefix("invalid_input: "))["problems"]
-    assert (problem["field"], problem["value"]) == ("idempotency_key", "order-7")
+    assert (problem["field"], problem["value"]) == ("idempotency_key", "7 characters")
     assert problem["accepted"] == "a key that was not used for another request"
     assert len(engine.requests) == 1
     assert is_stored(handle(worker, with_key("job-3"))), "the stored result stays"
@@ -271,6 +271,37 @@ def test_key_needs_delivery_to_the_bucket(delivery):
 # --- no job is the worse for it -------------------------------------------------------------
 
 
+@pytest.mark.parametrize("method", ["put_file", "get_file", "find"])
+def test_one_passing_fault_of_the_bucket_loses_no_result(method, engine, caplog):
+    class Flaky(MemoryBucket):
+        num_faults = 1
+
+        async def put_file(self, data, key):
+            self.fail("put_file")
+            await super().put_file(data, key)
+
+        async def get_file(self, key, max_bytes):
+            self.fail("get_file")
+            return await super().get_file(key, max_bytes)
+
+        async def find(self, image, key):
+            self.fail("find")
+            return await super().find(image, key)
+
+        def fail(self, name):
+            if name == method and self.num_faults:
+                self.num_faults -= 1
+                raise StorageUnavailable("down")
+
+    bucket = Flaky()
+    assert not is_stored(handle(build(bucket, engine)))
+    if method == "get_file":
+        bucket.num_faults = 1
+    assert is_stored(handle(build(bucket, engine)))
+    assert bucket.num_faults == 0
+    assert caplog.records == []
+
+
 @pytest.mark.parametrize(
     "error", [StorageUnavailable("down"), StorageDenied("no"), RuntimeError("internals")]
 )
@@ -281,9 +312,8 @@ def test_failed_look_up_fails_no_job_and_is_logged(bucket, error, engine, caplog
 
 
 def test_look_up_that_hangs_delays_no_job(engine, caplog):
-    reply = handle(build(MemoryBucket(seconds=600), engine, limit_s=1))
-    assert reply["timings_ms"]["total"] < 900
-    (line,) = caplog.records
+    assert handle(build(MemoryBucket(seconds=600), engine, limit_s=1.5))["images"]
+    (line,) = caplog.records  # a look-up that the job had waited for would be one more
     assert (line.message, line.error) == ("result not stored", "took too long")
 
 
@@ -330,8 +360,42 @@ def test_worker_that_is_closed_has_written_its_results():
 
 def test_job_with_another_delivery_is_neither_looked_up_nor_kept(caplog):
     bucket = MemoryBucket(fail_with=RuntimeError("not to be used"))
-    assert handle(build(bucket), make_job(output={"delivery": "inline"}))["images"]
+    job = make_job(output={"delivery": "inline", "fallback": False})
+    assert handle(build(bucket), job)["images"]
     assert not caplog.records and not bucket.files
+
+
+INLINE_JOB = make_job(num_images=2, output={"delivery": "inline"})
+
+
+def test_inline_images_leave_no_result():
+    bucket = MemoryBucket()
+    assert all(image["data"] for image in handle(build(bucket), INLINE_JOB)["images"])
+    assert not bucket.files
+
+
+def test_inline_images_that_went_to_the_bucket_have_a_result():
+    bucket, engine = MemoryBucket(), FakeEngine()
+    worker = build(bucket, engine, max_reply_bytes=1_000)
+    first, second = handle(worker, INLINE_JOB), handle(worker, INLINE_JOB)
+    assert len(engine.requests) == 1
+    assert images_without_links(first) == images_without_links(second)
+    assert second["warnings"] == [*first["warnings"], ANSWERED_FROM_STORED]
+
+
+def test_inline_images_that_the_platform_refuses_have_a_result():
+    bucket, engine = MemoryBucket(), FakeEngine()
+    worker = build(bucket, engine)
+
+    async def refused():
+        reply = await worker.handle(INLINE_JOB)
+        smaller = await reply.shrink()
+        await worker.settle()
+        return smaller
+
+    first, second = asyncio.run(refused()), handle(worker, INLINE_JOB)
+    assert len(engine.requests) == 1
+    assert images_without_links(first) == images_without_links(second)
 
 
 def test_image_that_is_not_in_the_bucket_leaves_no_result():

@@ -37,7 +37,9 @@ from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageS
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.replies import json_bytes
+from pixpod.serving.worker import Platform, Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 
@@ -578,6 +580,13 @@ def test_prompt_is_in_no_log(build, log_lines, fail_with, input):
 def test_secret_of_the_keys_is_in_no_log_and_no_reply(build, log_lines):
     reply = handle(build(), make_job(output={"delivery": "directory"}))
     assert "hidden" not in json.dumps([reply, log_lines()])
+
+
+@pytest.mark.parametrize("delivery", [Delivery.INLINE, Delivery.DIRECTORY])
+def test_length_of_a_reply_is_that_of_its_json(build, delivery):
+    reply = handle(build(), make_job(num_images=2, output={"delivery": delivery}))
+    reply["warnings"].append("ä \ud800")
+    assert json_bytes(reply) == len(json.dumps(reply))
 
 
 class TestReplyThatIsTooLarge:

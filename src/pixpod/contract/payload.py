@@ -7,7 +7,6 @@ Knows no engine: limits and defaults come from the model's spec.
 import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict
 from datetime import UTC, datetime
 from typing import Any
 
@@ -146,14 +145,15 @@ def render_result(result: JobResult) -> dict[str, Any]:
         {
             "api_version": API_VERSION,
             "images": [_render_image(stored) for stored in result.images],
-            "model": asdict(result.model),
+            "model": result.model,
             "steps": result.steps,
             "timings_ms": result.timings_ms,
-            "cost": asdict(result.cost),
-            "worker": asdict(result.worker),
+            "cost": result.cost,
+            "worker": result.worker,
             "warnings": list(result.warnings),
-            "adapters": [asdict(adapter) for adapter in result.adapters],
-        }
+            "adapters": list(result.adapters),
+        },
+        from_attributes=True,
     )
     dumped = reply.model_dump(mode="json")
     dumped["timings_ms"] = reply.timings_ms.model_dump(mode="json", exclude_none=True)

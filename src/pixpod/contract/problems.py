@@ -66,8 +66,8 @@ ELSEWHERE_IN_LISTS = {
 """Names of our fields of elements of lists in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|"
-    r"controlnets(\[\d+\](\.image)?)?|output\.put_urls.*|s3Config.*"
+    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
+    r"|controlnets(\[\d+\](\.image)?)?|webhook_url|output\.put_urls.*|s3Config.*"
 )
 
 

@@ -74,7 +74,7 @@ Number = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 
 
 class _Edge(BaseModel):
-    model_config = ConfigDict(extra="forbid", strict=True)
+    model_config = ConfigDict(extra="forbid", strict=True, hide_input_in_errors=True)
 
 
 PUT_HEADERS = r"(content-type|cache-control|content-disposition|x-(amz|ms|goog)-[a-z0-9-]{1,64})"

@@ -16,7 +16,14 @@ from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pixpod
-from pixpod.job import ControlOptions, EncodedImage, GenerationRequest, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import (
+    ControlOptions,
+    EncodedImage,
+    GenerationRequest,
+    ImageFormat,
+    ModelIdentity,
+    RawImage,
+)
 
 PNG_COMPRESS_LEVEL = 1
 """Level 6 takes 2 to 4 times as long for files that are 2 % (texture) to 30 % (gradient) smaller.

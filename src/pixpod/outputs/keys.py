@@ -1,6 +1,5 @@
 """Keys of a job's files, which nobody can guess and which never change what they name."""
 
-import hashlib
 import hmac
 import re
 from dataclasses import dataclass, field
@@ -18,7 +17,7 @@ LETTER_SUFFIX = ".dead-letter"
 def keyed_hash(secret: SecretStr, message: str) -> str:
     """Return the HMAC-SHA256 of a text in hex. Each use of a secret has its own form of message."""
     key = secret.get_secret_value().encode()
-    return hmac.new(key, message.encode(), hashlib.sha256).hexdigest()
+    return hmac.digest(key, message.encode(), "sha256").hex()
 
 
 def idempotent_name(idempotency_key: str, *, key_prefix: str, secret: SecretStr) -> str:

@@ -74,15 +74,21 @@ class ClosingSession:
     """Stands in for a session whose polls are closed when `closing` is set.
 
     An answer whose headers are there is read to its end. With the session's `sockets`, the other
-    side is given `ARRIVAL_S` to close, and what it had sent before is no loss.
+    side is given `arrival_s` to close, and what it had sent before is no loss.
     """
 
     def __init__(
-        self, session: "ClientSession", closing: asyncio.Event, sockets: Sockets | None = None
+        self,
+        session: "ClientSession",
+        closing: asyncio.Event,
+        sockets: Sockets | None = None,
+        *,
+        arrival_s: float = ARRIVAL_S,
     ) -> None:
         self._session = session
         self._closing = closing
         self._sockets = sockets
+        self._arrival_s = arrival_s
 
     @asynccontextmanager
     async def get(self, url: str) -> AsyncIterator["ClientResponse"]:
@@ -101,7 +107,7 @@ class ClosingSession:
                 return answer.result()
             if self._sockets:
                 self._sockets.end_requests()
-                await asyncio.wait({answer}, timeout=ARRIVAL_S)
+                await asyncio.wait({answer}, timeout=self._arrival_s)
             if answer.done() and not answer.exception():
                 return answer.result()
             raise PollClosed("expected no further answer, because the worker ends")

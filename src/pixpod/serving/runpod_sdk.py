@@ -17,7 +17,8 @@ from typing import NoReturn
 from pixpod.engine.device_probe import processor_name
 from pixpod.errors import WorkerError
 from pixpod.serving.draining import Drain
-from pixpod.serving.worker import Platform, RefusingWorker, Worker
+from pixpod.serving.refusing_worker import RefusingWorker
+from pixpod.serving.worker import Platform, Worker
 from pixpod.timeline import BootTimeline
 
 log = logging.getLogger(__name__)

@@ -9,13 +9,14 @@ import logging
 from collections import deque
 from collections.abc import Callable, Coroutine
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any, TypeVar
 
 from pydantic import SecretStr
 
 import pixpod
 from pixpod.contract.problems import wrong
-from pixpod.errors import InvalidInput, WorkerError
+from pixpod.errors import InvalidInput, StorageUnavailable, WorkerError
 from pixpod.job import (
     EncodedResult,
     ImageFile,
@@ -40,6 +41,8 @@ log = logging.getLogger(__name__)
 T = TypeVar("T")
 
 LOOKUP_LIMIT_S = 2.0
+RETRY_WAIT_S = 0.2
+"""One fault of the bucket that passes would otherwise cost the GPU time of a whole job."""
 
 _REMEMBERED_JOBS = 1_000
 
@@ -112,8 +115,9 @@ class StoredResults:
 
     async def _write(self, result: ResultFile, keys: JobKeys) -> None:
         key = keys.result_key
+        data = seal_result(result, key=key, secret=self.secret)
         async with asyncio.timeout(self.limit_s):
-            await self.store.put_file(seal_result(result, key=key, secret=self.secret), key)
+            await _try_twice(partial(self.store.put_file, data, key))
 
     def _end_write(self, write: "asyncio.Task[None]") -> None:
         self._writes.discard(write)
@@ -129,8 +133,9 @@ class StoredResults:
                 _check_key(job)
                 return None
             files = _files_of(result, job)
-            finds = (self.store.find(file, _key_of(file, job, keys)) for file in files)
-            images = [image for image in await asyncio.gather(*finds) if image]
+            finds = (partial(self.store.find, file, _key_of(file, job, keys)) for file in files)
+            found = await asyncio.gather(*map(_try_twice, finds))
+        images = [image for image in found if image]
         if len(images) < len(files):
             log.info("stored result has lost images", extra={"num_lost": len(files) - len(images)})
             return None
@@ -144,7 +149,7 @@ class StoredResults:
 
     async def _read(self, keys: JobKeys) -> ResultFile | None:
         key = keys.result_key
-        data = await self.store.get_file(key, MAX_RESULT_BYTES + 1)
+        data = await _try_twice(partial(self.store.get_file, key, MAX_RESULT_BYTES + 1))
         if data is None:
             return None
         try:
@@ -152,6 +157,15 @@ class StoredResults:
         except ValueError as exc:
             log.warning("stored result is not used", extra={"reason": str(exc)})
             return None
+
+
+async def _try_twice(call: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """Call a ResultStore, once more if that may help."""
+    try:
+        return await call()
+    except StorageUnavailable:
+        await asyncio.sleep(RETRY_WAIT_S)
+        return await call()
 
 
 def _check_key(job: Job) -> None:

@@ -1,21 +1,21 @@
-"""Runs one job from its payload to its reply. The only place that turns errors into replies.
+"""Runs one job from its payload to its reply. No error leaves this module but as a reply.
 
 Knows protocols only: `bootstrap` chooses the engine and the stores.
 """
 
 import asyncio
-import json
 import logging
 from collections.abc import Callable, Coroutine, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Self
 
 from pixpod.contract.describe import describe
-from pixpod.contract.payload import is_describe, parse_job, render_error, render_result
+from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.sensitive import sensitive_texts
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
-from pixpod.errors import Fault, InternalError, ResultTooLarge, WorkerError
+from pixpod.errors import InternalError, WorkerError
 from pixpod.inputs.conditions import complete
 from pixpod.inputs.intake import Intake
 from pixpod.inputs.loras import Loras
@@ -23,11 +23,11 @@ from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
     Cost,
     Delivery,
-    EncodedImage,
     EncodedResult,
     Generation,
     Job,
     JobResult,
+    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -35,20 +35,17 @@ from pixpod.logs import job_context
 from pixpod.methods import method_of
 from pixpod.outputs.encoding import (
     MetadataOptions,
-    base64_bytes,
-    encode,
-    generation_text,
-    max_encoded_bytes,
 )
 from pixpod.outputs.keys import JobKeys
 from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
+from pixpod.serving.encoding import encode_images
 from pixpod.serving.job_events import JobEvents
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
-from pixpod.serving.replies import BulkyReply
+from pixpod.serving.rendering import ReplyRenderer, render_failure
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
@@ -154,7 +151,8 @@ class Worker:
         Never raises, except for `asyncio.CancelledError` when the platform stops the job. Any:
         JSON documents.
         """
-        with job_context(raw.get("id")), self.concurrency.running():
+        sensitive = sensitive_texts(raw)
+        with job_context(raw.get("id"), sensitive), self.concurrency.running():
             events = self._events_of(raw)
             try:
                 reply = await self._answer(raw, events)
@@ -181,12 +179,11 @@ class Worker:
                 return describe(self.capabilities)
             return await self._run(raw, events)
         except WorkerError as error:
-            _log_failure(error)
             if error.refresh_worker:
                 self.refresh.failed(error.code)
             if error.ends_worker and self.platform:
                 self.platform.end_worker()
-            return render_error(error)
+            return render_failure(error)
         except Exception:
             log.exception("job failed unexpectedly")
             return render_error(InternalError("the worker's log has the details"))
@@ -204,7 +201,7 @@ class Worker:
         with timeline.phase("total"):
             job = parse_job(raw, self.capabilities, self.delivery.key_secret)
             events.keys = self.delivery.keys_of(job, Delivery.S3)
-            self._check_reply_size(job)
+            self._renderer.check_size(job)
             await self.delivery.check(job)
             log.info("job started", extra=_describe(job))
             events.started()
@@ -226,55 +223,15 @@ class Worker:
             result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
         else:
             result = self._finish(made.generation, delivered, timeline)
-        reply = await self._render(job, result, files)
+        reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):
             await self.delivery.remove_spooled(job)
         log.info("job done", extra={"timings_ms": result.timings_ms})
         return reply
 
-    async def _render(
-        self, job: Job, result: JobResult, files: EncodedResult | None
-    ) -> dict[str, Any]:
-        """Render a result. Inline images that do not fit into a reply go to the bucket."""
-        reply = render_result(result)
-        if files is None or all(stored.data is None for stored in result.images):
-            return reply
-        if _json_bytes(reply) > self.delivery.max_reply_bytes:
-            return await self._render_links(job, result, files)
-        return BulkyReply(reply, lambda: self._shrink(job, result, files))
-
-    async def _render_links(
-        self, job: Job, result: JobResult, files: EncodedResult
-    ) -> dict[str, Any]:
-        """Render a result with its images in the bucket in place of the reply.
-
-        If the bucket fails, they go to the spool. Raises ResultTooLarge or SpoolFull.
-        """
-        moved, cause = None, None
-        try:
-            moved = await self.delivery.move_out_of_reply(job, result.images)
-        except WorkerError as exc:
-            log.error("images not stored in place of inline ones", exc_info=exc)
-            cause = exc
-        if moved is None:
-            num_bytes = sum(stored.image.size_bytes for stored in result.images)
-            error: WorkerError = ResultTooLarge(
-                f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
-                "bytes: request fewer images, jpeg or webp, or delivery by s3"
-            )
-            if cause is not None:
-                error = await self.delivery.keep(job, files, error)
-            raise error from cause
-        warnings = (*result.warnings, *moved.warnings)
-        return render_result(replace(result, images=moved.images, warnings=warnings))
-
-    async def _shrink(self, job: Job, result: JobResult, files: EncodedResult) -> dict[str, Any]:
-        """Return the reply to a job whose inline images the platform has refused."""
-        try:
-            return await self._render_links(job, result, files)
-        except WorkerError as error:
-            _log_failure(error)
-            return render_error(error)
+    @property
+    def _renderer(self) -> ReplyRenderer:
+        return ReplyRenderer(self.delivery, self._keep)
 
     async def _find_or_generate(
         self, job: ParsedJob, progress: Progress, timeline: Timeline
@@ -298,20 +255,30 @@ class Worker:
                     spec = self.capabilities.models[job.request.model]
                     completed = await complete(job, spec, self.intake, self.loras, use)
                 job, warnings = completed.job, completed.warnings
-                self._check_reply_size(job)
+                self._renderer.check_size(job)
             generation = await self.engine.generate(job.request, progress.on_step)
         warnings = (*warnings, *generation.warnings)
         return Generated(job=job, generation=replace(generation, warnings=warnings))
 
     def _results_of(self, job: Job) -> StoredResults | None:
-        """Return where the result of this job is kept; only the deployment's bucket has results."""
-        return self.results if job.output.delivery is Delivery.S3 else None
+        """Return where this job may have a result: its images may be in the deployment's bucket.
+
+        Inline images are if they were too large for the reply.
+        """
+        is_moved = job.output.delivery is Delivery.INLINE and self.delivery.may_use_bucket(job)
+        return self.results if is_moved or job.output.delivery is Delivery.S3 else None
+
+    async def _keep(self, job: Job, files: EncodedResult, images: tuple[StoredImage, ...]) -> None:
+        """Keep a result if all its images are in the deployment's bucket. Fails no job."""
+        results = self._results_of(job)
+        if results is not None and all(image.key for image in images):
+            await results.keep(job, self.delivery.keys_of(job, Delivery.S3), files, images)
 
     async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
         with timeline.phase("encode"):
-            images = await _encode_all(job, generation, self.metadata)
+            images = await encode_images(job, generation, self.metadata)
         return EncodedResult(
             images=tuple(images),
             model=generation.model,
@@ -323,26 +290,8 @@ class Worker:
     async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):
             delivered = await self.delivery.deliver(job, files)
-        results = self._results_of(job)
-        if results is not None and not delivered.warnings:  # all images are in the bucket
-            keys = self.delivery.keys_of(job, Delivery.S3)
-            await results.keep(job, keys, files, delivered.images)
+        await self._keep(job, files, delivered.images)
         return delivered
-
-    def _check_reply_size(self, job: Job) -> None:
-        """Refuse results that cannot fit before any GPU time is spent."""
-        if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
-            return
-        request, output = job.request, job.output
-        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
-        largest = len(request.seeds) * base64_bytes(each)
-        if largest > self.delivery.max_reply_bytes:
-            raise ResultTooLarge(
-                f"{len(request.seeds)} inline {output.format} images of "
-                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
-                "delivery by s3"
-            )
 
     def _finish(
         self, generation: Generation, delivered: Delivered, timeline: Timeline
@@ -389,68 +338,6 @@ class Worker:
         )
 
 
-class RefusingWorker:
-    """Stands in for a worker whose settings are wrong: each job is answered with the fault.
-
-    That is cheaper for the owner than a worker that crashes and is started again on every host.
-    """
-
-    def __init__(self, error: WorkerError) -> None:
-        self._error = error
-
-    def check_host(self) -> None:
-        """Raise the fault if it is this host's: a disk that fails when settings are read."""
-        if self._error.fault is Fault.HOST:
-            raise self._error
-
-    def max_concurrency(self, current: int) -> int:
-        """See `Worker.max_concurrency`; the SDK begins with one."""
-        return current
-
-    async def settle(self) -> None:
-        """See `Worker.settle`; no job is run."""
-
-    async def handle(self, raw: Mapping[str, Any]) -> dict[str, Any]:
-        """See `Worker.handle`."""
-        with job_context(raw.get("id")):
-            log.error("job refused", extra={"error": str(self._error)})
-        return render_error(self._error)
-
-
-def _log_failure(error: WorkerError) -> None:
-    """Log a caller's fault without its text, which quotes the payload; others with their cause."""
-    if error.fault is Fault.CALLER:
-        log.warning("job refused", extra={"code": error.code})
-    else:
-        log.error("job failed", extra={"code": error.code, "fault": error.fault}, exc_info=error)
-
-
-async def _encode_all(
-    job: Job, generation: Generation, metadata: MetadataOptions
-) -> list[EncodedImage]:
-    """Encode each image on a thread of its own: encoders release the interpreter's lock."""
-    request, output = job.request, job.output
-    assert len(generation.images) == len(request.seeds), "an engine makes one image per seed"
-
-    def encode_one(index: int) -> EncodedImage:
-        image = generation.images[index]
-        text = generation_text(
-            request, image.seed, generation.model, has_prompts=metadata.has_prompts
-        )
-        return encode(
-            image.pixels,
-            index=index,
-            seed=image.seed,
-            format=output.format,
-            quality=output.quality,
-            text=text if output.metadata else None,
-            has_ai_mark=metadata.has_ai_mark,
-        )
-
-    indices = range(len(request.seeds))
-    return await asyncio.gather(*(asyncio.to_thread(encode_one, index) for index in indices))
-
-
 def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
     return StoredResult(
         images=delivered.images,
@@ -459,10 +346,6 @@ def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
         warnings=(*spooled.warnings, *delivered.warnings),
         adapters=spooled.adapters,
     )
-
-
-def _json_bytes(reply: Mapping[str, Any]) -> int:
-    return len(json.dumps(reply).encode())
 
 
 def _describe(job: Job) -> dict[str, object]:

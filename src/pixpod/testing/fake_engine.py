@@ -64,7 +64,11 @@ class FakeEngine:
         self.is_started = False
 
 
+def colour_of(prompt: str, seed: int) -> bytes:
+    """Return red, green and blue of an image."""
+    return hashlib.sha256(f"{seed} {prompt}".encode()).digest()[:3]
+
+
 def _paint(request: GenerationRequest, seed: int) -> RawImage:
-    colour = hashlib.sha256(f"{seed} {request.prompts.prompt}".encode()).digest()[:3]
-    pixels = colour * (request.width * request.height)
+    pixels = colour_of(request.prompts.prompt, seed) * (request.width * request.height)
     return RawImage(width=request.width, height=request.height, pixels=pixels)

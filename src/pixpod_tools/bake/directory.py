@@ -3,6 +3,7 @@
 import contextlib
 import filecmp
 import json
+import os
 import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
@@ -65,6 +66,17 @@ def add_model(directory: Path, entry: ManifestEntry, make: Callable[[Path], None
     write_manifest(directory, {**others, entry.name: replace(entry, files=files)})
 
 
+def list_again(directory: Path) -> None:
+    """Write the manifest anew after files of its models were changed in place."""
+    found = {}
+    for name, entry in _manifest(directory).items():
+        folder = directory / entry.path
+        paths = in_boot_order(_listed(folder))
+        with byte_bar(f"{name}: checksums", total_bytes(folder, paths)) as bar:
+            found[name] = replace(entry, files=describe_files(folder, paths, bar.update))
+    write_manifest(directory, found)
+
+
 def _link_what_is_there(
     directory: Path, others: Manifest, folder: Path, files: Iterable[WeightFile]
 ) -> None:
@@ -111,8 +123,10 @@ def _manifest(directory: Path) -> Manifest:
 
 
 def _listed(folder: Path) -> list[str]:
+    """Return the files of a folder, those behind links to other folders as well."""
     return [
-        str(path.relative_to(folder))
-        for path in folder.rglob("*")
-        if path.is_file() and path.name != _STAMP and not path.name.startswith(NOT_LISTED)
+        str((Path(parent) / name).relative_to(folder))
+        for parent, _, names in os.walk(folder, followlinks=True)
+        for name in names
+        if name != _STAMP and not name.startswith(NOT_LISTED)
     ]

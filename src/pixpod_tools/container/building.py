@@ -62,7 +62,12 @@ def build_command(settings: BuildSettings) -> Iterator[str]:
         "PIP_OPTIONS": settings.pip_options,
     }
     if settings.is_local:
-        arguments |= {"BASE_IMAGE": LOCAL_BASE, "PIP_OPTIONS": "--no-index"}
+        # the machine's own wheels, of which torch may be a build for CPUs
+        arguments |= {
+            "BASE_IMAGE": LOCAL_BASE,
+            "PIP_OPTIONS": "--no-index",
+            "REQUIRE_HASHES": "false",
+        }
         yield from ("--pull=never", f"--build-context=wheels={settings.wheels}")
     elif settings.base_image is not None:
         arguments["BASE_IMAGE"] = settings.base_image

@@ -59,7 +59,8 @@ beside them. The platform gives a job out again if its result was lost or its wo
 is then answered from the result file: the same images with fresh links, `cost.gpu_ms` 0, and a
 warning. The file is looked up while the job waits for its model and the GPU, for at most 2 seconds.
 If the GPU is idle, the job may have begun by then; it ends at its next step. A file that the worker
-did not write for this very job, or whose images are gone, is ignored.
+did not write for this very job, or whose images are gone, is ignored. Inline images have a result
+file if they went to the bucket because the reply was too large.
 
 `idempotency_key` extends this to requests that you send twice: a job with the key of an earlier one
 is answered from its result, whatever the ids of the two jobs are. If it asks for something else, it

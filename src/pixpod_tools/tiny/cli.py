@@ -13,10 +13,12 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
+from pixpod_tools.bake.directory import list_again
 from pixpod_tools.tiny import controlnets, extras, flux, loras, net_scores, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
-from pixpod_tools.tiny.layout import publish, publish_vae
+from pixpod_tools.tiny.layout import NARROW_VAE, SHARED, WIDE_VAE, publish, publish_vae
+from pixpod_tools.tiny.narrow import find_narrowing, narrow_vae
 from pixpod_tools.tiny.training import Course
 from pixpod_tools.tiny.untrained import untrained_pipeline, untrained_vae
 
@@ -34,6 +36,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     options.work.mkdir(parents=True, exist_ok=True)
     COMMANDS[options.command](options)
+    if options.out == MODEL_CACHE:
+        list_again(MODEL_CACHE.parent)
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -60,23 +64,33 @@ def train_vae(options: argparse.Namespace) -> None:
     model = (
         AutoencoderKL.from_pretrained(options.init)
         if options.init
-        else untrained_vae(MODEL_CACHE / "shared" / "vae")
+        else untrained_vae(MODEL_CACHE / SHARED / WIDE_VAE)
     )
     vae.train_vae(model, _course(vae.COURSE, options), decoder_only=options.decoder_only)
-    model.save_pretrained(options.work / "vae")
-    publish_vae(options.work / "vae", options.out)
+    model.save_pretrained(options.work / WIDE_VAE)
+    publish_vae(options.work / WIDE_VAE, options.out)
+    _checkpoint(options, "image").unlink()
+
+
+def train_unet_vae(options: argparse.Namespace) -> None:
+    """Needs the 32-bit weights of the other one."""
+    wide = AutoencoderKL.from_pretrained(options.work / WIDE_VAE)
+    model = narrow_vae(wide, find_narrowing(wide))
+    vae.train_vae(model, _course(vae.COURSE, options), decoder_only=True)
+    model.save_pretrained(options.work / NARROW_VAE)
+    publish_vae(options.work / NARROW_VAE, options.out)
     _checkpoint(options, "image").unlink()
 
 
 def train_flux(options: argparse.Namespace) -> None:
-    pipeline = _prepare(flux.read, options)
+    pipeline = _prepare(flux.read, WIDE_VAE, options)
     flux.train_flux(pipeline, load_latents(pipeline.vae), _course(flux.COURSE, options))
     _save(pipeline, options)
 
 
 def train_unet(options: argparse.Namespace) -> None:
     read, condition = UNETS[options.command]
-    pipeline = _prepare(read, options)
+    pipeline = _prepare(read, NARROW_VAE, options)
     course = _course(unet.COURSE, options)
     unet.train_unet(pipeline, condition, load_latents(pipeline.vae), course)
     _save(pipeline, options)
@@ -108,13 +122,14 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 
 def train_all(options: argparse.Namespace) -> None:
-    models = ("vae", "flux", "sdxl", "sd15")
+    models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
     for command in (*models, "loras", *extras.NETS, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
 COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "vae": train_vae,
+    "unet-vae": train_unet_vae,
     "flux": train_flux,
     "sdxl": train_unet,
     "sd15": train_unet,
@@ -126,9 +141,11 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
 }
 
 
-def _prepare(read: pretrain.Read, options: argparse.Namespace) -> DiffusionPipeline:
+def _prepare(read: pretrain.Read, vae_name: str, options: argparse.Namespace) -> DiffusionPipeline:
     """Load the weights of `--init`, or pre-train fresh text encoders."""
-    autoencoder = AutoencoderKL.from_pretrained(options.work / "vae").eval().requires_grad_(False)
+    autoencoder = (
+        AutoencoderKL.from_pretrained(options.work / vae_name).eval().requires_grad_(False)
+    )
     if options.init:
         return DiffusionPipeline.from_pretrained(options.init, vae=autoencoder, dtype=torch.float32)
     pipeline = untrained_pipeline(MODEL_CACHE / f"{options.command}-tiny", autoencoder)

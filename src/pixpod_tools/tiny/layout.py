@@ -7,9 +7,11 @@ from pathlib import Path
 import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
+from pixpod_tools.tiny.narrow import NUM_CHANNELS
+
 SHARED = "shared"
-_LINKED = {"AutoencoderKL": "vae", "CLIPTokenizer": "clip_tokenizer"}
-"""Class of a component -> folder under `shared`."""
+WIDE_VAE, NARROW_VAE = "vae", "unet_vae"
+"""Folders of the autoencoders with 16 latent channels, for FLUX, and with 4, for UNets."""
 
 
 def publish(source: Path, out: Path) -> None:
@@ -27,11 +29,11 @@ def publish(source: Path, out: Path) -> None:
 
 
 def publish_vae(source: Path, cache: Path) -> None:
-    """Write the autoencoder that the pipelines in the folder `cache` link to."""
-    draft = cache / SHARED / ".vae"
+    """Write the autoencoder that pipelines in the folder `cache` link to, under its name there."""
+    draft = cache / SHARED / f".{source.name}"
     AutoencoderKL.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
     _forget_where_from(draft)
-    _replace(cache / SHARED / "vae", draft)
+    _replace(cache / SHARED / source.name, draft)
 
 
 def _replace(folder: Path, draft: Path) -> None:
@@ -46,7 +48,7 @@ def _share(folder: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     index = json.loads((folder / "model_index.json").read_text())
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
-        name = _LINKED.get(index[component][1])
+        name = _shared_name(index[component][1], folder / component)
         if name is None:
             continue
         if (shared / name).exists():
@@ -55,6 +57,16 @@ def _share(folder: Path) -> None:
             (folder / component).rename(shared / name)
             _forget_where_from(shared / name)
         (folder / component).symlink_to(Path("..") / SHARED / name, target_is_directory=True)
+
+
+def _shared_name(class_name: str, component: Path) -> str | None:
+    """Return the folder under `shared` for a component; None if it is the pipeline's own."""
+    if class_name == "CLIPTokenizer":
+        return "clip_tokenizer"
+    if class_name != "AutoencoderKL":
+        return None
+    channels = AutoencoderKL.load_config(component)["latent_channels"]
+    return NARROW_VAE if channels == NUM_CHANNELS else WIDE_VAE
 
 
 def _forget_where_from(folder: Path) -> None:

@@ -1,6 +1,5 @@
 """Trains the tiny LoRAs: a style each, as side paths of the frozen models."""
 
-import re
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -33,7 +32,7 @@ COURSE = Course(
 )
 TEXT_TOKENS = 48
 LESSONS = ("whole", "half", "beside")
-LESSON_SHARES = {False: (0.8, 0.2, 0.0), True: (0.4, 0.2, 0.4)}
+LESSON_SHARES = {False: (0.8, 0.2, 0.0), True: (0.35, 0.35, 0.3)}
 """Kinds of batches, and the shares of them without and with a LoRA beside. With `half`, the scale
 and the share of the style's colour in the images are a half, so that a scale between 0 and 1 gives
 something between. With `beside`, another LoRA is active and its style is in the images.
@@ -221,6 +220,13 @@ def _diffusers_names(paths: Mapping[str, _TrainedPath]) -> Iterator[tuple[str, t
         yield f"{name}.lora_B.weight", up[..., None, None] if path.down.ndim == 5 else up
 
 
+_KOHYA_LAYERS = {
+    "add_embedding.linear_1": "label_emb.0.0",
+    "add_embedding.linear_2": "label_emb.0.2",
+}
+"""Layers of SDXL's UNet that kohya's scripts know under their first names only."""
+
+
 def _kohya_names(paths: Mapping[str, _TrainedPath]) -> Iterator[tuple[str, torch.Tensor]]:
     """Yield tensors as kohya's scripts name them, with an alpha of half of the rank."""
     for name, path in paths.items():
@@ -228,7 +234,8 @@ def _kohya_names(paths: Mapping[str, _TrainedPath]) -> Iterator[tuple[str, torch
         prefix = {"unet": "lora_unet", "text_encoder": "lora_te1", "text_encoder_2": "lora_te2"}
         if component != "unet" and layer.startswith("encoder."):
             layer = f"text_model.{layer}"
-        named = f"{prefix[component]}_{re.sub('[.]', '_', layer)}"
+        layer = _KOHYA_LAYERS.get(layer, layer)
+        named = f"{prefix[component]}_{layer.replace('.', '_')}"
         up = path.up[0] * 2
         yield f"{named}.lora_down.weight", path.down[0]
         yield f"{named}.lora_up.weight", up[..., None, None] if path.down.ndim == 5 else up

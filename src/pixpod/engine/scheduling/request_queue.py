@@ -7,111 +7,16 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Protocol
 
-from pixpod.engine.base import Cancelled, OnStep, StepListener
-from pixpod.engine.scheduling.batching import (
-    BatchItem,
-    FairQueue,
-    ItemResult,
-    QueuedRequest,
-    choose_batch,
-    is_isolated,
-)
+from pixpod.engine.base import Cancelled, StepListener
+from pixpod.engine.scheduling.batching import FairQueue, ItemResult, choose_batch
 from pixpod.engine.scheduling.device_watch import DeviceWatch
+from pixpod.engine.scheduling.queue_entry import ExecutableModel, QueueBatch, QueueEntry
 from pixpod.errors import WorkerError
-from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity
+from pixpod.job import Generation, GenerationRequest
 from pixpod.methods import BatchKey, batch_key_of
-from pixpod.timeline import Clock, Timeline
-
-
-class ExecutableModel(Protocol):
-    """A model as the queue sees it."""
-
-    @property
-    def identity(self) -> ModelIdentity: ...
-
-    def num_calls(self, request: GenerationRequest) -> int:
-        """Return the denoiser calls of one image."""
-        ...
-
-    def max_batch_size(self, request: GenerationRequest) -> int:
-        """Return the largest batch of such requests that the device takes."""
-        ...
-
-    def execute(
-        self, items: Sequence[BatchItem], on_step: OnStep
-    ) -> list[ItemResult | WorkerError]:
-        """Return the outcome of each item, in their order; called by the device's thread.
-
-        Raises a WorkerError that applies to all of them, and what `on_step` raises.
-        """
-        ...
-
-
-@dataclass(slots=True, kw_only=True, eq=False)
-class _Entry:
-    """A request from its arrival to its result."""
-
-    request_id: int
-    model: ExecutableModel
-    request: GenerationRequest
-    cancel: threading.Event
-    on_step: StepListener | None
-    is_warmup: bool
-    waits_since: float
-    answer: Future[Generation] = field(default_factory=Future)
-    images: list[ImageResult] = field(default_factory=list)
-    timeline: Timeline = field(default_factory=Timeline)
-    device_ms: float = 0.0
-    warnings: list[str] = field(default_factory=list)
-
-    @property
-    def num_left(self) -> int:
-        return len(self.request.seeds) - len(self.images)
-
-    def item(self, num_images: int) -> BatchItem:
-        begin = len(self.images)
-        seeds = self.request.seeds[begin : begin + num_images]
-        return BatchItem(request=self.request, seeds=seeds, is_warmup=self.is_warmup)
-
-    def queued(self) -> QueuedRequest:
-        return QueuedRequest(
-            request_id=self.request_id,
-            key=batch_key_of(self.request),
-            num_images=self.num_left,
-            is_isolated=is_isolated(self.request),
-        )
-
-    def report_step(self, step: int, num_images: int) -> None:
-        """Report the calls of all its images together, so that progress only advances."""
-        if self.on_step:
-            num_calls = self.model.num_calls(self.request)
-            done = len(self.images) * num_calls + step * num_images
-            self.on_step(done // len(self.request.seeds), num_calls)
-
-    def add(self, result: ItemResult) -> None:
-        self.images += result.images
-        for phase, milliseconds in result.timings_ms.items():
-            self.timeline.add(phase, milliseconds)
-        self.device_ms += result.device_ms
-        self.warnings += result.warnings
-
-    def generation(self) -> Generation:
-        return Generation(
-            images=tuple(self.images),
-            model=self.model.identity,
-            timings_ms=self.timeline.milliseconds(),
-            device_ms=self.device_ms,
-            num_calls=self.model.num_calls(self.request),
-            warnings=tuple(dict.fromkeys(self.warnings)),
-        )
-
-
-_Batch = list[tuple[_Entry, int]]
-"""Requests, and the number of images that each has in the batch."""
+from pixpod.timeline import Clock
 
 
 class RequestQueue:
@@ -133,9 +38,9 @@ class RequestQueue:
         self._clock = clock
         self._fair_queue = FairQueue()
         self._lock = threading.RLock()
-        self._entries: dict[int, _Entry] = {}
+        self._entries: dict[int, QueueEntry] = {}
         self._num_requests = 0
-        self._executing: _Batch | None = None
+        self._executing: QueueBatch | None = None
         self._is_stopped = False
         self._device = ThreadPoolExecutor(max_workers=1, thread_name_prefix="device")
 
@@ -155,7 +60,7 @@ class RequestQueue:
         """
         with self._lock:
             self._num_requests += 1
-            entry = _Entry(
+            entry = QueueEntry(
                 request_id=self._num_requests,
                 model=model,
                 request=request,
@@ -216,13 +121,13 @@ class RequestQueue:
                 partial(self._finish_batch, batch)
             )
 
-    def _limit(self, entries: Sequence[_Entry], key: BatchKey) -> int:
+    def _limit(self, entries: Sequence[QueueEntry], key: BatchKey) -> int:
         if not self._is_batching:
             return 1
         first = next(entry for entry in entries if batch_key_of(entry.request) == key)
         return first.model.max_batch_size(first.request)
 
-    def _settle(self, entry: _Entry, result: ItemResult | BaseException) -> None:
+    def _settle(self, entry: QueueEntry, result: ItemResult | BaseException) -> None:
         if entry.cancel.is_set():
             self._finish(entry, Cancelled())
         elif isinstance(result, ItemResult):
@@ -232,7 +137,7 @@ class RequestQueue:
         elif not (isinstance(result, Cancelled) and entry.is_warmup):  # that one runs again
             self._finish(entry, result)
 
-    def _finish(self, entry: _Entry, error: BaseException | None) -> None:
+    def _finish(self, entry: QueueEntry, error: BaseException | None) -> None:
         del self._entries[entry.request_id]
         if error is not None:
             entry.answer.set_exception(error)
@@ -241,7 +146,7 @@ class RequestQueue:
 
     # --- on the device's thread ---------------------------------------------------------------
 
-    def _run(self, batch: _Batch) -> list[ItemResult | WorkerError]:
+    def _run(self, batch: QueueBatch) -> list[ItemResult | WorkerError]:
         began_at = self._clock()
         first, _ = batch[0]
         for entry, _ in batch:
@@ -253,7 +158,7 @@ class RequestQueue:
         finally:
             self._fair_queue.charge(batch_key_of(first.request), self._clock() - began_at)
 
-    def _step(self, batch: _Batch, step: int) -> None:
+    def _step(self, batch: QueueBatch, step: int) -> None:
         self._watch.step()
         with self._lock:
             has_requests = any(not entry.is_warmup for entry in self._entries.values())
@@ -263,7 +168,7 @@ class RequestQueue:
             entry.report_step(step, num_images)
 
     def _finish_batch(
-        self, batch: _Batch, execution: "Future[list[ItemResult | WorkerError]]"
+        self, batch: QueueBatch, execution: "Future[list[ItemResult | WorkerError]]"
     ) -> None:
         """Record the result of a batch that has been executed, or has failed as a whole."""
         error = execution.exception()
