@@ -12,9 +12,12 @@ from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
+from pixpod.extras import Extras, check_names, load_extras
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
+from pixpod.inputs.lora_cache import LoraCache
+from pixpod.inputs.loras import DeployedLoras, Loras
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
@@ -58,10 +61,11 @@ def build_worker(
     """
     locator = _build_locator(settings)
     models = _choose_models(settings, locator, families)
-    engine = _build_engine(settings, models, locator, timeline, on_host_fault)
+    extras = _choose_extras(settings, locator, models, families)
+    engine = _build_engine(settings, models, extras, locator, timeline, on_host_fault)
     bucket = _build_bucket(settings)
     return Worker(
-        capabilities=_build_capabilities(settings, models, locator),
+        capabilities=_build_capabilities(settings, models, extras, locator),
         engine=engine,
         delivery=_build_delivery(settings, bucket),
         usd_per_gpu_second=settings.usd_per_gpu_second,
@@ -72,6 +76,10 @@ def build_worker(
         ),
         refresh=Refresh(after_images=settings.refresh_after_images),
         intake=Intake(GuardedClient(settings.targets)),
+        loras=Loras(
+            LoraCache(settings.local_dir / "loras", settings.lora_cache_bytes),
+            DeployedLoras(settings.lora_dir),
+        ),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,
@@ -84,7 +92,7 @@ def build_worker(
 
 
 def _build_capabilities(
-    settings: Settings, models: Catalog, locator: WeightsLocator
+    settings: Settings, models: Catalog, extras: Extras, locator: WeightsLocator
 ) -> Capabilities:
     qualities = {
         name: offered_qualities(
@@ -96,22 +104,25 @@ def _build_capabilities(
         models=models,
         qualities=qualities,
         deliveries=settings.deliveries,
+        extras=extras,
         targets=settings.targets,
         signs_webhooks=bool(settings.webhook_secrets),
+        lora_names=DeployedLoras(settings.lora_dir).names,
     )
 
 
 def build_engine(settings: Settings, timeline: BootTimeline | None = None) -> DiffusionEngine:
     """Build the engine of such a worker alone. Raises InvalidSettings."""
     locator = _build_locator(settings)
-    return _build_engine(
-        settings, _choose_models(settings, locator, FAMILIES), locator, timeline, None
-    )
+    models = _choose_models(settings, locator, FAMILIES)
+    extras = _choose_extras(settings, locator, models, FAMILIES)
+    return _build_engine(settings, models, extras, locator, timeline, None)
 
 
 def _build_engine(
     settings: Settings,
     models: Catalog,
+    extras: Extras,
     locator: WeightsLocator,
     timeline: BootTimeline | None,
     on_host_fault: HostFaultListener | None,
@@ -121,6 +132,7 @@ def _build_engine(
     on_host_fault = on_host_fault or (lambda error: None)
     loader = ModelLoader(
         models=models,
+        extras=extras,
         locator=locator,
         device=settings.device,
         requested_precision=settings.requested_precision,
@@ -179,6 +191,29 @@ def _choose_models(
         if settings.device == "cpu" and catalog[name].requires_cuda:
             raise InvalidSettings(f"PIXPOD_DEVICE: expected cuda or auto for {name}, got 'cpu'")
     return {name: catalog[name] for name in names}
+
+
+def _choose_extras(
+    settings: Settings,
+    locator: WeightsLocator,
+    models: Catalog,
+    families: Mapping[str, FamilySpec],
+) -> Extras:
+    """Return the extras of PIXPOD_EXTRAS, else all that are there and fit a served model."""
+    known = load_extras(settings.catalog_file, families=families)
+    check_names(known, load_catalog(settings.catalog_file, families=families))
+    if settings.extras is None:
+        there = {name: known[name] for name in locator.extra_names if name in known}
+        return {
+            name: extra for name, extra in there.items() if any(map(extra.fits, models.values()))
+        }
+    for name in settings.extras:
+        if name not in known:
+            names = ", ".join(known)
+            raise InvalidSettings(f"extra {name!r} is not in the catalog, which has {names}")
+        if not any(map(known[name].fits, models.values())):
+            raise InvalidSettings(f"PIXPOD_EXTRAS: {name} fits none of {', '.join(models)}")
+    return {name: known[name] for name in settings.extras}
 
 
 def _build_webhooks(settings: Settings, bucket: "S3ImageStore | None") -> Webhooks | None:

@@ -123,6 +123,9 @@ _PARTS: Mapping[str, type[Sampling | TextOptions | Prompts]] = {
 
 Catalog = Mapping[str, ModelSpec]
 
+EXTRAS_TABLE = "extras"
+"""The table of a catalog's file that has no model, but what models can be served with."""
+
 _SPEC = TypeAdapter(ModelSpec)
 
 
@@ -137,11 +140,15 @@ def load_catalog(
     catalog = _parse(tomllib.loads(builtin), "catalog.toml", families)
     if extra_file is None:
         return catalog
+    return {**catalog, **_parse(read_catalog_file(extra_file), str(extra_file), families)}
+
+
+def read_catalog_file(path: Path) -> dict[str, Any]:
+    """Return the tables of a deployment's file. Any: TOML is untyped. Raises InvalidSettings."""
     try:
-        entries = tomllib.loads(extra_file.read_text(encoding="utf-8"))
+        return tomllib.loads(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:
-        raise InvalidSettings(f"PIXPOD_CATALOG={str(extra_file)!r}: {exc}") from exc
-    return {**catalog, **_parse(entries, str(extra_file), families)}
+        raise InvalidSettings(f"PIXPOD_CATALOG={str(path)!r}: {exc}") from exc
 
 
 def _parse(
@@ -150,6 +157,8 @@ def _parse(
     """Check entries. Any: TOML is untyped."""
     specs = {}
     for name, entry in entries.items():
+        if name == EXTRAS_TABLE:
+            continue
         where = f"{source}: model {name!r}"
         if not isinstance(entry, dict):
             raise InvalidSettings(f"{where}: expected a table, got {entry!r}")

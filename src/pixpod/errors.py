@@ -12,6 +12,7 @@
     │   └── WeightsRefused        weights_refused         caller
     ├── ResultTooLarge            result_too_large        caller
     ├── InvalidSettings           invalid_settings        deployment
+    ├── AdapterUnusable           adapter_unusable        deployment
     ├── ModelUnavailable          model_unavailable       deployment
     │   └── LicenceNotAccepted    licence_not_accepted    deployment
     ├── StorageDenied             storage_denied          deployment
@@ -122,7 +123,7 @@ class ImageRefused(PayloadError):
 
 
 class WeightsRefused(PayloadError):
-    """A caller's weights are not safetensors, or break a limit."""
+    """A caller's weights are not safetensors, break a limit, or would not do what they say."""
 
     code = "weights_refused"
 
@@ -138,6 +139,13 @@ class InvalidSettings(WorkerError):
     """An environment variable is missing or malformed; raised once, when settings are read."""
 
     code = "invalid_settings"
+    fault = Fault.DEPLOYMENT
+
+
+class AdapterUnusable(WorkerError):
+    """A LoRA of the deployment's own does not work with the model that a job names."""
+
+    code = "adapter_unusable"
     fault = Fault.DEPLOYMENT
 
 

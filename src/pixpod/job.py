@@ -6,6 +6,7 @@ No pixel library, no tensor, no raw payload.
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
+from pathlib import Path
 
 from pydantic import SecretStr
 
@@ -183,14 +184,67 @@ class InputImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ControlOptions:
+    """Influence of a control image: the net that sees it, and how strongly.
+
+    `net` is the name of an extra. It applies from the share `start` of the steps to `end`.
+    """
+
+    net: str
+    scale: float
+    start: float
+    end: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraFile:
+    """The file of a LoRA on this disk. `sha256` of its bytes identifies it, whatever it is called.
+
+    `field` is its place in the payload. `is_cached`: it was here before the job. `is_deployed`: it
+    is one of the deployment's own.
+    """
+
+    field: str
+    name: str
+    sha256: str
+    path: Path
+    scale: float
+    is_cached: bool = False
+    is_deployed: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSlots:
+    """Room for LoRAs beside the denoiser's layers: requests with the same slots share batches.
+
+    `rank` is for all LoRAs of an image together. `is_whole`: all layers have slots, not only those
+    that LoRAs usually have.
+    """
+
+    rank: int
+    is_whole: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
     """What steers images beside their texts, fetched, decoded and scaled.
 
-    White in the mask is generated, black stays as in `image`, and grey blends the two.
+    White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
+    are the control images of the request's `controls`, in the same order. `loras` are in the order
+    of their hashes, so that the order in which a caller lists them does not matter. `slots` are
+    those that they need, once they are read for a model.
     """
 
     image: InputImage | None = None
     mask: RawMask | None = None
+    controls: tuple[InputImage, ...] = ()
+    loras: tuple[LoraFile, ...] = ()
+    slots: LoraSlots | None = None
+
+    @property
+    def has_files(self) -> bool:
+        """Return whether files have to be read before the request can run."""
+        return bool(self.loras)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -209,6 +263,7 @@ class GenerationRequest:
     text: TextOptions
     prompts: Prompts
     seeds: tuple[int, ...]
+    controls: tuple[ControlOptions, ...] = ()
     conditions: Conditions = Conditions()
     isolated: bool = False
 
@@ -253,6 +308,18 @@ class ModelIdentity:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class AdapterUse:
+    """A LoRA that was used. `rank` is the highest of its `layers`; `cached`: it was here before."""
+
+    name: str
+    sha256: str
+    rank: int
+    layers: int
+    scale: float
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Generation:
     """An engine's answer to a request: one image per seed, in the same order.
 
@@ -266,6 +333,7 @@ class Generation:
     device_ms: float
     num_calls: int
     warnings: tuple[str, ...] = ()
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -299,6 +367,7 @@ class EncodedResult:
     model: ModelIdentity
     steps: int
     warnings: tuple[str, ...]
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -324,6 +393,7 @@ class StoredResult:
     model: ModelIdentity
     steps: int
     warnings: tuple[str, ...]
+    adapters: tuple[AdapterUse, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -357,3 +427,4 @@ class JobResult:
     cost: Cost
     worker: WorkerReport
     warnings: tuple[str, ...]
+    adapters: tuple[AdapterUse, ...] = ()

@@ -144,6 +144,12 @@ class Settings:
         "Models to serve. The first is loaded first.",
         no_default="all models in the manifest",
     )
+    extras: tuple[str, ...] | None = variable(
+        "PIXPOD_EXTRAS",
+        NAMES,
+        "Extras, such as ControlNets, that requests may use.",
+        no_default="all extras in the manifest that fit a served model",
+    )
     verify: Verify = variable(
         "PIXPOD_VERIFY",
         one_of(Verify.CHUNKS, Verify.SIZES, Verify.FULL),
@@ -244,6 +250,20 @@ class Settings:
         "GPU memory to use. Components that do not fit are offloaded to host memory; "
         "`scripts/plan` shows which.",
         no_default="all memory of the GPU",
+    )
+    lora_dir: Path | None = variable(
+        "PIXPOD_LORA_DIR",
+        PATH,
+        "Directory of the deployment's own LoRAs: jobs name `NAME.safetensors` as `NAME`. It is "
+        "read once, at start.",
+        no_default="no LoRAs by name",
+    )
+    lora_cache_bytes: int = variable(
+        "PIXPOD_LORA_CACHE_BYTES",
+        whole(0, 10**13),
+        "Disk space for LoRAs from URLs, in bytes, below `PIXPOD_LOCAL_DIR`. The ones used longest "
+        "ago are deleted; those that jobs use are not.",
+        default="5000000000",
     )
     prompt_cache_bytes: int = variable(
         "PIXPOD_PROMPT_CACHE_MB",

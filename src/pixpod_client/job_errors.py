@@ -42,7 +42,7 @@ class ImageRefused(CallerError):
 
 
 class WeightsRefused(CallerError):
-    """A caller's weights are not safetensors, or break a limit."""
+    """A caller's weights are not safetensors, break a limit, or would not do what they say."""
 
     code = "weights_refused"
 
@@ -57,6 +57,12 @@ class InvalidSettings(DeploymentError):
     """An environment variable is missing or malformed; raised once, when settings are read."""
 
     code = "invalid_settings"
+
+
+class AdapterUnusable(DeploymentError):
+    """A LoRA of the deployment's own does not work with the model that a job names."""
+
+    code = "adapter_unusable"
 
 
 class ModelUnavailable(DeploymentError):
@@ -153,6 +159,7 @@ BY_CODE: Mapping[str, type[JobFailed]] = {
     "weights_refused": WeightsRefused,
     "result_too_large": ResultTooLarge,
     "invalid_settings": InvalidSettings,
+    "adapter_unusable": AdapterUnusable,
     "model_unavailable": ModelUnavailable,
     "licence_not_accepted": LicenceNotAccepted,
     "storage_denied": StorageDenied,

@@ -44,6 +44,7 @@ class TimingsReply(TypedDict):
     load: NotRequired[float]
     queue: NotRequired[float]
     onload: NotRequired[float]
+    adapt: NotRequired[float]
     text_encode: NotRequired[float]
     image_encode: NotRequired[float]
     denoise: NotRequired[float]
@@ -73,6 +74,20 @@ class WorkerReply(TypedDict):
     images_served: int
 
 
+class AdapterReply(TypedDict):
+    """A LoRA that was used. `cached` is true if the worker had the file before the job."""
+
+    name: str
+    """Of its file, or in the deployment."""
+    sha256: str
+    """Of its file, in hex."""
+    rank: int
+    """The highest of its layers."""
+    layers: int
+    scale: float
+    cached: bool
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -86,6 +101,8 @@ class Reply(TypedDict):
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
+    adapters: list[AdapterReply]
+    """The LoRAs that were used."""
 
 
 class ErrorReply(TypedDict):

@@ -4,8 +4,10 @@ from dataclasses import replace
 
 import pytest
 import torch
+from diffusers import ControlNetModel
 from support import loading
 from torch import nn
+from torch.utils._pytree import tree_unflatten
 
 from pixpod.engine.compilation.calls import (
     PackageCompiled,
@@ -13,13 +15,15 @@ from pixpod.engine.compilation.calls import (
     collecting_eager_calls,
 )
 from pixpod.engine.compilation.regions import Call
+from pixpod.engine.component_key import extra_key
 from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
-from pixpod.engine.model import Compilation
+from pixpod.engine.model import Compilation, LoadedExtra
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
+from pixpod.job import Conditions, ControlOptions, InputImage, RawImage
 from pixpod_tools.compile.exporting import form_of
 
 CPU = torch.device("cpu")
@@ -114,4 +118,46 @@ def test_reply_names_a_size_that_is_not_compiled():
     assert result.warnings == (
         "unet ran eagerly, which is slower: expected latents with sides that are multiples of 2, "
         "got 9x8",
+    )
+
+
+def execute(model, request):
+    placement = Placement(make_plan([], None))
+    placement.add(model)
+    item = BatchItem(request=request, seeds=request.seeds)
+    (result,) = ModelRunner(placement, ConditionCache(0)).execute(model, [item], lambda calls: None)
+    assert isinstance(result, ItemResult)
+    return result
+
+
+def test_reply_names_a_control_that_is_not_compiled():
+    """A package for plain calls has no place for what a ControlNet adds to the UNet's."""
+    model = loading.load("sd15-tiny", loading.shipped("sd15-tiny"), Precision.FLOAT32, CPU)
+    unet, seen = model.components["unet"], []
+
+    def record(region, call):
+        seen.append(call)
+        arguments, options = tree_unflatten(list(call.leaves), call.spec)
+        return region.forward.eager(*arguments, **options)
+
+    def must_not_run(tensors):
+        raise AssertionError("the package has no such form")
+
+    plain = model.spec.default_request(prompt="a red circle", num_inference_steps=2, seeds=(1,))
+    compile_with(unet, record)
+    for request in (plain, replace(plain, width=96, height=80, seeds=(1, 2))):
+        assert execute(model, request).warnings == ()
+    unet.forward = unet.forward.eager
+    compile_with(unet, PackageCompiled(must_not_run, form_of(unet, seen[0], seen[-1])))
+    net = ControlNetModel.from_unet(unet, load_weights_from_unet=False).eval()
+    model.extras["net"] = LoadedExtra(module=net, key=extra_key("net", Precision.FLOAT32))
+    pixels = RawImage(width=64, height=64, pixels=bytes(3 * 64 * 64))
+    controlled = replace(
+        plain,
+        controls=(ControlOptions(net="net", scale=1.0, start=0.0, end=1.0),),
+        conditions=Conditions(controls=(InputImage(raw=pixels, digest="black"),)),
+    )
+    assert execute(model, controlled).warnings == (
+        "unet ran eagerly, which is slower: expected the arguments that it was compiled with, got "
+        "others",
     )

@@ -13,6 +13,7 @@ from support.hub_server import SIGNATURE, TOKEN, Repository, running_hub
 from support.weights_directories import CATALOG, WEIGHTS_NAME, files_of, pinned
 
 from pixpod.errors import DiskFull, HubUnavailable, ModelUnavailable
+from pixpod.extras import load_extras
 from pixpod.weights.hub_repository import fetch_repository, needed_files
 from pixpod.weights.sources import HubSource
 
@@ -74,6 +75,25 @@ def test_needed_files_of_the_pinned_revision_are_brought_and_listed(source):
     assert bytes_below(weights.folder) == files_of(FLUX)
     assert [file.path for file in weights.files] == list(files_of(FLUX))
     assert (weights.source, weights.revision) == ("hub", FLUX.revision)
+
+
+@pytest.mark.parametrize("folder", ["", "canny"])
+def test_extra_is_fetched_from_its_folder_of_a_repository(source, hub, folder):
+    inside = f"{folder}/" if folder else ""
+    files = {f"{inside}config.json": b"{}", f"{inside}{WEIGHTS_NAME}": b"a net"}
+    others = {"grid.jpg": b"jpg", f"other/{WEIGHTS_NAME}": b"another net"}
+    revision = "5" * 40
+    hub.repositories["org/nets"] = Repository(revision=revision, files=files | others)
+    net = replace(
+        load_extras()["sdxl-canny-tiny"],
+        repository="org/nets",
+        revision=revision,
+        folder=folder,
+    )
+    weights = source().fetch(net)
+    assert bytes_below(weights.folder) == {"config.json": b"{}", WEIGHTS_NAME: b"a net"}
+    assert [file.path for file in weights.files] == ["config.json", WEIGHTS_NAME]
+    assert source().find(net) == weights
 
 
 def test_second_boot_asks_nothing_of_the_hub(source, hub):

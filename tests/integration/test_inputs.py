@@ -243,7 +243,8 @@ def read_weights(data, path, sent=None, **options):
 
     async def run():
         async with serving({"/lora": send}, **options) as (intake, targets, base):
-            return await intake.read_weights(targets.parse(f"{base}/lora", Use.READ), path)
+            found = await intake.read_weights(targets.parse(f"{base}/lora", Use.READ), path)
+            return found.header
 
     return asyncio.run(run())
 
@@ -326,7 +327,7 @@ def test_weights_are_read_again_after_a_connection_that_broke(tmp_path):
             target = targets.parse(f"{base}/lora", Use.READ)
             return await intake.read_weights(target, tmp_path / "lora")
 
-    assert asyncio.run(run()).size_bytes == len(data)
+    assert asyncio.run(run()).header.size_bytes == len(data)
     assert (len(calls), (tmp_path / "lora").read_bytes()) == (2, data)
 
 

@@ -478,20 +478,177 @@ _CONDITIONS = (
     _bad("resize unknown", ("resize", "did you mean 'cover'"), image=_IMAGE, resize="covered"),
 )
 
+_LORA = {"source": "https://example.org/a.safetensors"}
+_B = {"source": "https://example.org/b.safetensors"}
+_SHA256 = "0" * 64
+
+_LORAS = (
+    _bad("loras an object", ("loras", "a list"), loras=_LORA),
+    _bad("loras a text", ("loras", "a list"), loras=_LORA["source"]),
+    _bad("lora a text", ("loras[0]", "an object"), loras=[_LORA["source"]]),
+    _bad("lora null", ("loras[1]", "an object"), loras=[_LORA, None]),
+    _bad("lora a list", ("loras[0]", "an object"), loras=[[_LORA]]),
+    _bad("lora without source", ("loras[0].source", "required"), loras=[{"scale": 1}]),
+    _bad("lora source null", ("loras[0].source", "a string"), loras=[{"source": None}]),
+    _bad("lora source empty", ("loras[0].source", "not empty"), loras=[{"source": ""}]),
+    _bad("lora source of base64", ("loras[0].source", "a URL"), loras=[{"source": "AAAA" * 99}]),
+    _bad("lora source unknown", ("loras[0].source", "a URL"), loras=[{"source": "frame"}]),
+    _bad("lora source a path", ("loras[0].source", "a URL"), loras=[{"source": "../frame"}]),
+    _bad("lora source no Unicode", ("loras[0].source", _UNICODE), loras=[{"source": "\ud800"}]),
+    _bad("lora source ftp", ("loras[0].source", "http"), loras=[{"source": "ftp://a.org/a"}]),
+    _bad(
+        "lora source private",
+        ("loras[1].source", "public"),
+        loras=[_LORA, {"source": "http://10.0.0.1/a"}],
+    ),
+    _bad("lora scale a text", ("loras[0].scale", "a number"), loras=[_LORA | {"scale": "1"}]),
+    _bad("lora scale 4.1", ("loras[0].scale", "at most 4"), loras=[_LORA | {"scale": 4.1}]),
+    _bad("lora scale -5", ("loras[0].scale", "at least -4"), loras=[_LORA | {"scale": -5}]),
+    _bad("lora scale NaN", ("loras[0].scale", "finite"), loras=[_LORA | {"scale": float("nan")}]),
+    _bad("lora scale huge", ("loras[0].scale", "a number"), loras=[_LORA | {"scale": HUGE}]),
+    _bad("lora sha256 short", ("loras[0].sha256", "64 of"), loras=[_LORA | {"sha256": "ab"}]),
+    _bad("lora sha256 upper", ("loras[0].sha256", "64"), loras=[_LORA | {"sha256": "A" * 64}]),
+    _bad("lora unknown field", ("loras[0].colour", "a field"), loras=[_LORA | {"colour": 1}]),
+    _bad("lora misspelt field", ("loras[0].scal", "'scale'"), loras=[_LORA | {"scal": 1}]),
+    _bad("lora weight", ("loras[0].weight", "here it is scale"), loras=[_LORA | {"weight": 1}]),
+    _bad("lora name no Unicode", ("loras[1].?", "a field"), loras=[_LORA, {**_B, "\ud800": 1}]),
+    _bad("a dotted lora", ("loras[0].scale", "a field"), **{"loras[0].scale": 1}),
+    _bad("lora twice", ("loras[1].source", "each LoRA once"), loras=[_LORA, _LORA]),
+    _bad(
+        "lora content twice",
+        ("loras[2].sha256", "each LoRA once"),
+        loras=[
+            _LORA | {"sha256": _SHA256},
+            {"source": "https://b.org/b"},
+            _B | {"sha256": _SHA256},
+        ],
+    ),
+    _bad(
+        "too many loras",
+        ("loras", "at most 8 for sdxl"),
+        loras=[{"source": f"https://example.org/{index}"} for index in range(9)],
+    ),
+    _bad(
+        "several bad loras",
+        ("loras[0].scale", "a number"),
+        ("loras[2]", "an object"),
+        ("loras[3].source", "each LoRA once"),
+        ("loras[4].source", "a URL"),
+        loras=[_B | {"scale": "1"}, _LORA, 5, _LORA, {"source": "frame"}],
+    ),
+    _bad(
+        "a bad lora and a bad field",
+        ("width", "more than 0"),
+        ("loras[1].scale", "at most 4"),
+        ("loras[2].source", "each LoRA once"),
+        loras=[_LORA, _B | {"scale": 9}, _LORA],
+        width=0,
+    ),
+)
+
+_CANNY = {"type": "canny", "image": "https://example.org/edges.png"}
+
+
+def _bad_control(id, *expected, model="sdxl-tiny", **fields):
+    """`expected` has names of fields of the control."""
+    named = ((f"controlnets[0].{name}", text) for name, text in expected)
+    return _bad(id, *named, model=model, controlnets=[_CANNY | fields])
+
+
+def _bad_controls(id, *expected, **fields):
+    return _bad(id, *expected, model="sdxl-tiny", **fields)
+
+
+_CONTROLS = (
+    _bad_controls("controlnets an object", ("controlnets", "a list"), controlnets=_CANNY),
+    _bad_controls("controlnets a text", ("controlnets", "a list"), controlnets="canny"),
+    _bad_controls("control a text", ("controlnets[0]", "an object"), controlnets=["canny"]),
+    _bad_controls("control null", ("controlnets[1]", "an object"), controlnets=[_CANNY, None]),
+    _bad_controls(
+        "control without type",
+        ("controlnets[0].type", "required"),
+        controlnets=[{"image": _CANNY["image"]}],
+    ),
+    _bad_controls(
+        "control without image",
+        ("controlnets[0].image", "required"),
+        controlnets=[{"type": "canny"}],
+    ),
+    _bad_control("control type null", ("type", "a string"), type=None),
+    _bad_control("control type empty", ("type", "not empty"), type=""),
+    _bad_control("control type long", ("type", "at most 64"), type="c" * 65),
+    _bad_control("control type unknown", ("type", "one of canny, depth"), type="pose"),
+    _bad_control("control type misspelt", ("type", "did you mean 'canny'"), type="cany"),
+    _bad_control(
+        "control type of others", ("type", "SDXL models"), model="sd15-tiny", type="depth"
+    ),
+    _bad("controls of no net", ("controlnets", "no ControlNets"), controlnets=[_CANNY]),
+    _bad_control("control image null", ("image", "a string"), image=None),
+    _bad_control("control image empty", ("image", "not empty"), image=""),
+    _bad_control("control image ftp", ("image", "http"), image="ftp://a.org/a"),
+    _bad_control("control image private", ("image", "public"), image="http://10.0.0.1/a"),
+    _bad_control("control image no base64", ("image", "base64"), image="?"),
+    _bad_control("control scale a text", ("scale", "a number"), scale="1"),
+    _bad_control("control scale 2.1", ("scale", "at most 2"), scale=2.1),
+    _bad_control("control scale -1", ("scale", "at least 0"), scale=-1),
+    _bad_control("control scale NaN", ("scale", "finite"), scale=float("nan")),
+    _bad_control("control start 1.5", ("start", "at most 1"), start=1.5),
+    _bad_control("control start -0.1", ("start", "at least 0"), start=-0.1),
+    _bad_control("control start 1", ("start", "less than end, which is 1"), start=1),
+    _bad_control("control end 0", ("end", "more than start, which is 0"), end=0),
+    _bad_control("control end 1.5", ("end", "at most 1"), end=1.5),
+    _bad_control("control start at end", ("start", "less than end"), start=0.5, end=0.5),
+    _bad_control("control start after end", ("start", "less than end"), start=0.8, end=0.2),
+    _bad_control("control of no step", ("end", "whole step of 12"), start=0.5, end=0.55),
+    _bad_control("control unknown field", ("colour", "a field"), colour=1),
+    _bad_control("control misspelt field", ("scal", "'scale'"), scal=1),
+    _bad_control("control weight", ("weight", "here it is scale"), weight=1),
+    _bad_controls("too many controls", ("controlnets", "at most 4"), controlnets=[_CANNY] * 5),
+    _bad(
+        "controls in turbo",
+        ("quality", "max or default with controlnets"),
+        model="flux-tiny",
+        quality="turbo",
+        controlnets=[_CANNY],
+    ),
+    _bad(
+        "true CFG with image and controls",
+        ("true_cfg_scale", "1 or absent with image and controlnets"),
+        model="flux-tiny",
+        image="https://example.org/a.png",
+        true_cfg_scale=2.0,
+        negative_prompt="text",
+        controlnets=[_CANNY],
+    ),
+    _bad_controls(
+        "several bad controls",
+        ("controlnets[0].scale", "a number"),
+        ("controlnets[2]", "an object"),
+        ("controlnets[1].start", "less than end"),
+        ("controlnets[3].type", "one of"),
+        ("controlnets[3].image", "http"),
+        controlnets=[
+            _CANNY | {"scale": "1"},
+            _CANNY | {"start": 1},
+            5,
+            {"type": "pose", "image": "ftp://a.org/a"},
+        ],
+    ),
+    _bad_controls("controlnet of others", ("controlnet", "here it is controlnets"), controlnet=1),
+)
+
 _NOT_SUPPORTED = (
-    _not_supported("loras", [{"source": "https://example.org/a", "scale": 1}]),
-    _not_supported("controlnets", []),
     _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
     _not_supported("refiner", {}),
     _not_supported("upscale", 2),
     _not_supported("safety", False),
     _bad(
         "several features",
-        ("loras", "not supported"),
+        ("ip_adapter", "not supported"),
         ("refiner", "not supported"),
         ("upscale", "not supported"),
         code="not_supported",
-        loras=[],
+        ip_adapter={},
         refiner={},
         upscale=2,
     ),
@@ -566,6 +723,8 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_PLACES,
     *_WEBHOOKS,
     *_CONDITIONS,
+    *_LORAS,
+    *_CONTROLS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

@@ -6,6 +6,7 @@ from pathlib import Path
 from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
+from pixpod.extras import load_extras
 from pixpod.job import Delivery, EncodedImage, EncodedResult, ImageFormat, ModelIdentity
 from pixpod.settings import Settings
 
@@ -16,8 +17,9 @@ OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
+    extras=load_extras(),
 )
-"""All built-in models, tiny and real, of a deployment without S3."""
+"""All built-in models and extras, tiny and real, of a deployment without S3."""
 
 
 def make_request(model="sdxl-tiny", **changes):

@@ -18,6 +18,7 @@ from pixpod.engine.scheduling.batching import (
 from pixpod.families import FAMILIES
 from pixpod.job import (
     Conditions,
+    ControlOptions,
     GenerationRequest,
     InputImage,
     Mode,
@@ -98,6 +99,7 @@ SHARED = {
     "mode": Mode.INPAINT,
     "strength": 0.5,
     "quality": Quality.TURBO,
+    "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
 }
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from support.factories import make_request
 
 import pixpod
-from pixpod.job import ImageFormat, ModelIdentity, RawImage
+from pixpod.job import ControlOptions, ImageFormat, ModelIdentity, RawImage
 from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
     base64_bytes,
@@ -163,6 +163,13 @@ def test_generation_text_has_the_negative_prompt_on_its_own_line():
 
 def test_generation_text_leaves_out_what_the_family_does_not_know():
     assert "CFG" not in generation_text(flux_request(guidance_scale=None), 7, MODEL)
+
+
+def test_generation_text_names_nets_as_the_extension_for_controlnets_does():
+    control = ControlOptions(net="canny", scale=0.8, start=0.0, end=0.75)
+    text = generation_text(flux_request(controls=(control, control)), 7, MODEL)
+    written = '"Model: canny, Weight: 0.8, Guidance Start: 0, Guidance End: 0.75"'
+    assert f"ControlNet 0: {written}, ControlNet 1: {written}, Version" in text
 
 
 def test_generation_text_quotes_a_value_with_a_separator():

@@ -9,12 +9,14 @@ from support.weights_directories import add_model
 
 from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
+from pixpod.extras import load_extras
 from pixpod.families import STORED_PRECISIONS
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.manifest import (
     CHUNK_BYTES,
     ManifestEntry,
     WeightFile,
+    names_in,
     read_manifest,
     render_manifest,
 )
@@ -91,7 +93,8 @@ def test_size_of_a_model_is_that_of_its_files(tmp_path):
 def test_shipped_manifest_lists_models_of_the_catalog_and_files_that_are_there():
     manifest = read_manifest(SOURCE_WEIGHTS_DIR)
     assert manifest
-    assert manifest.keys() <= load_catalog().keys()
+    assert set(names_in(manifest, extras=False)) <= load_catalog().keys()
+    assert set(names_in(manifest, extras=True)) <= load_extras().keys()
     for entry in manifest.values():
         folder = SOURCE_WEIGHTS_DIR / entry.path
         assert entry.files
@@ -170,5 +173,16 @@ def test_broken_file_names_file_and_model(read, wrong):
 
 
 def test_unknown_table_beside_the_models_is_refused(read):
-    with pytest.raises(InvalidSettings, match=r"expected format and \[models"):
+    with pytest.raises(InvalidSettings, match=r"expected format, \[models"):
         read('[sdxl]\npath = "sdxl"')
+
+
+def test_extras_are_listed_beside_the_models(read):
+    manifest = read(ENTRY + ENTRY.replace("models.sdxl", "extras.canny"))
+    assert names_in(manifest, extras=False) == ("sdxl",)
+    assert names_in(manifest, extras=True) == ("canny",)
+
+
+def test_name_of_a_model_and_an_extra_is_refused(read):
+    with pytest.raises(InvalidSettings, match="'sdxl' is a model and an extra"):
+        read(ENTRY + ENTRY.replace("models", "extras"))

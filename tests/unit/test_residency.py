@@ -13,6 +13,7 @@ from pixpod.engine.memory.residency import Budget, budget_for, make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import ModelUnavailable
 from pixpod.families import GIB, Precision
+from pixpod.job import ControlOptions
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 
 CATALOG = load_catalog()
@@ -139,6 +140,39 @@ def test_without_a_budget_all_stays_and_all_fits():
     assert transfers.offload == ()
     assert set(transfers.onload) == set(plan.needs[0].sizes)
     assert transfers.fits
+
+
+def sdxl_with_nets(gib, *sizes_gib):
+    spec, plan = CATALOG["sdxl"], SDXL[1]
+    extras = {f"net-{number}": round(size * GIB) for number, size in enumerate(sizes_gib)}
+    return make_plan([need_of(spec, plan, extras=extras)], budget_for(None, gib))
+
+
+def controlled_stages(*nets):
+    spec = CATALOG["sdxl"]
+    controls = tuple(ControlOptions(net=net, scale=1.0, start=0.0, end=1.0) for net in nets)
+    return stages_of(spec, method_of(spec, spec.default_request(controls=controls)))
+
+
+def test_extras_keep_nothing_else_off_the_gpu():
+    without, with_nets = sdxl_with_nets(11), sdxl_with_nets(11, 2.33, 2.33)
+    assert (with_nets.resident, with_nets.offloaded) == (without.resident, without.offloaded)
+
+
+def test_extra_that_does_not_fit_beside_its_model_is_refused_by_name():
+    assert sdxl_with_nets(12, 2.33)
+    with pytest.raises(ModelUnavailable, match=r"with the extra net-1 \(6\.0 GiB\) needs 12\.78"):
+        sdxl_with_nets(12, 2.33, 6.0)
+
+
+def test_extras_of_a_request_leave_less_room_for_its_batch():
+    plan = sdxl_with_nets(12, 2.33, 2.33)
+    sizes = [
+        plan.max_batch_size("sdxl", controlled_stages(*nets), 8)
+        for nets in ((), ("net-0",), ("net-0", "net-1"))
+    ]
+    assert sizes == sorted(sizes, reverse=True)
+    assert sizes[0] > sizes[-1]
 
 
 def test_summary_is_for_a_log():

@@ -4,11 +4,12 @@ import math
 from collections.abc import Collection, Iterator, Mapping
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.controls import elements
 from pixpod.contract.problems import wrong
 from pixpod.contract.types import JobInput
 from pixpod.errors import Problem
 from pixpod.inputs.intake import ImageSource, parse_source
-from pixpod.inputs.named import NamedImages
+from pixpod.inputs.named import NamedImages, control_path
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets
 from pixpod.job import Mode, Quality, Resize, Sampling
@@ -40,6 +41,8 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
         return
     if given.image is None and "image" not in malformed:
         for field in _NEED_IMAGE:
+            if field == "resize" and (given.controlnets or "controlnets" in malformed):
+                continue
             if (value := getattr(given, field)) is not None:
                 yield wrong(field, value, "absent without an image")
     if given.mask_blur is not None and given.mask is None and "mask" not in malformed:
@@ -51,13 +54,24 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
             yield wrong("quality", given.quality.value, accepted)
 
 
-def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    steps = given.num_inference_steps or spec.defaults.num_inference_steps
-    sampling = Sampling(
-        num_inference_steps=steps,
-        scheduler=spec.defaults.scheduler,
+def num_calls_of(given: JobInput, spec: ModelSpec) -> int:
+    """Return the denoiser calls of an image; 1 where a field is wrong that decides about them."""
+    scheduler = spec.family.schedulers.get(given.scheduler or spec.defaults.scheduler)
+    steps = num_steps(spec.family, _sampling(given, spec))
+    return scheduler.num_calls(steps) if scheduler and steps > 0 else 1
+
+
+def _sampling(given: JobInput, spec: ModelSpec) -> Sampling:
+    return Sampling(
+        num_inference_steps=given.num_inference_steps or spec.defaults.num_inference_steps,
+        scheduler=given.scheduler or spec.defaults.scheduler,
         strength=strength_of(given),
     )
+
+
+def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+    sampling = _sampling(given, spec)
+    steps = sampling.num_inference_steps
     if num_steps(spec.family, sampling) < 1:
         least = math.ceil(1000 / steps) / 1000
         accepted = f"at least {least:g}, which is one of {steps} steps"
@@ -66,20 +80,22 @@ def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
 
 def find_images(given: JobInput, targets: Targets) -> tuple[NamedImages | None, list[Problem]]:
     """Return the images that a payload names, None if it names none or one is refused."""
+    texts = {"image": given.image, "mask": given.mask}
+    controls = {control_path(index): each.image for index, each in elements(given)}
     sources: dict[str, ImageSource] = {}
     problems = []
-    for field in ("image", "mask"):
-        text = getattr(given, field)
+    for field, text in {**texts, **controls}.items():
         try:
             if text is not None:
                 sources[field] = parse_source(text, targets)
         except Refused as refused:
             problems.append(refused.problem(field))
-    if problems or "image" not in sources:
+    if problems or not sources:
         return None, problems
     named = NamedImages(
-        image=sources["image"],
+        image=sources.get("image"),
         mask=sources.get("mask"),
+        controls=tuple(sources[field] for field in controls),
         resize=given.resize or Resize.COVER,
         mask_blur_px=given.mask_blur or 0,
         width=given.width,

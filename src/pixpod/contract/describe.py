@@ -7,12 +7,16 @@ from typing import Any
 
 import pixpod
 from pixpod.catalog import ModelSpec
+from pixpod.contract.controls import types_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import API_VERSION, NOT_SUPPORTED, DescribeReply
+from pixpod.extras import ExtraSpec
+from pixpod.methods import pipelines_of
 
 
 def describe(capabilities: Capabilities) -> dict[str, Any]:
     """Return the reply to `{"describe": true}`. Any: a JSON document."""
+    extras = capabilities.extras
     schema = resources.files("pixpod.contract").joinpath("schema/request.json").read_bytes()
     reply = DescribeReply.model_validate(
         {
@@ -20,7 +24,9 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "version": pixpod.__version__,
             "request_schema_sha256": hashlib.sha256(schema).hexdigest(),
             "models": [_describe(spec, capabilities) for spec in capabilities.models.values()],
+            "extras": [_describe_extra(extra, capabilities) for extra in extras.values()],
             "deliveries": capabilities.deliveries,
+            "loras": sorted(capabilities.lora_names),
             "not_supported": sorted(NOT_SUPPORTED),
         }
     )
@@ -29,15 +35,34 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
 
 def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
     family = spec.family
+    types = types_of(spec, capabilities.extras)
     return {
         "name": spec.name,
         "family": family.name,
         "licence": spec.licence,
         "revision": spec.revision,
         "modes": sorted(family.pipelines),
+        "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
+        "control_types": sorted(types),
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),
         "defaults": spec.defaults,
-        "limits": {**asdict(spec.limits), "size_multiple_px": family.size_multiple_px},
+        "limits": {
+            **asdict(spec.limits),
+            "size_multiple_px": family.size_multiple_px,
+            "max_loras": family.lora.max_files if family.lora else 0,
+        },
+    }
+
+
+def _describe_extra(extra: ExtraSpec, capabilities: Capabilities) -> dict[str, object]:
+    return {
+        "name": extra.name,
+        "kind": extra.kind,
+        "family": extra.family.name,
+        "licence": extra.licence,
+        "revision": extra.revision,
+        "types": list(extra.types),
+        "models": [spec.name for spec in capabilities.models.values() if extra.fits(spec)],
     }

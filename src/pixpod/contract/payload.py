@@ -6,24 +6,19 @@ Knows no engine: limits and defaults come from the model's spec.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime
 from typing import Any
 
-from pydantic import SecretStr, ValidationError
+from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, strength_of
+from pixpod.contract.controls import build_controls
+from pixpod.contract.fields import check_types, fields_of, without
+from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
-from pixpod.contract.problems import (
-    MAX_PROBLEMS,
-    first_ones,
-    is_unicode,
-    to_problem,
-    unknown_field,
-    wrong,
-)
+from pixpod.contract.problems import first_ones, is_unicode, wrong
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
 from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
 from pixpod.errors import (
@@ -34,7 +29,8 @@ from pixpod.errors import (
     PutRefused,
     WorkerError,
 )
-from pixpod.inputs.named import ParsedJob
+from pixpod.extras import Extras
+from pixpod.inputs.named import ParsedJob, inputs_digest
 from pixpod.job import (
     Delivery,
     GenerationRequest,
@@ -48,9 +44,6 @@ from pixpod.outputs.storage import clean_prefix
 
 DEFAULT_QUALITY = 90
 NO_SECRET = SecretStr("")
-
-FieldPath = tuple[str, ...]
-"""The path of a field: `("seed",)` or `("output", "quality")`."""
 
 
 def _now() -> datetime:
@@ -80,7 +73,7 @@ def parse_job(
         raise InvalidInput([*problems, wrong("input", given, "an object")])
     unsupported = list(_unsupported(given))
     refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
-    checked = _check_types(_without(given, (tuple(field.split(".")) for field in refused)))
+    checked = check_types(without(given, (tuple(field.split(".")) for field in refused)))
     problems += checked.problems
     s3_config, s3_problems = parse_s3_config(raw.get("s3Config"))
     has_s3_config = raw.get("s3Config") is not None
@@ -96,7 +89,8 @@ def parse_job(
     elif spec is not None:
         problems.append(spec)
     images, image_problems = find_images(checked.input, capabilities.targets)
-    problems += image_problems
+    loras, lora_problems = find_loras(checked.input, capabilities.targets, capabilities.lora_names)
+    problems += image_problems + lora_problems
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
     _raise_first(problems, unsupported, refusals)
@@ -114,13 +108,14 @@ def parse_job(
         id=job_id,
         name=named or job_id,
         idempotency_key=key,
-        request=_build_request(named or job_id, checked.input, spec),
+        request=_build_request(named or job_id, checked.input, spec, capabilities.extras),
         output=options,
         execution_timeout_s=_execution_timeout_s(raw),
         put_urls=tuple(map(build_put_url, output.put_urls or ())),
         bucket=build_bucket(s3_config) if s3_config else None,
         images=images,
-        inputs_digest=images.digest() if images else "",
+        loras=loras,
+        inputs_digest=inputs_digest(images, loras),
     )
 
 
@@ -156,6 +151,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "cost": result.cost,
             "worker": result.worker,
             "warnings": list(result.warnings),
+            "adapters": list(result.adapters),
         },
         from_attributes=True,
     )
@@ -191,37 +187,15 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
     }
 
 
-# --- features that are not supported ---------------------------------------------------------
+# --- features that are not supported, and the id ---------------------------------------------
 
 
 def _unsupported(given: Mapping[str, Any]) -> Iterator[Problem]:
     """Yield a problem for each unsupported feature that is requested; a null field is absent."""
-    requested = {path for path, value in _fields(given).items() if value is not None}
+    requested = {path for path, value in fields_of(given).items() if value is not None}
     for field in sorted(NOT_SUPPORTED):
         if tuple(field.split(".")) in requested:
             yield Problem(field=field, value=None, accepted="absent: not supported by this version")
-
-
-def _fields(given: Mapping[str, Any]) -> dict[FieldPath, object]:
-    """Return the values of all fields, of the input itself and of its output."""
-    output = given.get("output")
-    inner = output if isinstance(output, dict) else {}
-    found: dict[FieldPath, object] = {(name,): value for name, value in given.items()}
-    return found | {("output", name): value for name, value in inner.items()}
-
-
-def _without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
-    """Return a copy without these fields, which shares no object that `payload` changes."""
-    output = given.get("output")
-    kept = {**given, "output": dict(output)} if isinstance(output, dict) else dict(given)
-    for path in paths:
-        parent = kept.get("output") if len(path) > 1 else kept
-        if isinstance(parent, dict):
-            parent.pop(path[-1], None)
-    return kept
-
-
-# --- types, names and absolute ranges --------------------------------------------------------
 
 
 def _check_id(job_id: object) -> Iterator[Problem]:
@@ -231,53 +205,12 @@ def _check_id(job_id: object) -> Iterator[Problem]:
         yield wrong("id", job_id, "a string of valid Unicode")
 
 
-@dataclass(frozen=True, slots=True)
-class _Checked:
-    """The well-formed fields, the problems of the others, and the names of the others."""
-
-    input: JobInput
-    problems: list[Problem]
-    malformed: frozenset[str] = frozenset()
-
-
-def _check_types(given: dict[str, Any]) -> _Checked:
-    garbled = [path for path in _fields(given) if not is_unicode(path[-1])]
-    given = _without(given, garbled)  # Pydantic stops at a name that is no Unicode
-    problems = [unknown_field(path) for path in garbled[: MAX_PROBLEMS + 1]]
-    try:
-        return _Checked(JobInput.model_validate(given), problems)
-    except ValidationError as exc:
-        errors = exc.errors(include_url=False)
-    bad_paths = {_path_of(error["loc"]) for error in errors}
-    sound = _without(given, bad_paths)
-    return _Checked(
-        _partial_input(sound),
-        problems + [to_problem(error, given) for error in errors[: MAX_PROBLEMS + 1]],
-        frozenset(".".join(path) for path in bad_paths),
-    )
-
-
-def _partial_input(sound: dict[str, Any]) -> JobInput:
-    """Build the input from sound fields; missing ones are None although the type has no None."""
-    output = sound.pop("output", None)
-    filled = JobInput.model_validate({"model": "-", "prompt": "-", **sound})
-    required = {"model": None, "prompt": None}
-    found = {name: getattr(filled, name) for name in sound}
-    partial = JobInput.model_construct(**{**required, **found})
-    if isinstance(output, dict):
-        partial.output = OutputInput.model_validate(output)
-    return partial
-
-
-def _path_of(loc: Sequence[str | int]) -> FieldPath:
-    """Return a field's path: `("output", "quality")` unchanged, `("seed",)` for `("seed", 2)`."""
-    return tuple(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
-
-
 # --- the parsed job ------------------------------------------------------------------------
 
 
-def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> GenerationRequest:
+def _build_request(
+    job_name: str, given: JobInput, spec: ModelSpec, extras: Extras
+) -> GenerationRequest:
     changes = {
         "width": given.width,
         "height": given.height,
@@ -297,6 +230,7 @@ def _build_request(job_name: str, given: JobInput, spec: ModelSpec) -> Generatio
         strength=strength_of(given),
         truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_name, given),
+        controls=build_controls(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.types import MAX_SEED, PATTERNS, JobInput, OutputInput
+from pixpod.contract.types import LISTS, MAX_SEED, PATTERNS, JobInput, OutputInput
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
@@ -20,6 +20,8 @@ KNOWN_ELSEWHERE = {
     "batch_size": "num_images",
     "cfg": "guidance_scale",
     "cfg_scale": "guidance_scale",
+    "control_image": "controlnets",
+    "controlnet": "controlnets",
     "guidance": "guidance_scale",
     "image_url": "image",
     "lora": "loras",
@@ -36,9 +38,36 @@ KNOWN_ELSEWHERE = {
 }
 """Names of our fields in other image APIs."""
 
+ELSEWHERE_IN_LISTS = {
+    "loras": {
+        "file": "source",
+        "lora_scale": "scale",
+        "name": "source",
+        "path": "source",
+        "strength": "scale",
+        "url": "source",
+        "weight": "scale",
+    },
+    "controlnets": {
+        "conditioning_scale": "scale",
+        "control_guidance_end": "end",
+        "control_guidance_start": "start",
+        "control_image": "image",
+        "end_percent": "end",
+        "image_url": "image",
+        "mode": "type",
+        "model": "type",
+        "name": "type",
+        "start_percent": "start",
+        "strength": "scale",
+        "weight": "scale",
+    },
+}
+"""Names of our fields of elements of lists in other image APIs."""
+
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|idempotency_key|webhook_url|output\.put_urls.*"
-    r"|s3Config.*"
+    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
+    r"|controlnets(\[\d+\](\.image)?)?|webhook_url|output\.put_urls.*|s3Config.*"
 )
 
 
@@ -111,12 +140,23 @@ _ACCEPTED = {
 
 
 def unknown_field(loc: Sequence[str | int]) -> Problem:
-    in_output = loc[0] == "output" and len(loc) > 1
-    known = OutputInput.model_fields if in_output else JobInput.model_fields
-    elsewhere = KNOWN_ELSEWHERE.get(str(loc[-1]))
-    hint = f"here it is {elsewhere}" if elsewhere else did_you_mean(str(loc[-1]), list(known))
-    path = ".".join(_shown_text(str(part)) for part in loc)
-    return Problem(field=path, value=None, accepted="a field of the contract", hint=hint)
+    """Describe a field that the contract does not have, by its path in the payload."""
+    outer, name = str(loc[0]), str(loc[-1])
+    known, others = JobInput.model_fields, KNOWN_ELSEWHERE
+    if outer == "output" and len(loc) > 1:
+        known = OutputInput.model_fields
+    elif outer in LISTS and len(loc) > 1:
+        known, others = LISTS[outer].model_fields, ELSEWHERE_IN_LISTS[outer]
+    elsewhere = others.get(name)
+    hint = f"here it is {elsewhere}" if elsewhere else did_you_mean(name, list(known))
+    accepted = "a field of the contract"
+    return Problem(field=shown_path(loc), value=None, accepted=accepted, hint=hint)
+
+
+def shown_path(loc: Sequence[str | int]) -> str:
+    """Return a path as errors show it: `output.quality`, `loras[1].scale`."""
+    first, *others = (f"[{part}]" if isinstance(part, int) else _shown_text(part) for part in loc)
+    return first + "".join(part if part.startswith("[") else f".{part}" for part in others)
 
 
 def did_you_mean(name: str, known: Sequence[str]) -> str | None:

@@ -6,12 +6,16 @@ Rules are independent of each other, so that all problems are found at once.
 import math
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 
 from pixpod.catalog import Catalog, ModelSpec
-from pixpod.contract.conditions import check_images
+from pixpod.contract.conditions import check_images, mode_of, num_calls_of
+from pixpod.contract.controls import check_controls
+from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
+from pixpod.extras import Extras
 from pixpod.families import Guidance
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use
@@ -27,14 +31,17 @@ class Capabilities:
     """Choices that this deployment gives its callers: models, the qualities of each, and ways of
     delivery, the default first.
 
-    `targets` are those that URLs of callers may reach. A deployment without secrets signs no
-    webhooks, and sends none.
+    `extras` are what models can be served with. `targets` are those that URLs of callers may
+    reach. `lora_names` are the LoRAs that the deployment has. A deployment without secrets signs
+    no webhooks, and sends none.
     """
 
     models: Catalog
     qualities: Mapping[str, tuple[Quality, ...]]
     deliveries: tuple[Delivery, ...]
+    extras: Extras = dataclass_field(default_factory=dict)
     targets: Targets = PUBLIC_ONLY
+    lora_names: frozenset[str] = frozenset()
     signs_webhooks: bool = False
 
 
@@ -68,6 +75,10 @@ def check_values(
     yield from _check_text(given, spec)
     yield from _check_quality(given, spec, capabilities)
     yield from check_images(given, spec, malformed)
+    yield from check_loras(given, spec)
+    yield from check_controls(
+        given, spec, capabilities.extras, mode_of(given), num_calls_of(given, spec)
+    )
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

@@ -28,8 +28,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 
 NOT_SUPPORTED = frozenset(
     {
-        "loras",
-        "controlnets",
         "ip_adapter",
         "refiner",
         "upscale",
@@ -43,12 +41,14 @@ NOT_BLANK = r"^\s*[^\s\x00][^\x00]*$"
 FILE_NAME = r"^[A-Za-z0-9_-][A-Za-z0-9._-]{0,79}$"
 BUCKET_NAME = r"^[A-Za-z0-9][A-Za-z0-9._-]{1,62}$"
 IDEMPOTENCY_KEY = r"^[A-Za-z0-9_-]{1,64}$"
+SHA256 = r"^[0-9a-f]{64}$"
 PATTERNS: Mapping[str, str] = {
     NO_NUL: "text without NUL characters",
     NOT_BLANK: "text that is not blank, without NUL characters",
     BUCKET_NAME: "2 to 63 of A-Z a-z 0-9 . _ -",
     IDEMPOTENCY_KEY: "1 to 64 of A-Z a-z 0-9 _ -",
     FILE_NAME: "1 to 80 of A-Z a-z 0-9 . _ -, the first of them no dot",
+    SHA256: "64 of 0-9 a-f",
 }
 """A description of the texts that each pattern of the contract accepts."""
 
@@ -214,6 +214,70 @@ class OutputInput(_Edge):
     )
 
 
+MAX_LORA_SCALE = 4.0
+"""Sliders, which are trained to be used at any scale, go from -4 to 4 (Gandikota et al., Concept
+Sliders, 2023); other LoRAs break images well below."""
+
+
+class LoraInput(_Edge):
+    """A LoRA, which gives images a style or shows a subject."""
+
+    source: Annotated[str, Field(min_length=1)] = Field(
+        description=(
+            "An http or https URL of a safetensors file, or the name of a LoRA of the deployment."
+        ),
+        examples=["https://app.example/style.safetensors", "style"],
+    )
+    scale: (
+        Annotated[float, Field(ge=-MAX_LORA_SCALE, le=MAX_LORA_SCALE, allow_inf_nan=False)] | None
+    ) = Field(
+        default=None,
+        description="Strength of the effect: 0 is none, below 0 is the opposite; 1 unless given.",
+        examples=[0.8],
+    )
+    sha256: Annotated[str, Field(pattern=SHA256)] | None = Field(
+        default=None,
+        description=(
+            "Of the file, in hex. Another file is refused, and one that the worker has is not "
+            "fetched again."
+        ),
+    )
+
+
+MAX_CONTROL_SCALE = 2.0
+"""diffusers names no limit; the demos of ControlNets go from 0 to 2."""
+
+Share = Annotated[float, Field(ge=0, le=1, allow_inf_nan=False)]
+
+
+class ControlNetInput(_Edge):
+    """A control image, whose shapes the generated image takes over."""
+
+    type: Annotated[str, Field(min_length=1, max_length=64)] = Field(
+        description=(
+            "What the image is, such as canny for edges. A refusal lists those of the model, and "
+            "so does describe."
+        ),
+        examples=["canny"],
+    )
+    image: Annotated[str, Field(min_length=1)] = Field(
+        description=(
+            "The control image itself, ready for the net, named like `image`. It is fitted to the "
+            "size to generate as `resize` says, and does not choose it."
+        ),
+        examples=["https://app.example/edges.png"],
+    )
+    scale: Annotated[float, Field(ge=0, le=MAX_CONTROL_SCALE, allow_inf_nan=False)] | None = Field(
+        default=None, description="Strength of the control: 0 is none; 1 unless given."
+    )
+    start: Share | None = Field(
+        default=None, description="Share of the steps after which it begins; 0 unless given."
+    )
+    end: Share | None = Field(
+        default=None, description="Share of the steps after which it ends; 1 unless given."
+    )
+
+
 class JobInput(_Edge):
     """The `input` of a job.
 
@@ -304,6 +368,14 @@ class JobInput(_Edge):
             "repeats its outermost pixels as borders, stretch distorts it; cover unless given."
         ),
     )
+    loras: list[LoraInput] | None = Field(
+        default=None,
+        description="LoRAs, whose effects add up; their order does not matter. See loras.md.",
+    )
+    controlnets: list[ControlNetInput] | None = Field(
+        default=None,
+        description="Control images, whose effects add up. See controlnets.md.",
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -384,6 +456,10 @@ class JobInput(_Edge):
     output: OutputInput | None = None
 
 
+LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}
+"""Fields that are lists of objects, and what their elements are."""
+
+
 class ImageReply(BaseModel):
     """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
@@ -426,6 +502,7 @@ class TimingsReply(BaseModel):
     load: float | None = None
     queue: float | None = None
     onload: float | None = None
+    adapt: float | None = None
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
@@ -442,6 +519,17 @@ class CostReply(BaseModel):
     gpu_ms: float
     estimated_usd: float | None = Field(description="Null where no price is known.")
     basis: str = Field(description="Where the price comes from.")
+
+
+class AdapterReply(BaseModel):
+    """A LoRA that was used. `cached` is true if the worker had the file before the job."""
+
+    name: str = Field(description="Of its file, or in the deployment.")
+    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of its file, in hex.")
+    rank: int = Field(description="The highest of its layers.")
+    layers: int
+    scale: float
+    cached: bool
 
 
 class WorkerReply(BaseModel):
@@ -464,6 +552,7 @@ class Reply(BaseModel):
     cost: CostReply
     worker: WorkerReply
     warnings: list[str]
+    adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
 
 
 class ServedModelReply(BaseModel):
@@ -474,13 +563,32 @@ class ServedModelReply(BaseModel):
     licence: str
     revision: str | None
     modes: list[Mode]
+    control_modes: list[Mode]
+    """Modes that take controlnets."""
+    control_types: list[str]
+    """Types of controlnets that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
     defaults: Defaults
     """Null where the model has no such field."""
     limits: dict[str, int | float | None]
-    """The limits of the catalog, and `size_multiple_px`, of which both sides are multiples."""
+    """The limits of the catalog, `size_multiple_px`, of which both sides are multiples, and
+    `max_loras` of one job.
+    """
+
+
+class ExtraReply(BaseModel):
+    """Something that models are served with, such as a ControlNet."""
+
+    name: str
+    kind: str
+    family: str
+    licence: str
+    revision: str | None
+    types: list[str]
+    models: list[str]
+    """The served models that it fits."""
 
 
 class DescribeReply(BaseModel):
@@ -492,7 +600,9 @@ class DescribeReply(BaseModel):
         pattern="^[0-9a-f]{64}$", description="Of the JSON Schema of inputs, in hex."
     )
     models: list[ServedModelReply]
+    extras: list[ExtraReply]
     deliveries: list[Delivery] = Field(description="The default first.")
+    loras: list[str] = Field(description="Names of the LoRAs that the deployment has.")
     not_supported: list[str] = Field(description="Fields that this version refuses.")
 
 

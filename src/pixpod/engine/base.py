@@ -53,6 +53,7 @@ class Engine(Protocol):
 
         Raises:
             InvalidInput: the prompt has more tokens than the model reads.
+            WeightsRefused, AdapterUnusable: a LoRA does not fit the model.
             ModelUnavailable, WeightsUnreadable, DeviceUnavailable: the model cannot be loaded.
             OutOfMemory, NumericalFault: the device could not generate the images.
         """

@@ -29,6 +29,11 @@ def own_keys(spec: ModelSpec, precision: Precision) -> Mapping[str, ComponentKey
     return {name: component_key(spec, name, precision) for name in spec.family.component_names}
 
 
+def extra_key(extra: str, precision: Precision) -> ComponentKey:
+    """Return the key of an extra in a 16-bit or wider format, which models have in common."""
+    return ComponentKey(model="extras", component=extra, precision=precision.value)
+
+
 def component_key(spec: ModelSpec, component: str, precision: Precision) -> ComponentKey:
     is_denoiser = component == spec.family.denoiser
     return ComponentKey(

@@ -82,7 +82,14 @@ class DiffusionEngine:
         started = time.perf_counter()
         loading = asyncio.wrap_future(self.loader.load(request.model, request.quality))
         model = await asyncio.shield(loading)  # other jobs wait for the same load
+        for control in request.controls:
+            extra = asyncio.wrap_future(self.loader.load_extra(model, control.net))
+            await asyncio.shield(extra)
         load_ms = (time.perf_counter() - started) * 1e3
+        prepared = None
+        if request.conditions.has_files:
+            prepared = await asyncio.to_thread(model.prepare, request)
+            request = prepared.request
         execution = self._queue.submit(model, request, cancel=cancel, on_step=on_step)
         try:
             generation = await asyncio.wrap_future(execution)
@@ -96,7 +103,11 @@ class DiffusionEngine:
             self.timeline.mark("first_image", request.model)
             self._log_boot()
         timings_ms = {"load": round(load_ms, 1), **generation.timings_ms}
-        return replace(generation, timings_ms=timings_ms)
+        if prepared is None:
+            return replace(generation, timings_ms=timings_ms)
+        for phase, milliseconds in prepared.timings_ms.items():
+            timings_ms[phase] = round(timings_ms.get(phase, 0.0) + milliseconds, 1)
+        return replace(generation, timings_ms=timings_ms, adapters=prepared.adapters)
 
     def stop(self) -> None:
         self._queue.stop()

@@ -3,7 +3,7 @@
 import inspect
 import logging
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import diffusers
@@ -73,11 +73,23 @@ class Compilation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class LoadedExtra:
+    """An extra on a device, such as a ControlNet, and its name in memory."""
+
+    module: Component
+    key: ComponentKey
+
+
+_PipelineKey = tuple[str, frozenset[str], tuple[str, ...]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoadedModel:
     """A model's components on a device.
 
     `keys` are the names of the components in memory. `tokenizers` are by their names in
-    pipelines. `pipeline_options` are further arguments of the pipelines' constructors.
+    pipelines. `pipeline_options` are further arguments of the pipelines' constructors. `extras`
+    grows as requests need them.
     """
 
     spec: ModelSpec
@@ -90,7 +102,8 @@ class LoadedModel:
     pipeline_options: Mapping[str, object]
     cautions: tuple[str, ...] = ()
     compilation: Compilation | None = None
-    _pipelines: dict[tuple[str, frozenset[str]], Pipeline] = field(default_factory=dict, repr=False)
+    extras: dict[str, LoadedExtra] = field(default_factory=dict)
+    _pipelines: dict[_PipelineKey, Pipeline] = field(default_factory=dict, repr=False)
 
     @property
     def denoiser(self) -> Component:
@@ -107,29 +120,64 @@ class LoadedModel:
         scheduler_class = getattr(diffusers, scheduler.class_name)
         return scheduler_class.from_config(self.scheduler_config, **scheduler.options)
 
-    def pipeline(self, class_name: str, components: Collection[str]) -> Pipeline:
+    def module_of(self, name: str) -> Component:
+        """Return a component or an extra by its name. Raises KeyError."""
+        return self.components[name] if name in self.components else self.extras[name].module
+
+    def key_of(self, name: str) -> ComponentKey:
+        """Return the key of a component or an extra. Raises KeyError."""
+        return self.keys[name] if name in self.keys else self.extras[name].key
+
+    def pipeline(
+        self, class_name: str, components: Collection[str], nets: tuple[str, ...] = ()
+    ) -> Pipeline:
         """Return a pipeline that can use these components and no others.
 
-        It is built by its constructor from the components themselves: diffusers' own
+        `nets` are the ControlNets of a class that takes some, in the order of their images. It is
+        built by its constructor from the components themselves: diffusers' own
         `from_pipe` casts them all to one number format (diffusers#12754). Built once for each
-        class and set of components; not for several threads at once.
+        class, set of components and nets; not for several threads at once.
         """
-        key = (class_name, frozenset(components))
+        key = (class_name, frozenset(components), nets)
         if key not in self._pipelines:
-            self._pipelines[key] = self._build_pipeline(class_name, key[1])
+            self._pipelines[key] = self._build_pipeline(*key)
         return self._pipelines[key]
+
+    def pipeline_with(
+        self,
+        class_name: str,
+        components: Collection[str],
+        nets: tuple[str, ...],
+        replaced: Mapping[str, Component],
+    ) -> Pipeline:
+        """Return a new pipeline with some other components in the place of the model's own."""
+        return self.with_components({**self.components, **replaced})._build_pipeline(
+            class_name, frozenset(components), nets
+        )
+
+    def with_components(self, components: Mapping[str, Component]) -> "LoadedModel":
+        """Return the same model around other components, with pipelines of its own."""
+        return replace(self, components=components, _pipelines={})
 
     def full_pipeline(self) -> Pipeline:
         """Return the text-to-image pipeline with all components, for tools and tests."""
         family = self.spec.family
         return self.pipeline(family.text_to_image, family.component_names)
 
-    def _build_pipeline(self, class_name: str, usable: frozenset[str]) -> Pipeline:
+    def _build_pipeline(
+        self, class_name: str, usable: frozenset[str], nets: tuple[str, ...]
+    ) -> Pipeline:
         pipeline_class = getattr(diffusers, class_name)
         modules = {
             name: module if name in usable else OffloadedComponent(name, module)
             for name, module in self.components.items()
         }
+        if nets:
+            modules["controlnet"] = (
+                [self.extras[name].module for name in nets]
+                if usable.issuperset(nets)
+                else OffloadedComponent("controlnet", self.extras[nets[0]].module)
+            )
         given = {
             **modules,
             **self.tokenizers,

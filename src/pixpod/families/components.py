@@ -13,3 +13,6 @@ UNET_REGION = RegionSpec(
 )
 
 VAE_REGION = RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True)
+
+UNET_LORA_LAYERS = r".+\.attentions\..+"
+"""The blocks of attention: layers of UNets that LoRAs usually have. LoCon has convolutions too."""

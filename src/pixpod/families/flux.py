@@ -5,8 +5,10 @@ from pixpod.families.schedulers import FLOW_MATCH_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
+    LoraSpec,
     QuantizationSpec,
     RegionSpec,
     Role,
@@ -89,4 +91,18 @@ FLUX = FamilySpec(
     runs_started_steps=True,
     step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
     has_denoiser_files=True,
+    # A LoRA of rank 64 for all layers takes 0.65 GiB, without the modulation 0.49.
+    lora=LoraSpec(
+        usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.70
+    ),
+    controlnet=ControlNetSpec(
+        class_name="FluxControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "FluxControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "FluxControlNetImg2ImgPipeline",
+            Mode.INPAINT: "FluxControlNetImg2ImgPipeline",
+        },
+        true_cfg_modes=frozenset({Mode.TEXT_TO_IMAGE}),
+        sees_latents=True,
+    ),
 )

@@ -1,12 +1,20 @@
 """Stable Diffusion 1.5: a UNet with one CLIP text encoder."""
 
-from pixpod.families.components import CLIP_TEXT_ENCODER, UNET_REGION, VAE, VAE_REGION
+from pixpod.families.components import (
+    CLIP_TEXT_ENCODER,
+    UNET_LORA_LAYERS,
+    UNET_REGION,
+    VAE,
+    VAE_REGION,
+)
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
+    LoraSpec,
     Role,
     WorkingMemory,
 )
@@ -50,4 +58,13 @@ SD15 = FamilySpec(
         text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
     ),
     pipeline_options={"requires_safety_checker": False},
+    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.05, whole_gib_at_64=0.10),
+    controlnet=ControlNetSpec(
+        class_name="ControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "StableDiffusionControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "StableDiffusionControlNetImg2ImgPipeline",
+            Mode.INPAINT: "StableDiffusionControlNetImg2ImgPipeline",
+        },
+    ),
 )

@@ -1,12 +1,20 @@
 """SDXL: a UNet with two CLIP text encoders."""
 
-from pixpod.families.components import CLIP_TEXT_ENCODER, UNET_REGION, VAE, VAE_REGION
+from pixpod.families.components import (
+    CLIP_TEXT_ENCODER,
+    UNET_LORA_LAYERS,
+    UNET_REGION,
+    VAE,
+    VAE_REGION,
+)
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
+    ControlNetSpec,
     FamilySpec,
     Guidance,
+    LoraSpec,
     Role,
     WorkingMemory,
 )
@@ -64,4 +72,13 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
+    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.40),
+    controlnet=ControlNetSpec(
+        class_name="ControlNetModel",
+        pipelines={
+            Mode.TEXT_TO_IMAGE: "StableDiffusionXLControlNetPipeline",
+            Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetImg2ImgPipeline",
+            Mode.INPAINT: "StableDiffusionXLControlNetImg2ImgPipeline",
+        },
+    ),
 )

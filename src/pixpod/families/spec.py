@@ -3,13 +3,16 @@
 A family is one `FamilySpec` in a file of this package. Figures are bytes as GiB (2^30).
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pixpod.job import Mode
+from pixpod.job import LoraSlots, Mode
 
 GIB = 2**30
+
+SLOT_RANKS = (16, 32, 64, 128, 256)
 
 
 class Precision(StrEnum):
@@ -50,6 +53,7 @@ class Role(StrEnum):
     TEXT_ENCODER = "text_encoder"
     DENOISER = "denoiser"
     VAE = "vae"
+    CONTROLNET = "controlnet"
 
 
 class Guidance(StrEnum):
@@ -160,6 +164,50 @@ class WorkingMemory:
     encode_gib: float
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LoraSpec:
+    """Limits of the LoRAs of one request, and the memory that they take in a batch.
+
+    `max_rank` is for all of them together. `usual` is a regular expression for the names of the
+    denoiser's layers that LoRAs usually have. `gib_at_64` is what an image of a batch takes at a
+    rank of 64 in these layers, and `whole_gib_at_64` in all layers.
+    """
+
+    usual: str
+    gib_at_64: float
+    whole_gib_at_64: float
+    max_files: int = 8
+    max_rank: int = 256
+
+    def is_usual(self, layer: str) -> bool:
+        return re.fullmatch(self.usual, layer) is not None
+
+    def slots_for(self, rank: int, *, is_whole: bool) -> LoraSlots:
+        """Return the slots for so high a rank; the ranks of slots are few, as each is compiled."""
+        return LoraSlots(rank=next(each for each in SLOT_RANKS if each >= rank), is_whole=is_whole)
+
+    def slot_bytes(self, slots: LoraSlots) -> int:
+        """Return the bytes that slots take for each image of a batch."""
+        gib = self.whole_gib_at_64 if slots.is_whole else self.gib_at_64
+        return round(gib * GIB * slots.rank / 64)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ControlNetSpec:
+    """ControlNets of a family: the class of a net, and the pipelines that take several of them.
+
+    `pipelines` has the diffusers class for each mode; controls are refused with other modes.
+    `true_cfg_modes` are those whose class takes a `true_cfg_scale`. `sees_latents`: nets see
+    control images through the VAE, otherwise as pixels of 0 to 1.
+    """
+
+    class_name: str
+    pipelines: Mapping[Mode, str]
+    true_cfg_modes: frozenset[Mode] = frozenset()
+    sees_latents: bool = False
+    max_controls: int = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -173,7 +221,8 @@ class FamilySpec:
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
-    perhaps the VAE, otherwise the whole pipeline.
+    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
+    and `controlnet` for one that takes no control image.
     """
 
     name: str
@@ -197,6 +246,8 @@ class FamilySpec:
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
+    lora: LoraSpec | None = None
+    controlnet: ControlNetSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

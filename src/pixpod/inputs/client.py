@@ -40,6 +40,7 @@ LOOK_UP_THREADS = 4
 BLOCK_BYTES = 64 * 1024
 
 _REDIRECTS = (301, 302, 303, 307, 308)
+_NOT_MODIFIED = 304
 _HEADERS = {
     "User-Agent": f"pixpod/{__version__}",
     "Accept": "*/*",
@@ -112,9 +113,20 @@ class GuardedClient:
 
     async def read(self, target: Target, limits: ReadLimits, take: Take[T]) -> T:
         """Return what `take` makes of the body of a file. Raises Refused, also that of `take`."""
+        found = await self.read_if_changed(target, limits, take, None)
+        assert found is not None, "only a request with an ETag may be answered without a file"
+        return found[0]
+
+    async def read_if_changed(
+        self, target: Target, limits: ReadLimits, take: Take[T], etag: str | None
+    ) -> tuple[T, str | None] | None:
+        """Return what `take` makes of a file, and its ETag if it has one.
+
+        Returns None for a file whose ETag is still `etag`. Raises Refused, also that of `take`.
+        """
         assert target.use is Use.READ
         return await self._within(
-            limits.total_s, target, lambda: self._follow(target, limits, take)
+            limits.total_s, target, lambda: self._follow(target, limits, take, etag)
         )
 
     async def check(self, target: Target) -> None:
@@ -172,12 +184,18 @@ class GuardedClient:
             accepted = f"a complete answer within {total_s:g} s"
             raise Refused(FetchUnavailable, accepted, value=target.host) from exc
 
-    async def _follow(self, target: Target, limits: ReadLimits, take: Take[T]) -> T:
+    async def _follow(
+        self, target: Target, limits: ReadLimits, take: Take[T], etag: str | None
+    ) -> tuple[T, str | None] | None:
+        headers = {} if etag is None else {"If-None-Match": etag}
         for _ in range(MAX_REDIRECTS + 1):
-            async with self._open("GET", target, None, {}) as response:
+            async with self._open("GET", target, None, headers) as response:
+                if etag is not None and response.status == _NOT_MODIFIED:
+                    return None
                 if response.status not in _REDIRECTS:
                     _check_status(response.status, target)
-                    return await take(_blocks(response, target, limits))
+                    found = await take(_blocks(response, target, limits))
+                    return found, response.headers.get("ETag")
                 target = self._redirected(target, response.headers.get("Location"))
         raise Refused(UrlRefused, f"at most {MAX_REDIRECTS} redirects", value=target.host)
 

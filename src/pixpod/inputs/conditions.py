@@ -5,8 +5,10 @@ from dataclasses import dataclass, replace
 from typing import TypeVar
 
 from pixpod.catalog import ModelSpec, Size
-from pixpod.inputs.intake import Intake, read_all
-from pixpod.inputs.named import NamedImages, ParsedJob
+from pixpod.inputs.intake import ImageSource, Intake, read_all
+from pixpod.inputs.lora_cache import LoraUse
+from pixpod.inputs.loras import Loras
+from pixpod.inputs.named import NamedImages, ParsedJob, control_path
 from pixpod.inputs.refusals import Refused, to_error
 from pixpod.job import Conditions, RawImage, RawMask
 
@@ -21,52 +23,96 @@ class CompletedJob:
     warnings: tuple[str, ...] = ()
 
 
-async def complete(job: ParsedJob, spec: ModelSpec, intake: Intake) -> CompletedJob:
-    """Fetch, decode and scale what a job names.
+async def complete(
+    job: ParsedJob, spec: ModelSpec, intake: Intake, loras: Loras, use: LoraUse
+) -> CompletedJob:
+    """Fetch, decode and scale what a job names. LoRA files are there as long as `use` lasts.
 
-    Raises UrlRefused, FetchFailed, FetchUnavailable or ImageRefused with all problems of what it
-    names.
+    Raises UrlRefused, FetchFailed, FetchUnavailable, ImageRefused or WeightsRefused with all
+    problems of the images or else of the LoRAs that it names, or AdapterUnusable.
     """
-    if job.images is None:
-        return CompletedJob(job=job)
-    named = job.images
-    image, mask = await _read(named, intake)
-    own = (image.width, image.height)
-    size, conditions = await intake.run(_fit, named, image, mask, spec)
+    completed = CompletedJob(job=job)
+    if job.images is not None:
+        completed = await _complete_images(job, job.images, spec, intake)
+    if not job.loras:
+        return completed
+    files = await loras.get(job.loras, intake, use)
+    request = completed.job.request
+    conditions = replace(request.conditions, loras=files)
+    done = replace(completed.job, request=replace(request, conditions=conditions))
+    return replace(completed, job=done)
+
+
+async def _complete_images(
+    job: ParsedJob, named: NamedImages, spec: ModelSpec, intake: Intake
+) -> CompletedJob:
+    read = await _read(named, intake)
+    asked = (job.request.width, job.request.height)
+    size, conditions = await intake.run(_fit, named, read, asked, spec)
     request = replace(job.request, width=size[0], height=size[1], conditions=conditions)
-    warnings = _size_warning(named, own, size)
+    warnings = _size_warning(named, read.image, size)
     return CompletedJob(job=replace(job, request=request), warnings=warnings)
 
 
-async def _read(named: NamedImages, intake: Intake) -> tuple[RawImage, RawMask | None]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class _ReadImages:
+    """The decoded images of a job, each at its own size."""
+
+    image: RawImage | None
+    mask: RawMask | None
+    controls: tuple[RawImage, ...]
+
+
+async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
     from pixpod.inputs.images import decode_image, decode_mask  # numpy only where it is needed
 
+    def reading(source: ImageSource, decode: Callable[[bytes], T]) -> Callable[[], Awaitable[T]]:
+        return lambda: intake.read_image(source, decode)
+
+    paths = [control_path(index) for index in range(len(named.controls))]
+    sources = dict(zip(paths, named.controls, strict=True))
+    if named.image is not None:
+        sources["image"] = named.image
     reads: dict[str, Callable[[], Awaitable[RawImage | RawMask]]] = {
-        "image": lambda: intake.read_image(named.image, decode_image)
+        path: reading(source, decode_image) for path, source in sources.items()
     }
-    if (source := named.mask) is not None:
-        reads["mask"] = lambda: intake.read_image(source, decode_mask)
+    if named.mask is not None:
+        reads["mask"] = reading(named.mask, decode_mask)
     found = await read_all(reads)
-    image, mask = found["image"], found.get("mask")
-    assert isinstance(image, RawImage) and not isinstance(mask, RawImage)
-    return image, mask
+    images = {path: each for path, each in found.items() if isinstance(each, RawImage)}
+    mask = found.get("mask")
+    return _ReadImages(
+        image=images.get("image"),
+        mask=mask if isinstance(mask, RawMask) else None,
+        controls=tuple(images[path] for path in paths),
+    )
 
 
 def _fit(
-    named: NamedImages, image: RawImage, mask: RawMask | None, spec: ModelSpec
+    named: NamedImages, read: _ReadImages, asked: Size, spec: ModelSpec
 ) -> tuple[Size, Conditions]:
-    """Scale image and mask, which takes up to a second. Raises ImageRefused."""
+    """Scale all images, which takes up to a second. Raises ImageRefused.
+
+    `asked` is the size without an image, which else has one of its own.
+    """
     from pixpod.inputs.fitting import choose_size, fit_image, fit_mask
 
-    own = (image.width, image.height)
     checks = _Checks()
-    size = checks("image", lambda: choose_size((named.width, named.height), own, spec)) or own
+    image, mask, size = read.image, read.mask, asked
     fitted_mask = None
-    if mask is not None:
-        blur_px = named.mask_blur_px
-        fitted_mask = checks("mask", lambda: fit_mask(mask, own, size, named.resize, blur_px))
+    if image is not None:
+        own = (image.width, image.height)
+        given = (named.width, named.height)
+        size = checks("image", lambda: choose_size(given, own, spec)) or own
+        if mask is not None:
+            blur_px = named.mask_blur_px
+            fitted_mask = checks("mask", lambda: fit_mask(mask, own, size, named.resize, blur_px))
     checks.raise_refusals()
-    return size, Conditions(image=fit_image(image, size, named.resize), mask=fitted_mask)
+    return size, Conditions(
+        image=fit_image(image, size, named.resize) if image is not None else None,
+        mask=fitted_mask,
+        controls=tuple(fit_image(each, size, named.resize) for each in read.controls),
+    )
 
 
 class _Checks:
@@ -87,12 +133,12 @@ class _Checks:
             raise to_error(self._refusals)
 
 
-def _size_warning(named: NamedImages, own: Size, size: Size) -> tuple[str, ...]:
+def _size_warning(named: NamedImages, image: RawImage | None, size: Size) -> tuple[str, ...]:
     """Return a warning for a size that nobody has asked for."""
     is_asked = named.width is not None and named.height is not None
-    if is_asked or size == own:
+    if image is None or is_asked or size == (image.width, image.height):
         return ()
     return (
-        f"image: it has {own[0]}x{own[1]} pixels, and {size[0]}x{size[1]} are generated, a size "
-        "that the model serves",
+        f"image: it has {image.width}x{image.height} pixels, and {size[0]}x{size[1]} are "
+        "generated, a size that the model serves",
     )

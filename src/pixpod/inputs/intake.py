@@ -5,10 +5,12 @@ that can be seen in what was fetched, at once.
 """
 
 import asyncio
+import hashlib
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import BinaryIO, TypeVar
 
@@ -44,6 +46,15 @@ class InlineData:
     """A file that was part of the payload."""
 
     data: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReceivedWeights:
+    """Weights that were downloaded. `sha256` is that of the bytes that arrived."""
+
+    header: WeightsHeader
+    sha256: str
+    etag: str | None
 
 
 ImageSource = Target | InlineData
@@ -111,19 +122,26 @@ class Intake:
             data = await self._client.read(source, _IMAGE_LIMITS, _join)
         return await self.run(decode, data)
 
-    async def read_weights(self, target: Target, file: Path) -> WeightsHeader:
+    async def read_weights(
+        self, target: Target, file: Path, etag: str | None = None
+    ) -> ReceivedWeights | None:
         """Download safetensors to `file`. The download ends at a header that is not acceptable.
 
-        Leaves no file behind if it fails. Raises Refused, and the errors of `disk_faults`.
+        Returns None, without a file, if the ETag of what the URL has is still `etag`. Leaves no
+        file behind if it fails. Raises Refused, and the errors of `disk_faults`.
         """
 
-        async def take(blocks: AsyncIterator[bytes]) -> WeightsHeader:
+        async def take(blocks: AsyncIterator[bytes]) -> ReceivedWeights:
             with _new_file(file) as opened:
                 return await self._take_weights(blocks, opened)
 
-        return await self._client.read(target, self._weights_limits, take)
+        found = await self._client.read_if_changed(target, self._weights_limits, take, etag)
+        return None if found is None else replace(found[0], etag=found[1])
 
-    async def _take_weights(self, blocks: AsyncIterator[bytes], opened: BinaryIO) -> WeightsHeader:
+    async def _take_weights(
+        self, blocks: AsyncIterator[bytes], opened: BinaryIO
+    ) -> ReceivedWeights:
+        digest = hashlib.sha256()
         start = bytearray()
         header: WeightsHeader | None = None
         num_bytes = 0
@@ -139,11 +157,13 @@ class Intake:
             if num_bytes > header.size_bytes:
                 break
             with disk_faults(Path(opened.name), "weights of a job"):
-                await asyncio.to_thread(opened.write, block)
+                await asyncio.to_thread(_write, opened, digest, block)
         if header is None or num_bytes != header.size_bytes:
             accepted = "a safetensors file as long as its header says"
             raise Refused(WeightsRefused, accepted, value=f"{num_bytes} bytes")
-        return header
+        with disk_faults(Path(opened.name), "weights of a job"):
+            await asyncio.to_thread(_sync, opened)
+        return ReceivedWeights(header=header, sha256=digest.hexdigest(), etag=None)
 
     async def run(self, function: Callable[..., T], *args: object) -> T:
         """Run a function on one of the decoding threads."""
@@ -155,6 +175,16 @@ async def _join(blocks: AsyncIterator[bytes]) -> bytes:
     async for block in blocks:
         found += block
     return bytes(found)
+
+
+def _write(opened: BinaryIO, digest: "hashlib._Hash", block: bytes) -> None:
+    opened.write(block)
+    digest.update(block)
+
+
+def _sync(opened: BinaryIO) -> None:
+    opened.flush()
+    os.fsync(opened.fileno())
 
 
 @contextmanager

@@ -2,20 +2,23 @@
 
 import hashlib
 import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixpod.inputs.intake import ImageSource, InlineData
+from pixpod.inputs.targets import Target
 from pixpod.job import Job, Resize
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedImages:
-    """The image that a job begins with, and its mask. `width` and `height` are as the job gives
-    them; `mask_blur_px` is the radius by which the mask is blurred.
+    """The image that a job begins with, its mask, and control images. `width` and `height` are as
+    the job gives them; `mask_blur_px` is the radius by which the mask is blurred.
     """
 
-    image: ImageSource
+    image: ImageSource | None
     mask: ImageSource | None
+    controls: tuple[ImageSource, ...] = ()
     resize: Resize
     mask_blur_px: int
     width: int | None
@@ -23,15 +26,47 @@ class NamedImages:
 
     def digest(self) -> str:
         """Return a SHA-256 in hex. Of a URL the query is left out, which may be a signature."""
-        files = [_identity(each) if each else None for each in (self.image, self.mask)]
+        named = (self.image, self.mask, *self.controls)
+        files = [_identity(each) if each else None for each in named]
         others = (self.resize, self.mask_blur_px, self.width, self.height)
         return hashlib.sha256(json.dumps([*files, *others]).encode()).hexdigest()
 
 
-def _identity(source: ImageSource) -> str:
+def control_path(index: int) -> str:
+    """Return the place of a control image in the payload."""
+    return f"controlnets[{index}].image"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamedLora:
+    """A LoRA by its URL or by its name in the deployment. `path` is its place in the payload.
+
+    `sha256` is what the job says about the file, None if it says nothing.
+    """
+
+    path: str
+    source: Target | str
+    scale: float
+    sha256: str | None
+
+    def identity(self) -> tuple[str, float]:
+        """Return what makes it another LoRA, or the same one at another scale."""
+        return self.sha256 or _identity(self.source), self.scale
+
+
+def inputs_digest(images: NamedImages | None, loras: Sequence[NamedLora]) -> str:
+    """Return a SHA-256 in hex of all files that a job names, "" for none."""
+    digest = images.digest() if images else ""
+    if not loras:
+        return digest
+    listed = sorted(lora.identity() for lora in loras)
+    return hashlib.sha256(json.dumps([digest, listed]).encode()).hexdigest()
+
+
+def _identity(source: ImageSource | str) -> str:
     if isinstance(source, InlineData):
         return hashlib.sha256(source.data).hexdigest()
-    return source.url.partition("?")[0]
+    return source if isinstance(source, str) else source.url.partition("?")[0]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -42,7 +77,8 @@ class ParsedJob(Job):
     """
 
     images: NamedImages | None = None
+    loras: tuple[NamedLora, ...] = ()
 
     @property
     def names_files(self) -> bool:
-        return self.images is not None
+        return self.images is not None or bool(self.loras)

@@ -2,7 +2,7 @@
 
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt
-from pixpod.methods.method import Method, method_of, num_steps
+from pixpod.methods.method import Method, method_of, num_steps, pipelines_of
 from pixpod.methods.stages import StageName, StagePlan, stages_of
 
 __all__ = [
@@ -15,6 +15,7 @@ __all__ = [
     "method_of",
     "num_steps",
     "num_tokens",
+    "pipelines_of",
     "stages_of",
     "uses_negative_prompt",
 ]

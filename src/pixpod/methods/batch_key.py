@@ -2,7 +2,15 @@
 
 from dataclasses import dataclass
 
-from pixpod.job import GenerationRequest, Mode, Quality, Sampling, TextOptions
+from pixpod.job import (
+    ControlOptions,
+    GenerationRequest,
+    LoraSlots,
+    Mode,
+    Quality,
+    Sampling,
+    TextOptions,
+)
 
 PIXELS_PER_TOKEN = 256
 """VAE stride 8 and patches of 2, both squared. UNets are counted in the same way."""
@@ -12,7 +20,8 @@ PIXELS_PER_TOKEN = 256
 class BatchKey:
     """Everything that requests of one batch have in common.
 
-    It has everything that shapes or scales the denoiser's call. Prompts and seeds may differ.
+    It has everything that shapes or scales the denoiser's call. Prompts, seeds and LoRAs may
+    differ, but requests with and without slots for LoRAs run apart.
     """
 
     model: str
@@ -22,6 +31,8 @@ class BatchKey:
     height: int
     sampling: Sampling
     text: TextOptions
+    controls: tuple[ControlOptions, ...] = ()
+    slots: LoraSlots | None = None
 
 
 def batch_key_of(request: GenerationRequest) -> BatchKey:
@@ -34,6 +45,8 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         height=request.height,
         sampling=request.sampling,
         text=request.text,
+        controls=request.controls,
+        slots=request.conditions.slots,
     )
 
 

@@ -1,10 +1,11 @@
 """The pipeline of a request and the denoiser calls that it really takes."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, Mode, Sampling
+from pixpod.job import GenerationRequest, LoraSlots, Mode, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -12,12 +13,23 @@ class Method:
     """The pipeline and denoiser calls that generate the images of one request.
 
     `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
+    `nets` are the ControlNets of the request's controls, in their order.
+    `slots` are those for LoRAs, None without any.
     """
 
     pipeline: str
     mode: Mode
     size: Size
     num_calls: int
+    nets: tuple[str, ...] = ()
+    slots: LoraSlots | None = None
+
+
+def pipelines_of(family: FamilySpec, *, has_controls: bool) -> Mapping[Mode, str]:
+    """Return the pipeline class for each mode that the family has, with or without controls."""
+    if not has_controls:
+        return family.pipelines
+    return family.controlnet.pipelines if family.controlnet else {}
 
 
 def num_steps(family: FamilySpec, sampling: Sampling) -> int:
@@ -32,12 +44,14 @@ def num_steps(family: FamilySpec, sampling: Sampling) -> int:
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
     """Return the pipeline and the denoiser calls of a request to this model.
 
-    Raises KeyError for a mode or a scheduler that the model's family does not have.
+    Raises KeyError for a mode, a control or a scheduler that the model's family does not have.
     """
     scheduler = spec.family.schedulers[request.sampling.scheduler]
     return Method(
-        pipeline=spec.family.pipelines[request.mode],
+        pipeline=pipelines_of(spec.family, has_controls=bool(request.controls))[request.mode],
         mode=request.mode,
         size=(request.width, request.height),
         num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
+        nets=tuple(control.net for control in request.controls),
+        slots=request.conditions.slots,
     )

@@ -1,6 +1,6 @@
 """Stages of an image: which components each of them uses, and how much memory it works with."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
@@ -17,6 +17,7 @@ _SQUARE_PX = 1024 * 1024
 class StageName(StrEnum):
     """Names of stages as a reply's timings have them, in the order in which they run."""
 
+    ADAPT = "adapt"
     TEXT_ENCODE = "text_encode"
     IMAGE_ENCODE = "image_encode"
     DENOISE = "denoise"
@@ -48,16 +49,18 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
         components=(family.vae,),
         fixed_bytes=fixed_bytes + round(memory.encode_gib * squares * GIB),
     )
-    return (
+    adapt = StagePlan(name=StageName.ADAPT, components=(), fixed_bytes=0)
+    plans = (
+        *((adapt,) if method.slots else ()),
         StagePlan(
             name=StageName.TEXT_ENCODE,
             components=family.text_encoders,
             fixed_bytes=round(memory.text_gib * GIB),
         ),
-        *((image_encode,) if method.mode in IMAGE_MODES else ()),
+        *((image_encode,) if method.mode in IMAGE_MODES or method.nets else ()),
         StagePlan(
             name=StageName.DENOISE,
-            components=(family.denoiser,),
+            components=(family.denoiser, *dict.fromkeys(method.nets)),
             fixed_bytes=fixed_bytes,
             image_bytes=round(memory.denoise_gib * squares * GIB),
         ),
@@ -68,3 +71,7 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             image_bytes=round(memory.decode_gib * squares * GIB),
         ),
     )
+    if method.slots is None or family.lora is None:
+        return plans
+    slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
+    return tuple(replace(plan, image_bytes=plan.image_bytes + slot_bytes) for plan in plans)

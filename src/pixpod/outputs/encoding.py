@@ -9,13 +9,21 @@ import io
 import json
 import math
 import struct
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
 import pixpod
-from pixpod.job import EncodedImage, GenerationRequest, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import (
+    ControlOptions,
+    EncodedImage,
+    GenerationRequest,
+    ImageFormat,
+    ModelIdentity,
+    RawImage,
+)
 
 PNG_COMPRESS_LEVEL = 1
 """Level 6 takes 2 to 4 times as long for files that are 2 % (texture) to 30 % (gradient) smaller.
@@ -74,7 +82,7 @@ def generation_text(
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
     Without prompts it is the line of settings alone.
     """
-    prompts = request.prompts
+    prompts, loras = request.prompts, request.conditions.loras
     settings = {
         "Steps": request.sampling.num_inference_steps,
         "Sampler": request.sampling.scheduler,
@@ -85,6 +93,12 @@ def generation_text(
         "Size": f"{request.width}x{request.height}",
         "Model": model.name,
         "Model hash": model.revision[:10],
+        "Lora hashes": _listed({each.name: each.sha256[:12] for each in loras}),
+        "Lora scales": _listed({each.name: f"{each.scale:g}" for each in loras}),
+        **{
+            f"ControlNet {index}": _control_text(control)
+            for index, control in enumerate(request.controls)
+        },
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -92,6 +106,14 @@ def generation_text(
     if has_prompts and prompts.negative_prompt:
         lines.append(f"Negative prompt: {_shortened(prompts.negative_prompt)}")
     return "\n".join([*lines, ", ".join(known)])
+
+
+def _control_text(control: ControlOptions) -> str:
+    """Return a control in the notation of the web UI's extension for ControlNets."""
+    return (
+        f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
+        f"Guidance End: {control.end:g}"
+    )
 
 
 def encode(
@@ -204,6 +226,10 @@ def _shortened(prompt: str) -> str:
     if len(whole) <= MAX_PROMPT_CHARACTERS:
         return whole
     return whole[: MAX_PROMPT_CHARACTERS - 1] + "…"
+
+
+def _listed(values: Mapping[str, str]) -> str | None:
+    return ", ".join(f"{name}: {value}" for name, value in values.items()) or None
 
 
 def _quoted(value: object) -> str:

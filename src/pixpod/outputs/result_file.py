@@ -12,7 +12,7 @@ from typing import Annotated
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import pixpod
-from pixpod.job import Conditions, ImageFile, Job, ModelIdentity
+from pixpod.job import AdapterUse, Conditions, ImageFile, Job, ModelIdentity
 from pixpod.outputs.keys import keyed_hash
 
 MAX_RESULT_BYTES = 64_000
@@ -45,6 +45,17 @@ class ResultModel(SealedPart):
     weights: str
 
 
+class ResultAdapter(SealedPart):
+    """The fields of an AdapterUse."""
+
+    name: str
+    sha256: _Hash
+    rank: int
+    layers: int
+    scale: float
+    cached: bool
+
+
 class ResultFile(SealedPart):
     """The content. `version` is the worker's: another one may read the same payload differently."""
 
@@ -54,6 +65,11 @@ class ResultFile(SealedPart):
     model: ResultModel
     steps: int
     warnings: tuple[str, ...]
+    adapters: tuple[ResultAdapter, ...] = ()
+
+    @property
+    def adapters_used(self) -> tuple[AdapterUse, ...]:
+        return tuple(AdapterUse(**each.model_dump()) for each in self.adapters)
 
 
 def fingerprint(job: Job, secret: SecretStr) -> str:
@@ -75,6 +91,7 @@ def make_result(
     model: ModelIdentity,
     steps: int,
     warnings: tuple[str, ...],
+    adapters: tuple[AdapterUse, ...] = (),
 ) -> ResultFile:
     """Return the content for a job whose images, in the order of their indices, are stored."""
     return ResultFile(
@@ -92,6 +109,7 @@ def make_result(
         model=ResultModel(**asdict(model)),
         steps=steps,
         warnings=warnings,
+        adapters=tuple(ResultAdapter(**asdict(each)) for each in adapters),
     )
 
 

@@ -89,6 +89,7 @@ class Spooling:
             model=ModelIdentity(**found.result.model.model_dump()),
             steps=found.result.steps,
             warnings=found.result.warnings,
+            adapters=found.result.adapters_used,
         )
 
     async def remove(self, job: Job) -> None:
@@ -114,6 +115,7 @@ class Spooling:
                 model=result.model,
                 steps=result.steps,
                 warnings=result.warnings,
+                adapters=result.adapters,
             ),
         )
 

@@ -101,6 +101,7 @@ class StoredResults:
             model=made.model,
             steps=made.steps,
             warnings=made.warnings,
+            adapters=made.adapters,
         )
         write = asyncio.create_task(self._write(result, keys))
         self._writes.add(write)
@@ -143,6 +144,7 @@ class StoredResults:
             model=ModelIdentity(**result.model.model_dump()),
             steps=result.steps,
             warnings=result.warnings,
+            adapters=result.adapters_used,
         )
 
     async def _read(self, keys: JobKeys) -> ResultFile | None:

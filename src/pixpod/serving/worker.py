@@ -18,6 +18,7 @@ from pixpod.engine.base import Engine
 from pixpod.errors import InternalError, WorkerError
 from pixpod.inputs.conditions import complete
 from pixpod.inputs.intake import Intake
+from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
     Cost,
@@ -99,6 +100,7 @@ class Worker:
     max_job_s: float
     results: StoredResults | None = None
     webhooks: Webhooks | None = None
+    loras: Loras = field(default_factory=Loras)
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     images_served: int = field(default=0, init=False)
 
@@ -247,13 +249,14 @@ class Worker:
 
     async def _generate(self, job: ParsedJob, progress: Progress, timeline: Timeline) -> Generated:
         warnings: tuple[str, ...] = ()
-        if job.names_files:
-            with timeline.phase("fetch"):
-                spec = self.capabilities.models[job.request.model]
-                completed = await complete(job, spec, self.intake)
-            job, warnings = completed.job, completed.warnings
-            self._renderer.check_size(job)
-        generation = await self.engine.generate(job.request, progress.on_step)
+        with self.loras.cache.using() as use:
+            if job.names_files:
+                with timeline.phase("fetch"):
+                    spec = self.capabilities.models[job.request.model]
+                    completed = await complete(job, spec, self.intake, self.loras, use)
+                job, warnings = completed.job, completed.warnings
+                self._renderer.check_size(job)
+            generation = await self.engine.generate(job.request, progress.on_step)
         warnings = (*warnings, *generation.warnings)
         return Generated(job=job, generation=replace(generation, warnings=warnings))
 
@@ -281,6 +284,7 @@ class Worker:
             model=generation.model,
             steps=generation.num_calls,
             warnings=generation.warnings,
+            adapters=generation.adapters,
         )
 
     async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
@@ -305,6 +309,7 @@ class Worker:
             ),
             worker=self._report(is_first),
             warnings=(*generation.warnings, *delivered.warnings),
+            adapters=generation.adapters,
         )
 
     def _repeat(self, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
@@ -321,6 +326,7 @@ class Worker:
             ),
             worker=self._report(is_first=self.images_served == 0),
             warnings=(*result.warnings, reason),
+            adapters=result.adapters,
         )
 
     def _report(self, is_first: bool) -> WorkerReport:
@@ -338,6 +344,7 @@ def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
         model=spooled.model,
         steps=spooled.steps,
         warnings=(*spooled.warnings, *delivered.warnings),
+        adapters=spooled.adapters,
     )
 
 

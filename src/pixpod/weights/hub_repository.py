@@ -20,6 +20,7 @@ from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import HubUnavailable, ModelUnavailable, WorkerError
+from pixpod.extras import ExtraSpec
 from pixpod.weights.disk import Progress, check_space, disk_faults, sha256_of
 from pixpod.weights.manifest import WeightFile
 
@@ -62,6 +63,18 @@ def needed_files(spec: ModelSpec) -> tuple[str, ...]:
     ]
     return _SMALL_FILES + tuple(
         f"{folder}/*.{kind}" for folder in folders for kind in ("json", "safetensors")
+    )
+
+
+def extra_files(extra: ExtraSpec) -> tuple[str, ...]:
+    """Return patterns for the files of an extra's repository that are needed."""
+    inside = f"{extra.folder}/" if extra.folder else ""
+    return (
+        f"{inside}config.json",
+        f"{inside}diffusion_pytorch_model*.safetensors",
+        f"{inside}diffusion_pytorch_model*.json",
+        "LICENSE*",
+        "README.md",
     )
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import LicenceNotAccepted, ModelUnavailable, WeightsUnreadable
+from pixpod.extras import ExtraSpec
 from pixpod.families import Precision
 from pixpod.weights.disk import sha256_of
 from pixpod.weights.manifest import WeightFile
@@ -68,6 +69,25 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise ModelUnavailable(f"{spec.name}: {index}: expected a {expected}, got a {found}")
     if weights.vae and not (weights.vae / "config.json").is_file():
         raise ModelUnavailable(f"{spec.name}: {weights.vae} holds no VAE")
+
+
+def check_extra_layout(extra: ExtraSpec, weights: Weights) -> None:
+    """Check that the folder has a component of the extra's class. Raises ModelUnavailable if it has
+    not, and WeightsUnreadable if its configuration is damaged.
+    """
+    config = weights.folder / "config.json"
+    try:
+        found = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+    except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
+        raise ModelUnavailable(f"{extra.name}: {config}: {exc.strerror}") from exc
+    except (KeyError, TypeError) as exc:
+        raise ModelUnavailable(f"{extra.name}: {config} names no class of diffusers") from exc
+    except (OSError, ValueError) as exc:
+        raise WeightsUnreadable(f"{extra.name}: {config} cannot be read as JSON") from exc
+    if found != extra.class_name:
+        raise ModelUnavailable(
+            f"{extra.name}: {config}: expected a {extra.class_name}, got a {found}"
+        )
 
 
 def check_small_files(weights: Weights) -> None:
@@ -171,6 +191,14 @@ def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
     }
 
 
+def extra_files_to_read(weights: Weights) -> dict[Path, WeightFile]:
+    """Return all weight files of an extra; see `files_to_read`."""
+    listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
+    return {
+        path: listed.get(path.resolve()) or _unlisted(path) for path in tensor_paths(weights.folder)
+    }
+
+
 def _unlisted(path: Path) -> WeightFile:
     try:
         size_bytes = path.stat().st_size
@@ -179,7 +207,7 @@ def _unlisted(path: Path) -> WeightFile:
     return WeightFile(path=path.name, size_bytes=size_bytes, sha256="")
 
 
-def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
+def check_licence(spec: ModelSpec | ExtraSpec, accepted: frozenset[str]) -> None:
     """Raise LicenceNotAccepted unless the deployment has accepted a licence that requires it."""
     if spec.licence_must_be_accepted and spec.licence not in accepted:
         raise LicenceNotAccepted(

@@ -17,7 +17,8 @@
     sha256 = "..."
     chunks = ["9a5c...", ...]                 # xxh3_64 of each 64 MiB, as 16 hex digits
 
-Only `path` and `revision` are required. A model without `files` is served without checks.
+Only `path` and `revision` are required. A model without `files` is served without checks. Extras,
+such as ControlNets, have the same entries in tables `[extras.<name>]`.
 Reads no weights.
 """
 
@@ -25,7 +26,7 @@ import json
 import re
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 
 from pixpod.errors import InvalidSettings
@@ -54,7 +55,7 @@ class WeightFile:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ManifestEntry:
-    """One model of a weights directory. `path` and `vae` are relative to that directory.
+    """One model or extra of a weights directory. `path` and `vae` are relative to that directory.
 
     `vae` replaces the folder's own. `precision` is the stored format of the denoiser; None if it is
     not known. `recipe` and `versions` describe how the files were made.
@@ -70,6 +71,7 @@ class ManifestEntry:
     recipe: str | None = None
     versions: Mapping[str, str] | None = None
     files: tuple[WeightFile, ...] = ()
+    is_extra: bool = False
 
     @property
     def size_bytes(self) -> int:
@@ -79,8 +81,13 @@ class ManifestEntry:
 Manifest = Mapping[str, ManifestEntry]
 
 
+def names_in(manifest: Manifest, *, extras: bool) -> tuple[str, ...]:
+    """Return the names of the extras, or those of the models, in their order."""
+    return tuple(name for name, entry in manifest.items() if entry.is_extra is extras)
+
+
 def read_manifest(directory: Path) -> Manifest:
-    """Return the models of a weights directory by name, in the order of its manifest.
+    """Return models and extras of a weights directory by name: models first, each in their order.
 
     Raises InvalidSettings if no manifest can be read; the message names a damaged entry.
     """
@@ -92,10 +99,21 @@ def read_manifest(directory: Path) -> Manifest:
     if document.get("format") != FORMAT:
         found = document.get("format", "none")
         raise InvalidSettings(f"{path}: format {found!r}: expected {FORMAT}; bake again")
-    tables = document.get("models", {})
-    if not isinstance(tables, dict) or document.keys() - {"format", "models"}:
-        raise InvalidSettings(f"{path}: expected format and [models.<name>] tables")
-    return {name: _parse_entry(name, table, str(path)) for name, table in tables.items()}
+    tables, extras = (document.get(section, {}) for section in ("models", "extras"))
+    is_known = not document.keys() - {"format", "models", "extras"}
+    if not (isinstance(tables, dict) and isinstance(extras, dict) and is_known):
+        raise InvalidSettings(
+            f"{path}: expected format, [models.<name>] and [extras.<name>] tables"
+        )
+    if twice := tables.keys() & extras.keys():
+        raise InvalidSettings(f"{path}: {min(twice)!r} is a model and an extra")
+    return {
+        **{name: _parse_entry(name, table, str(path)) for name, table in tables.items()},
+        **{
+            name: replace(_parse_entry(name, table, str(path)), is_extra=True)
+            for name, table in extras.items()
+        },
+    }
 
 
 def render_manifest(manifest: Manifest) -> str:
@@ -107,7 +125,8 @@ def render_manifest(manifest: Manifest) -> str:
         f"format = {FORMAT}",
     ]
     for name, entry in manifest.items():
-        lines += ["", f"[models.{_key(name)}]"]
+        table = f"{'extras' if entry.is_extra else 'models'}.{_key(name)}"
+        lines += ["", f"[{table}]"]
         lines += [
             f"{field} = {_text(value)}"
             for field in _TEXTS
@@ -117,7 +136,7 @@ def render_manifest(manifest: Manifest) -> str:
             pairs = ", ".join(f"{_key(k)} = {_text(v)}" for k, v in entry.versions.items())
             lines.append(f"versions = {{ {pairs} }}")
         for file in entry.files:
-            lines += ["", f"[[models.{_key(name)}.files]]", f"path = {_text(file.path)}"]
+            lines += ["", f"[[{table}.files]]", f"path = {_text(file.path)}"]
             lines += [f"size_bytes = {file.size_bytes}", f"sha256 = {_text(file.sha256)}"]
             if file.chunks:
                 lines += ["chunks = [", *(f"    {_text(c)}," for c in file.chunks), "]"]

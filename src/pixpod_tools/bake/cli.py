@@ -6,6 +6,7 @@ diffusers, with weights in the precision in which they are served.
   scripts/bake --profile flux-dev --to DIR --accept-licence flux-1-dev-non-commercial
   scripts/bake --model sdxl=float16 --from FOLDER --vae FOLDER --to DIR
   scripts/bake --model sd15=float16 --from FILE.safetensors --config FOLDER --to DIR
+  scripts/bake --extra NAME=float16 --to DIR
   scripts/bake --random flux-dev --size-gb 4 --to DIR
   scripts/bake --verify DIR
   scripts/bake --layers 8 --from DIR --to DIR
@@ -16,11 +17,15 @@ import logging
 import sys
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.errors import InvalidSettings, WorkerError
-from pixpod.weights.manifest import read_manifest
+from pixpod.extras import load_extras
+from pixpod.weights.manifest import names_in, read_manifest
+
+if TYPE_CHECKING:
+    from pixpod_tools.bake.sources import SourceOptions
 
 T = TypeVar("T")
 
@@ -59,6 +64,12 @@ def _parser() -> argparse.ArgumentParser:
         help="one model of the catalog; may be repeated",
     )
     command.add_argument(
+        "--extra",
+        metavar="NAME[=PRECISION]",
+        action="append",
+        help="an extra of the catalog, such as a ControlNet; may be repeated",
+    )
+    command.add_argument(
         "--random",
         metavar="NAME[=PRECISION..]",
         help="random weights of the full size of flux-dev, flux-schnell, sdxl or sd15",
@@ -95,7 +106,6 @@ def _bake(options: argparse.Namespace) -> int:
     from pixpod_tools.bake.bake import bake
     from pixpod_tools.bake.directory import list_models
     from pixpod_tools.bake.recipes import get_profile, parse_recipe
-    from pixpod_tools.bake.sources import SourceOptions, read_token
 
     silence_libraries()
     directory = _required(options.to, "--to DIR")
@@ -104,7 +114,32 @@ def _bake(options: argparse.Namespace) -> int:
         if options.profile is not None
         else tuple(map(parse_recipe, options.model))
     )
-    requested = SourceOptions(
+    requested = _source_options(options)
+    catalog = load_catalog(options.catalog)
+    for recipe in recipes:
+        bake(directory, recipe, catalog, requested, options.shard_gb)
+    _say_models(list_models(directory))
+    return 0
+
+
+def _bake_extras(options: argparse.Namespace) -> int:
+    from pixpod.engine.loading.model_loading import silence_libraries
+    from pixpod_tools.bake.directory import list_models
+    from pixpod_tools.bake.extras import bake_extra, parse_extra
+
+    silence_libraries()
+    directory = _required(options.to, "--to DIR")
+    extras = load_extras(options.catalog)
+    for extra, precision in [parse_extra(text, extras) for text in options.extra]:
+        bake_extra(directory, extra, precision, _source_options(options), options.shard_gb)
+    _say_models(list_models(directory))
+    return 0
+
+
+def _source_options(options: argparse.Namespace) -> "SourceOptions":
+    from pixpod_tools.bake.sources import SourceOptions, read_token
+
+    return SourceOptions(
         location=options.source,
         own_models=ROOT / "model_cache",
         config=options.config,
@@ -113,11 +148,6 @@ def _bake(options: argparse.Namespace) -> int:
         token=read_token(options.token_file),
         accepted_licences=frozenset(options.accept_licence),
     )
-    catalog = load_catalog(options.catalog)
-    for recipe in recipes:
-        bake(directory, recipe, catalog, requested, options.shard_gb)
-    _say_models(list_models(directory))
-    return 0
 
 
 def _bake_random(options: argparse.Namespace) -> int:
@@ -143,13 +173,17 @@ def _verify(options: argparse.Namespace) -> int:
     catalog: Catalog = load_catalog(options.catalog)
     total_bytes = sum(entry.size_bytes for entry in manifest.values())
     with byte_bar("checking", total_bytes) as bar:
-        problems = verify_directory(directory, manifest, catalog, bar.update)
+        problems = verify_directory(
+            directory, manifest, catalog, bar.update, load_extras(options.catalog)
+        )
     for problem in problems:
         _say(f"wrong: {problem}")
+    num_models = len(names_in(manifest, extras=False))
     files = sum(len(entry.files) for entry in manifest.values())
     _say(
         f"{len(problems)} wrong" if problems else "as baked",
-        f"{len(manifest)} models, {files} files, {total_bytes} bytes in {directory}",
+        f"{num_models} models, {len(manifest) - num_models} extras, {files} files, "
+        f"{total_bytes} bytes in {directory}",
     )
     return 1 if problems else 0
 
@@ -168,6 +202,7 @@ def _layers(options: argparse.Namespace) -> int:
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "profile": _bake,
     "model": _bake,
+    "extra": _bake_extras,
     "random": _bake_random,
     "verify": _verify,
     "layers": _layers,

@@ -50,7 +50,7 @@ def plan_conversion(
 
     Raises ModelUnavailable if the source is of another kind of model, or quantised already.
     """
-    index = _read_json(source / MODEL_INDEX)
+    index = read_json(source / MODEL_INDEX)
     folders = {name: source / name for name in spec.family.component_names}
     if vae is not None:
         folders[spec.family.vae] = vae
@@ -63,7 +63,7 @@ def plan_conversion(
             raise ModelUnavailable(
                 f"{source / MODEL_INDEX}: {name}: expected a {component.class_name}, got {got}"
             )
-        config = _read_json(folder / "config.json")
+        config = read_json(folder / "config.json")
         if "quantization_config" in config:
             raise ModelUnavailable(f"{folder}: is quantised already: bake from 16-bit weights")
         storage = storage_of(spec.family, recipe.plan, name)
@@ -83,11 +83,11 @@ def convert(conversion: Conversion, folder: Path, max_shard_bytes: int, progress
             continue
         source = conversion.folders[component.name]
         with ExitStack() as files:
-            reader = _Reader(files, source, component)
+            reader = ComponentReader(files, source, component)
             write_component(folder, component, reader.read, max_shard_bytes, progress)
 
 
-class _Reader:
+class ComponentReader:
     """Reads a component's tensors; its files stay open as long as `files` is open."""
 
     def __init__(self, files: ExitStack, source: Path, component: Component) -> None:
@@ -138,7 +138,7 @@ def _copy_small_parts(conversion: Conversion, folder: Path) -> None:
             shutil.copyfile(path, folder / path.name)
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a config. Any: its library decides what it contains."""
     try:
         found = json.loads(path.read_text(encoding="utf-8"))

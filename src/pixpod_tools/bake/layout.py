@@ -14,10 +14,18 @@ def write_component(
     """Write a component's folder, which gets its own name only once it is complete."""
     target = folder / component.name
     part = folder / f"{component.name}.part"
-    part.mkdir(parents=True, exist_ok=True)
-    write_json(part / "config.json", component.config)
+    write_component_files(part, component, read, max_shard_bytes, progress)
+    part.rename(target)
+
+
+def write_component_files(
+    folder: Path, component: Component, read: Read, max_shard_bytes: int, progress: Progress
+) -> None:
+    """Write a component's configuration and weights into a folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(folder / "config.json", component.config)
     write_shards(
-        part,
+        folder,
         STEMS[component.spec.library],
         component.tensors,
         read,
@@ -25,7 +33,6 @@ def write_component(
         max_shard_bytes=max_shard_bytes,
         progress=progress,
     )
-    part.rename(target)
 
 
 def write_json(path: Path, content: Mapping[str, object]) -> None:

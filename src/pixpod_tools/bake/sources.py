@@ -15,6 +15,7 @@ from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import InvalidSettings, LicenceNotAccepted
+from pixpod.extras import ServedSpec
 from pixpod.weights.hub_repository import VAE_FILES, fetch_repository, needed_files
 from pixpod.weights.layout import MODEL_INDEX
 from pixpod.weights.manifest import MANIFEST, read_manifest
@@ -24,7 +25,7 @@ from pixpod_tools.bake.single_file import as_folder
 HUB = "hub"
 
 _COMMIT = re.compile("[0-9a-f]{40}")
-_DOWNLOADS = ".download"
+DOWNLOADS = ".download"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -76,7 +77,7 @@ def read_token(file: Path | None) -> SecretStr | None:
     return SecretStr(text)
 
 
-def check_licence(spec: ModelSpec, accepted: frozenset[str]) -> None:
+def check_licence(spec: ServedSpec, accepted: frozenset[str]) -> None:
     """Raise LicenceNotAccepted unless the caller has accepted a licence that requires it."""
     if spec.licence_must_be_accepted and spec.licence not in accepted:
         raise LicenceNotAccepted(
@@ -105,7 +106,7 @@ def opened(
         location = HUB if spec.repository else str(options.own_models)
     path = Path(location)
     if location == HUB:
-        downloads = directory / _DOWNLOADS / spec.name
+        downloads = directory / DOWNLOADS / spec.name
         yield _fetch(spec, options, downloads)
         shutil.rmtree(downloads)
         if not any(downloads.parent.iterdir()):
@@ -128,18 +129,19 @@ def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path) -> Origin:
     vae = options.vae
     if vae is None and spec.vae_repository and spec.vae_revision:
         vae = downloads / "vae"
-        _fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options)
-    _fetch_to(folder, spec.repository, revision, needed_files(spec), options)
+        fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options)
+    fetch_to(folder, spec.repository, revision, needed_files(spec), options)
     return Origin(folder=folder, revision=revision, repository=spec.repository, vae=vae)
 
 
-def _fetch_to(
+def fetch_to(
     folder: Path,
     repository: str,
     revision: str,
     patterns: tuple[str, ...],
     options: SourceOptions,
 ) -> None:
+    """Download the chosen files of a commit, and show how far it is."""
     with byte_bar(f"{repository}: fetching", None) as bar:
         seen = 0
 
@@ -179,14 +181,18 @@ def _local(spec: ModelSpec, options: SourceOptions, path: Path) -> Origin:
             f"--from {path}: expected {HUB}, a folder with {MODEL_INDEX} or {MANIFEST}, "
             "and a .safetensors file"
         )
-    name = path.resolve().name
-    known = name if _COMMIT.fullmatch(name) else f"local-{_fingerprint(path, '*', '*/*')}"
     return Origin(
         folder=path,
-        revision=options.revision or known,
+        revision=options.revision or revision_of(path),
         repository=spec.repository,
         vae=options.vae,
     )
+
+
+def revision_of(folder: Path) -> str:
+    """Return the commit that a folder is named after, else a text that its files determine."""
+    name = folder.resolve().name
+    return name if _COMMIT.fullmatch(name) else f"local-{_fingerprint(folder, '*', '*/*')}"
 
 
 def _fingerprint(folder: Path, *patterns: str) -> str:

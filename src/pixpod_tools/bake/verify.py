@@ -4,10 +4,12 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 
 from pixpod.catalog import Catalog
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
-from pixpod.weights.layout import Weights, check_layout
+from pixpod.extras import Extras
+from pixpod.weights.layout import Weights, check_extra_layout, check_layout
 from pixpod.weights.manifest import CHUNK_BYTES, Manifest, ManifestEntry, WeightFile
 from pixpod_tools.bake.checksums import Progress, describe_file
 
@@ -15,18 +17,22 @@ _THREADS = 4
 
 
 def verify_directory(
-    directory: Path, manifest: Manifest, catalog: Catalog, progress: Progress
+    directory: Path,
+    manifest: Manifest,
+    catalog: Catalog,
+    progress: Progress,
+    extras: Extras = MappingProxyType({}),
 ) -> list[str]:
     """Return all problems, one line each, with paths in the directory; empty if there is none.
 
     Finds damage, weights that no entry lists, entries without files, and a layout that differs
-    from that of the catalog's model of the same name.
+    from that of the catalog's model or extra of the same name.
     """
     return [
         problem
         for entry in manifest.values()
         for problem in chain(
-            verify_entry(directory, entry, progress), _layout(directory, entry, catalog)
+            verify_entry(directory, entry, progress), _layout(directory, entry, catalog, extras)
         )
     ]
 
@@ -80,10 +86,9 @@ def _unlisted(folder: Path, entry: ManifestEntry) -> Iterator[str]:
             yield f"{entry.path}/{name}: is not listed in the manifest"
 
 
-def _layout(directory: Path, entry: ManifestEntry, catalog: Catalog) -> Iterator[str]:
-    spec = catalog.get(entry.name)
-    if spec is None:
-        return
+def _layout(
+    directory: Path, entry: ManifestEntry, catalog: Catalog, extras: Extras
+) -> Iterator[str]:
     weights = Weights(
         folder=directory / entry.path,
         revision=entry.revision,
@@ -91,6 +96,10 @@ def _layout(directory: Path, entry: ManifestEntry, catalog: Catalog) -> Iterator
         vae=directory / entry.vae if entry.vae else None,
     )
     try:
-        check_layout(spec, weights)
+        if entry.is_extra:
+            if extra := extras.get(entry.name):
+                check_extra_layout(extra, weights)
+        elif spec := catalog.get(entry.name):
+            check_layout(spec, weights)
     except (ModelUnavailable, WeightsUnreadable) as exc:
         yield f"{entry.path}: {exc}"

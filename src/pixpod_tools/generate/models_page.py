@@ -3,7 +3,9 @@
 from collections.abc import Iterator
 
 from pixpod.catalog import ModelSpec, load_catalog
+from pixpod.extras import load_extras
 from pixpod.families import FAMILIES, STORED_PRECISIONS, FamilySpec
+from pixpod.methods import pipelines_of
 from pixpod_tools.generate.markdown import code, generated_from, table
 
 _HEAD = """\
@@ -31,6 +33,13 @@ Defaults of requests:
 
 _LIMITS = """
 Limits of requests:
+
+"""
+
+_EXTRAS = """
+## Extras
+
+Models can be served with these, as [controlnets.md](controlnets.md) describes:
 
 """
 
@@ -66,6 +75,8 @@ def render() -> str:
             ("model", "side in pixels", "pixels", "steps", "guidance", "images", "sequence length"),
             _limit_rows(models),
         )
+        + _EXTRAS
+        + table(("extra", "kind", "types", "for", "licence", "weights"), _extra_rows())
         + _FAMILIES
         + table(("", *(family.title for family in families)), _family_rows(families))
         + "".join(_schedulers(family, families) for family in _firsts(families))
@@ -111,8 +122,21 @@ def _limit_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
         )
 
 
+def _extra_rows() -> Iterator[tuple[str, ...]]:
+    for extra in load_extras().values():
+        yield (
+            f"`{extra.name}`",
+            extra.kind,
+            code(extra.types),
+            code(extra.models) if extra.models else extra.family.title,
+            extra.licence,
+            f"`{extra.repository}`" if extra.repository else "in this repository",
+        )
+
+
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "modes", *(code(sorted(each.pipelines)) for each in families)
+    yield "modes with `controlnets`", *(code(_controlled(each)) for each in families)
     yield "pipeline", *(code(each.pipelines.values()) for each in families)
     yield "components", *(code(each.component_names) for each in families)
     yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
@@ -120,6 +144,10 @@ def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "guidance", *(f"`{each.guidance}`" for each in families)
     yield "precisions in files", *(code(_stored(each)) for each in families)
     yield "skips steps (`turbo`)", *("yes" if each.step_cache_blocks else "no" for each in families)
+
+
+def _controlled(family: FamilySpec) -> list[str]:
+    return sorted(pipelines_of(family, has_controls=True))
 
 
 def _stored(family: FamilySpec) -> list[str]:

@@ -8,6 +8,7 @@ from typing import Any
 
 from pixpod.catalog import Defaults
 from pixpod.contract.types import (
+    LISTS,
     NOT_SUPPORTED,
     PATTERNS,
     DescribeReply,
@@ -23,7 +24,8 @@ _REQUEST = """\
 A job is sent as `{"input": {...}}`. `model` and `prompt` are required. A field that is left out,
 or is null, takes the default. A model has limits of its own for sizes, steps, guidance and number
 of images: see [models.md](models.md). The names are those of diffusers where it has one. Unknown
-fields are refused, and nothing is changed silently. Fields of `output` are written with a dot.
+fields are refused, and nothing is changed silently. Fields of `output` are written with a dot,
+those of the objects of a list with `[]` and a dot.
 
 ```json
 {"input": {"model": "sdxl", "prompt": "a lighthouse", "output": {"format": "webp"}}}
@@ -125,8 +127,11 @@ def _flatten(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]
         if name == "output":
             nested = schema["$defs"]["OutputInput"]["properties"]
             yield from ((f"output.{inner}", each) for inner, each in nested.items())
-        else:
-            yield name, field
+            continue
+        yield name, field
+        if name in LISTS:
+            nested = schema["$defs"][LISTS[name].__name__]["properties"]
+            yield from ((f"{name}[].{inner}", each) for inner, each in nested.items())
 
 
 def _resolve(field: Mapping[str, Any], schema: Mapping[str, Any]) -> list[Mapping[str, Any]]:

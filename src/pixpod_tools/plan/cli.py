@@ -18,7 +18,7 @@ from pixpod.catalog import load_catalog
 from pixpod.engine.memory.needs import NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
-from pixpod.weights.manifest import read_manifest
+from pixpod.weights.manifest import names_in, read_manifest
 from pixpod_tools.chart_path import FORMATS, chart_path
 from pixpod_tools.plan.report import format_plan, plan_as_json
 from pixpod_tools.plan.served import find_needs, find_target
@@ -34,7 +34,7 @@ def main(arguments: list[str] | None = None) -> int:
         parser.error("--models or --weights is needed")
     try:
         target = find_target(options.gpu, options.memory_gib)
-        entries = options.models or read_manifest(options.weights)
+        entries = options.models or names_in(read_manifest(options.weights), extras=False)
         catalog = load_catalog(options.catalog)
         needs = find_needs(entries, catalog, options.weights, target)
         plan = make_plan(needs, target.budget)

@@ -14,7 +14,7 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from pixpod_tools.bake.directory import list_again
-from pixpod_tools.tiny import flux, pretrain, unet, vae
+from pixpod_tools.tiny import controlnets, extras, flux, loras, net_scores, pretrain, unet, vae
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import NARROW_VAE, SHARED, WIDE_VAE, publish, publish_vae
@@ -55,6 +55,7 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--learning-rate", type=float, help="peak, instead of the usual")
     parser.add_argument("--decoder-only", action="store_true", help="vae: keep the latents")
     parser.add_argument("--threads", type=int, default=1, help="two trainings fight over cores")
+    parser.add_argument("--only", nargs="*", help="loras: names such as flux-frame")
     parser.add_argument("--seed", type=int, default=0)
     return parser
 
@@ -95,12 +96,34 @@ def train_unet(options: argparse.Namespace) -> None:
     _save(pipeline, options)
 
 
+def train_net(options: argparse.Namespace) -> None:
+    extras.train_net(options.command, options.out, _course(controlnets.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
+def train_loras(options: argparse.Namespace) -> None:
+    """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
+    for lora in loras.LORAS:
+        if options.only and lora.name not in options.only:
+            continue
+        checkpoint = options.work / f"{lora.name}.checkpoint"
+        minutes = options.minutes or lora.minutes
+        course = replace(loras.COURSE, seed=options.seed, minutes=minutes, checkpoint=checkpoint)
+        loras.train_lora(lora, options.out, course)
+        checkpoint.unlink()
+
+
+def evaluate_nets(options: argparse.Namespace) -> None:
+    net_scores.evaluate_nets(options.out)
+
+
 def run_evaluation(options: argparse.Namespace) -> None:
     evaluate(options.out, ROOT / "docs" / "images" / "tiny-grid.png")
 
 
 def train_all(options: argparse.Namespace) -> None:
-    for command in ("vae", "unet-vae", "flux", "sdxl", "sd15", "evaluate"):
+    models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
+    for command in (*models, "loras", *extras.NETS, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -110,7 +133,10 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "flux": train_flux,
     "sdxl": train_unet,
     "sd15": train_unet,
+    **dict.fromkeys(extras.NETS, train_net),
+    "loras": train_loras,
     "evaluate": run_evaluation,
+    "evaluate-nets": evaluate_nets,
     "all": train_all,
 }
 

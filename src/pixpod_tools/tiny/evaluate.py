@@ -142,8 +142,8 @@ def evaluate(cache: Path, sheet: Path) -> None:
             for suite, (cases, options) in suites
         }
         rows[name] = list(generate(pipeline, _cases(SHOWN), DEFAULTS[name]))
-        _write_between_marks(_accuracy_table(results[name]), cache / name / "README.md")
-    _write_between_marks(_summary_table(results), cache / "README.md")
+        write_between_marks(_accuracy_table(results[name]), cache / name / "README.md")
+    write_between_marks(_summary_table(results), cache / "README.md")
     save_sheet(rows, sheet)
 
 
@@ -192,7 +192,7 @@ def _summary_table(results: Mapping[str, Scores]) -> str:
     return "\n".join(lines)
 
 
-def _write_between_marks(text: str, path: Path) -> None:
+def write_between_marks(text: str, path: Path) -> None:
     """Replace the text between the two marks of a Markdown file, which has to contain them."""
     before, _, rest = path.read_text().partition(_START)
     _, _, after = rest.partition(_END)

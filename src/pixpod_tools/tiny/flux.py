@@ -43,7 +43,7 @@ def train_flux(pipeline: FluxPipeline, buckets: list[LatentBucket], course: Cour
         pooled = torch.where(is_dropped, read(pipeline, [""], max_tokens)[1], pooled)
         clean = FluxPipeline._pack_latents(latents, *latents.shape)
         noise = torch.randn_like(clean)
-        sigma = _draw_sigmas(course.batch_size)
+        sigma = draw_sigmas(course.batch_size)
         weight = sigma[:, None, None]
         height, width = latents.shape[-2] // 2, latents.shape[-1] // 2
         velocity = transformer(
@@ -64,7 +64,7 @@ def train_flux(pipeline: FluxPipeline, buckets: list[LatentBucket], course: Cour
     train(modules, course, batch_loss)
 
 
-def _draw_sigmas(count: int) -> torch.Tensor:
+def draw_sigmas(count: int) -> torch.Tensor:
     """Return random noise levels: logit-normal, 15 % uniform to include both ends, then shifted."""
     sigma = torch.sigmoid(torch.randn(count))
     sigma = torch.where(torch.rand(count) < 0.15, torch.rand(count), sigma)

@@ -91,7 +91,7 @@ def train_unet(
         latents, scenes, bucket = sample_batch(buckets, course.batch_size, rng)
         with torch.no_grad():
             conditioning = condition(pipeline, [vary(scene, rng) for scene in scenes], bucket)
-        timesteps = _draw_timesteps(course.batch_size)
+        timesteps = draw_timesteps(course.batch_size)
         alpha = alphas[timesteps].view(-1, 1, 1, 1)
         noise = torch.randn_like(latents)
         noisy = alpha.sqrt() * latents + (1 - alpha).sqrt() * noise
@@ -101,7 +101,8 @@ def train_unet(
     train(pipeline.unet, course, batch_loss)
 
 
-def _draw_timesteps(count: int) -> torch.Tensor:
+def draw_timesteps(count: int) -> torch.Tensor:
+    """Return random timesteps, shifted towards noise."""
     share = torch.rand(count)
     share = TIMESTEP_SHIFT * share / (1 + (TIMESTEP_SHIFT - 1) * share)
     return (share * 1000).long().clamp(max=999)

@@ -6,14 +6,24 @@ from types import MappingProxyType
 
 import torch
 
+from pixpod.engine.adapters.copies import AdaptedCopies, CompileCopy
+from pixpod.engine.adapters.store import AdapterStore
 from pixpod.engine.base import OnStep
 from pixpod.engine.compilation.calls import collecting_eager_calls, pausing_watch_while_compiling
 from pixpod.engine.compilation.cuda_graphs import stop_capturing
 from pixpod.engine.device import check_device, free_memory, synchronize_stream
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.condition_cache import ConditionCache
-from pixpod.engine.execution.conditions import SourceCondition, TextCondition
+from pixpod.engine.execution.conditions import (
+    Condition,
+    ControlNetCondition,
+    LoraCondition,
+    Prepared,
+    SourceCondition,
+    TextCondition,
+)
 from pixpod.engine.execution.stages import (
+    AdaptStage,
     DecodeStage,
     DenoiseStage,
     EncodeStage,
@@ -24,7 +34,8 @@ from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.engine.scheduling.device_watch import pausing_watch
-from pixpod.errors import WorkerError
+from pixpod.errors import OutOfMemory, WorkerError
+from pixpod.job import GenerationRequest
 from pixpod.methods import StageName, StagePlan, stages_of
 
 
@@ -32,7 +43,8 @@ class ModelRunner:
     """Runs batches; all calls come from the device's thread.
 
     The runner onloads exactly the components that a stage's plan names, and the stage gets a
-    pipeline that can use no others. `stages` replace the runner's own stages of the same names.
+    pipeline that can use no others. `compile_copy` compiles copies of denoisers, None where nothing
+    is compiled. `stages` replace the runner's own stages of the same names.
     """
 
     def __init__(
@@ -40,14 +52,19 @@ class ModelRunner:
         placement: Placement,
         cache: ConditionCache,
         *,
+        compile_copy: CompileCopy | None = None,
         stages: Mapping[StageName, Stage] = MappingProxyType({}),
     ) -> None:
         self._placement = placement
-        text, source = TextCondition(cache), SourceCondition(cache)
+        lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
+        text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
+        controls = ControlNetCondition(cache)
+        self._conditions: Sequence[Condition] = (lora, text, source, controls)
         self._stages: Mapping[StageName, Stage] = {
+            StageName.ADAPT: AdaptStage(),
             StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
-            StageName.IMAGE_ENCODE: EncodeStage([source], "encoding an image"),
-            StageName.DENOISE: DenoiseStage([source]),
+            StageName.IMAGE_ENCODE: EncodeStage([source, controls], "encoding an image"),
+            StageName.DENOISE: DenoiseStage([source, controls]),
             StageName.DECODE: DecodeStage([source]),
             **stages,
         }
@@ -55,6 +72,16 @@ class ModelRunner:
     @property
     def placement(self) -> Placement:
         return self._placement
+
+    def prepare(self, model: LoadedModel, request: GenerationRequest) -> Prepared:
+        """Read and check the files that a request names, before it is queued.
+
+        May be called from any thread. Raises a WorkerError.
+        """
+        prepared = Prepared(request=request)
+        for condition in self._conditions:
+            prepared = condition.prepare(model, prepared)
+        return prepared
 
     def execute(
         self, model: LoadedModel, items: Sequence[BatchItem], on_step: OnStep
@@ -73,6 +100,8 @@ class ModelRunner:
             check_device(model.device)  # else it would fail job after job
             raise
         finally:
+            for condition in self._conditions:
+                condition.release(self._placement.plan.spare_bytes)
             self._placement.release()
         return batch.results()
 
@@ -81,12 +110,16 @@ class ModelRunner:
         if not stage.prepare(batch):
             return
         with pausing_watch():
-            onload_ms = self._placement.onload(model, plan, len(batch.rows))
+            onload_ms = self._onload(model, plan, len(batch.rows))
         if onload_ms:
             batch.timeline.add("onload", onload_ms)
+        class_name = batch.method.pipeline
         context = StageContext(
-            pipe=model.pipeline(batch.method.pipeline, plan.components),
-            free_cache=_free_cache,
+            name=plan.name,
+            pipe=model.pipeline(class_name, plan.components, batch.method.nets),
+            pipe_with=partial(model.pipeline_with, class_name, plan.components, batch.method.nets),
+            conditions=self._conditions,
+            free_cache=self._free_cache,
             offload_others=partial(self._placement.offload_others, model),
         )
         with batch.timeline.phase(plan.name), collecting_eager_calls() as warnings:
@@ -94,8 +127,20 @@ class ModelRunner:
             synchronize_stream(model.device)
         batch.warnings += warnings
 
+    def _onload(self, model: LoadedModel, plan: StagePlan, batch_size: int) -> float:
+        try:
+            return self._placement.onload(model, plan, batch_size)
+        except OutOfMemory:
+            if not self._free_conditions():
+                raise
+            return self._placement.onload(model, plan, batch_size)
 
-def _free_cache() -> bool:
-    stop_capturing()
-    free_memory()
-    return True
+    def _free_cache(self) -> bool:
+        stop_capturing()
+        self._free_conditions()
+        return True
+
+    def _free_conditions(self) -> bool:
+        freed = [condition.free() for condition in self._conditions]
+        free_memory()
+        return any(freed)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from pixpod.engine.base import OnStep
+from pixpod.engine.execution.conditions import Prepared
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult, bucket, max_batch_size
@@ -28,6 +29,10 @@ class RunnableModel:
     def num_calls(self, request: GenerationRequest) -> int:
         """Return the denoiser calls of one image."""
         return method_of(self.loaded.spec, request).num_calls
+
+    def prepare(self, request: GenerationRequest) -> Prepared:
+        """See `ModelRunner.prepare`."""
+        return self.runner.prepare(self.loaded, request)
 
     def max_batch_size(self, request: GenerationRequest) -> int:
         """Return the largest bucket for such requests that pays and fits into memory."""

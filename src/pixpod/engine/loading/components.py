@@ -11,6 +11,7 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
+from safetensors import SafetensorError
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.loading.binding import (
@@ -23,9 +24,11 @@ from pixpod.engine.loading.binding import (
     read_header,
 )
 from pixpod.engine.loading.device_memory import file_bytes
-from pixpod.engine.model import Component
+from pixpod.engine.model import Component, LoadedModel
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import convert
+from pixpod.errors import OutOfMemory, WeightsUnreadable
+from pixpod.extras import ExtraSpec
 from pixpod.families import Precision
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import MODEL_INDEX, Weights, component_folder, tensor_paths
@@ -56,14 +59,55 @@ class LoadJob:
     timeline: BootTimeline
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtraLoadJob:
+    """An extra to be loaded: its spec, weights, format (of 16 bits or wider) and device."""
+
+    extra: ExtraSpec
+    weights: Weights
+    precision: Precision
+    device: torch.device
+    prefetch: Prefetch
+    timeline: BootTimeline
+
+
 def build_skeleton(job: LoadJob, component: str) -> Component:
     """Build a component without memory, of the class that the model's index names."""
     index = json.loads((job.weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
     library, class_name = index[component]
+    folder = component_folder(job.weights, component)
+    return _build(library, class_name, folder)
+
+
+def load_extra(job: ExtraLoadJob) -> Component:
+    """Load an extra onto the device.
+
+    Raises WeightsUnreadable if its files cannot be read, OutOfMemory if it does not fit.
+    """
+    name, folder, device = job.extra.name, job.weights.folder, job.device
+    try:
+        with job.timeline.span("build", name):
+            skeleton = _build("diffusers", job.extra.class_name, folder)
+        files = [_read(path, device, job.prefetch) for path in tensor_paths(folder)]
+        with job.timeline.span("bind", name):
+            return _bind(skeleton, files, folder, DTYPE[job.precision], device)
+    except torch.OutOfMemoryError as exc:
+        raise OutOfMemory(f"{name} does not fit on {device}") from exc
+    except (OSError, ValueError, KeyError, SafetensorError) as exc:
+        raise WeightsUnreadable(f"{name}: the files in {folder} are broken") from exc
+
+
+def wide_precision(model: LoadedModel) -> Precision:
+    """Return the format of the model's components that are never in 8 bits."""
+    dtype = model.components[model.spec.family.text_encoders[0]].dtype
+    return next(precision for precision, each in DTYPE.items() if each is dtype)
+
+
+def _build(library: str, class_name: str, folder: Path) -> Component:
+    """Build a module without memory from its configuration."""
     module_class = getattr(
         {"diffusers": diffusers, "transformers": transformers}[library], class_name
     )
-    folder = component_folder(job.weights, component)
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)  # the files themselves say so
     with torch.device("meta"), WithoutValues():

@@ -4,6 +4,7 @@ Reading files and importing torch begin at once; each model then waits for its o
 Imports no torch itself.
 """
 
+import contextlib
 import gc
 import logging
 import os
@@ -13,22 +14,26 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device_probe import cuda_of_torch, probe_gpu, version_of_torch
 from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
+from pixpod.extras import Extras, ExtraSpec
 from pixpod.families import Precision
 from pixpod.gpus import find_gpu_class
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline, Span
 from pixpod.weights.layout import (
     Weights,
+    check_extra_layout,
     check_layout,
     check_licence,
     check_small_files,
+    extra_files_to_read,
     files_to_read,
     read_checkpoint_info,
 )
@@ -51,15 +56,17 @@ _Key = tuple[str, Quality]
 class ModelLoader:
     """Loads each model once for each precision that is requested.
 
-    `device` is `auto`, `cuda` or `cpu`. A requested precision of None is what suits the weights
-    and the GPU. `memory_limit_gib` is the part of a GPU's memory that may be used, None for all.
-    `compiled` holds packages that were compiled ahead; with None nothing is compiled.
+    `extras` are those that requests may name. `device` is `auto`, `cuda` or `cpu`. A requested
+    precision of None is what suits the weights and the GPU. `memory_limit_gib` is the part of a
+    GPU's memory that may be used, None for all. `compiled` holds packages that were compiled ahead;
+    with None nothing is compiled.
     """
 
     def __init__(
         self,
         *,
         models: Catalog,
+        extras: Extras = MappingProxyType({}),
         locator: WeightsLocator,
         device: str,
         requested_precision: Callable[[str], Precision | None],
@@ -72,6 +79,7 @@ class ModelLoader:
         prompt_cache_bytes: int = 0,
     ) -> None:
         self._models = models
+        self._extras = extras
         self._locator = locator
         self._requested_device = device
         self._requested_precision = requested_precision
@@ -93,10 +101,13 @@ class ModelLoader:
         self._found_early: WorkerError | None = None
         self._lock = threading.Lock()
         self._loads: dict[_Key, Future[RunnableModel]] = {}
+        self._extra_loads: dict[tuple[RunnableModel, str], Future[None]] = {}
         self._variants: Future[Variants] | None = None
         self._device_name = "unknown"
         # one that waits for another of its model must not keep that one from a thread
-        self._threads = ThreadPoolExecutor(2 * len(models) + 1, thread_name_prefix="load")
+        self._threads = ThreadPoolExecutor(
+            2 * len(models) + len(extras) + 1, thread_name_prefix="load"
+        )
 
     def preload(self, names: Iterable[str]) -> "tuple[Future[RunnableModel], ...]":
         """Begin with these models in their default quality, the first one first.
@@ -106,6 +117,8 @@ class ModelLoader:
         names = tuple(names)
         for name in names:
             self._read_ahead(name)
+        for extra in self._extras.values():
+            self._read_extra_ahead(extra)
         return tuple(self._begin(name, Quality.DEFAULT) for name in names)
 
     def load(self, name: str, quality: Quality = Quality.DEFAULT) -> "Future[RunnableModel]":
@@ -118,6 +131,19 @@ class ModelLoader:
         load = self._begin(name, quality)
         if not load.done():
             self._prefetch.prefer(name)
+        return load
+
+    def load_extra(self, model: "RunnableModel", name: str) -> "Future[None]":
+        """Load an extra for a loaded model. The future raises a WorkerError.
+
+        After a fault of the host the next call tries again.
+        """
+        with self._lock:
+            load = self._extra_loads.get((model, name))
+            if load is None or _should_retry(load):
+                load = self._threads.submit(self._load_extra, model, self._extras[name])
+                self._extra_loads[model, name] = load
+                load.add_done_callback(self._report_unforeseen)
         return load
 
     @property
@@ -159,6 +185,7 @@ class ModelLoader:
         self._prefetch.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
+        self._extra_loads.clear()
         if self._variants:
             from pixpod.engine.device import free_memory
 
@@ -178,6 +205,18 @@ class ModelLoader:
                     self._read_early[name] = weights
         except WorkerError as error:
             self._found_early = self._found_early or error
+
+    def _read_extra_ahead(self, extra: ExtraSpec) -> None:
+        """Begin to read an extra behind all models; errors are those of the jobs that name it."""
+        with contextlib.suppress(WorkerError):
+            if weights := self._locator.find(extra):
+                self._read_extra(extra, weights)
+
+    def _read_extra(self, extra: ExtraSpec, weights: Weights) -> None:
+        check_extra_layout(extra, weights)
+        self._prefetch.add(extra.name, extra_files_to_read(weights))
+        if self._verify is not Verify.SIZES:
+            check_small_files(weights)
 
     def _probe(self) -> Hardware | None:
         """Return the GPU as its driver reports it; None if no model needs one."""
@@ -237,7 +276,22 @@ class ModelLoader:
             self._read(spec, weights)
         return variants.result().load(spec, weights, quality)
 
-    def _report_unforeseen(self, load: "Future[RunnableModel]") -> None:
+    def _load_extra(self, model: "RunnableModel", extra: ExtraSpec) -> None:
+        try:
+            check_licence(extra, self._accepted_licences)
+            with self._timeline.span("fetch", extra.name):
+                weights = self._locator.fetch(extra)
+            self._read_extra(extra, weights)
+            self._prefetch.prefer(extra.name)
+            self._prepare().result().load_extra(model, extra, weights)
+        except WorkerError as error:
+            log.error("extra not loaded", extra={"extra": extra.name, "error": str(error)})
+            if error.fault is Fault.HOST:
+                self._on_host_fault(error)
+            raise
+        log.info("extra ready", extra={"extra": extra.name, "model": model.loaded.spec.name})
+
+    def _report_unforeseen(self, load: "Future[Any]") -> None:
         """Report an unexpected error as a fault of the host, lest the host fail job after job."""
         error = None if load.cancelled() else load.exception()
         if error and not isinstance(error, WorkerError):
@@ -279,6 +333,7 @@ class ModelLoader:
             requested_precision=self._requested_precision,
             is_compiling=self._compiled is not None,
             memory_limit_gib=self._memory_limit_gib,
+            extras=self._extras,
         )
         return Variants(
             device=device,
@@ -322,7 +377,7 @@ def _suppress_deployment_faults() -> Iterator[None]:
             raise
 
 
-def _should_retry(load: "Future[RunnableModel]") -> bool:
+def _should_retry(load: "Future[Any]") -> bool:
     if not load.done():
         return False
     error = load.exception()

@@ -8,30 +8,40 @@ import threading
 from collections import defaultdict
 from collections.abc import Callable
 from dataclasses import dataclass, replace
+from functools import partial
+from types import MappingProxyType
 
 import torch
 
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
-from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.component_key import ComponentKey, extra_key
 from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.runnable_model import RunnableModel
-from pixpod.engine.loading.components import LoadJob, target_precision
+from pixpod.engine.loading.components import (
+    ExtraLoadJob,
+    LoadJob,
+    load_extra,
+    target_precision,
+    wide_precision,
+)
 from pixpod.engine.loading.model_loading import load_model
 from pixpod.engine.memory.host import free_bytes
-from pixpod.engine.memory.needs import NoFootprint, files_bytes, need_of
+from pixpod.engine.memory.needs import NoFootprint, extra_bytes, files_bytes, need_of
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import ResidencyPlan, budget_for, make_plan
 from pixpod.engine.memory.sharing import Sharing
-from pixpod.engine.model import Component, LoadedModel
+from pixpod.engine.model import Compilation, Component, LoadedExtra, LoadedModel
+from pixpod.engine.precision.attention import set_attention
 from pixpod.engine.precision.precision import (
     Hardware,
     QuantizationPlan,
     choose_precision,
 )
 from pixpod.errors import WorkerError
+from pixpod.extras import Extras, ExtraSpec, ServedSpec, extras_for
 from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline
@@ -43,7 +53,7 @@ log = logging.getLogger(__name__)
 RequestedPrecision = Callable[[str], Precision | None]
 """The deployment's setting for a model; None for what suits the weights and the GPU."""
 
-FindWeights = Callable[[ModelSpec], Weights | None]
+FindWeights = Callable[[ServedSpec], Weights | None]
 """Returns weights that are on a local disk now. Raises a WorkerError."""
 
 
@@ -68,7 +78,11 @@ class Variants:
 
     def __post_init__(self) -> None:
         self.placement = Placement(self.plan)
-        self._runner = ModelRunner(self.placement, ConditionCache(self.prompt_cache_bytes))
+        self._runner = ModelRunner(
+            self.placement,
+            ConditionCache(self.prompt_cache_bytes),
+            compile_copy=self._compile_copy if self.compiled is not None else None,
+        )
         self._lock = threading.Lock()
         self._loaded: dict[tuple[str, str], RunnableModel] = {}
         self._components: dict[ComponentKey, Component] = {}
@@ -91,6 +105,30 @@ class Variants:
                 loaded = self._compile(self._load(spec, weights, plan))
                 self._loaded[key] = RunnableModel(loaded, self._runner, self.timeline)
             return self._loaded[key]
+
+    def load_extra(self, model: RunnableModel, extra: ExtraSpec, weights: Weights) -> None:
+        """Load an extra for a model, unless it has it. Raises a WorkerError."""
+        loaded = model.loaded
+        precision = wide_precision(loaded)
+        key = extra_key(extra.name, precision)
+        with self._lock_of(key):
+            if key not in self._components:
+                job = ExtraLoadJob(
+                    extra=extra,
+                    weights=weights,
+                    precision=precision,
+                    device=self.device,
+                    prefetch=self.prefetch,
+                    timeline=self.timeline,
+                )
+                size_bytes = extra_bytes(extra, precision, weights)
+                module = self.placement.admit(
+                    key, size_bytes, self.device, partial(load_extra, job)
+                )
+                if extra.family.sets_attention_backend:
+                    set_attention(module, self.hardware.attention, self.device)
+                self._components[key] = module
+            loaded.extras[extra.name] = LoadedExtra(module=self._components[key], key=key)
 
     def clear(self) -> None:
         """Drop all models."""
@@ -134,6 +172,11 @@ class Variants:
         with self._lock:
             return self._locks[key]
 
+    def _compile_copy(self, model: LoadedModel) -> Compilation:
+        """Compile a copy of a denoiser. Nobody else has it, so that no load must be waited for."""
+        assert self.compiled is not None
+        return compile_model(model, self.compiled, only=(model.spec.family.denoiser,))
+
     def _compile(self, model: LoadedModel) -> LoadedModel:
         if self.compiled is None:
             return model
@@ -155,8 +198,9 @@ def plan_models(
     requested_precision: RequestedPrecision,
     is_compiling: bool,
     memory_limit_gib: float | None,
+    extras: Extras = MappingProxyType({}),
 ) -> ResidencyPlan:
-    """Plan where the default variants of these models will live.
+    """Plan where the default variants of these models will live, each beside any of its extras.
 
     A model that cannot be loaded is left out; its own load says why. Raises ModelUnavailable if
     the models do not fit.
@@ -172,7 +216,12 @@ def plan_models(
                 requested=requested_precision(name),
                 is_compiling=is_compiling,
             )
-            needs.append(need_of(spec, plan, weights, sharing.keys_of(spec, plan, weights)))
+            sizes = {
+                extra.name: extra_bytes(extra, plan.wide_precision, find(extra))
+                for extra in extras_for(spec, extras)
+            }
+            keys = sharing.keys_of(spec, plan, weights)
+            needs.append(need_of(spec, plan, weights, keys, sizes))
         except (WorkerError, NoFootprint) as exc:
             log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
     residency = make_plan(needs, budget_for(hardware.memory_bytes, memory_limit_gib))

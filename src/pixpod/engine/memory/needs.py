@@ -4,12 +4,15 @@ Sizes are computed from files where there are any, else from the family's table.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from types import MappingProxyType
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.component_key import ComponentKey, own_keys
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import WeightsUnreadable
+from pixpod.extras import ExtraSpec
 from pixpod.families import GIB, ComponentSpec, Precision, Role
 from pixpod.methods import StagePlan, method_of, stages_of
 from pixpod.weights.layout import Weights, component_folder, tensor_paths
@@ -53,11 +56,28 @@ def measured_bytes(spec: ModelSpec, plan: QuantizationPlan, weights: Weights) ->
 
 def files_bytes(weights: Weights, component: str) -> int:
     """Return the size of a component's files. Raises WeightsUnreadable."""
-    paths = tensor_paths(component_folder(weights, component))
+    return _bytes_on_disk(tensor_paths(component_folder(weights, component)))
+
+
+def _bytes_on_disk(paths: Sequence[Path]) -> int:
     try:
         return sum(path.stat().st_size for path in paths)
     except OSError as exc:
         raise WeightsUnreadable(f"{exc.filename}: {exc.strerror}") from exc
+
+
+def extra_bytes(extra: ExtraSpec, precision: Precision, weights: Weights | None) -> int:
+    """Return the bytes of an extra in a format, from its files if there are any.
+
+    Raises WeightsUnreadable.
+    """
+    if weights is None:
+        stored, size_bytes = Precision.BFLOAT16, round(extra.gib_16 * GIB)
+    else:
+        stored = weights.precision or Precision.BFLOAT16
+        size_bytes = _bytes_on_disk(tensor_paths(weights.folder))
+    bits = {Precision.FLOAT32: 32}
+    return size_bytes * bits.get(precision, 16) // bits.get(stored, 16)
 
 
 def _table_bytes(component: ComponentSpec, plan: QuantizationPlan) -> int:
@@ -84,7 +104,8 @@ class Need:
     """Components of a model by their names in pipelines, with their bytes, and its stages.
 
     The stages are those of one image of the default size. `saved_bytes` is what the denoiser
-    would save in 8 bits, 0 if it is in 8 bits or cannot be.
+    would save in 8 bits, 0 if it is in 8 bits or cannot be. `extras` have the bytes of what
+    requests may add to the denoiser's stage; nothing stays on the device for them.
     """
 
     model: str
@@ -94,18 +115,25 @@ class Need:
     sizes: Mapping[ComponentKey, int]
     stages: tuple[StagePlan, ...]
     saved_bytes: int
+    extras: Mapping[str, int] = field(default_factory=dict)
 
     @property
     def title(self) -> str:
         return f"{self.model} in {self.precision}"
 
     def components_of(self, stage: StagePlan) -> Mapping[ComponentKey, int]:
-        """Return the bytes of each component of a stage."""
-        return {self.keys[name]: self.sizes[self.keys[name]] for name in stage.components}
+        """Return the bytes of each component of a stage, without extras."""
+        keys = [self.keys[name] for name in stage.components if name in self.keys]
+        return {key: self.sizes[key] for key in keys}
+
+    def extra_bytes_of(self, stage: StagePlan) -> int:
+        """Return the bytes of the extras of a stage."""
+        return sum(self.extras.get(name, 0) for name in stage.components)
 
     def stage_bytes(self, stage: StagePlan, batch_size: int = 1) -> int:
         """Return the bytes of a stage's components and of its activations."""
-        return sum(self.components_of(stage).values()) + stage.working_bytes(batch_size)
+        components_bytes = sum(self.components_of(stage).values()) + self.extra_bytes_of(stage)
+        return components_bytes + stage.working_bytes(batch_size)
 
 
 def need_of(
@@ -113,10 +141,12 @@ def need_of(
     plan: QuantizationPlan,
     weights: Weights | None = None,
     keys: Mapping[str, ComponentKey] | None = None,
+    extras: Mapping[str, int] = MappingProxyType({}),
 ) -> Need:
     """Return a model's need, from its files if there are any, else from the family's table.
 
-    `keys` by component are the model's own unless it shares some with another model.
+    `keys` by component are the model's own unless it shares some with another model. `extras`
+    are the bytes of those that it is offered with.
 
     Raises NoFootprint for a precision that the table does not have, WeightsUnreadable.
     """
@@ -135,6 +165,7 @@ def need_of(
         sizes={keys[name]: size for name, size in sizes.items()},
         stages=stages_of(spec, method_of(spec, spec.default_request())),
         saved_bytes=saved_bytes,
+        extras=extras,
     )
 
 

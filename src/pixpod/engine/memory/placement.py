@@ -150,7 +150,7 @@ class Placement:
 
     def _place_all(self, model: LoadedModel, components: Iterable[str]) -> None:
         for component in components:
-            self._place(model.keys[component], model.components[component], model.device)
+            self._place(model.key_of(component), model.module_of(component), model.device)
 
     def _place(self, key: ComponentKey, module: nn.Module, device: torch.device) -> None:
         weights = OffloadableWeights(module, device)
@@ -162,9 +162,9 @@ class Placement:
 
     def _keys_of(self, model: LoadedModel, components: Iterable[str]) -> tuple[ComponentKey, ...]:
         """Return the keys of components; unknown ones are registered."""
-        keys = {component: model.keys[component] for component in components}
+        keys = {component: model.key_of(component) for component in components}
         for component, key in keys.items():
-            module = model.components[component]
+            module = model.module_of(component)
             with self._changed:
                 placed = self._placed.get(key)
             if placed is None or placed.weights.module is not module:

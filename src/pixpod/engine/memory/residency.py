@@ -4,7 +4,7 @@ Each stage of an image needs only its own components on the GPU. The others may 
 page-locked host memory, and are onloaded when their stage comes.
 """
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixpod.engine.component_key import ComponentKey
@@ -78,6 +78,18 @@ class ResidencyPlan:
             return None
         return self.budget.free_bytes - sum(self.resident.values())
 
+    @property
+    def spare_bytes(self) -> int | None:
+        """Bytes that no stage of a single image of any model needs; None without a budget."""
+        if self.left_bytes is None:
+            return None
+        needed = (
+            stage.working_bytes(1) + self._onload_bytes(need.components_of(stage))
+            for need in self.needs
+            for stage in need.stages
+        )
+        return max(0, self.left_bytes - max(needed, default=0))
+
     def max_batch_size(self, model: str, stages: Sequence[StagePlan], wanted: int) -> int:
         """Return how many of `wanted` images fit into one batch with resident components in place.
 
@@ -91,7 +103,9 @@ class ResidencyPlan:
             batch_size
             for batch_size in range(wanted, 1, -1)
             if all(
-                stage.working_bytes(batch_size) + self._onload_bytes(need.components_of(stage))
+                stage.working_bytes(batch_size)
+                + self._onload_bytes(need.components_of(stage))
+                + need.extra_bytes_of(stage)
                 <= self.left_bytes
                 for stage in stages
             )
@@ -153,13 +167,14 @@ def make_plan(needs: Sequence[Need], budget: Budget | None) -> ResidencyPlan:
     """Keep as many components on the GPU as is possible if each stage is to run there.
 
     Large text encoders are offloaded first, because a cache of their embeddings makes that cheap,
-    then the denoisers of the models named last. Raises ModelUnavailable for a model that cannot
-    run there whatever is offloaded.
+    then the denoisers of the models named last. Extras come when requests need them. Raises
+    ModelUnavailable for a model that cannot run there whatever is offloaded, and for an extra.
     """
     resident = all_sizes(needs)
     offloaded: dict[ComponentKey, int] = {}
     if budget is not None:
-        if refusals := [text for need in needs if (text := _refusal(need, budget))]:
+        refusals = [text for need in needs for text in _refusals(need, budget)]
+        if refusals:
             raise ModelUnavailable("; ".join(refusals))
         for key in _offload_order(needs):
             if _works(needs, resident, budget):
@@ -193,6 +208,22 @@ def _offload_order(needs: Sequence[Need]) -> list[ComponentKey]:
     denoisers = [key for key in others if key.precision]
     rest = [key for key in (*by_size, *others) if key not in large and key not in denoisers]
     return [*large, *denoisers, *rest]
+
+
+def _refusals(need: Need, budget: Budget) -> Iterator[str]:
+    """Yield why a model, or one of its extras, cannot run on this GPU whatever is offloaded."""
+    if text := _refusal(need, budget):
+        yield text
+        return
+    stage = next(each for each in need.stages if need.denoiser in each.components)
+    for name, size_bytes in need.extras.items():
+        taken = need.stage_bytes(stage) + size_bytes + budget.overhead_bytes
+        if taken > budget.gpu_bytes:
+            yield (
+                f"{need.title} with the extra {name} ({_gib(size_bytes)} GiB) needs {_gib(taken)} "
+                f"GiB of the GPU, and there are {_gib(budget.gpu_bytes)}: choose a GPU with more, "
+                "or leave it out of PIXPOD_EXTRAS"
+            )
 
 
 def _refusal(need: Need, budget: Budget) -> str | None:

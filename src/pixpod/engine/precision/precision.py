@@ -77,6 +77,11 @@ class QuantizationPlan:
     warnings: tuple[str, ...] = ()
 
     @property
+    def wide_precision(self) -> Precision:
+        """The format of components that are never in 8 bits."""
+        return Precision.BFLOAT16 if self.precision.is_8_bit else self.precision
+
+    @property
     def label(self) -> str:
         """The denoiser's format under the name that a reply gives it."""
         return f"{self.precision} (from float8)" if self.is_dequantized else self.precision.value

@@ -2,9 +2,10 @@
 
 from pathlib import Path
 
-from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
+from pixpod.extras import ServedSpec
 from pixpod.weights.layout import Weights
+from pixpod.weights.manifest import names_in
 from pixpod.weights.sources.base import listed_names, read_manifest_if_there, weights_of
 
 
@@ -20,9 +21,13 @@ class BakedSource:
 
     @property
     def names(self) -> tuple[str, ...]:
-        return tuple(self._manifest or ())
+        return names_in(self._manifest or {}, extras=False)
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        return names_in(self._manifest or {}, extras=True)
+
+    def find(self, spec: ServedSpec) -> Weights | None:
         """Return the model's weights; None if the manifest does not list the model.
 
         Raises ModelUnavailable for a missing file, which the container image then lacks on every
@@ -49,8 +54,8 @@ class BakedSource:
                 )
         return weights
 
-    def fetch(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ServedSpec) -> Weights | None:
         return self.find(spec)
 
-    def why_not(self, spec: ModelSpec) -> str:
+    def why_not(self, spec: ServedSpec) -> str:
         return listed_names(self._directory, self._manifest)

@@ -4,8 +4,8 @@ import logging
 from pathlib import Path
 from typing import Protocol
 
-from pixpod.catalog import ModelSpec
 from pixpod.errors import WeightsUnreadable
+from pixpod.extras import ServedSpec
 from pixpod.weights.disk import Progress
 from pixpod.weights.layout import Weights
 from pixpod.weights.manifest import (
@@ -28,14 +28,14 @@ class Source(Protocol):
         """`baked`, `platform_cache`, `volume` or `hub`, as a reply names the source of weights."""
         ...
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    def find(self, spec: ServedSpec) -> Weights | None:
         """Return the model's weights if they are on a local disk now, else None. Quick.
 
         Raises DiskFull if they are not there and would not fit.
         """
         ...
 
-    def fetch(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ServedSpec) -> Weights | None:
         """Return the model's weights on a local disk, copied or downloaded first if need be.
 
         Return None if this source does not have the model. May take minutes; safe to call from
@@ -55,7 +55,12 @@ class Source(Protocol):
         """
         ...
 
-    def why_not(self, spec: ModelSpec) -> str:
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """The extras that the source lists, like `names`."""
+        ...
+
+    def why_not(self, spec: ServedSpec) -> str:
         """Describe what is there instead of the model, after `fetch` returned None.
 
         The text is for the owner of the endpoint.
@@ -79,7 +84,7 @@ def read_manifest_if_there(directory: Path) -> Manifest | None:
 
 
 def listed_names(directory: Path, manifest: Manifest | None) -> str:
-    """Describe the models that a weights directory has."""
+    """Describe what a weights directory has."""
     if manifest is None:
         return f"{directory} has no {MANIFEST}"
     return f"{directory / MANIFEST} lists {', '.join(manifest) or 'nothing'}"

@@ -8,9 +8,11 @@ from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable
+from pixpod.extras import ExtraSpec, ServedSpec
 from pixpod.weights.hub_repository import (
     VAE_FILES,
     allowed_online,
+    extra_files,
     fetch_repository,
     in_boot_order,
     needed_files,
@@ -30,6 +32,7 @@ class HubSource:
 
     name = "hub"
     names: ClassVar[tuple[str, ...]] = ()
+    extra_names: ClassVar[tuple[str, ...]] = ()
 
     local_dir: Path
     token: SecretStr | None
@@ -39,16 +42,17 @@ class HubSource:
     def __post_init__(self) -> None:
         self._copies = LocalCopies(directory=self.local_dir, source=self.name)
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    def find(self, spec: ServedSpec) -> Weights | None:
         if not self.is_allowed or spec.repository is None or spec.revision is None:
             return None
         return self._copies.find(spec.name, _version(spec))
 
-    def fetch(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ServedSpec) -> Weights | None:
         if not self.is_allowed or spec.repository is None:
             return None
         _check_pinned(spec.name, "revision", spec.repository, spec.revision)
-        _check_pinned(spec.name, "vae_revision", spec.vae_repository, spec.vae_revision)
+        if isinstance(spec, ModelSpec):
+            _check_pinned(spec.name, "vae_revision", spec.vae_repository, spec.vae_revision)
         if found := self.find(spec):
             return found
         version = _version(spec)
@@ -58,33 +62,43 @@ class HubSource:
             self._copies.finish(version, self._fetch(spec, folder))
         return self.find(spec)
 
-    def why_not(self, spec: ModelSpec) -> str:
+    def why_not(self, spec: ServedSpec) -> str:
         if not self.is_allowed:
             return "downloading is not allowed (PIXPOD_ALLOW_HUB)"
         return "the catalog names no repository"
 
-    def _fetch(self, spec: ModelSpec, folder: Path) -> ManifestEntry:
-        """Fetch the model's and the VAE's repository into one folder, as in a baked model."""
+    def _fetch(self, spec: ServedSpec, folder: Path) -> ManifestEntry:
+        """Fetch the model's and the VAE's repository into one folder, as in a baked model; of an
+        extra's repository, its folder only.
+        """
         assert spec.repository and spec.revision
-        model = folder / spec.name
-        files = self._fetch_one(spec, spec.repository, spec.revision, needed_files(spec), model)
-        if spec.vae_repository and spec.vae_revision:
+        is_extra = isinstance(spec, ExtraSpec)
+        patterns = extra_files(spec) if isinstance(spec, ExtraSpec) else needed_files(spec)
+        to = folder / spec.name
+        files = self._fetch_one(spec, spec.repository, spec.revision, patterns, to)
+        if isinstance(spec, ModelSpec) and spec.vae_repository and spec.vae_revision:
             of_vae = self._fetch_one(
-                spec, spec.vae_repository, spec.vae_revision, VAE_FILES, model / "vae"
+                spec, spec.vae_repository, spec.vae_revision, VAE_FILES, to / "vae"
             )
             files += tuple(replace(file, path=f"vae/{file.path}") for file in of_vae)
-        by_path = {file.path: file for file in files}
+        inside = f"{spec.folder}/" if isinstance(spec, ExtraSpec) and spec.folder else ""
+        by_path = {
+            file.path.removeprefix(inside): replace(file, path=file.path.removeprefix(inside))
+            for file in files
+            if file.path.startswith(inside)
+        }
         return ManifestEntry(
             name=spec.name,
-            path=spec.name,
+            path=f"{spec.name}/{inside}".rstrip("/"),
             revision=spec.revision,
             repository=spec.repository,
             licence=spec.licence,
             files=tuple(by_path[path] for path in in_boot_order(by_path)),
+            is_extra=is_extra,
         )
 
     def _fetch_one(
-        self, spec: ModelSpec, repository: str, revision: str, patterns: tuple[str, ...], to: Path
+        self, spec: ServedSpec, repository: str, revision: str, patterns: tuple[str, ...], to: Path
     ) -> tuple[WeightFile, ...]:
         with allowed_online():
             return fetch_repository(
@@ -106,8 +120,8 @@ def _check_pinned(model: str, field: str, repository: str | None, revision: str 
         )
 
 
-def _version(spec: ModelSpec) -> str:
-    return "\n".join(
-        str(part)
-        for part in (spec.repository, spec.revision, spec.vae_repository, spec.vae_revision)
+def _version(spec: ServedSpec) -> str:
+    others = (
+        (spec.folder,) if isinstance(spec, ExtraSpec) else (spec.vae_repository, spec.vae_revision)
     )
+    return "\n".join(str(part) for part in (spec.repository, spec.revision, *others))

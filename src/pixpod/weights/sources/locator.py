@@ -5,6 +5,7 @@ from collections.abc import Sequence
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WorkerError
+from pixpod.extras import ServedSpec
 from pixpod.families import Precision
 from pixpod.weights.layout import Weights
 from pixpod.weights.sources.base import Source
@@ -29,7 +30,12 @@ class WeightsLocator:
         """
         return next((names for each in self._sources if (names := each.names)), ())
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        """The extras that are offered by default, like `names`."""
+        return next((names for each in self._sources if (names := each.extra_names)), ())
+
+    def find(self, spec: ServedSpec) -> Weights | None:
         """Return weights of the first source that has them on a local disk; see `Source.find`."""
         return next((found for each in self._sources if (found := each.find(spec))), None)
 
@@ -43,7 +49,7 @@ class WeightsLocator:
             return None
         return weights.precision if weights else None
 
-    def fetch(self, spec: ModelSpec) -> Weights:
+    def fetch(self, spec: ServedSpec) -> Weights:
         """Return the weights of the first source that has the model; see `Source.fetch`.
 
         Raises ModelUnavailable, with the reason of each source, if none has it.
@@ -59,7 +65,7 @@ class WeightsLocator:
         )
 
 
-def _report(spec: ModelSpec, weights: Weights) -> None:
+def _report(spec: ServedSpec, weights: Weights) -> None:
     found = {"model": spec.name, "source": weights.source, "revision": weights.revision}
     if spec.revision and weights.revision != spec.revision:
         pinned = {"pinned_revision": spec.revision}

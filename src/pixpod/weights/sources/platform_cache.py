@@ -11,6 +11,7 @@ from typing import ClassVar
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
+from pixpod.extras import ExtraSpec, ServedSpec
 from pixpod.weights.hub_repository import choose_files, needed_files
 from pixpod.weights.layout import (
     MODEL_INDEX,
@@ -32,18 +33,20 @@ class PlatformCacheSource:
 
     name = "platform_cache"
     names: ClassVar[tuple[str, ...]] = ()
+    extra_names: ClassVar[tuple[str, ...]] = ()
 
     hub_cache_dir: Path
     weights_dir: Path
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    def find(self, spec: ServedSpec) -> Weights | None:
         """Return the pinned revision, else the one that the cache calls main.
 
         Raises ModelUnavailable for a repository that is not in the layout of diffusers, and
         WeightsUnreadable for an incomplete snapshot: the platform is still filling it, or has
-        stopped filling it, on this host only.
+        stopped filling it, on this host only. Extras are not cached: the one repository is a
+        model's.
         """
-        if spec.repository is None:
+        if spec.repository is None or isinstance(spec, ExtraSpec):
             return None
         repository = self.hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
         try:
@@ -70,10 +73,10 @@ class PlatformCacheSource:
                 "finished its download"
             ) from exc
 
-    def fetch(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ServedSpec) -> Weights | None:
         return self.find(spec)
 
-    def why_not(self, spec: ModelSpec) -> str:
+    def why_not(self, spec: ServedSpec) -> str:
         cached = sorted(path.name for path in self.hub_cache_dir.glob("models--*"))
         if not cached:
             return f"{self.hub_cache_dir} has no model"

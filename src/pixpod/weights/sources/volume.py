@@ -2,10 +2,10 @@
 
 from pathlib import Path
 
-from pixpod.catalog import ModelSpec
 from pixpod.errors import ModelUnavailable
+from pixpod.extras import ServedSpec
 from pixpod.weights.layout import Weights
-from pixpod.weights.manifest import Manifest, ManifestEntry, render_manifest
+from pixpod.weights.manifest import Manifest, ManifestEntry, names_in, render_manifest
 from pixpod.weights.sources.base import listed_names, log_progress, read_manifest_if_there
 from pixpod.weights.sources.copying import check_room, copy_files
 from pixpod.weights.sources.local_copies import LocalCopies
@@ -25,9 +25,13 @@ class VolumeSource:
     @property
     def names(self) -> tuple[str, ...]:
         """The manifest's models. Raises InvalidSettings if the manifest is damaged."""
-        return tuple(self._manifest() or ())
+        return names_in(self._manifest() or {}, extras=False)
 
-    def find(self, spec: ModelSpec) -> Weights | None:
+    @property
+    def extra_names(self) -> tuple[str, ...]:
+        return names_in(self._manifest() or {}, extras=True)
+
+    def find(self, spec: ServedSpec) -> Weights | None:
         """Return a complete local copy, else None. Raises DiskFull early, before any job waits for
         it, if the missing copy would not fit.
         """
@@ -41,7 +45,7 @@ class VolumeSource:
             check_room(self._volume_dir / entry.path, folder / entry.path, entry.files)
         return found
 
-    def fetch(self, spec: ModelSpec) -> Weights | None:
+    def fetch(self, spec: ServedSpec) -> Weights | None:
         entry = self._entry(spec)
         if entry is None:
             return None
@@ -63,13 +67,13 @@ class VolumeSource:
             self._copies.finish(version, entry)
         return self._copies.find(entry.name, version)
 
-    def why_not(self, spec: ModelSpec) -> str:
+    def why_not(self, spec: ServedSpec) -> str:
         return listed_names(self._volume_dir, self._manifest())
 
     def _manifest(self) -> Manifest | None:
         return read_manifest_if_there(self._volume_dir)
 
-    def _entry(self, spec: ModelSpec) -> ManifestEntry | None:
+    def _entry(self, spec: ServedSpec) -> ManifestEntry | None:
         return (self._manifest() or {}).get(spec.name)
 
 

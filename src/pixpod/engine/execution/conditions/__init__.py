@@ -1,7 +1,17 @@
 """Conditions, which steer an image: one file for each kind."""
 
-from pixpod.engine.execution.conditions.base import AfterStep, Condition
+from pixpod.engine.execution.conditions.base import AfterStep, Condition, Prepared
+from pixpod.engine.execution.conditions.controls import ControlNetCondition
+from pixpod.engine.execution.conditions.lora import LoraCondition
 from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
 
-__all__ = ["AfterStep", "Condition", "SourceCondition", "TextCondition"]
+__all__ = [
+    "AfterStep",
+    "Condition",
+    "ControlNetCondition",
+    "LoraCondition",
+    "Prepared",
+    "SourceCondition",
+    "TextCondition",
+]

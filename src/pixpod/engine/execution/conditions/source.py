@@ -12,10 +12,10 @@ from torch.nn import functional
 
 from pixpod.engine.execution.batch import Batch, Row
 from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
-from pixpod.engine.execution.conditions.base import AfterStep, Condition
+from pixpod.engine.execution.conditions.base import AfterStep, Condition, to_levels, to_tensor
 from pixpod.engine.execution.pipelines import Arguments, calls_of
 from pixpod.engine.model import LoadedModel, Pipeline, Scheduler
-from pixpod.job import GenerationRequest, RawImage, RawMask
+from pixpod.job import GenerationRequest, RawMask
 from pixpod.methods import StageName
 
 
@@ -34,7 +34,7 @@ class SourceCondition(Condition):
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
         image, key = request.conditions.image, _key(model, request)
         assert image is not None and key is not None, "a request without image is found"
-        pixels = _to_tensor(image.raw, model.device)
+        pixels = to_tensor(image.raw, model.device)
         arguments = {"image": calls_of(model.spec.family).encode_image(pipe, pixels)}
         self._cache.put(key, arguments)
         return arguments
@@ -66,8 +66,8 @@ class SourceCondition(Condition):
         given, mask = request.conditions.image, request.conditions.mask
         if given is None or mask is None:
             return image
-        shares = _bytes(mask).to(image.device, torch.int32)
-        pixels = _bytes(given.raw).to(image.device, torch.int32)
+        shares = to_levels(mask).to(image.device, torch.int32)
+        pixels = to_levels(given.raw).to(image.device, torch.int32)
         blended = (shares * image.to(torch.int32) + (255 - shares) * pixels + 127) // 255
         return blended.to(torch.uint8)
 
@@ -77,19 +77,6 @@ def _key(model: LoadedModel, request: GenerationRequest) -> bytes | None:
     return cache_key("image", model, image.digest) if image else None
 
 
-def _bytes(image: RawImage | RawMask) -> torch.Tensor:
-    """Return 8-bit levels of (height, width, channels)."""
-    return torch.frombuffer(bytearray(image.pixels), dtype=torch.uint8).view(
-        image.height, image.width, -1
-    )
-
-
-def _to_tensor(image: RawImage, device: torch.device) -> torch.Tensor:
-    """Return (1, 3, height, width) of -1 to 1."""
-    levels = _bytes(image).to(device).permute(2, 0, 1)[None]
-    return levels.float() / 127.5 - 1
-
-
 def _latent_mask(mask: RawMask | None, size: tuple[int, int]) -> torch.Tensor:
     """Return (1, 1, height, width) of 0 to 1, the largest value below each latent.
 
@@ -97,7 +84,7 @@ def _latent_mask(mask: RawMask | None, size: tuple[int, int]) -> torch.Tensor:
     """
     if mask is None:
         return torch.ones(1, 1, *size)
-    levels = _bytes(mask).permute(2, 0, 1)[None].float() / 255
+    levels = to_levels(mask).permute(2, 0, 1)[None].float() / 255
     return functional.adaptive_max_pool2d(levels, size)
 
 

@@ -1,5 +1,6 @@
 """Text as a condition: its length is checked, its embeddings are cached."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import astuple
 
 from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
@@ -10,14 +11,22 @@ from pixpod.errors import InvalidInput, Problem
 from pixpod.job import GenerationRequest
 from pixpod.methods import StageName, uses_negative_prompt
 
+TextChanges = Callable[[LoadedModel, GenerationRequest], Sequence[object]]
+"""Returns what changes a request's embeddings beside its texts, as JSON."""
+
+
+def _no_changes(model: LoadedModel, request: GenerationRequest) -> Sequence[object]:
+    return ()
+
 
 class TextCondition(Condition):
     """Embeddings of a request's prompts."""
 
     stage = StageName.TEXT_ENCODE
 
-    def __init__(self, cache: ConditionCache) -> None:
+    def __init__(self, cache: ConditionCache, changes: TextChanges = _no_changes) -> None:
         self._cache = cache
+        self._changes = changes
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
         """Return warnings for texts that are cut. Raises InvalidInput unless cutting is allowed.
@@ -39,15 +48,20 @@ class TextCondition(Condition):
         return list(dict.fromkeys(warnings))
 
     def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
-        return self._cache.get(text_key(model, request), model.device)
+        return self._cache.get(self._key(model, request), model.device)
 
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
         arguments = calls_of(model.spec.family).encode_text(pipe, request, model.device)
-        self._cache.put(text_key(model, request), arguments)
+        self._cache.put(self._key(model, request), arguments)
         return arguments
 
+    def _key(self, model: LoadedModel, request: GenerationRequest) -> bytes:
+        return text_key(model, request, self._changes(model, request))
 
-def text_key(model: LoadedModel, request: GenerationRequest) -> bytes:
+
+def text_key(
+    model: LoadedModel, request: GenerationRequest, changes: Sequence[object] = ()
+) -> bytes:
     """Return the same key for requests with the same embeddings."""
     return cache_key(
         "text",
@@ -55,6 +69,7 @@ def text_key(model: LoadedModel, request: GenerationRequest) -> bytes:
         *astuple(request.prompts),
         request.text.max_sequence_length,
         uses_negative_prompt(model.spec.family, request.sampling),
+        *changes,
     )
 
 

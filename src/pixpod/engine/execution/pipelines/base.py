@@ -57,6 +57,16 @@ class PipelineCalls(Protocol):
         """Return scaled latents of (rows, 3, height, width) with values of -1 to 1."""
         ...
 
+    def control_arguments(
+        self, pipe: Pipeline, request: GenerationRequest, images: list[torch.Tensor]
+    ) -> Arguments:
+        """Return control images under the name that the pipeline's call has.
+
+        Each of `images` has all rows of one control, as the family's nets see them. May change the
+        pipeline for this call.
+        """
+        ...
+
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         """Return latents of (rows, channels, height, width) as the denoiser has them."""
         ...

@@ -1,8 +1,11 @@
 """FLUX.1 pipelines: CLIP for the pooled embedding, T5 for tokens, packed latents."""
 
+from collections import deque
 from collections.abc import Iterator, Mapping
+from types import SimpleNamespace
 
 import torch
+from diffusers.image_processor import VaeImageProcessor
 
 from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
@@ -15,6 +18,27 @@ from pixpod.engine.execution.pipelines.base import (
 from pixpod.engine.model import Pipeline, Tokenizer
 from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
+
+PIXEL_CHANNELS = 3
+
+
+class _EncodedControls:
+    """Stands in for the VAE of a pipeline that would encode control images itself.
+
+    Theirs are encoded already, and cached. The pipeline would also take numbers for its samples
+    from the rows' generators, so that a control of no weight would change an image. A source image
+    comes as latents, and leaves as it came.
+    """
+
+    config = SimpleNamespace(shift_factor=0.0, scaling_factor=1.0)
+
+    def __init__(self, controls: list[torch.Tensor]) -> None:
+        self.dtype = controls[0].dtype
+        self._left = deque(controls)
+
+    def encode(self, image: torch.Tensor) -> SimpleNamespace:
+        is_control = image.shape[1] == PIXEL_CHANNELS
+        return SimpleNamespace(latents=self._left.popleft() if is_control else image)
 
 
 class FluxCalls:
@@ -56,11 +80,12 @@ class FluxCalls:
     def call_arguments(self, request: GenerationRequest) -> Arguments:
         sampling = request.sampling
         arguments = {
-            "true_cfg_scale": sampling.true_cfg_scale or 1.0,
             "width": request.width,
             "height": request.height,
             **image_arguments(request),
         }
+        if is_guided(sampling.true_cfg_scale):  # not all pipelines take it
+            arguments["true_cfg_scale"] = sampling.true_cfg_scale
         if sampling.guidance_scale is not None:
             arguments["guidance_scale"] = sampling.guidance_scale
         return arguments
@@ -69,6 +94,21 @@ class FluxCalls:
         config = pipe.vae.config
         latents = encode_pixels(pipe, pixels) - float(config.shift_factor)
         return latents * float(config.scaling_factor)
+
+    def control_arguments(
+        self, pipe: Pipeline, request: GenerationRequest, images: list[torch.Tensor]
+    ) -> Arguments:
+        pipe.vae = _EncodedControls(images)
+        # the class for a source image takes 16 channels for an image, and would scale it
+        pipe.image_processor = VaeImageProcessor(
+            vae_scale_factor=2 * pipe.vae_scale_factor, vae_latent_channels=images[0].shape[1]
+        )
+        pixels = torch.zeros((1, 1, 1, 1), device=images[0].device)
+        shape = (len(images[0]), PIXEL_CHANNELS, request.height, request.width)
+        return {
+            "control_image": [pixels.expand(shape) for _ in images],
+            "control_mode": [None] * len(images),  # for nets of several types
+        }
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         packed: torch.Tensor = pipe._pack_latents(latents, *latents.shape)

@@ -14,7 +14,7 @@ from pixpod.engine.execution.pipelines.base import (
     image_arguments,
 )
 from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest
+from pixpod.job import GenerationRequest, Mode
 from pixpod.methods import is_guided
 
 
@@ -46,6 +46,12 @@ class Sd15Calls:
 
     def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
         return encode_latents(pipe, pixels)
+
+    def control_arguments(
+        self, pipe: Pipeline, request: GenerationRequest, images: list[torch.Tensor]
+    ) -> Arguments:
+        is_text = request.mode is Mode.TEXT_TO_IMAGE  # else `image` is the given one
+        return {"image" if is_text else "control_image": images}
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         return latents

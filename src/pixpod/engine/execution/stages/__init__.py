@@ -1,8 +1,9 @@
 """One class for each stage that a plan may name."""
 
+from pixpod.engine.execution.stages.adapt import AdaptStage
 from pixpod.engine.execution.stages.base import Stage, StageContext
 from pixpod.engine.execution.stages.decode import DecodeStage
 from pixpod.engine.execution.stages.denoise import DenoiseStage
 from pixpod.engine.execution.stages.encode import EncodeStage
 
-__all__ = ["DecodeStage", "DenoiseStage", "EncodeStage", "Stage", "StageContext"]
+__all__ = ["AdaptStage", "DecodeStage", "DenoiseStage", "EncodeStage", "Stage", "StageContext"]

@@ -1,26 +1,48 @@
 """The protocol of stages."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar
 
 import torch
 
 from pixpod.engine.execution.batch import Batch
+from pixpod.engine.execution.conditions import Condition
 from pixpod.engine.execution.oom_fallbacks import DoesNotFit, Fallback, run_within_memory
-from pixpod.engine.model import Pipeline
+from pixpod.engine.model import Component, Pipeline
 from pixpod.errors import OutOfMemory
+from pixpod.job import GenerationRequest
+from pixpod.methods import StageName
 
 T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StageContext:
-    """Resources of a running stage. `pipe` can use the components of the stage's plan only."""
+    """Resources of a running stage. `pipe` can use the components of the stage's plan only.
 
+    `conditions` are all that the runner has.
+    """
+
+    name: StageName
     pipe: Pipeline
+    pipe_with: Callable[[Mapping[str, Component]], Pipeline]
+    conditions: Sequence[Condition]
     free_cache: Callable[[], bool]
     offload_others: Callable[[], bool]
+
+    def pipe_for(self, batch: Batch, requests: Sequence[GenerationRequest]) -> Pipeline:
+        """Return the pipeline for these rows: with the components that conditions put in place.
+
+        May raise torch.OutOfMemoryError.
+        """
+        replaced: dict[str, Component] = {}
+        for condition in self.conditions:
+            found = condition.components(batch.model, self.name, requests)
+            for component in found.values():
+                batch.warnings += condition.warnings(component)
+            replaced |= found
+        return self.pipe_with(replaced) if replaced else self.pipe
 
     def run_within_memory(
         self,

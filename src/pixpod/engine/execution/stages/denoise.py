@@ -1,7 +1,6 @@
 """Denoises latents, by the pipeline's own loop."""
 
 from collections.abc import Callable, Sequence
-from functools import partial
 from typing import Any
 
 import torch
@@ -26,7 +25,10 @@ class DenoiseStage:
         return bool(batch.rows)
 
     def run(self, batch: Batch, context: StageContext) -> None:
-        attempt = partial(_denoise, batch, context.pipe, self._conditions)
+        def attempt(rows: Sequence[Row]) -> None:
+            pipe = context.pipe_for(batch, [row.state.item.request for row in rows])
+            _denoise(batch, pipe, self._conditions, rows)
+
         width, height = batch.method.size
         context.run_within_memory(batch, f"an image of {width}x{height}", batch.buckets(), attempt)
 
@@ -37,14 +39,17 @@ def _denoise(
     model, request = batch.model, batch.request
     pipe.scheduler = model.scheduler(request.sampling.scheduler)
     changes = [each.after_step(batch, pipe, rows) for each in conditions]
+    arguments = _stack([row.state.arguments for row in rows])
+    for condition in conditions:
+        arguments = condition.arrange(batch, pipe, arguments)
     with step_caching(
-        model.denoiser,
+        getattr(pipe, model.spec.family.denoiser),
         model.spec.family.step_cache_blocks,
         request.quality,
         num_steps(model.spec.family, request.sampling),
     ) as skipped:
         latents = pipe(
-            **_stack([row.state.arguments for row in rows]),
+            **arguments,
             **batch.calls.call_arguments(request),
             num_inference_steps=request.sampling.num_inference_steps,
             generator=[torch.Generator("cpu").manual_seed(row.seed) for row in rows],

@@ -43,9 +43,10 @@ class EncodeStage:
         return found is not None
 
     def _compute(self, batch: Batch, state: ItemState, context: StageContext) -> None:
+        request = state.item.request
         for condition in self._conditions:
-            request = state.item.request
             found = condition.find(batch.model, request)
-            state.arguments |= (
-                condition.compute(batch.model, context.pipe, request) if found is None else found
-            )
+            if found is None:
+                pipe = context.pipe_for(batch, [request])
+                found = condition.compute(batch.model, pipe, request)
+            state.arguments |= found

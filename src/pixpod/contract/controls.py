@@ -1,0 +1,123 @@
+"""Checks what a payload says about control images, and chooses the nets that see them."""
+
+from collections.abc import Collection, Iterator, Mapping
+
+from pixpod.catalog import ModelSpec
+from pixpod.contract.problems import did_you_mean, wrong
+from pixpod.contract.types import ControlNetInput, JobInput
+from pixpod.errors import Problem
+from pixpod.extras import Extras, extras_for
+from pixpod.families import ControlNetSpec, FamilySpec
+from pixpod.job import ControlOptions, Mode, Quality
+from pixpod.methods import is_guided, pipelines_of
+
+DEFAULT_SCALE, DEFAULT_START, DEFAULT_END = 1.0, 0.0, 1.0
+
+_NO_TURBO = "whether steps can be skipped beside a ControlNet is not known"
+
+
+def types_of(spec: ModelSpec, extras: Extras) -> Mapping[str, str]:
+    """Return the types of control images that a model can be served with, and the net of each."""
+    nets: dict[str, str] = {}
+    for extra in extras_for(spec, extras):
+        for name in extra.types:
+            nets.setdefault(name, extra.name)
+    return nets
+
+
+def elements(given: JobInput) -> Iterator[tuple[int, ControlNetInput]]:
+    """Yield the well-formed elements with their indices; the others are None."""
+    return (
+        (index, control)
+        for index, control in enumerate(given.controlnets or ())
+        if control is not None
+    )
+
+
+def check_controls(
+    given: JobInput, spec: ModelSpec, extras: Extras, mode: Mode, num_calls: int
+) -> Iterator[Problem]:
+    """Yield the problems of the list, apart from the images that it names.
+
+    `num_calls` is the number of denoiser calls of an image.
+    """
+    if not given.controlnets:
+        return
+    nets = types_of(spec, extras)
+    if not nets:
+        accepted = f"absent: {spec.name} has no ControlNets here"
+        yield wrong("controlnets", given.controlnets, accepted)
+        return
+    if mode not in pipelines_of(spec.family, has_controls=True):
+        field = "mask" if mode is Mode.INPAINT else "image"
+        yield wrong(field, getattr(given, field), "absent with controlnets")
+    if given.quality is Quality.TURBO:
+        yield wrong("quality", given.quality.value, "max or default with controlnets", _NO_TURBO)
+    if is_guided(given.true_cfg_scale) and mode not in _controlnet(spec.family).true_cfg_modes:
+        accepted = "1 or absent with image and controlnets"
+        yield wrong("true_cfg_scale", given.true_cfg_scale, accepted)
+    yield from _check_number(given, spec.family)
+    for index, control in elements(given):
+        path = f"controlnets[{index}]"
+        if control.type not in nets:
+            accepted = f"one of {', '.join(sorted(nets))} for {spec.name}"
+            yield wrong(f"{path}.type", control.type, accepted, _hint(control.type, nets, extras))
+        yield from _check_range(path, control, num_calls)
+
+
+def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[ControlOptions, ...]:
+    """Return the controls of a payload without problems."""
+    nets = types_of(spec, extras)
+    return tuple(
+        ControlOptions(
+            net=nets[control.type],
+            scale=DEFAULT_SCALE if control.scale is None else control.scale,
+            start=_start(control),
+            end=_end(control),
+        )
+        for _, control in elements(given)
+    )
+
+
+def _check_number(given: JobInput, family: FamilySpec) -> Iterator[Problem]:
+    assert given.controlnets is not None
+    most = _controlnet(family).max_controls
+    if len(given.controlnets) > most:
+        yield wrong("controlnets", given.controlnets, f"at most {most}")
+
+
+def _controlnet(family: FamilySpec) -> ControlNetSpec:
+    assert family.controlnet is not None, "one of its nets is offered"
+    return family.controlnet
+
+
+def _check_range(path: str, control: ControlNetInput, num_calls: int) -> Iterator[Problem]:
+    start, end = _start(control), _end(control)
+    if start >= end:
+        field, value = ("start", start) if control.start is not None else ("end", end)
+        accepted = f"less than end, which is {end:g}"
+        if field == "end":
+            accepted = f"more than start, which is {start:g}"
+        yield wrong(f"{path}.{field}", value, accepted)
+    elif not any(
+        start <= call / num_calls and (call + 1) / num_calls <= end for call in range(num_calls)
+    ):
+        accepted = f"a range with at least one whole step of {num_calls} in it"
+        field, value = ("end", end) if control.end is not None else ("start", start)
+        yield wrong(f"{path}.{field}", value, accepted)
+
+
+def _hint(name: str, nets: Collection[str], extras: Extras) -> str | None:
+    """Return the type that was meant, or the families that have nets of this one."""
+    families = {extra.family.title for extra in extras.values() if name in extra.types}
+    if families:
+        return f"{name} is for {', '.join(sorted(families))} models here"
+    return did_you_mean(name, sorted(nets))
+
+
+def _start(control: ControlNetInput) -> float:
+    return DEFAULT_START if control.start is None else control.start
+
+
+def _end(control: ControlNetInput) -> float:
+    return DEFAULT_END if control.end is None else control.end

@@ -1,0 +1,125 @@
+"""Extras that models can be served with, as data: for now ControlNets.
+
+They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of files or devices.
+"""
+
+import tomllib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from enum import StrEnum
+from importlib import resources
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
+
+from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, ModelSpec, read_catalog_file
+from pixpod.errors import InvalidSettings
+from pixpod.families import FAMILIES, FamilySpec
+
+ControlType = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
+
+
+class ExtraKind(StrEnum):
+    """The role of an extra beside a model."""
+
+    CONTROLNET = "controlnet"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExtraSpec:
+    """One extra of the catalog: weights in diffusers' layout of a single component.
+
+    `types` are the kinds of control images that a ControlNet sees. It fits the models named in
+    `models`, or all of the family. `gib_16` is its size in 16 bits. `folder` is its place in the
+    repository, "" for the top.
+    """
+
+    __pydantic_config__ = CHECKS
+
+    name: str
+    kind: ExtraKind
+    family: InstanceOf[FamilySpec]
+    licence: str
+    types: Annotated[tuple[ControlType, ...], Field(min_length=1)]
+    gib_16: Annotated[float, Field(gt=0)]
+    models: tuple[str, ...] = ()
+    repository: str | None = None
+    revision: str | None = None
+    folder: str = ""
+    licence_must_be_accepted: bool = False
+
+    @property
+    def class_name(self) -> str:
+        """Name of the diffusers class."""
+        assert self.family.controlnet is not None
+        return self.family.controlnet.class_name
+
+    def fits(self, spec: ModelSpec) -> bool:
+        """Return whether a model can be served with it."""
+        return spec.family is self.family and (not self.models or spec.name in self.models)
+
+
+Extras = Mapping[str, ExtraSpec]
+
+ServedSpec = ModelSpec | ExtraSpec
+"""An entry of the catalog that has weights."""
+
+_SPEC = TypeAdapter(ExtraSpec)
+
+
+def load_extras(
+    extra_file: Path | None = None, *, families: Mapping[str, FamilySpec] = FAMILIES
+) -> Extras:
+    """Read the built-in extras, and add those of `extra_file`, which replace extras of their names.
+
+    Raises InvalidSettings if the file cannot be read or an entry is not complete.
+    """
+    builtin = resources.files("pixpod").joinpath("catalog.toml").read_text(encoding="utf-8")
+    found = _parse(tomllib.loads(builtin), "catalog.toml", families)
+    if extra_file is None:
+        return found
+    return {**found, **_parse(read_catalog_file(extra_file), str(extra_file), families)}
+
+
+def extras_for(spec: ModelSpec, extras: Extras) -> tuple[ExtraSpec, ...]:
+    """Return the extras that fit a model."""
+    return tuple(extra for extra in extras.values() if extra.fits(spec))
+
+
+def check_names(extras: Extras, models: Catalog) -> None:
+    """Raise InvalidSettings for a name that a model or a component of a pipeline has, too."""
+    for extra in extras.values():
+        if extra.name in models or extra.name in extra.family.component_names:
+            raise InvalidSettings(f"extra {extra.name!r}: expected a name that nothing else has")
+
+
+def _parse(
+    document: dict[str, Any], source: str, families: Mapping[str, FamilySpec]
+) -> dict[str, ExtraSpec]:
+    """Check entries. Any: TOML is untyped."""
+    entries = document.get(EXTRAS_TABLE, {})
+    if not isinstance(entries, dict):
+        raise InvalidSettings(f"{source}: {EXTRAS_TABLE}: expected [{EXTRAS_TABLE}.<name>] tables")
+    return {name: _parse_one(name, entry, source, families) for name, entry in entries.items()}
+
+
+def _parse_one(
+    name: str, entry: object, source: str, families: Mapping[str, FamilySpec]
+) -> ExtraSpec:
+    where = f"{source}: extra {name!r}"
+    if not isinstance(entry, dict) or "name" in entry:
+        raise InvalidSettings(f"{where}: expected a table without a name of its own")
+    family = families.get(entry.get("family", ""))
+    if family is None or family.controlnet is None:
+        known = ", ".join(each.name for each in families.values() if each.controlnet)
+        got = entry.get("family")
+        raise InvalidSettings(f"{where}: family: expected one of {known}, got {got!r}")
+    try:
+        # strict types have no tuples in TOML
+        lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
+        return _SPEC.validate_python({**entry, **lists, "name": name, "family": family})
+    except ValidationError as exc:
+        problem = exc.errors(include_url=False, include_context=False)[0]
+        field = ".".join(map(str, problem["loc"]))
+        raise InvalidSettings(f"{where}: {field}: {problem['msg']}") from exc

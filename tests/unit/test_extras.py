@@ -1,0 +1,109 @@
+"""Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
+
+import pytest
+from support.factories import make_settings
+
+from pixpod.bootstrap import build_worker
+from pixpod.catalog import load_catalog
+from pixpod.errors import InvalidSettings
+from pixpod.extras import check_names, load_extras
+
+ENTRY = """
+[extras.mine]
+kind = "controlnet"
+family = "sdxl"
+types = ["pose", "canny"]
+licence = "Apache-2.0"
+gib_16 = 2.33
+repository = "someone/controlnet"
+revision = "0123456789abcdef0123456789abcdef01234567"
+"""
+
+
+@pytest.fixture
+def load(tmp_path):
+    def load_text(text):
+        path = tmp_path / "models.toml"
+        path.write_text(text, encoding="utf-8")
+        return load_extras(path)
+
+    return load_text
+
+
+def test_builtin_extras_fit_a_model_and_have_names_of_their_own():
+    extras, models = load_extras(), load_catalog()
+    check_names(extras, models)
+    for extra in extras.values():
+        assert any(map(extra.fits, models.values()))
+        assert set(extra.models) <= models.keys()
+
+
+def test_extra_of_a_file_fits_all_models_of_its_family(load):
+    mine = load(ENTRY)["mine"]
+    models = load_catalog()
+    assert [name for name, spec in models.items() if mine.fits(spec)] == ["sdxl", "sdxl-tiny"]
+    assert mine.class_name == "ControlNetModel"
+
+
+def test_file_may_have_models_and_extras(tmp_path):
+    path = tmp_path / "models.toml"
+    path.write_text(ENTRY, encoding="utf-8")
+    assert load_catalog(path) == load_catalog()
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field"),
+    [
+        ('kind = "controlnet"', 'kind = "lora"', "kind"),
+        ('kind = "controlnet"', "", "kind"),
+        ('family = "sdxl"', 'family = "sdxxl"', "family"),
+        ('family = "sdxl"', "", "family"),
+        ('types = ["pose", "canny"]', "types = []", "types"),
+        ('types = ["pose", "canny"]', 'types = ["Pose"]', "types"),
+        ('types = ["pose", "canny"]', 'types = "pose"', "types"),
+        ('types = ["pose", "canny"]', "", "types"),
+        ("gib_16 = 2.33", "gib_16 = 0", "gib_16"),
+        ("gib_16 = 2.33", "", "gib_16"),
+        ('licence = "Apache-2.0"', "", "licence"),
+        ('licence = "Apache-2.0"', 'licence = "MIT"\nname = "yours"', "name"),
+        ('licence = "Apache-2.0"', 'licence = "MIT"\nlicense = "MIT"', "license"),
+    ],
+)
+def test_broken_entry_is_named_by_file_extra_and_field(load, old, new, field):
+    assert old in ENTRY
+    with pytest.raises(InvalidSettings, match=r"models\.toml: extra 'mine': ") as caught:
+        load(ENTRY.replace(old, new))
+    assert field in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["sdxl", "unet"])
+def test_name_that_something_else_has_is_refused(load, name):
+    with pytest.raises(InvalidSettings, match=f"extra '{name}': expected a name"):
+        check_names(load(ENTRY.replace("mine", name)), load_catalog())
+
+
+def offered(**environ):
+    worker = build_worker(make_settings(PIXPOD_DEVICE="cpu", **environ))
+    return set(worker.capabilities.extras)
+
+
+def test_all_extras_that_are_there_and_fit_a_model_are_offered():
+    assert offered() == {name for name in load_extras() if name.endswith("-tiny")}
+    assert offered(PIXPOD_MODELS="sd15-tiny") == {"sd15-canny-tiny"}
+
+
+def test_deployment_offers_those_that_it_names():
+    named = {"PIXPOD_MODELS": "sdxl-tiny", "PIXPOD_EXTRAS": "sdxl-depth-tiny"}
+    assert offered(**named) == {"sdxl-depth-tiny"}
+
+
+@pytest.mark.parametrize(
+    ("name", "text"),
+    [
+        ("canny", "extra 'canny' is not in the catalog, which has sdxl-canny-tiny"),
+        ("flux-canny-tiny", "flux-canny-tiny fits none of sdxl-tiny"),
+    ],
+)
+def test_named_extra_that_cannot_be_offered_is_refused(name, text):
+    with pytest.raises(InvalidSettings, match=text):
+        offered(PIXPOD_MODELS="sdxl-tiny", PIXPOD_EXTRAS=name)
