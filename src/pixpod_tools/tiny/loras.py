@@ -63,7 +63,15 @@ LORAS = (
     Lora(model="flux-tiny", style=Style.FRAME, rank=8),
     Lora(model="flux-tiny", style=Style.BAR, rank=8, minutes=5, beside=Style.FRAME),
     Lora(model="sdxl-tiny", style=Style.FRAME, rank=4, is_whole=True),
-    Lora(model="sdxl-tiny", style=Style.BAR, rank=4, minutes=8, is_whole=True, has_text=True),
+    Lora(
+        model="sdxl-tiny",
+        style=Style.BAR,
+        rank=8,
+        minutes=10,
+        is_whole=True,
+        has_text=True,
+        beside=Style.FRAME,
+    ),
 )
 
 Loss = Callable[[torch.Tensor, list[str]], torch.Tensor]
