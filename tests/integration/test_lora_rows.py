@@ -151,13 +151,16 @@ def test_original_has_no_side_path(rows, files):
         assert not any(isinstance(module, SidePath) for module in component.modules())
 
 
-def test_no_graph_is_compiled_for_other_loras_numbers_or_scales(tmp_path):
+@pytest.mark.parametrize(
+    "name", ["flux-tiny", pytest.param("sdxl-tiny", marks=pytest.mark.acceptance)]
+)
+def test_no_graph_is_compiled_for_other_loras_numbers_or_scales(tmp_path, name):
     store = CompiledStore(tmp_path / "none", untrusted=())
 
     def compile_copy(model):
         return compile_model(model, store, backend="eager", only=(model.spec.family.denoiser,))
 
-    rows = Rows("flux-tiny", compile_copy)
+    rows = Rows(name, compile_copy)
     first, *others = (
         random_lora(rows.model, tmp_path, seed, rank=rank) for seed, rank in enumerate((4, 3, 5))
     )
