@@ -49,7 +49,7 @@ def unet():
 
 def call_of(seed=0, *, rows=2, side=8, text=77):
     generator = torch.Generator().manual_seed(seed)
-    latents = torch.randn(rows, 16, side, side, generator=generator)
+    latents = torch.randn(rows, 4, side, side, generator=generator)
     texts = torch.randn(rows, text, 64, generator=generator)
     return Call.of((latents, torch.tensor(seed)), {"encoder_hidden_states": texts}, CPU)
 

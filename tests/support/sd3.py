@@ -19,7 +19,12 @@ from transformers import (
 )
 
 from pixpod.catalog import Size
-from pixpod.engine.execution.pipelines.base import Arguments, TokenLimit, clip_limit
+from pixpod.engine.execution.pipelines.base import (
+    Arguments,
+    TokenLimit,
+    clip_limit,
+    image_arguments,
+)
 from pixpod.engine.model import Pipeline, Tokenizer
 from pixpod.families import (
     ComponentSpec,
@@ -31,7 +36,7 @@ from pixpod.families import (
     SchedulerSpec,
     WorkingMemory,
 )
-from pixpod.job import GenerationRequest, Mode, Sampling
+from pixpod.job import GenerationRequest, Mode
 from pixpod.methods import is_guided
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
@@ -141,8 +146,8 @@ class Sd3Calls:
             "negative_pooled_prompt_embeds": negative_pooled,
         }
 
-    def call_arguments(self, sampling: Sampling) -> Arguments:
-        return {"guidance_scale": sampling.guidance_scale}
+    def call_arguments(self, request: GenerationRequest) -> Arguments:
+        return {"guidance_scale": request.sampling.guidance_scale, **image_arguments(request)}
 
     def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
         vae = pipe.vae

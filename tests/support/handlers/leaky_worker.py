@@ -27,7 +27,7 @@ from pixpod.serving import runpod_sdk
 from pixpod.testing.fake_engine import FakeEngine
 
 LEAKS_LATER_S = 0.3
-STEP_S = 0.03
+STEP_S = 0.06
 CONCURRENCY = 10
 SUCCEEDS, RAISES, RAISES_A_GROUP, BREAKS_THE_GPU, IS_KILLED = FATES = range(5)
 
