@@ -151,8 +151,10 @@ def test_last_line_and_files_are_what_is_printed(tmp_path, capsys):
 
 
 def test_nothing_but_their_own_tests_imports_the_benchmarks():
-    own = ("test_bench_", "test_gpu_", "test_cold_", "test_load_bench", "gpu_results", "emulator")
-    own += ("test_stored_results_in_s3",)  # measures a warm job
+    own = (
+        *("test_bench_", "test_gpu_", "test_cold_", "test_load_bench", "gpu_results", "emulator"),
+        "test_stored_results_in_s3",  # measures a warm job
+    )
     users = [
         str(path.relative_to(ROOT))
         for folder in ("src", "tests", "scripts")
