@@ -319,8 +319,8 @@ class TestFailures:
     @pytest.mark.parametrize(
         ("fault", "reason", "num_tries"),
         [
-            (Fault.INTERNAL_ERROR, "HTTP 500", 2),
-            (Fault.DROP, "ConnectionClosed", 2),
+            (Fault.INTERNAL_ERROR, "HTTP 500", 3),
+            (Fault.DROP, "ConnectionClosed", 3),
             (Fault.STALL, "no answer in time", 1),
         ],
     )
@@ -328,10 +328,10 @@ class TestFailures:
         self, proxy, moto, fault, reason, num_tries
     ):
         proxy.faults += [fault] * 10
-        store = self.store(proxy, moto, read_timeout_s=5)
+        store = self.store(proxy, moto, read_timeout_s=30)
         began = time.monotonic()
-        text = self.failure(store, within_s=1)
-        assert time.monotonic() - began < 2
+        text = self.failure(store, within_s=3)
+        assert time.monotonic() - began < 15
         assert text.startswith("storage_unavailable: bucket 'images' at 127.0.0.1:")
         assert reason in text
         assert len(proxy.seen) == num_tries
