@@ -31,7 +31,16 @@ from pixpod.testing.fake_engine import FakeEngine
 
 SCHEMA = Draft202012Validator(REQUEST)
 MAX_ERROR_BYTES = 20_000
-CODES_WITH_PROBLEMS = {"invalid_input", "not_supported"}
+CODES_WITH_PROBLEMS = {
+    "invalid_input",
+    "not_supported",
+    "put_refused",
+    "url_refused",
+    "fetch_failed",
+    "fetch_unavailable",
+    "image_refused",
+    "weights_refused",
+}
 CODES = CODES_WITH_PROBLEMS | {"result_too_large", "invalid_settings"}
 SECRETS = (SecretStr("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"),)
 
