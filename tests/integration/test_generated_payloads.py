@@ -136,10 +136,10 @@ def run_generated(num_payloads, directory):
 
 
 def test_generated_payloads_get_images_or_a_code(tmp_path):
-    outcomes = run_generated(300, tmp_path)
+    outcomes = run_generated(600, tmp_path)
     assert outcomes["images"] >= 20
     assert outcomes["invalid_input"] >= 100
-    assert outcomes["completed event"] >= 1  # of 10,000 payloads 127 have one
+    assert outcomes["completed event"] >= 5
 
 
 @pytest.mark.acceptance
