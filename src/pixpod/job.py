@@ -227,7 +227,7 @@ class LoraSlots:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conditions:
-    """What steers images beside their texts, fetched, decoded and scaled.
+    """Steers images beside their texts; fetched, decoded and scaled.
 
     White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
     are the control images of the request's `controls`, in the same order. `loras` are in the order

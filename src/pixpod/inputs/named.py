@@ -1,4 +1,4 @@
-"""What a job names and has to be fetched before its request is complete."""
+"""Files that a job names, which are fetched before its request is complete."""
 
 import hashlib
 import json

@@ -44,7 +44,7 @@ class _Sealed(_Part):
 
 
 class _File(_Part):
-    """All but `sealed` is for people, and never read again."""
+    """A letter as JSON. Only `sealed` is read again; the rest is for people."""
 
     host: str
     path: str

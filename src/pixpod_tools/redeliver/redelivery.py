@@ -19,7 +19,7 @@ UNKNOWN = "?"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Outcome:
-    """What has become of one letter. `is_left` says whether its file is still there."""
+    """The outcome of one letter. `is_left` says whether its file is still there."""
 
     host: str
     path: str

@@ -81,11 +81,11 @@ def _load_bucket(
         if contrast(scene.colour, scene.background) >= MIN_CONTRAST
     ]
     images, scenes = np.stack([image for image, _ in kept]), [scene for _, scene in kept]
-    drawn = np.stack([CONTROLS[control](image, scene) for image, scene in kept])
+    maps = np.stack([CONTROLS[control](image, scene) for image, scene in kept])
     return ControlledBucket(
         bucket=bucket,
         latents=encode(pipeline.vae, images),
-        controls=prepare(pipeline, drawn),
+        controls=prepare(pipeline, maps),
         scenes=scenes,
     )
 

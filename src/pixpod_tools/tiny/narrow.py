@@ -14,7 +14,7 @@ from pixpod_tools.tiny.data import BUCKETS, encode, render_scenes
 NUM_CHANNELS = 4
 NUM_PICTURES = 1024
 LOG_VARIANCE = -5.0
-"""Of the encoder's distribution, whose spread the image models never see."""
+"""Spread of the encoder's distribution, which the image models never see."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

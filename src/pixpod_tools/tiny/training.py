@@ -43,7 +43,7 @@ class Course:
 
 
 class _Run:
-    """What a checkpoint holds: weights, optimiser, random states, time and steps so far."""
+    """The content of a checkpoint: weights, optimiser, random states, time and steps so far."""
 
     def __init__(self, modules: nn.Module, course: Course) -> None:
         torch.manual_seed(course.seed)

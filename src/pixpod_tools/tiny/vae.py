@@ -34,9 +34,9 @@ def train_vae(vae: AutoencoderKL, course: Course, *, decoder_only: bool = False)
         pictures = chosen[torch.from_numpy(rng.integers(len(chosen), size=course.batch_size))]
         posterior = vae.encode(pictures).latent_dist
         latents = posterior.sample()
-        drawn = vae.decode(latents).sample
+        decoded = vae.decode(latents).sample
         kl = posterior.kl().mean() / latents[0].numel()
-        error = (drawn - pictures).abs() * _weights(pictures)
+        error = (decoded - pictures).abs() * _weights(pictures)
         loss: torch.Tensor = (error + 0.5 * error.square()).mean() + KL_WEIGHT * kl
         return loss
 

@@ -20,7 +20,7 @@ from pixpod.outputs.storage import DELIVERY_S, ImageStore, ResultStore
 
 
 class Outcome(StrEnum):
-    """What has become of a folder of the spool."""
+    """The outcome of a folder of the spool."""
 
     UPLOADED = "uploaded"
     WAITING = "to be uploaded"

@@ -49,6 +49,7 @@ def convert_names(tensors: Tensors, metadata: Mapping[str, str], model: LoadedMo
     pipeline_class = getattr(diffusers, family.text_to_image)
     try:
         found = pipeline_class.lora_state_dict(with_alphas(tensors), **options)
+    # diffusers' converters raise any of these for names and shapes that they do not know
     except (ValueError, KeyError, IndexError, RuntimeError, NotImplementedError) as exc:
         raise NotConverted from exc
     converted: Tensors = found[0] if isinstance(found, tuple) else found

@@ -15,7 +15,7 @@ from pixpod.job import AdapterUse, GenerationRequest, LoraFile
 from pixpod.methods import StageName
 
 _Content = tuple[tuple[tuple[str, float], ...], ...]
-"""Of each row the hashes and scales of its LoRAs."""
+"""Hashes and scales of the LoRAs of each row."""
 
 
 class LoraCondition(Condition):
