@@ -77,24 +77,28 @@ def test_plain_image_is_the_same_after_controlled_ones(desk, model):
     assert np.array_equal(before, after)
 
 
-@pytest.mark.parametrize(
-    ("model", "max_levels", "max_mean"),
-    [
-        ("sdxl-tiny", 1, 0.1),
-        ("sd15-tiny", 1, 0.1),
-        # the last bit of sums in bfloat16 depends on the batch's size, and 8 bits enlarge that
-        ("flux-tiny", 40, 0.5),
-    ],
-)
-def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(
-    desk, model, max_levels, max_mean
-):
-    few = cases(3)
-    jobs = [case.job(model, case.control()) for case in few]
+@pytest.mark.parametrize("model", ["sdxl-tiny", "sd15-tiny"])
+def test_image_does_not_depend_on_the_jobs_it_shares_a_batch_with(desk, model):
+    assert largest_batch_difference(desk, model) <= 1
+
+
+def test_float8_enlarges_the_last_bits_that_a_batch_changes(desk):
+    """The net runs in bfloat16, whose last bits depend on the size of a batch."""
+    assert largest_batch_difference(desk, "flux-tiny") <= 16
+
+
+def test_image_of_flux_does_not_depend_on_its_batch_in_float32(tmp_path):
+    worker = build_tiny_worker(tmp_path, PIXPOD_PRECISION="float32")
+    worker.start()
+    assert largest_batch_difference(Desk(worker), "flux-tiny") <= 1
+    worker.stop()
+
+
+def largest_batch_difference(desk, model):
+    jobs = [case.job(model, case.control()) for case in cases(3)]
     together = run(desk, *jobs)
     alone = [run(desk, {**job, "deterministic": True})[0] for job in jobs]
-    assert largest_difference(together, alone) <= max_levels
-    assert np.mean(np.abs(np.subtract(together, alone, dtype=int))) <= max_mean
+    return largest_difference(together, alone)
 
 
 def test_jobs_with_and_without_controls_run_side_by_side(desk):
@@ -179,7 +183,7 @@ def test_image_and_mask_go_with_a_control(desk, model):
         assert not np.array_equal(image[:, 32:], source[:, 32:])
 
 
-@pytest.mark.parametrize(("model", "max_levels"), [("sdxl-tiny", 1), ("flux-tiny", 40)])
+@pytest.mark.parametrize(("model", "max_levels"), [("sdxl-tiny", 1), ("flux-tiny", 16)])
 def test_lora_goes_with_a_control(desk, model, max_levels):
     few = cases(2)
 

@@ -16,7 +16,7 @@ COURSE = Course(minutes=32, learning_rate=1.5e-3, batch_size=64)
 SIGMA_SHIFT = 3.0
 """Shift of training towards noise; the scheduler samples alike (exp(1.1) = 3.0). Without it the
 prototype learnt shapes three times as slowly."""
-POOLED_DROPPED = 0.4
+POOLED_DROPPED = 0.5
 """Share of rows whose pooled vector is that of an empty text, so that T5 alone has to say all.
 Otherwise the model takes the colours from the pooled vector and ignores T5."""
 TEXT_LENGTHS, TEXT_LENGTH_SHARES = (24, 48, 77, 128), (0.55, 0.35, 0.07, 0.03)
