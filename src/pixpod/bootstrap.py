@@ -12,7 +12,7 @@ from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
-from pixpod.extras import Extras, check_names, load_extras
+from pixpod.extras import Extras, check_names, choose_extras, load_extras
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
@@ -202,18 +202,7 @@ def _choose_extras(
     """Return the extras of PIXPOD_EXTRAS, else all that are there and fit a served model."""
     known = load_extras(settings.catalog_file, families=families)
     check_names(known, load_catalog(settings.catalog_file, families=families))
-    if settings.extras is None:
-        there = {name: known[name] for name in locator.extra_names if name in known}
-        return {
-            name: extra for name, extra in there.items() if any(map(extra.fits, models.values()))
-        }
-    for name in settings.extras:
-        if name not in known:
-            names = ", ".join(known)
-            raise InvalidSettings(f"extra {name!r} is not in the catalog, which has {names}")
-        if not any(map(known[name].fits, models.values())):
-            raise InvalidSettings(f"PIXPOD_EXTRAS: {name} fits none of {', '.join(models)}")
-    return {name: known[name] for name in settings.extras}
+    return choose_extras(settings.extras, known, models, locator.extra_names)
 
 
 def _build_webhooks(settings: Settings, bucket: "S3ImageStore | None") -> Webhooks | None:

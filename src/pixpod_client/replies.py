@@ -88,6 +88,18 @@ class AdapterReply(TypedDict):
     cached: bool
 
 
+class IpAdapterReply(TypedDict):
+    """The image prompt that was used; null without one. `images` is their number.
+
+    `encoder` is null for an adapter with an image encoder of its own.
+    """
+
+    name: str
+    encoder: str | None
+    images: int
+    scale: float
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -103,6 +115,7 @@ class Reply(TypedDict):
     warnings: list[str]
     adapters: list[AdapterReply]
     """The LoRAs that were used."""
+    ip_adapter: IpAdapterReply | None
 
 
 class ErrorReply(TypedDict):

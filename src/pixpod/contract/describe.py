@@ -8,9 +8,10 @@ from typing import Any
 import pixpod
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
+from pixpod.contract.image_prompt import adapters_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import API_VERSION, NOT_SUPPORTED, DescribeReply
-from pixpod.extras import ExtraSpec
+from pixpod.extras import ExtraSpec, extras_for
 from pixpod.methods import pipelines_of
 
 
@@ -44,6 +45,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "modes": sorted(family.pipelines),
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
+        "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),
@@ -60,9 +62,13 @@ def _describe_extra(extra: ExtraSpec, capabilities: Capabilities) -> dict[str, o
     return {
         "name": extra.name,
         "kind": extra.kind,
-        "family": extra.family.name,
+        "family": extra.family.name if extra.family else None,
         "licence": extra.licence,
         "revision": extra.revision,
         "types": list(extra.types),
-        "models": [spec.name for spec in capabilities.models.values() if extra.fits(spec)],
+        "models": [
+            spec.name
+            for spec in capabilities.models.values()
+            if extra in extras_for(spec, capabilities.extras)
+        ],
     }

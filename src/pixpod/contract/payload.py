@@ -16,6 +16,7 @@ from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, strength_of
 from pixpod.contract.controls import build_controls
 from pixpod.contract.fields import check_types, fields_of, without
+from pixpod.contract.image_prompt import build_image_prompt
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import first_ones, is_unicode, wrong
@@ -35,6 +36,7 @@ from pixpod.job import (
     Delivery,
     GenerationRequest,
     ImageFormat,
+    ImagePromptOptions,
     JobResult,
     OutputOptions,
     StoredImage,
@@ -152,6 +154,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "worker": result.worker,
             "warnings": list(result.warnings),
             "adapters": list(result.adapters),
+            "ip_adapter": _render_image_prompt(result.image_prompt),
         },
         from_attributes=True,
     )
@@ -169,6 +172,17 @@ def render_error(error: WorkerError) -> dict[str, Any]:
 def is_describe(raw: Mapping[str, Any]) -> bool:
     """Return whether a job requests a description of the deployment: `{"describe": true}`."""
     return raw.get("input") == {"describe": True}
+
+
+def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | None:
+    if prompt is None:
+        return None
+    return {
+        "name": prompt.adapter,
+        "encoder": prompt.encoder,
+        "images": prompt.num_images,
+        "scale": prompt.scale,
+    }
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
@@ -231,6 +245,7 @@ def _build_request(
         truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_name, given),
         controls=build_controls(given, spec, extras),
+        image_prompt=build_image_prompt(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

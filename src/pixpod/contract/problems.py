@@ -9,7 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.types import LISTS, MAX_SEED, PATTERNS, JobInput, OutputInput
+from pixpod.contract.types import LISTS, MAX_SEED, OBJECTS, PATTERNS, JobInput
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
@@ -23,7 +23,10 @@ KNOWN_ELSEWHERE = {
     "control_image": "controlnets",
     "controlnet": "controlnets",
     "guidance": "guidance_scale",
+    "image_prompt": "ip_adapter",
     "image_url": "image",
+    "ip_adapter_image": "ip_adapter.image",
+    "ip_adapter_scale": "ip_adapter.scale",
     "lora": "loras",
     "n": "num_images",
     "num_outputs": "num_images",
@@ -38,7 +41,16 @@ KNOWN_ELSEWHERE = {
 }
 """Names of our fields in other image APIs."""
 
-ELSEWHERE_IN_LISTS = {
+ELSEWHERE_INSIDE = {
+    "ip_adapter": {
+        "image_url": "image",
+        "ip_adapter_image": "image",
+        "ip_adapter_scale": "scale",
+        "model": "name",
+        "strength": "scale",
+        "type": "name",
+        "weight": "scale",
+    },
     "loras": {
         "file": "source",
         "lora_scale": "scale",
@@ -63,11 +75,12 @@ ELSEWHERE_IN_LISTS = {
         "weight": "scale",
     },
 }
-"""Names of our fields of elements of lists in other image APIs."""
+"""Names of our fields of objects, and of elements of lists, in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
     r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
-    r"|controlnets(\[\d+\](\.image)?)?|webhook_url|output\.put_urls.*|s3Config.*"
+    r"|controlnets(\[\d+\](\.image)?)?|ip_adapter(\.images?(\[\d+\])?)?"
+    r"|webhook_url|output\.put_urls.*|s3Config.*"
 )
 
 
@@ -143,10 +156,10 @@ def unknown_field(loc: Sequence[str | int]) -> Problem:
     """Describe a field that the contract does not have, by its path in the payload."""
     outer, name = str(loc[0]), str(loc[-1])
     known, others = JobInput.model_fields, KNOWN_ELSEWHERE
-    if outer == "output" and len(loc) > 1:
-        known = OutputInput.model_fields
-    elif outer in LISTS and len(loc) > 1:
-        known, others = LISTS[outer].model_fields, ELSEWHERE_IN_LISTS[outer]
+    if len(loc) > 1 and outer in OBJECTS:
+        known, others = OBJECTS[outer].model_fields, ELSEWHERE_INSIDE.get(outer, others)
+    elif len(loc) > 1 and outer in LISTS:
+        known, others = LISTS[outer].model_fields, ELSEWHERE_INSIDE[outer]
     elsewhere = others.get(name)
     hint = f"here it is {elsewhere}" if elsewhere else did_you_mean(name, list(known))
     accepted = "a field of the contract"

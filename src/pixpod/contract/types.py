@@ -28,7 +28,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 
 NOT_SUPPORTED = frozenset(
     {
-        "ip_adapter",
         "refiner",
         "upscale",
         "safety",
@@ -278,6 +277,35 @@ class ControlNetInput(_Edge):
     )
 
 
+MAX_IMAGE_SCALE = 1.0
+"""diffusers' documentation of IP-Adapter: at 1 images are all that counts, and 0.5 is usual."""
+
+ImageText = Annotated[str, Field(min_length=1)]
+
+
+class IpAdapterInput(_Edge):
+    """Images that are shown to the model beside the text: `image` or `images`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description=(
+            "Which adapter of the deployment; the only one unless given. A refusal lists those of "
+            "the model, and so does describe."
+        ),
+    )
+    image: ImageText | None = Field(
+        default=None,
+        description="An image whose content or style the result takes up, named like `image`.",
+        examples=["https://app.example/style.jpg"],
+    )
+    images: Annotated[list[ImageText], Field(min_length=1)] | None = Field(
+        default=None, description="Several such images, up to four."
+    )
+    scale: Annotated[float, Field(ge=0, le=MAX_IMAGE_SCALE, allow_inf_nan=False)] | None = Field(
+        default=None, description="Strength of the images: 0 is none; 1 unless given."
+    )
+
+
 class JobInput(_Edge):
     """The `input` of a job.
 
@@ -376,6 +404,9 @@ class JobInput(_Edge):
         default=None,
         description="Control images, whose effects add up. See controlnets.md.",
     )
+    ip_adapter: IpAdapterInput | None = Field(
+        default=None, description="Images as a part of the prompt. See image-prompts.md."
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -456,6 +487,9 @@ class JobInput(_Edge):
     output: OutputInput | None = None
 
 
+OBJECTS: Mapping[str, type[BaseModel]] = {"output": OutputInput, "ip_adapter": IpAdapterInput}
+"""Fields that are objects, and what they are."""
+
 LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}
 """Fields that are lists of objects, and what their elements are."""
 
@@ -532,6 +566,18 @@ class AdapterReply(BaseModel):
     cached: bool
 
 
+class IpAdapterReply(BaseModel):
+    """The image prompt that was used; null without one. `images` is their number.
+
+    `encoder` is null for an adapter with an image encoder of its own.
+    """
+
+    name: str
+    encoder: str | None
+    images: int = Field(ge=1)
+    scale: float
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -553,6 +599,7 @@ class Reply(BaseModel):
     worker: WorkerReply
     warnings: list[str]
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
+    ip_adapter: IpAdapterReply | None
 
 
 class ServedModelReply(BaseModel):
@@ -567,6 +614,8 @@ class ServedModelReply(BaseModel):
     """Modes that take controlnets."""
     control_types: list[str]
     """Types of controlnets that the worker has for the model."""
+    image_prompts: list[str]
+    """Names for ip_adapter that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
@@ -579,11 +628,14 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with, such as a ControlNet."""
+    """Something that models are served with, such as a ControlNet.
+
+    `family` is null for an image encoder, which adapters of several families may use.
+    """
 
     name: str
     kind: str
-    family: str
+    family: str | None
     licence: str
     revision: str | None
     types: list[str]

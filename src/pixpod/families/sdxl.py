@@ -2,6 +2,7 @@
 
 from pixpod.families.components import (
     CLIP_TEXT_ENCODER,
+    UNET_IMAGE_PROMPT,
     UNET_LORA_LAYERS,
     UNET_REGION,
     VAE,
@@ -87,4 +88,5 @@ SDXL = FamilySpec(
             Mode.INPAINT: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
         },
     ),
+    image_prompt=UNET_IMAGE_PROMPT,
 )

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pixpod.job import LoraSlots, Mode
+from pixpod.job import LoraSlots, Mode, Resize
 
 GIB = 2**30
 
@@ -54,6 +54,9 @@ class Role(StrEnum):
     DENOISER = "denoiser"
     VAE = "vae"
     CONTROLNET = "controlnet"
+    IMAGE_ENCODER = "image_encoder"
+    IP_ADAPTER = "ip_adapter"
+    REDUX = "redux"
 
 
 class Guidance(StrEnum):
@@ -87,7 +90,8 @@ class ComponentSpec:
     @property
     def library(self) -> str:
         """Name of the library that has the class."""
-        return "transformers" if self.role is Role.TEXT_ENCODER else "diffusers"
+        is_encoder = self.role in (Role.TEXT_ENCODER, Role.IMAGE_ENCODER)
+        return "transformers" if is_encoder else "diffusers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,6 +216,25 @@ class ControlNetSpec:
     max_controls: int = 4
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePromptSpec:
+    """Image prompts of a family: the role of its adapters, and what their image encoder sees.
+
+    The encoder sees squares with sides of `size_px`, made from images by `resize`, whose values are
+    normalised by `mean` and `std`. An image becomes `num_tokens` tokens. They are appended to those
+    of the text if `extends_text`, otherwise the denoiser attends to them by weights of the adapter.
+    """
+
+    adapter: Role
+    size_px: int
+    resize: Resize
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    num_tokens: int
+    extends_text: bool = False
+    max_images: int = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -226,7 +249,7 @@ class FamilySpec:
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
     perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
-    and `controlnet` for one that takes no control image.
+    `controlnet` for one that takes no control image, and `image_prompt` for one that takes none.
     """
 
     name: str
@@ -252,6 +275,7 @@ class FamilySpec:
     has_denoiser_files: bool = False
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
+    image_prompt: ImagePromptSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

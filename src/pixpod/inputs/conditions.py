@@ -61,6 +61,7 @@ class _ReadImages:
     image: RawImage | None
     mask: RawMask | None
     controls: tuple[RawImage, ...]
+    prompts: tuple[RawImage, ...]
 
 
 async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
@@ -70,7 +71,7 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
         return lambda: intake.read_image(source, decode)
 
     paths = [control_path(index) for index in range(len(named.controls))]
-    sources = dict(zip(paths, named.controls, strict=True))
+    sources = {**dict(zip(paths, named.controls, strict=True)), **named.prompts}
     if named.image is not None:
         sources["image"] = named.image
     reads: dict[str, Callable[[], Awaitable[RawImage | RawMask]]] = {
@@ -85,6 +86,7 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
         image=images.get("image"),
         mask=mask if isinstance(mask, RawMask) else None,
         controls=tuple(images[path] for path in paths),
+        prompts=tuple(images[path] for path in named.prompts),
     )
 
 
@@ -95,7 +97,7 @@ def _fit(
 
     `asked` is the size without an image, which else has one of its own.
     """
-    from pixpod.inputs.fitting import choose_size, fit_image, fit_mask
+    from pixpod.inputs.fitting import choose_size, fit_image, fit_mask, fit_prompt_image
 
     checks = _Checks()
     image, mask, size = read.image, read.mask, asked
@@ -112,6 +114,7 @@ def _fit(
         image=fit_image(image, size, named.resize) if image is not None else None,
         mask=fitted_mask,
         controls=tuple(fit_image(each, size, named.resize) for each in read.controls),
+        prompt_images=tuple(fit_prompt_image(each, spec.family) for each in read.prompts),
     )
 
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.errors import ImageRefused
+from pixpod.families import FamilySpec
 from pixpod.inputs.refusals import Refused
 from pixpod.job import InputImage, RawImage, RawMask, Resize
 
@@ -60,10 +61,34 @@ def _served(size: tuple[float, float], spec: ModelSpec) -> Size:
 
 def fit_image(image: RawImage, size: Size, resize: Resize) -> InputImage:
     """Return an image of this size; one that has it already keeps its pixels."""
-    fitted = _fit(Image.frombytes("RGB", (image.width, image.height), image.pixels), size, resize)
-    pixels = fitted.tobytes()
-    digest = hashlib.sha256(f"{size[0]}x{size[1]} ".encode() + pixels).hexdigest()
-    return InputImage(raw=RawImage(width=size[0], height=size[1], pixels=pixels), digest=digest)
+    return _as_input(_fit(_as_rgb(image), size, resize))
+
+
+def fit_prompt_image(image: RawImage, family: FamilySpec) -> InputImage:
+    """Return an image as the family's image encoder sees it, by the steps of its own preprocessing.
+
+    A crop follows the scaling, to whole pixels.
+    """
+    spec = family.image_prompt
+    assert spec is not None, "the contract refuses image prompts of other families"
+    rgb, side = _as_rgb(image), spec.size_px
+    if spec.resize is Resize.STRETCH:
+        return _as_input(rgb.resize((side, side), Image.Resampling.BICUBIC))
+    shorter = min(rgb.size)
+    width, height = (side * each // shorter for each in rgb.size)
+    left, top = (width - side) // 2, (height - side) // 2
+    scaled = rgb.resize((width, height), Image.Resampling.BICUBIC)
+    return _as_input(scaled.crop((left, top, left + side, top + side)))
+
+
+def _as_rgb(image: RawImage) -> Image.Image:
+    return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+
+
+def _as_input(image: Image.Image) -> InputImage:
+    (width, height), pixels = image.size, image.tobytes()
+    digest = hashlib.sha256(f"{width}x{height} ".encode() + pixels).hexdigest()
+    return InputImage(raw=RawImage(width=width, height=height, pixels=pixels), digest=digest)
 
 
 def fit_mask(mask: RawMask, image: Size, size: Size, resize: Resize, blur_px: int) -> RawMask:

@@ -3,7 +3,7 @@
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt
 from pixpod.methods.method import Method, method_of, num_steps, pipelines_of
-from pixpod.methods.stages import StageName, StagePlan, stages_of
+from pixpod.methods.stages import StageName, StagePlan, extras_of, stages_of
 
 __all__ = [
     "BatchKey",
@@ -11,6 +11,7 @@ __all__ = [
     "StageName",
     "StagePlan",
     "batch_key_of",
+    "extras_of",
     "is_guided",
     "method_of",
     "num_steps",

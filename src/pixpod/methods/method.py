@@ -14,7 +14,8 @@ class Method:
 
     `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
     `nets` are the ControlNets of the request's controls, in their order.
-    `slots` are those for LoRAs, None without any.
+    `prompt_extras` are the extras that read the images of its prompt, and `num_prompt_images` their
+    number. `slots` are those for LoRAs, None without any.
     """
 
     pipeline: str
@@ -22,6 +23,8 @@ class Method:
     size: Size
     num_calls: int
     nets: tuple[str, ...] = ()
+    prompt_extras: tuple[str, ...] = ()
+    num_prompt_images: int = 0
     slots: LoraSlots | None = None
 
 
@@ -53,7 +56,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
 
     Raises KeyError for a mode, a control or a scheduler that the model's family does not have.
     """
-    scheduler = spec.family.schedulers[request.sampling.scheduler]
+    scheduler, prompt = spec.family.schedulers[request.sampling.scheduler], request.image_prompt
     is_union = any(control.union_mode is not None for control in request.controls)
     pipelines = pipelines_of(spec.family, has_controls=bool(request.controls), is_union=is_union)
     return Method(
@@ -62,5 +65,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         size=(request.width, request.height),
         num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
         nets=tuple(control.net for control in request.controls),
+        prompt_extras=(*filter(None, (prompt.encoder,)), prompt.adapter) if prompt else (),
+        num_prompt_images=prompt.num_images if prompt else 0,
         slots=request.conditions.slots,
     )

@@ -4,9 +4,10 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
-from pixpod.families import GIB
-from pixpod.job import Mode
-from pixpod.methods.method import Method
+from pixpod.families import GIB, FamilySpec
+from pixpod.job import GenerationRequest, Mode
+from pixpod.methods.batch_key import PIXELS_PER_TOKEN, num_prompt_tokens
+from pixpod.methods.method import Method, method_of
 
 IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
 """Modes that begin with a given image."""
@@ -43,10 +44,12 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     family, memory = spec.family, spec.family.working_memory
     width, height = method.size
     squares = width * height / _SQUARE_PX
+    denoised = squares + _added_squares(family, method)
     fixed_bytes = round(memory.fixed_gib * GIB)
+    uses_vae = method.mode in IMAGE_MODES or bool(method.nets)
     image_encode = StagePlan(
         name=StageName.IMAGE_ENCODE,
-        components=(family.vae,),
+        components=(*((family.vae,) if uses_vae else ()), *method.prompt_extras),
         fixed_bytes=fixed_bytes + round(memory.encode_gib * squares * GIB),
     )
     adapt = StagePlan(name=StageName.ADAPT, components=(), fixed_bytes=0)
@@ -57,12 +60,12 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             components=family.text_encoders,
             fixed_bytes=round(memory.text_gib * GIB),
         ),
-        *((image_encode,) if method.mode in IMAGE_MODES or method.nets else ()),
+        *((image_encode,) if image_encode.components else ()),
         StagePlan(
             name=StageName.DENOISE,
-            components=(family.denoiser, *dict.fromkeys(method.nets)),
+            components=(family.denoiser, *dict.fromkeys(method.nets), *_adapters(family, method)),
             fixed_bytes=fixed_bytes,
-            image_bytes=round(memory.denoise_gib * squares * GIB),
+            image_bytes=round(memory.denoise_gib * denoised * GIB),
         ),
         StagePlan(
             name=StageName.DECODE,
@@ -75,3 +78,23 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
         return plans
     slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
     return tuple(replace(plan, image_bytes=plan.image_bytes + slot_bytes) for plan in plans)
+
+
+def _adapters(family: FamilySpec, method: Method) -> tuple[str, ...]:
+    """Return the adapter of an image prompt that the denoiser attends to."""
+    spec = family.image_prompt
+    return method.prompt_extras[-1:] if spec and not spec.extends_text else ()
+
+
+def _added_squares(family: FamilySpec, method: Method) -> float:
+    """Return the images of 1024x1024 that have as many tokens as the images of a prompt."""
+    tokens = num_prompt_tokens(family, method.num_prompt_images)
+    return tokens * PIXELS_PER_TOKEN / _SQUARE_PX
+
+
+def extras_of(spec: ModelSpec, request: GenerationRequest) -> tuple[str, ...]:
+    """Return the names of the extras that a request to this model uses."""
+    own = spec.family.component_names
+    stages = stages_of(spec, method_of(spec, request))
+    names = (name for stage in stages for name in stage.components if name not in own)
+    return tuple(dict.fromkeys(names))

@@ -21,6 +21,7 @@ from pixpod.job import (
     EncodedImage,
     GenerationRequest,
     ImageFormat,
+    ImagePromptOptions,
     ModelIdentity,
     RawImage,
 )
@@ -99,6 +100,7 @@ def generation_text(
             f"ControlNet {index}": _control_text(control)
             for index, control in enumerate(request.controls)
         },
+        "IP-Adapter": _image_prompt_text(request.image_prompt) if request.image_prompt else None,
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -114,6 +116,10 @@ def _control_text(control: ControlOptions) -> str:
         f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
         f"Guidance End: {control.end:g}"
     )
+
+
+def _image_prompt_text(prompt: ImagePromptOptions) -> str:
+    return f"Model: {prompt.adapter}, Weight: {prompt.scale:g}, Images: {prompt.num_images}"
 
 
 def encode(

@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pixpod.catalog import ModelSpec, load_catalog
-from pixpod.extras import load_extras
+from pixpod.extras import ExtraSpec, load_extras
 from pixpod.families import FAMILIES, STORED_PRECISIONS, FamilySpec
 from pixpod.methods import pipelines_of
 from pixpod_tools.generate.markdown import code, generated_from, table
@@ -39,7 +39,8 @@ Limits of requests:
 _EXTRAS = """
 ## Extras
 
-Models can be served with these, as [controlnets.md](controlnets.md) describes:
+Models can be served with these, as [controlnets.md](controlnets.md) and
+[image-prompts.md](image-prompts.md) describe:
 
 """
 
@@ -128,15 +129,20 @@ def _extra_rows() -> Iterator[tuple[str, ...]]:
             f"`{extra.name}`",
             extra.kind,
             code(extra.types),
-            code(extra.models) if extra.models else extra.family.title,
+            code(extra.models) if extra.models else _families_of(extra),
             extra.licence,
             f"`{extra.repository}`" if extra.repository else "in this repository",
         )
 
 
+def _families_of(extra: ExtraSpec) -> str:
+    return extra.family.title if extra.family else "adapters that name it"
+
+
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "modes", *(code(sorted(each.pipelines)) for each in families)
     yield "modes with `controlnets`", *(code(_controlled(each)) for each in families)
+    yield "image prompts", *(_image_prompt(each) for each in families)
     yield "pipeline", *(code(each.pipelines.values()) for each in families)
     yield "components", *(code(each.component_names) for each in families)
     yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
@@ -144,6 +150,11 @@ def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "guidance", *(f"`{each.guidance}`" for each in families)
     yield "precisions in files", *(code(_stored(each)) for each in families)
     yield "skips steps (`turbo`)", *("yes" if each.step_cache_blocks else "no" for each in families)
+
+
+def _image_prompt(family: FamilySpec) -> str:
+    spec = family.image_prompt
+    return f"`{spec.adapter}`, up to {spec.max_images} images" if spec else "no"
 
 
 def _controlled(family: FamilySpec) -> list[str]:

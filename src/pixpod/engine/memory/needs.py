@@ -15,7 +15,12 @@ from pixpod.errors import WeightsUnreadable
 from pixpod.extras import ExtraSpec
 from pixpod.families import GIB, ComponentSpec, Precision, Role
 from pixpod.methods import StagePlan, method_of, stages_of
-from pixpod.weights.layout import Weights, component_folder, tensor_paths
+from pixpod.weights.layout import (
+    Weights,
+    component_folder,
+    extra_tensor_paths,
+    tensor_paths,
+)
 
 OVERHEAD_BYTES = 1 * GIB
 """CUDA context and workspaces of cuBLAS and cuDNN, which take 0.6 to 1.0 GiB."""
@@ -75,7 +80,7 @@ def extra_bytes(extra: ExtraSpec, precision: Precision, weights: Weights | None)
         stored, size_bytes = Precision.BFLOAT16, round(extra.gib_16 * GIB)
     else:
         stored = weights.precision or Precision.BFLOAT16
-        size_bytes = _bytes_on_disk(tensor_paths(weights.folder))
+        size_bytes = _bytes_on_disk(extra_tensor_paths(extra, weights))
     bits = {Precision.FLOAT32: 32}
     return size_bytes * bits.get(precision, 16) // bits.get(stored, 16)
 

@@ -62,7 +62,7 @@ def is_isolated(request: GenerationRequest) -> bool:
 
 def max_batch_size(family: FamilySpec, key: BatchKey) -> int:
     """Return the largest bucket within the family's tokens, or 1 if a single image exceeds them."""
-    return bucket(max(1, family.batch_tokens // max(1, num_tokens(key))))
+    return bucket(max(1, family.batch_tokens // max(1, num_tokens(family, key))))
 
 
 def bucket(num_images: int) -> int:

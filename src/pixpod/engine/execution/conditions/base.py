@@ -48,8 +48,8 @@ class Condition(ABC):
     ) -> Mapping[str, Component]:
         """Return components that take the place of the model's own while a stage runs these rows.
 
-        They are ready for just these rows, in their order, until the next call. May raise
-        torch.OutOfMemoryError.
+        `model` has those that other conditions have put in place before. They are ready for just
+        these rows, in their order, until the next call. May raise torch.OutOfMemoryError.
         """
         return {}
 
@@ -68,7 +68,10 @@ class Condition(ABC):
         return False
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
-        """Return warnings for the caller. Raises InvalidInput; needs no component."""
+        """Return warnings for the caller; needs no component.
+
+        Raises InvalidInput for this request, or another WorkerError for all that share its batch.
+        """
         return []
 
     @abstractmethod

@@ -7,8 +7,10 @@ from typing import Any, Protocol
 import torch
 
 from pixpod.catalog import Size
-from pixpod.engine.model import Component, Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Prompts
+from pixpod.engine.model import Component, LoadedModel, Pipeline, Tokenizer
+from pixpod.errors import ModelUnavailable
+from pixpod.families import FamilySpec
+from pixpod.job import GenerationRequest, ImagePromptOptions, Prompts
 
 Arguments = dict[str, Any]
 """Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
@@ -67,6 +69,36 @@ class PipelineCalls(Protocol):
         """
         ...
 
+    def check_image_prompt(self, model: LoadedModel, prompt: ImagePromptOptions) -> None:
+        """Raise ModelUnavailable if an adapter does not go with the model or the image encoder."""
+        ...
+
+    def see_image(
+        self, model: LoadedModel, prompt: ImagePromptOptions, pixels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the image encoder sees in (1, 3, height, width), which are normalised."""
+        ...
+
+    def image_tokens(
+        self, model: LoadedModel, prompt: ImagePromptOptions, seen: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the adapter's tokens of what was seen in one image: (1, tokens, channels)."""
+        ...
+
+    def with_images(
+        self,
+        arguments: Arguments,
+        tokens: torch.Tensor,
+        negative: torch.Tensor | None,
+        scales: torch.Tensor,
+    ) -> Arguments:
+        """Return the arguments of all rows with the tokens of their images.
+
+        `tokens` and `negative`, the tokens of no images, are (rows, tokens, channels), and `scales`
+        (rows, 1, 1).
+        """
+        ...
+
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         """Return latents of (rows, channels, height, width) as the denoiser has them."""
         ...
@@ -74,6 +106,23 @@ class PipelineCalls(Protocol):
     def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
         """Return images of (rows, 3, height, width) with values of 0 to 1."""
         ...
+
+
+def check_side(encoder: Component, family: FamilySpec, name: str) -> None:
+    """Raise ModelUnavailable for an image encoder that sees images of another size."""
+    spec = family.image_prompt
+    assert spec is not None
+    if encoder.config.image_size != spec.size_px:
+        raise ModelUnavailable(
+            f"{name}: expected an image encoder for {spec.size_px} pixels a side, got one for "
+            f"{encoder.config.image_size}"
+        )
+
+
+def check_channels(name: str, expected: int, got: int, subject: str) -> None:
+    """Raise ModelUnavailable for an adapter that was made for something else."""
+    if expected != got:
+        raise ModelUnavailable(f"{name}: expected {expected} channels for {subject}, got {got}")
 
 
 def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
