@@ -8,8 +8,11 @@ from pixpod.contract.types import IpAdapterInput, JobInput
 from pixpod.errors import Problem
 from pixpod.extras import Extras, ExtraSpec, extras_for
 from pixpod.job import ImagePromptOptions
+from pixpod.methods import is_guided
 
 DEFAULT_SCALE = 1.0
+
+_NO_NEGATIVE = "its pipelines take no negative text that is shorter than text and images together"
 
 
 def adapters_of(spec: ModelSpec, extras: Extras) -> tuple[ExtraSpec, ...]:
@@ -41,6 +44,10 @@ def check_image_prompt(
         return
     yield from _check_name(prompt, adapters, extras, malformed)
     yield from _check_images(prompt, spec, malformed)
+    image_prompt = spec.family.image_prompt
+    if image_prompt and image_prompt.extends_text and is_guided(given.true_cfg_scale):
+        accepted = "1 or absent with ip_adapter"
+        yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, _NO_NEGATIVE)
 
 
 def build_image_prompt(

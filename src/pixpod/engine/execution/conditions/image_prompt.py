@@ -71,7 +71,7 @@ class ImagePromptCondition(Condition):
             return arguments
         tokens, scales = arguments.pop(_TOKENS), arguments.pop(_SCALE)
         negative = arguments.pop(_NEGATIVE, None)
-        return batch.calls.with_images(arguments, tokens, negative, scales)
+        return batch.calls.with_images(pipe, arguments, tokens, negative, scales)
 
     def _tokens(
         self, model: LoadedModel, prompt: ImagePromptOptions, digest: str, image: RawImage | None

@@ -87,6 +87,7 @@ class PipelineCalls(Protocol):
 
     def with_images(
         self,
+        pipe: Pipeline,
         arguments: Arguments,
         tokens: torch.Tensor,
         negative: torch.Tensor | None,
@@ -95,7 +96,7 @@ class PipelineCalls(Protocol):
         """Return the arguments of all rows with the tokens of their images.
 
         `tokens` and `negative`, the tokens of no images, are (rows, tokens, channels), and `scales`
-        (rows, 1, 1).
+        (rows, 1, 1). May change the pipeline for this call.
         """
         ...
 

@@ -136,6 +136,7 @@ class FluxCalls:
 
     def with_images(
         self,
+        pipe: Pipeline,
         arguments: Arguments,
         tokens: torch.Tensor,
         negative: torch.Tensor | None,

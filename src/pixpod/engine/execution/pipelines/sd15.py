@@ -83,6 +83,7 @@ class Sd15Calls:
 
     def with_images(
         self,
+        pipe: Pipeline,
         arguments: Arguments,
         tokens: torch.Tensor,
         negative: torch.Tensor | None,
@@ -90,7 +91,10 @@ class Sd15Calls:
     ) -> Arguments:
         if negative is not None:
             tokens, scales = torch.cat([negative, tokens]), torch.cat([scales, scales])
-        return {**arguments, "ip_adapter_image_embeds": [tokens, scales]}
+        embeds = [tokens, scales]
+        # the pipeline would repeat the images of one row for all of them
+        pipe.prepare_ip_adapter_image_embeds = lambda *others: embeds
+        return {**arguments, "ip_adapter_image_embeds": embeds}
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         return latents

@@ -1,0 +1,254 @@
+"""Image prompts of the tiny models, through the whole worker, with random adapters."""
+
+import base64
+import io
+import json
+from unittest import mock
+
+import numpy as np
+import pytest
+import torch
+from diffusers import ControlNetModel
+from PIL import Image
+from support.control_images import as_png, cases, images_of, largest_difference
+from support.image_prompts import (
+    ADAPTERS,
+    ENCODER,
+    Stock,
+    bake_extras,
+    load_model,
+    random_image,
+    write_extras,
+)
+from support.leaks import snapshot_of
+from support.loras import lora_file
+from support.tiny_models import Desk, build_tiny_worker
+from transformers import CLIPVisionModelWithProjection
+
+from pixpod.engine.adapters.reading import read_adapter
+from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.testing.random_loras import random_lora
+
+PROMPT = "a red circle on a blue background"
+MODELS = tuple(ADAPTERS)
+STEPS = 4
+IMAGES = [random_image(seed) for seed in range(3)]
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """The extras as they are published."""
+    folder = tmp_path_factory.mktemp("published")
+    write_extras(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def lora_dir(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("loras")
+    for model in MODELS:
+        random_lora(load_model(model), folder, 1).rename(folder / f"{model}.safetensors")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(files, lora_dir, tmp_path_factory):
+    weights = tmp_path_factory.mktemp("weights")
+    _, catalog = bake_extras(files, weights)
+    worker = build_tiny_worker(
+        tmp_path_factory.mktemp("out"),
+        PIXPOD_WEIGHTS_DIR=str(weights),
+        PIXPOD_CATALOG=str(catalog),
+        PIXPOD_LORA_DIR=str(lora_dir),
+        PIXPOD_PRECISION="float32",
+    )
+    worker.start()
+    yield Desk(worker)
+    worker.stop()
+
+
+def job(model, *images, scale=None, seed=1, **given):
+    shown = {"images": [as_png(np.asarray(each)) for each in images]}
+    prompt = {"ip_adapter": shown | ({} if scale is None else {"scale": scale})} if images else {}
+    steps = {"num_inference_steps": STEPS}
+    return {"model": model, "prompt": PROMPT, "seed": seed, **prompt, **steps, **given}
+
+
+def run(desk, *jobs):
+    return images_of(desk.replies(jobs))
+
+
+def stock_images(model, files, cases, **options):
+    """What diffusers makes of (images, scale, seed), one by one."""
+    stock = Stock(model, files)
+    defaults = stock.model.spec.defaults
+    return [
+        stock.generate(
+            PROMPT,
+            shown,
+            scale,
+            seed=seed,
+            num_inference_steps=STEPS,
+            guidance_scale=defaults.guidance_scale,
+            width=defaults.width,
+            height=defaults.height,
+            **options,
+        )
+        for shown, scale, seed in cases
+    ]
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_batch_is_as_stock_diffusers_makes_its_images(desk, files, model):
+    """Rows of one batch have other images and scales; two images each have batches of their own."""
+    cases = [
+        ([IMAGES[0]], 1.0, 1),
+        ([IMAGES[1]], 0.4, 1),
+        ([IMAGES[0]], 0.7, 2),
+        ([IMAGES[0], IMAGES[1]], 1.0, 1),
+        ([IMAGES[1], IMAGES[2]], 0.6, 1),
+    ]
+    found = run(desk, *(job(model, *shown, scale=scale, seed=seed) for shown, scale, seed in cases))
+    assert largest_difference(found, stock_images(model, files, cases)) <= 1
+    assert len({image.tobytes() for image in found}) == len(cases)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_images_and_scale_decide_and_nothing_stays(desk, model):
+    plain, shown, other, weak, none, again = (
+        run(desk, each)[0]
+        for each in (
+            job(model),
+            job(model, IMAGES[0]),
+            job(model, IMAGES[1]),
+            job(model, IMAGES[0], scale=0.3),
+            job(model, IMAGES[0], scale=0),
+            job(model),
+        )
+    )
+    assert len({each.tobytes() for each in (plain, shown, other, weak)}) == 4
+    assert largest_difference([shown], [other]) > 8
+    assert np.array_equal(none, plain)
+    assert np.array_equal(again, plain)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_row_does_not_depend_on_the_others_of_its_batch(desk, model):
+    jobs = [
+        job(model, IMAGES[number % 3], scale=0.4 + number / 10, seed=number) for number in range(4)
+    ]
+    together = run(desk, *jobs)
+    alone = [run(desk, each | {"deterministic": True})[0] for each in jobs]
+    assert largest_difference(together, alone) <= 1
+
+
+def test_image_encoder_runs_once_for_each_image(desk):
+    """The tokens of no image, which guidance needs, are a second run, for all models and jobs."""
+    forward, seen = CLIPVisionModelWithProjection.forward, []
+
+    def count(self, pixels, **options):
+        seen.append(pixels)
+        return forward(self, pixels, **options)
+
+    jobs = [job(model, random_image(77)) for model in ("sd15-tiny", "sdxl-tiny")] * 2
+    run(desk, *(job(model, IMAGES[0]) for model in ("sd15-tiny", "sdxl-tiny")))
+    with mock.patch.object(CLIPVisionModelWithProjection, "forward", count):
+        run(desk, *jobs)
+        run(desk, job("sd15-tiny", random_image(77), seed=9))
+        assert len(seen) == 1
+        run(desk, job("sd15-tiny", random_image(78)))
+        assert len(seen) == 2
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_components_of_plain_jobs_are_never_changed(desk, model):
+    loaded = desk.worker.engine.loader.load(model).result().loaded
+    run(desk, job(model), job(model, IMAGES[0]))
+    before = snapshot_of(loaded)
+    run(desk, job(model, IMAGES[1], scale=0.5), job(model))
+    assert snapshot_of(loaded) == before
+
+
+def test_lora_and_control_go_with_an_image_prompt(desk, files, lora_dir):
+    """As stock diffusers makes it with the LoRA merged into the weights."""
+    [case] = cases(1)
+    loras = [{"source": "sd15-tiny", "scale": 0.7}]
+    [found] = run(
+        desk, job("sd15-tiny", IMAGES[0], loras=loras, controlnets=[case.control(scale=0.8)])
+    )
+    net = SOURCE_WEIGHTS_DIR / "tiny" / "extras" / "sd15-canny-tiny"
+    stock = Stock("sd15-tiny", files, ControlNetModel.from_pretrained(net))
+    merge(lora_dir / "sd15-tiny.safetensors", stock.model, 0.7)
+    expected = stock.generate(
+        PROMPT,
+        [IMAGES[0]],
+        1.0,
+        seed=1,
+        image=Image.fromarray(case.drawn()),
+        controlnet_conditioning_scale=0.8,
+        num_inference_steps=STEPS,
+        guidance_scale=stock.model.spec.defaults.guidance_scale,
+    )
+    assert largest_difference([found], [expected]) <= 1
+
+
+def merge(lora, model, scale):
+    with torch.no_grad():
+        for name, pair in read_adapter(lora_file(lora), model).of("unet").items():
+            weight = model.denoiser.get_submodule(name).weight
+            weight += scale * torch.einsum("or,r...->o...", pair.up, pair.down).view_as(weight)
+
+
+@pytest.mark.parametrize("model", MODELS)
+def test_everything_goes_with_an_image_prompt(desk, model):
+    """LoRA, control, image and mask: each has its effect, and none at a scale of zero."""
+    [case] = cases(1)
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    given = {"image": as_png(case.given), "mask": as_png(mask), "strength": 0.9}
+
+    def parts(lora=0.0, control=0.0):
+        loras = [{"source": model, "scale": lora}]
+        return given | {"loras": loras, "controlnets": [case.control(scale=control)]}
+
+    plain, without, none, adapted, controlled = run(
+        desk,
+        job(model, IMAGES[0], **given),
+        job(model, **given),
+        job(model, IMAGES[0], **parts()),
+        job(model, IMAGES[0], **parts(lora=3.0)),
+        job(model, IMAGES[0], **parts(control=1.0)),
+    )
+    assert largest_difference([none], [plain]) <= 1
+    for other in (without, adapted, controlled):
+        assert largest_difference([plain], [other]) > 8
+    assert np.array_equal(plain[:, :32], case.given[:, :32])
+
+
+def test_bad_images_are_refused_by_their_places_and_fail_their_own_job_only(desk):
+    broken = {"images": [as_png(np.asarray(IMAGES[0])), "bm8gaW1hZ2U="]}
+    bad = job("sd15-tiny") | {"ip_adapter": broken}
+    alone = job("sd15-tiny") | {"ip_adapter": {"image": "bm8gaW1hZ2U=", "scale": 0}}
+    replies = desk.replies([bad, job("sd15-tiny", IMAGES[0]), alone])
+    for reply, field in ((replies[0], "ip_adapter.images[1]"), (replies[2], "ip_adapter.image")):
+        code, _, problems = reply["error"].partition(": ")
+        assert code == "image_refused"
+        assert [each["field"] for each in json.loads(problems)["problems"]] == [field]
+    images_of([replies[1]])
+
+
+def test_reply_file_and_description_name_the_image_prompt(desk):
+    [reply] = desk.replies([job("sdxl-tiny", IMAGES[0], IMAGES[1], scale=0.5)])
+    used = {"name": "sdxl-plus", "encoder": ENCODER, "images": 2, "scale": 0.5}
+    assert reply["ip_adapter"] == used
+    assert reply["timings_ms"]["denoise"] > 0
+    file = Image.open(io.BytesIO(base64.b64decode(reply["images"][0]["data"])))
+    assert 'IP-Adapter: "Model: sdxl-plus, Weight: 0.5, Images: 2"' in file.info["parameters"]
+    assert desk.replies([job("sdxl-tiny")])[0]["ip_adapter"] is None
+    described = desk.reply(describe=True)
+    models = {model["name"]: model for model in described["models"]}
+    assert {name: models[name]["image_prompts"] for name in MODELS} == {
+        name: [adapter] for name, adapter in ADAPTERS.items()
+    }
+    encoder = next(extra for extra in described["extras"] if extra["name"] == ENCODER)
+    assert (encoder["family"], encoder["models"]) == (None, ["sdxl-tiny", "sd15-tiny"])
