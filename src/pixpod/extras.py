@@ -267,9 +267,10 @@ def _check_encoders(extras: Extras) -> None:
 def _check_modes(extra: ExtraSpec, where: str) -> None:
     if not extra.is_union:
         return
-    if extra.family is None or extra.family.controlnet is None:
+    spec = extra.family.controlnet if extra.family else None
+    if extra.kind is not ExtraKind.CONTROLNET or extra.family is None or spec is None:
         raise InvalidSettings(f"{where}: modes: expected no such field for a {extra.kind}")
-    if extra.family.controlnet.union_class_name is None:
+    if spec.union_class_name is None:
         raise InvalidSettings(f"{where}: modes: {extra.family.title} has no nets for several types")
     if set(extra.modes) != set(extra.types):
         types, modes = ", ".join(extra.types), ", ".join(extra.modes)

@@ -1,8 +1,11 @@
 """Image prompts of the tiny models, through the whole worker, with random adapters."""
 
 import base64
+import copy
 import io
 import json
+from dataclasses import replace
+from types import SimpleNamespace
 from unittest import mock
 
 import numpy as np
@@ -10,10 +13,13 @@ import pytest
 import torch
 from diffusers import ControlNetModel
 from PIL import Image
+from safetensors.torch import load_file, save_file
 from support.control_images import as_png, cases, images_of, largest_difference
+from support.factories import EXTRAS_FILE
 from support.image_prompts import (
     ADAPTERS,
     ENCODER,
+    FILES,
     Stock,
     bake_extras,
     load_model,
@@ -23,11 +29,26 @@ from support.image_prompts import (
 from support.leaks import snapshot_of
 from support.loras import lora_file
 from support.tiny_models import Desk, build_tiny_worker
+from torch._dynamo.utils import counters
 from transformers import CLIPVisionModelWithProjection
 
 from pixpod.engine.adapters.reading import read_adapter
+from pixpod.engine.compilation.compile import compile_model
+from pixpod.engine.compilation.store import CompiledStore
+from pixpod.engine.execution.pipelines import calls_of
+from pixpod.engine.model import LoadedExtra
+from pixpod.errors import ModelUnavailable
+from pixpod.extras import load_extras
+from pixpod.families import SD15, Precision
+from pixpod.inputs.fitting import fit_prompt_image
+from pixpod.job import Conditions, ImagePromptOptions, RawImage
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.testing.random_loras import random_lora
+from pixpod.testing.runners import LocalRunner, count_graphs
+from pixpod.weights.manifest import read_manifest
+from pixpod_tools.bake.extras import bake_extra
+from pixpod_tools.bake.sources import SourceOptions
+from pixpod_tools.bake.verify import verify_directory
 
 PROMPT = "a red circle on a blue background"
 MODELS = tuple(ADAPTERS)
@@ -54,11 +75,11 @@ def lora_dir(tmp_path_factory):
 @pytest.fixture(scope="module")
 def desk(files, lora_dir, tmp_path_factory):
     weights = tmp_path_factory.mktemp("weights")
-    _, catalog = bake_extras(files, weights)
+    bake_extras(files, weights)
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
         PIXPOD_WEIGHTS_DIR=str(weights),
-        PIXPOD_CATALOG=str(catalog),
+        PIXPOD_CATALOG=str(EXTRAS_FILE),
         PIXPOD_LORA_DIR=str(lora_dir),
         PIXPOD_PRECISION="float32",
     )
@@ -252,3 +273,105 @@ def test_reply_file_and_description_name_the_image_prompt(desk):
     }
     encoder = next(extra for extra in described["extras"] if extra["name"] == ENCODER)
     assert (encoder["family"], encoder["models"]) == (None, ["sdxl-tiny", "sd15-tiny"])
+
+
+def loaded_of(desk, model):
+    run(desk, job(model, IMAGES[0]))
+    return desk.worker.engine.loader.load(model).result().loaded
+
+
+def test_adapter_that_was_made_for_something_else_is_refused_with_the_reason(desk):
+    sd15, sdxl, flux = (loaded_of(desk, model) for model in ("sd15-tiny", "sdxl-tiny", "flux-tiny"))
+    prompt = ImagePromptOptions(adapter="it", encoder=ENCODER, num_images=1, scale=1.0)
+
+    def refusal(model, **extras):
+        extras = {name: LoadedExtra(module=each, key=None) for name, each in extras.items()}
+        found = replace(model, extras=model.extras | extras)
+        with pytest.raises(ModelUnavailable) as caught:
+            calls_of(model.spec.family).check_image_prompt(found, prompt)
+        return str(caught.value)
+
+    other = sdxl.extras["sdxl-plus"].module
+    assert "it does not go with sd15-tiny: it has a layer of " in refusal(sd15, it=other)
+    short = copy.copy(other)
+    short._modules = {**other._modules, "attentions": other.attentions[:3]}
+    assert "it has 3 layers, and the UNet 7" in refusal(sd15, it=short)
+    config = SimpleNamespace(image_size=224, hidden_size=99)
+    encoder = {ENCODER: SimpleNamespace(config=config)}
+    own = sd15.extras["sd15-plus"].module
+    assert f"expected 99 channels for the encoder {ENCODER}, got 32" in refusal(
+        sd15, it=own, **encoder
+    )
+    config.image_size = 336
+    assert "for 224 pixels a side, got one for 336" in refusal(sd15, it=own, **encoder)
+    redux = copy.deepcopy(flux.extras["flux-redux"].module)
+    redux.image_embedder.register_to_config(txt_in_features=7)
+    assert "expected 64 channels for flux-tiny, got 7" in refusal(flux, it=redux)
+
+
+def test_files_are_baked_as_they_are_published(files, desk, tmp_path):
+    weights = desk.worker.engine.loader._locator._sources[0]._directory
+    manifest, extras = read_manifest(weights), load_extras(EXTRAS_FILE)
+    assert verify_directory(weights, manifest, {}, lambda size: None, extras) == []
+    name = FILES["sdxl"]
+    published, baked = load_file(files / name), load_file(weights / "sdxl-plus" / name)
+    assert published.keys() == baked.keys()
+    assert all(torch.equal(published[each], baked[each]) for each in baked)
+    assert (weights / "flux-redux" / "image_embedder" / "config.json").is_file()
+    save_file({"image_proj.proj.weight": torch.zeros(1)}, tmp_path / name)
+    with pytest.raises(ModelUnavailable, match="expected an IP-Adapter Plus"):
+        options = SourceOptions(location=str(tmp_path), own_models=tmp_path)
+        bake_extra(tmp_path / "to", extras["sdxl-plus"], Precision.FLOAT16, options, 10**9)
+
+
+@pytest.mark.acceptance
+def test_no_graph_is_compiled_for_other_images_or_scales(desk, tmp_path):
+    model = loaded_of(desk, "sd15-tiny")
+    store = CompiledStore(tmp_path / "none", untrusted=())
+
+    def compile_copy(model):
+        return compile_model(model, store, backend="eager", only=(model.spec.family.denoiser,))
+
+    runner = LocalRunner(model, compile_copy=compile_copy)
+
+    def request(scale, *images):
+        options = ImagePromptOptions(
+            adapter="sd15-plus", encoder=ENCODER, num_images=len(images), scale=scale
+        )
+        plain = model.spec.default_request(num_inference_steps=1, image_prompt=options)
+        return replace(plain, conditions=Conditions(prompt_images=tuple(map(as_input, images))))
+
+    torch._dynamo.reset()
+    counters.clear()
+    first = runner.generate(request(0.5, IMAGES[0]), request(1.0, IMAGES[1])).pixels
+    num_graphs = count_graphs()
+    assert num_graphs > 0
+    second = runner.generate(request(1.0, IMAGES[1]), request(0.3, IMAGES[2])).pixels
+    runner.generate(request(1.0, IMAGES[1], IMAGES[2]), request(0.3, IMAGES[2], IMAGES[0]))
+    assert count_graphs() == num_graphs
+    assert first[1] != second[1]
+
+
+def as_input(image):
+    raw = RawImage(width=image.width, height=image.height, pixels=image.tobytes())
+    return fit_prompt_image(raw, SD15)
+
+
+def test_extras_come_and_go_with_little_memory(desk, files, tmp_path):
+    """The limit has room for each stage, but not for all components at once."""
+    weights = desk.worker.engine.loader._locator._sources[0]._directory
+    [roomy] = run(desk, job("sd15-tiny", IMAGES[0]))
+    worker = build_tiny_worker(
+        tmp_path,
+        PIXPOD_MODELS="sd15-tiny",
+        PIXPOD_WEIGHTS_DIR=str(weights),
+        PIXPOD_CATALOG=str(EXTRAS_FILE),
+        PIXPOD_PRECISION="float32",
+        PIXPOD_MEMORY_LIMIT_GB="1.516",
+    )
+    worker.start()
+    for _ in range(2):
+        [reply] = Desk(worker).replies([job("sd15-tiny", IMAGES[0])])
+        assert np.array_equal(images_of([reply])[0], roomy)
+        assert reply["timings_ms"]["onload"] > 0
+    worker.stop()

@@ -12,14 +12,16 @@ from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
+EXTRAS_FILE = Path(__file__).with_name("extras.toml")
+
 CATALOG = load_catalog()
 OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
-    extras=load_extras(),
+    extras=load_extras(EXTRAS_FILE),
 )
-"""All built-in models and extras, tiny and real, of a deployment without S3."""
+"""All built-in models and extras, tiny and real, and those of EXTRAS_FILE, without S3."""
 
 
 def make_request(model="sdxl-tiny", **changes):

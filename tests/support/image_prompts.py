@@ -14,6 +14,8 @@ from diffusers.pipelines.flux.modeling_flux import ReduxImageEncoder
 from PIL import Image
 from safetensors.torch import save_file
 from support import loading
+from support.broken_weights import write_manifest
+from support.factories import EXTRAS_FILE
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -24,7 +26,7 @@ from transformers import (
 )
 
 from pixpod.engine.model import LoadedModel
-from pixpod.extras import Extras, load_extras
+from pixpod.extras import load_extras
 from pixpod.families import Precision
 from pixpod.job import Mode
 from pixpod.methods import pipelines_of
@@ -32,7 +34,6 @@ from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.extras import bake_extra
 from pixpod_tools.bake.sources import SourceOptions
-from support.broken_weights import write_manifest
 
 ENCODER, REDUX = "tiny-vit", "flux-redux"
 FILES = {"sd15": "ip-adapter-plus_sd15.safetensors", "sdxl": "ip-adapter-plus_sdxl.safetensors"}
@@ -41,34 +42,6 @@ _CHANNELS = 32  # of the image encoder
 _RESAMPLER = 64  # one head
 _QUERIES = 4
 
-CATALOG = f"""
-[extras.{ENCODER}]
-kind = "image_encoder"
-licence = "MIT"
-gib_16 = 0.001
-
-[extras.sd15-plus]
-kind = "ip_adapter"
-family = "sd15"
-file = "{FILES["sd15"]}"
-encoder = "{ENCODER}"
-licence = "MIT"
-gib_16 = 0.001
-
-[extras.sdxl-plus]
-kind = "ip_adapter"
-family = "sdxl"
-file = "{FILES["sdxl"]}"
-encoder = "{ENCODER}"
-licence = "MIT"
-gib_16 = 0.001
-
-[extras.{REDUX}]
-kind = "redux"
-family = "flux"
-licence = "MIT"
-gib_16 = 0.001
-"""
 ADAPTERS = {"sd15-tiny": "sd15-plus", "sdxl-tiny": "sdxl-plus", "flux-tiny": REDUX}
 
 
@@ -162,19 +135,16 @@ def _strong(module: Any) -> Any:
     return module.eval()
 
 
-def bake_extras(source: Path, directory: Path) -> tuple[Extras, Path]:
-    """A weights directory with the tiny models and these extras, and the file of a catalog."""
-    catalog = directory / "models.toml"
+def bake_extras(source: Path, directory: Path) -> None:
+    """Make a weights directory with the tiny models and these extras."""
     (directory / "tiny").symlink_to(SOURCE_WEIGHTS_DIR / "tiny")
     write_manifest(directory, *read_manifest(SOURCE_WEIGHTS_DIR).values())
-    catalog.write_text(CATALOG, encoding="utf-8")
-    extras = load_extras(catalog)
+    extras = load_extras(EXTRAS_FILE)
     places = {ENCODER: "image_encoder", REDUX: "redux"}
     for name in (ENCODER, *ADAPTERS.values()):
         folder = source / places.get(name, "")
         options = SourceOptions(location=str(folder), own_models=SOURCE_WEIGHTS_DIR)
         bake_extra(directory, extras[name], Precision.FLOAT32, options, 10**9)
-    return extras, catalog
 
 
 def random_image(seed: int, width: int = 96, height: int = 64) -> Image.Image:

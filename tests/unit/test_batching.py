@@ -20,6 +20,7 @@ from pixpod.job import (
     Conditions,
     ControlOptions,
     GenerationRequest,
+    ImagePromptOptions,
     InputImage,
     Mode,
     Prompts,
@@ -100,6 +101,7 @@ SHARED = {
     "strength": 0.5,
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
+    "image_prompt": ImagePromptOptions(adapter="plus", encoder="vit", num_images=1, scale=1.0),
 }
 
 
@@ -118,6 +120,26 @@ def test_free_field_does_not_part(field):
 @pytest.mark.parametrize("field", SHARED)
 def test_shared_field_parts(field):
     assert batch_key_of(make_request(**{field: SHARED[field]})) != batch_key_of(make_request())
+
+
+@pytest.mark.parametrize(
+    ("change", "is_shared"),
+    [({"scale": 0.5}, False), ({"num_images": 2}, True), ({"adapter": "b"}, True)],
+)
+def test_adapter_and_number_of_images_part_and_their_scale_does_not(change, is_shared):
+    prompt = SHARED["image_prompt"]
+    keys = [
+        batch_key_of(make_request(image_prompt=each))
+        for each in (prompt, replace(prompt, **change))
+    ]
+    assert (keys[0] != keys[1]) is is_shared
+
+
+def test_images_of_a_prompt_count_where_they_lengthen_the_text():
+    key = replace(key_of(512, 512), image_prompt=("redux", 4))
+    assert max_batch_size(FAMILIES["flux"], key_of(512, 512)) == 2
+    assert max_batch_size(FAMILIES["flux"], key) == 1
+    assert max_batch_size(FAMILIES["sdxl"], replace(key_of(512), image_prompt=("plus", 4))) == 8
 
 
 def key_of(side_px, text=None):

@@ -15,7 +15,13 @@ from PIL import Image
 from support.factories import make_request
 
 import pixpod
-from pixpod.job import ControlOptions, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import (
+    ControlOptions,
+    ImageFormat,
+    ImagePromptOptions,
+    ModelIdentity,
+    RawImage,
+)
 from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
     base64_bytes,
@@ -170,6 +176,12 @@ def test_generation_text_names_nets_as_the_extension_for_controlnets_does():
     text = generation_text(flux_request(controls=(control, control)), 7, MODEL)
     written = '"Model: canny, Weight: 0.8, Guidance Start: 0, Guidance End: 0.75"'
     assert f"ControlNet 0: {written}, ControlNet 1: {written}, Version" in text
+
+
+def test_generation_text_names_the_adapter_of_an_image_prompt():
+    prompt = ImagePromptOptions(adapter="plus", encoder="vit-h", num_images=2, scale=0.6)
+    text = generation_text(flux_request(image_prompt=prompt), 7, MODEL)
+    assert ', IP-Adapter: "Model: plus, Weight: 0.6, Images: 2", Version' in text
 
 
 def test_generation_text_quotes_a_value_with_a_separator():

@@ -1,12 +1,12 @@
 """Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
 
 import pytest
-from support.factories import make_settings
+from support.factories import CATALOG, EXTRAS_FILE, make_settings
 
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
-from pixpod.extras import check_names, load_extras
+from pixpod.extras import ExtraKind, check_names, choose_extras, extras_for, load_extras
 
 ENTRY = """
 [extras.mine]
@@ -42,7 +42,7 @@ def test_extra_of_a_file_fits_all_models_of_its_family(load):
     mine = load(ENTRY)["mine"]
     models = load_catalog()
     assert [name for name, spec in models.items() if mine.fits(spec)] == ["sdxl", "sdxl-tiny"]
-    assert mine.class_name == "ControlNetModel"
+    assert [each.class_name for each in mine.components] == ["ControlNetModel"]
 
 
 def test_file_may_have_models_and_extras(tmp_path):
@@ -116,8 +116,9 @@ UNION = ENTRY.replace("[extras.mine]", "[extras.union]").replace(
 
 def test_union_net_is_of_the_class_that_is_told_types(load):
     extras = load(ENTRY + UNION)
-    assert extras["union"].class_name == "ControlNetUnionModel"
-    assert load(UNION.replace("sdxl", "flux"))["union"].class_name == "FluxControlNetModel"
+    flux = load(UNION.replace("sdxl", "flux"))
+    assert extras["union"].components[0].class_name == "ControlNetUnionModel"
+    assert flux["union"].components[0].class_name == "FluxControlNetModel"
 
 
 @pytest.mark.parametrize(
@@ -133,3 +134,59 @@ def test_modes_that_do_not_fit_are_refused(load, old, new, reason):
     assert old in UNION
     with pytest.raises(InvalidSettings, match=f"extra 'union': {reason}"):
         load(UNION.replace(old, new))
+
+
+PROMPTS = EXTRAS_FILE.read_text(encoding="utf-8")
+
+
+def names_for(model, extras, kind=None):
+    return [extra.name for extra in extras_for(CATALOG[model], extras, kind)]
+
+
+def test_image_encoder_fits_where_an_adapter_names_it():
+    extras = load_extras(EXTRAS_FILE)
+    check_names(extras, CATALOG)
+    prompts = {name: extras[name] for name in extras if "[extras." + name in PROMPTS}
+    assert names_for("sd15-tiny", prompts) == ["tiny-vit", "sd15-plus"]
+    assert names_for("sdxl-tiny", prompts, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
+    assert names_for("flux-tiny", prompts) == ["flux-redux"]
+    assert names_for("sdxl", prompts) == []
+
+
+def test_adapter_brings_its_image_encoder_along():
+    extras = load_extras(EXTRAS_FILE)
+    models = {"sd15-tiny": CATALOG["sd15-tiny"]}
+    assert list(choose_extras(["sd15-plus"], extras, models)) == ["sd15-plus", "tiny-vit"]
+    there = ["sd15-canny-tiny", "sd15-plus", "flux-redux"]
+    assert list(choose_extras(None, extras, models, there)) == ["sd15-canny-tiny"]
+    there += ["tiny-vit"]
+    found = choose_extras(None, extras, models, there)
+    assert set(found) == {"sd15-canny-tiny", "sd15-plus", "tiny-vit"}
+    with pytest.raises(InvalidSettings, match="sdxl-plus fits none of sd15-tiny"):
+        choose_extras(["sdxl-plus"], extras, models)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('encoder = "tiny-vit"', "", "extra 'sd15-plus': encoder: expected a value"),
+        ('encoder = "tiny-vit"', 'encoder = "vit"', "encoder: expected the name of an extra"),
+        ('encoder = "tiny-vit"', 'encoder = "flux-redux"', "encoder: expected the name of an"),
+        ('file = "ip-adapter-plus_sd15.safetensors"', "", "extra 'sd15-plus': file: expected a"),
+        ("plus_sd15.safetensors", "plus_sd15.bin", "extra 'sd15-plus': file: "),
+        ('"ip-adapter-plus_sd15', '"../ip-adapter-plus_sd15', "extra 'sd15-plus': file: "),
+        ('family = "sd15"', 'family = "flux"', "family: expected one of sdxl, sd15, got 'flux'"),
+        ('family = "flux"', 'family = "sdxl"', "family: expected one of flux, got 'sdxl'"),
+        ('family = "flux"', 'family = "flux"\ntypes = ["canny"]', "types: expected no such field"),
+        ('family = "flux"', 'family = "flux"\nmodes = { a = 1 }', "modes: expected no such field"),
+        (
+            'kind = "image_encoder"',
+            'kind = "image_encoder"\nfamily = "sd15"',
+            "family: expected no",
+        ),
+    ],
+)
+def test_broken_entry_of_an_image_prompt_is_refused(load, old, new, reason):
+    assert old in PROMPTS
+    with pytest.raises(InvalidSettings, match=reason):
+        load(PROMPTS.replace(old, new))

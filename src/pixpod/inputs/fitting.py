@@ -65,20 +65,28 @@ def fit_image(image: RawImage, size: Size, resize: Resize) -> InputImage:
 
 
 def fit_prompt_image(image: RawImage, family: FamilySpec) -> InputImage:
-    """Return an image as the family's image encoder sees it, by the steps of its own preprocessing.
+    """Return an image as the family's image encoder sees it.
 
-    A crop follows the scaling, to whole pixels.
+    The encoder's own preprocessing scales the shorter side and then crops the longer one around its
+    centre, to whole pixels. The same part of the image is scaled alone here: the other one may be
+    a thousand times as long.
     """
     spec = family.image_prompt
     assert spec is not None, "the contract refuses image prompts of other families"
     rgb, side = _as_rgb(image), spec.size_px
-    if spec.resize is Resize.STRETCH:
-        return _as_input(rgb.resize((side, side), Image.Resampling.BICUBIC))
-    shorter = min(rgb.size)
-    width, height = (side * each // shorter for each in rgb.size)
-    left, top = (width - side) // 2, (height - side) // 2
-    scaled = rgb.resize((width, height), Image.Resampling.BICUBIC)
-    return _as_input(scaled.crop((left, top, left + side, top + side)))
+    box = (0.0, 0.0, *map(float, rgb.size))
+    if spec.resize is Resize.COVER:
+        shorter = min(rgb.size)
+        (left, right), (top, bottom) = (_crop(each, shorter, side) for each in rgb.size)
+        box = (left, top, right, bottom)
+    return _as_input(rgb.resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+def _crop(length: int, shorter: int, side: int) -> tuple[float, float]:
+    """Return where the crop of a scaled side begins and ends in the image itself."""
+    scaled = side * length // shorter
+    begin = (scaled - side) // 2
+    return begin * length / scaled, (begin + side) * length / scaled
 
 
 def _as_rgb(image: RawImage) -> Image.Image:

@@ -74,11 +74,12 @@ class IpAdapter(nn.Module):
 
     def misfit(self, unet: Component) -> str | None:
         """Return why it cannot be put on a UNet; None if it can."""
-        wanted = [(attn.to_k.weight.shape, attn.to_v.weight.shape) for attn in _attentions(unet)]
-        found = [(each.key.shape, each.value.shape) for each in self.attentions]
-        if wanted == found:
-            return None
-        return f"its {len(found)} layers do not fit the {len(wanted)} of the UNet"
+        wanted = [_sizes(attn.to_k.weight, attn.to_v.weight) for attn in _attentions(unet)]
+        found = [_sizes(each.key, each.value) for each in self.attentions]
+        if len(wanted) != len(found):
+            return f"it has {len(found)} layers, and the UNet {len(wanted)}"
+        pairs = zip(found, wanted, strict=True)
+        return next((f"it has a layer of {a} for one of {b}" for a, b in pairs if a != b), None)
 
     def on_copy_of(self, unet: Component) -> Component:
         """Return a UNet around the same weights that attends to images.
@@ -91,6 +92,10 @@ class IpAdapter(nn.Module):
         for attn, processor in zip(_attentions(copy), self.attentions, strict=True):
             attn.set_processor(processor)
         return copy
+
+
+def _sizes(key: torch.Tensor, value: torch.Tensor) -> str:
+    return " and ".join("x".join(map(str, weight.shape)) for weight in (key, value))
 
 
 def _attentions(unet: Component) -> Iterator[Attention]:
