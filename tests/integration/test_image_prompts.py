@@ -35,6 +35,7 @@ from transformers import CLIPVisionModelWithProjection
 from pixpod.engine.adapters.reading import read_adapter
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
+from pixpod.engine.component_key import extra_key
 from pixpod.engine.execution.pipelines import calls_of
 from pixpod.engine.model import LoadedExtra
 from pixpod.errors import ModelUnavailable
@@ -73,9 +74,14 @@ def lora_dir(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def desk(files, lora_dir, tmp_path_factory):
-    weights = tmp_path_factory.mktemp("weights")
-    bake_extras(files, weights)
+def weights(files, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("weights")
+    bake_extras(files, folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def desk(weights, lora_dir, tmp_path_factory):
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
         PIXPOD_WEIGHTS_DIR=str(weights),
@@ -284,8 +290,10 @@ def test_adapter_that_was_made_for_something_else_is_refused_with_the_reason(des
     sd15, sdxl, flux = (loaded_of(desk, model) for model in ("sd15-tiny", "sdxl-tiny", "flux-tiny"))
     prompt = ImagePromptOptions(adapter="it", encoder=ENCODER, num_images=1, scale=1.0)
 
+    own_key = extra_key("it", Precision.FLOAT32)
+
     def refusal(model, **extras):
-        extras = {name: LoadedExtra(module=each, key=None) for name, each in extras.items()}
+        extras = {name: LoadedExtra(module=each, key=own_key) for name, each in extras.items()}
         found = replace(model, extras=model.extras | extras)
         with pytest.raises(ModelUnavailable) as caught:
             calls_of(model.spec.family).check_image_prompt(found, prompt)
@@ -309,8 +317,7 @@ def test_adapter_that_was_made_for_something_else_is_refused_with_the_reason(des
     assert "expected 64 channels for flux-tiny, got 7" in refusal(flux, it=redux)
 
 
-def test_files_are_baked_as_they_are_published(files, desk, tmp_path):
-    weights = desk.worker.engine.loader._locator._sources[0]._directory
+def test_files_are_baked_as_they_are_published(files, weights, tmp_path):
     manifest, extras = read_manifest(weights), load_extras(EXTRAS_FILE)
     assert verify_directory(weights, manifest, {}, lambda size: None, extras) == []
     name = FILES["sdxl"]
@@ -357,9 +364,8 @@ def as_input(image):
     return fit_prompt_image(raw, SD15)
 
 
-def test_extras_come_and_go_with_little_memory(desk, files, tmp_path):
+def test_extras_come_and_go_with_little_memory(desk, weights, tmp_path):
     """The limit has room for each stage, but not for all components at once."""
-    weights = desk.worker.engine.loader._locator._sources[0]._directory
     [roomy] = run(desk, job("sd15-tiny", IMAGES[0]))
     worker = build_tiny_worker(
         tmp_path,

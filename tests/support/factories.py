@@ -15,13 +15,16 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 EXTRAS_FILE = Path(__file__).with_name("extras.toml")
 
 CATALOG = load_catalog()
+SMALL_EXTRAS = {
+    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if extra.repository is None
+}
 OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
-    extras=load_extras(EXTRAS_FILE),
+    extras=SMALL_EXTRAS,
 )
-"""All built-in models and extras, tiny and real, and those of EXTRAS_FILE, without S3."""
+"""All built-in models, tiny and real, and extras for tiny ones, of a deployment without S3."""
 
 
 def make_request(model="sdxl-tiny", **changes):

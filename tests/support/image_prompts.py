@@ -166,10 +166,9 @@ class Stock:
     def generate(
         self, prompt: str, images: Sequence[Image.Image], scale: float, **options: Any
     ) -> np.ndarray[Any, Any]:
+        given: dict[str, Any] = {"prompt": prompt, "ip_adapter_image": [list(images)]}
         if self.name == "flux-tiny":
             given = self._flux_embeddings(prompt, images, scale)
-        else:
-            given = {"prompt": prompt, "ip_adapter_image": [list(images)]}
         pipe = self._pipe(scale)
         seed = options.pop("seed")
         found = pipe(**given, **options, generator=torch.Generator().manual_seed(seed)).images[0]

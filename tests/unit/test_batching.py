@@ -87,6 +87,7 @@ FREE = {
     "isolated": True,
     "conditions": Conditions(image=IMAGE),
 }
+PROMPT = ImagePromptOptions(adapter="plus", encoder="vit", num_images=1, scale=1.0)
 SHARED = {
     "model": "sd15-tiny",
     "width": 128,
@@ -101,7 +102,7 @@ SHARED = {
     "strength": 0.5,
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
-    "image_prompt": ImagePromptOptions(adapter="plus", encoder="vit", num_images=1, scale=1.0),
+    "image_prompt": PROMPT,
 }
 
 
@@ -127,10 +128,9 @@ def test_shared_field_parts(field):
     [({"scale": 0.5}, False), ({"num_images": 2}, True), ({"adapter": "b"}, True)],
 )
 def test_adapter_and_number_of_images_part_and_their_scale_does_not(change, is_shared):
-    prompt = SHARED["image_prompt"]
     keys = [
         batch_key_of(make_request(image_prompt=each))
-        for each in (prompt, replace(prompt, **change))
+        for each in (PROMPT, replace(PROMPT, **change))
     ]
     assert (keys[0] != keys[1]) is is_shared
 

@@ -1,7 +1,7 @@
 """Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
 
 import pytest
-from support.factories import CATALOG, EXTRAS_FILE, make_settings
+from support.factories import CATALOG, EXTRAS_FILE, SMALL_EXTRAS, make_settings
 
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import load_catalog
@@ -33,8 +33,9 @@ def load(tmp_path):
 def test_builtin_extras_fit_a_model_and_have_names_of_their_own():
     extras, models = load_extras(), load_catalog()
     check_names(extras, models)
+    fitting = {extra.name for spec in models.values() for extra in extras_for(spec, extras)}
+    assert fitting == extras.keys()
     for extra in extras.values():
-        assert any(map(extra.fits, models.values()))
         assert set(extra.models) <= models.keys()
 
 
@@ -100,7 +101,7 @@ def test_deployment_offers_those_that_it_names():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("canny", "extra 'canny' is not in the catalog, which has sdxl-canny-tiny"),
+        ("canny", "extra 'canny' is not in the catalog, which has vit-h, ip-adapter"),
         ("flux-canny-tiny", "flux-canny-tiny fits none of sdxl-tiny"),
     ],
 )
@@ -144,17 +145,19 @@ def names_for(model, extras, kind=None):
 
 
 def test_image_encoder_fits_where_an_adapter_names_it():
-    extras = load_extras(EXTRAS_FILE)
-    check_names(extras, CATALOG)
-    prompts = {name: extras[name] for name in extras if "[extras." + name in PROMPTS}
-    assert names_for("sd15-tiny", prompts) == ["tiny-vit", "sd15-plus"]
-    assert names_for("sdxl-tiny", prompts, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
-    assert names_for("flux-tiny", prompts) == ["flux-redux"]
-    assert names_for("sdxl", prompts) == []
+    check_names(SMALL_EXTRAS, CATALOG)
+    assert names_for("sd15-tiny", SMALL_EXTRAS) == ["sd15-canny-tiny", "tiny-vit", "sd15-plus"]
+    assert names_for("sdxl-tiny", SMALL_EXTRAS, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
+    assert names_for("flux-tiny", SMALL_EXTRAS, ExtraKind.REDUX) == ["flux-redux"]
+    assert names_for("sdxl", SMALL_EXTRAS) == []
+    real = load_extras()
+    assert names_for("sdxl", real) == ["vit-h", "ip-adapter-plus-sdxl"]
+    assert names_for("sd15", real) == ["vit-h", "ip-adapter-plus-sd15"]
+    assert names_for("flux-dev", real) == ["redux"]
 
 
 def test_adapter_brings_its_image_encoder_along():
-    extras = load_extras(EXTRAS_FILE)
+    extras = SMALL_EXTRAS
     models = {"sd15-tiny": CATALOG["sd15-tiny"]}
     assert list(choose_extras(["sd15-plus"], extras, models)) == ["sd15-plus", "tiny-vit"]
     there = ["sd15-canny-tiny", "sd15-plus", "flux-redux"]

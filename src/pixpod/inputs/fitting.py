@@ -74,7 +74,7 @@ def fit_prompt_image(image: RawImage, family: FamilySpec) -> InputImage:
     spec = family.image_prompt
     assert spec is not None, "the contract refuses image prompts of other families"
     rgb, side = _as_rgb(image), spec.size_px
-    box = (0.0, 0.0, *map(float, rgb.size))
+    box = None
     if spec.resize is Resize.COVER:
         shorter = min(rgb.size)
         (left, right), (top, bottom) = (_crop(each, shorter, side) for each in rgb.size)

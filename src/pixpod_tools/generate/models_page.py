@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pixpod.catalog import ModelSpec, load_catalog
-from pixpod.extras import ExtraSpec, load_extras
+from pixpod.extras import ExtraSpec, ServedSpec, load_extras
 from pixpod.families import FAMILIES, STORED_PRECISIONS, FamilySpec
 from pixpod.methods import pipelines_of
 from pixpod_tools.generate.markdown import code, generated_from, table
@@ -88,12 +88,16 @@ def render() -> str:
 
 def _rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
     for model in models:
-        licence = model.licence + (", must be accepted" if model.licence_must_be_accepted else "")
+        licence = _licence(model)
         parts = [part for part in (model.repository, model.vae_repository) if part]
         weights = " with the VAE of ".join(f"`{part}`" for part in parts) or "in this repository"
         precision = "; ".join(f"{device}: `{each}`" for device, each in model.precision.items())
         is_cuda = "yes" if model.requires_cuda else "no"
         yield f"`{model.name}`", model.family.title, weights, licence, is_cuda, precision
+
+
+def _licence(spec: ServedSpec) -> str:
+    return spec.licence + (", must be accepted" if spec.licence_must_be_accepted else "")
 
 
 def _default_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
@@ -130,7 +134,7 @@ def _extra_rows() -> Iterator[tuple[str, ...]]:
             extra.kind,
             code(extra.types),
             code(extra.models) if extra.models else _families_of(extra),
-            extra.licence,
+            _licence(extra),
             f"`{extra.repository}`" if extra.repository else "in this repository",
         )
 

@@ -72,10 +72,14 @@ class IpAdapter(nn.Module):
         self.projection = projection
         self.attentions = nn.ModuleList(attentions)
 
+    @property
+    def _processors(self) -> Sequence[ImageAttention]:
+        return [each for each in self.attentions if isinstance(each, ImageAttention)]
+
     def misfit(self, unet: Component) -> str | None:
         """Return why it cannot be put on a UNet; None if it can."""
         wanted = [_sizes(attn.to_k.weight, attn.to_v.weight) for attn in _attentions(unet)]
-        found = [_sizes(each.key, each.value) for each in self.attentions]
+        found = [_sizes(each.key, each.value) for each in self._processors]
         if len(wanted) != len(found):
             return f"it has {len(found)} layers, and the UNet {len(wanted)}"
         pairs = zip(found, wanted, strict=True)
@@ -89,7 +93,7 @@ class IpAdapter(nn.Module):
         copy: Component = share_weights(unet)
         copy.register_to_config(encoder_hid_dim_type="ip_image_proj")
         copy.encoder_hid_proj = nn.Identity()  # tokens come as they are
-        for attn, processor in zip(_attentions(copy), self.attentions, strict=True):
+        for attn, processor in zip(_attentions(copy), self._processors, strict=True):
             attn.set_processor(processor)
         return copy
 
