@@ -8,6 +8,7 @@ from typing import Any
 import pixpod
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
+from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.types import API_VERSION, NOT_SUPPORTED, DescribeReply
 from pixpod.extras import ExtraSpec
@@ -44,6 +45,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "modes": sorted(family.pipelines),
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
+        "refiners": refiners_of(spec, capabilities.extras),
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),
         "prompt_fields": sorted(family.prompt_fields),

@@ -29,7 +29,6 @@ MAX_PROMPT_CHARACTERS = 10_000
 NOT_SUPPORTED = frozenset(
     {
         "ip_adapter",
-        "refiner",
         "upscale",
         "safety",
     }
@@ -278,6 +277,28 @@ class ControlNetInput(_Edge):
     )
 
 
+class RefinerInput(_Edge):
+    """A second model, which ends the denoising: num_inference_steps or high_noise_frac."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description=(
+            "Which refiner of the deployment; the only one unless given. A refusal lists those of "
+            "the model, and so does describe."
+        ),
+    )
+    num_inference_steps: Annotated[int, Field(ge=1)] | None = Field(
+        default=None,
+        description="Steps of the refiner, after those of the model.",
+        examples=[10],
+    )
+    high_noise_frac: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Share of the steps that the model runs; the refiner runs the others.",
+        examples=[0.8],
+    )
+
+
 class JobInput(_Edge):
     """The `input` of a job.
 
@@ -376,6 +397,9 @@ class JobInput(_Edge):
         default=None,
         description="Control images, whose effects add up. See controlnets.md.",
     )
+    refiner: RefinerInput | None = Field(
+        default=None, description="SDXL only: a second model for the last steps. See refiner.md."
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -456,6 +480,9 @@ class JobInput(_Edge):
     output: OutputInput | None = None
 
 
+OBJECTS: Mapping[str, type[BaseModel]] = {"output": OutputInput, "refiner": RefinerInput}
+"""Fields that are objects, and what they are."""
+
 LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}
 """Fields that are lists of objects, and what their elements are."""
 
@@ -506,6 +533,7 @@ class TimingsReply(BaseModel):
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
+    refine: float | None = None
     decode: float | None = None
     encode: float | None = None
     upload: float | None = None
@@ -532,6 +560,13 @@ class AdapterReply(BaseModel):
     cached: bool
 
 
+class RefinerReply(BaseModel):
+    """The refiner that ran the last `steps`, denoiser calls of one image; null without one."""
+
+    name: str
+    steps: int = Field(ge=1)
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -553,6 +588,7 @@ class Reply(BaseModel):
     worker: WorkerReply
     warnings: list[str]
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
+    refiner: RefinerReply | None
 
 
 class ServedModelReply(BaseModel):
@@ -567,6 +603,8 @@ class ServedModelReply(BaseModel):
     """Modes that take controlnets."""
     control_types: list[str]
     """Types of controlnets that the worker has for the model."""
+    refiners: list[str]
+    """Names of the refiners that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
@@ -579,7 +617,7 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with, such as a ControlNet."""
+    """Something that models are served with: a ControlNet or a refiner."""
 
     name: str
     kind: str

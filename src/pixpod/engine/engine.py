@@ -20,6 +20,7 @@ from pixpod.engine.scheduling.request_queue import RequestQueue
 from pixpod.engine.scheduling.warmup import warmup_requests
 from pixpod.errors import DeviceUnavailable, WorkerError
 from pixpod.job import Generation, GenerationRequest
+from pixpod.methods import extras_of
 from pixpod.timeline import BootTimeline
 
 if TYPE_CHECKING:
@@ -82,8 +83,8 @@ class DiffusionEngine:
         started = time.perf_counter()
         loading = asyncio.wrap_future(self.loader.load(request.model, request.quality))
         model = await asyncio.shield(loading)  # other jobs wait for the same load
-        for control in request.controls:
-            extra = asyncio.wrap_future(self.loader.load_extra(model, control.net))
+        for name in extras_of(model.loaded.spec, request):
+            extra = asyncio.wrap_future(self.loader.load_extra(model, name))
             await asyncio.shield(extra)
         load_ms = (time.perf_counter() - started) * 1e3
         prepared = None

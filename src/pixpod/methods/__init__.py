@@ -2,8 +2,8 @@
 
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt
-from pixpod.methods.method import Method, method_of, num_steps, pipelines_of
-from pixpod.methods.stages import StageName, StagePlan, stages_of
+from pixpod.methods.method import Method, method_of, num_steps, pipelines_of, refining
+from pixpod.methods.stages import StageName, StagePlan, extras_of, pipeline_for, stages_of
 
 __all__ = [
     "BatchKey",
@@ -11,11 +11,14 @@ __all__ = [
     "StageName",
     "StagePlan",
     "batch_key_of",
+    "extras_of",
     "is_guided",
     "method_of",
     "num_steps",
     "num_tokens",
+    "pipeline_for",
     "pipelines_of",
+    "refining",
     "stages_of",
     "uses_negative_prompt",
 ]

@@ -5,8 +5,8 @@ from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
 from pixpod.families import GIB
-from pixpod.job import Mode
-from pixpod.methods.method import Method
+from pixpod.job import GenerationRequest, Mode
+from pixpod.methods.method import Method, method_of
 
 IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
 """Modes that begin with a given image."""
@@ -21,6 +21,7 @@ class StageName(StrEnum):
     TEXT_ENCODE = "text_encode"
     IMAGE_ENCODE = "image_encode"
     DENOISE = "denoise"
+    REFINE = "refine"
     DECODE = "decode"
 
 
@@ -50,6 +51,17 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
         fixed_bytes=fixed_bytes + round(memory.encode_gib * squares * GIB),
     )
     adapt = StagePlan(name=StageName.ADAPT, components=(), fixed_bytes=0)
+    denoise = StagePlan(
+        name=StageName.DENOISE,
+        components=(family.denoiser, *dict.fromkeys(method.nets)),
+        fixed_bytes=fixed_bytes,
+        image_bytes=round(memory.denoise_gib * squares * GIB),
+    )
+    refine = (
+        (replace(denoise, name=StageName.REFINE, components=(method.refiner,)),)
+        if method.refiner
+        else ()
+    )
     plans = (
         *((adapt,) if method.slots else ()),
         StagePlan(
@@ -58,12 +70,8 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             fixed_bytes=round(memory.text_gib * GIB),
         ),
         *((image_encode,) if method.mode in IMAGE_MODES or method.nets else ()),
-        StagePlan(
-            name=StageName.DENOISE,
-            components=(family.denoiser, *dict.fromkeys(method.nets)),
-            fixed_bytes=fixed_bytes,
-            image_bytes=round(memory.denoise_gib * squares * GIB),
-        ),
+        denoise,
+        *refine,
         StagePlan(
             name=StageName.DECODE,
             components=(family.vae,),
@@ -75,3 +83,19 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
         return plans
     slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
     return tuple(replace(plan, image_bytes=plan.image_bytes + slot_bytes) for plan in plans)
+
+
+def pipeline_for(spec: ModelSpec, method: Method, stage: StageName) -> tuple[str, tuple[str, ...]]:
+    """Return the diffusers class whose parts a stage uses, and the ControlNets that it takes."""
+    refiner = spec.family.refiner
+    if stage is StageName.REFINE and refiner is not None:
+        return refiner.pipeline, ()
+    return method.pipeline, method.nets
+
+
+def extras_of(spec: ModelSpec, request: GenerationRequest) -> tuple[str, ...]:
+    """Return the names of the extras that a request to this model uses."""
+    own = spec.family.component_names
+    stages = stages_of(spec, method_of(spec, request))
+    names = (name for stage in stages for name in stage.components if name not in own)
+    return tuple(dict.fromkeys(names))

@@ -218,11 +218,11 @@ class Worker:
                 if files is not None:
                     delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._repeat(made, ANSWERED_FROM_STORED, timeline)
+            result = self._repeat(job, made, ANSWERED_FROM_STORED, timeline)
         elif isinstance(made, EncodedResult):
-            result = self._repeat(_stored(made, delivered), FROM_SPOOL, timeline)
+            result = self._repeat(job, _stored(made, delivered), FROM_SPOOL, timeline)
         else:
-            result = self._finish(made.generation, delivered, timeline)
+            result = self._finish(job, made.generation, delivered, timeline)
         reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):
             await self.delivery.remove_spooled(job)
@@ -294,7 +294,7 @@ class Worker:
         return delivered
 
     def _finish(
-        self, generation: Generation, delivered: Delivered, timeline: Timeline
+        self, job: Job, generation: Generation, delivered: Delivered, timeline: Timeline
     ) -> JobResult:
         is_first = self.images_served == 0
         self.images_served += len(delivered.images)
@@ -310,9 +310,10 @@ class Worker:
             worker=self._report(is_first),
             warnings=(*generation.warnings, *delivered.warnings),
             adapters=generation.adapters,
+            refiner=job.request.refiner,
         )
 
-    def _repeat(self, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
+    def _repeat(self, job: Job, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
         return JobResult(
             images=result.images,
             model=result.model,
@@ -327,6 +328,7 @@ class Worker:
             worker=self._report(is_first=self.images_served == 0),
             warnings=(*result.warnings, reason),
             adapters=result.adapters,
+            refiner=job.request.refiner,
         )
 
     def _report(self, is_first: bool) -> WorkerReport:
