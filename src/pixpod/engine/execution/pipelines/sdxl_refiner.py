@@ -81,6 +81,9 @@ def _widths(model: LoadedModel) -> tuple[int, int]:
 
 
 def _num_numbers(unet: Component, text_encoder_2: Component) -> float:
-    """Return how many numbers a UNet reads beside the pooled text."""
-    width = unet.config.projection_class_embeddings_input_dim - text_encoder_2.config.projection_dim
-    return float(width / unet.config.addition_time_embed_dim)
+    """Return how many numbers a UNet reads beside the pooled text; 0 for one that reads none."""
+    width = unet.config.projection_class_embeddings_input_dim
+    if width is None:
+        return 0.0
+    pooled = text_encoder_2.config.projection_dim
+    return float((width - pooled) / unet.config.addition_time_embed_dim)
