@@ -196,7 +196,11 @@ def stock_image(prompt_2=None, negative_prompt=None, guidance_scale=3.0):
             **shared,
         ).images
         image = refiner(
-            prompt_2 or CASE.prompt, image=latents, denoising_start=0.75, output_type="pil", **shared
+            prompt_2 or CASE.prompt,
+            image=latents,
+            denoising_start=0.75,
+            output_type="pil",
+            **shared,
         ).images[0]
     return np.asarray(image)
 

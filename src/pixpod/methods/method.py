@@ -32,11 +32,18 @@ class Method:
         return sum(self.calls)
 
 
-def pipelines_of(family: FamilySpec, *, has_controls: bool) -> Mapping[Mode, str]:
-    """Return the pipeline class for each mode that the family has, with or without controls."""
+def pipelines_of(
+    family: FamilySpec, *, has_controls: bool, is_union: bool = False
+) -> Mapping[Mode, str]:
+    """Return the pipeline class for each mode that the family has, with or without controls.
+
+    `is_union`: the nets are told the types of their images.
+    """
     if not has_controls:
         return family.pipelines
-    return family.controlnet.pipelines if family.controlnet else {}
+    if family.controlnet is None:
+        return {}
+    return (is_union and family.controlnet.union_pipelines) or family.controlnet.pipelines
 
 
 def num_steps(family: FamilySpec, sampling: Sampling) -> int:
@@ -56,8 +63,10 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
     scheduler, refiner = spec.family.schedulers[request.sampling.scheduler], request.refiner
     num_calls = scheduler.num_calls(num_steps(spec.family, request.sampling))
     refined = (refiner.num_inference_steps,) if refiner else ()
+    is_union = any(control.union_mode is not None for control in request.controls)
+    pipelines = pipelines_of(spec.family, has_controls=bool(request.controls), is_union=is_union)
     return Method(
-        pipeline=pipelines_of(spec.family, has_controls=bool(request.controls))[request.mode],
+        pipeline=pipelines[request.mode],
         mode=request.mode,
         size=(request.width, request.height),
         calls=(num_calls - sum(refined), *refined),
