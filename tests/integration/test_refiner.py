@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from contextlib import ExitStack, contextmanager
+from typing import Any
 
 import numpy as np
 import pytest
@@ -22,6 +23,7 @@ from support.refiners import (
 from support.tiny_models import Desk, build_tiny_worker, to_pixels
 
 from pixpod.contract.payload import parse_job
+from pixpod.families import SDXL
 from pixpod.job import Quality
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 
@@ -62,7 +64,7 @@ def refined(case=CASE, steps=9, by=3, name=OWN, **given):
 def counting(desk):
     """Count the calls of the model's UNet and of the refiner, and keep the arguments of these."""
     model = loaded(desk)
-    seen = {"model": [], "refiner": []}
+    seen: dict[str, list[dict[str, Any]]] = {"model": [], "refiner": []}
     unets = {"model": model.denoiser, "refiner": model.extras[OWN].module}
     with ExitStack() as hooks:
         for name, unet in unets.items():
@@ -97,6 +99,33 @@ def test_schedulers_without_a_memory_go_on_exactly(desk, scheduler):
     fields = {"scheduler": scheduler}
     [whole], [divided] = run(desk, plain(**fields)), run(desk, refined(**fields))
     assert np.array_equal(divided, whole)
+
+
+ALL_SCHEDULERS = tuple({id(spec): name for name, spec in SDXL.schedulers.items()}.values())
+"""Each once, under the usual alias if it has one."""
+
+MAX_MEAN_LEVELS = {"DPM++ 2M SDE": 0.25, "DPM++ 2M SDE Karras": 1.0}
+"""The latter remember noise as well."""
+
+
+@pytest.mark.acceptance
+def test_all_schedulers_go_on_but_for_those_that_are_refused(desk):
+    """40 steps, 8 images; a scheduler that remembers earlier steps begins anew."""
+    few = cases(8)
+    for name in ALL_SCHEDULERS:
+        jobs = [refined(case, 30, 10, scheduler=name) for case in few]
+        if not SDXL.schedulers[name].can_be_split:
+            assert name == "Heun"
+            assert "scheduler" in desk.replies(jobs)[0]["error"]
+            continue
+        divided = run(desk, *jobs)
+        whole = run(desk, *[plain(case, 40, scheduler=name) for case in few])
+        most, mean = (
+            largest_difference(divided, whole),
+            np.mean(np.abs(np.subtract(divided, whole, dtype=int))),
+        )
+        print(f"\n{name:20} largest difference {most:3}, mean {mean:.3f}", end="")
+        assert most == 0 if name in ONE_STEP else mean <= MAX_MEAN_LEVELS.get(name, 0.05)
 
 
 def test_share_counts_the_models_steps(desk):

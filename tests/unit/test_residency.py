@@ -165,6 +165,21 @@ def test_extra_that_does_not_fit_beside_its_model_is_refused_by_name():
         sdxl_with_nets(12, 2.33, 6.0)
 
 
+def test_refiner_needs_room_in_the_place_of_the_denoiser_only():
+    """The UNet takes 4.78 GiB, and activations with CUDA 2.0."""
+    spec, plan = CATALOG["sdxl"], SDXL[1]
+
+    def fits(gib, size_gib):
+        extras = {"refiner": round(size_gib * GIB)}
+        need = need_of(spec, plan, extras=extras, refiners=extras)
+        return make_plan([need], budget_for(None, gib))
+
+    assert fits(8, 4.21)
+    assert fits(8, 5.9)
+    with pytest.raises(ModelUnavailable, match=r"with the extra refiner \(6\.1 GiB\) needs 8\.1"):
+        fits(8, 6.1)
+
+
 def test_extras_of_a_request_leave_less_room_for_its_batch():
     plan = sdxl_with_nets(12, 2.33, 2.33)
     sizes = [

@@ -1,7 +1,7 @@
 """Checks what a payload says about conditions, and finds what has to be fetched for them."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import elements
@@ -80,7 +80,11 @@ def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
     sampling = _sampling(given, spec)
     steps, refined = sampling.num_inference_steps, num_refined(given, spec)
     if 0 <= refined < steps and num_steps(spec.family, sampling) <= refined:
-        least = math.ceil(1000 * (refined + 1) / steps) / 1000
+        least = next(
+            share
+            for share in (thousandths / 1000 for thousandths in range(1, 1001))
+            if num_steps(spec.family, replace(sampling, strength=share)) > refined
+        )
         before = f" before {refined} of the refiner" if refined else ""
         accepted = f"at least {least:g}, which is one of {steps} steps{before}"
         yield wrong("strength", given.strength, accepted)

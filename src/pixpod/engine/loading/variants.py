@@ -41,7 +41,7 @@ from pixpod.engine.precision.precision import (
     choose_precision,
 )
 from pixpod.errors import WorkerError
-from pixpod.extras import Extras, ExtraSpec, ServedSpec, extras_for
+from pixpod.extras import ExtraKind, Extras, ExtraSpec, ServedSpec, extras_for
 from pixpod.families import Precision
 from pixpod.job import Quality
 from pixpod.timeline import BootTimeline
@@ -221,7 +221,8 @@ def plan_models(
                 for extra in extras_for(spec, extras)
             }
             keys = sharing.keys_of(spec, plan, weights)
-            needs.append(need_of(spec, plan, weights, keys, sizes))
+            refiners = [each.name for each in extras_for(spec, extras, ExtraKind.REFINER)]
+            needs.append(need_of(spec, plan, weights, keys, sizes, refiners))
         except (WorkerError, NoFootprint) as exc:
             log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
     residency = make_plan(needs, budget_for(hardware.memory_bytes, memory_limit_gib))

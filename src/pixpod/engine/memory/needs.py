@@ -3,7 +3,7 @@
 Sizes are computed from files where there are any, else from the family's table. Numbers only.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -105,7 +105,8 @@ class Need:
 
     The stages are those of one image of the default size. `saved_bytes` is what the denoiser
     would save in 8 bits, 0 if it is in 8 bits or cannot be. `extras` have the bytes of what
-    requests may add to the denoiser's stage; nothing stays on the device for them.
+    requests may add to the denoiser's stage, or, for the names in `refiners`, use in its place;
+    nothing stays on the device for them.
     """
 
     model: str
@@ -116,6 +117,7 @@ class Need:
     stages: tuple[StagePlan, ...]
     saved_bytes: int
     extras: Mapping[str, int] = field(default_factory=dict)
+    refiners: frozenset[str] = frozenset()
 
     @property
     def title(self) -> str:
@@ -142,11 +144,12 @@ def need_of(
     weights: Weights | None = None,
     keys: Mapping[str, ComponentKey] | None = None,
     extras: Mapping[str, int] = MappingProxyType({}),
+    refiners: Collection[str] = (),
 ) -> Need:
     """Return a model's need, from its files if there are any, else from the family's table.
 
     `keys` by component are the model's own unless it shares some with another model. `extras`
-    are the bytes of those that it is offered with.
+    are the bytes of those that it is offered with, `refiners` among them.
 
     Raises NoFootprint for a precision that the table does not have, WeightsUnreadable.
     """
@@ -166,6 +169,7 @@ def need_of(
         stages=stages_of(spec, method_of(spec, spec.default_request())),
         saved_bytes=saved_bytes,
         extras=extras,
+        refiners=frozenset(refiners),
     )
 
 

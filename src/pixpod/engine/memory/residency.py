@@ -218,6 +218,8 @@ def _refusals(need: Need, budget: Budget) -> Iterator[str]:
     stage = next(each for each in need.stages if need.denoiser in each.components)
     for name, size_bytes in need.extras.items():
         taken = need.stage_bytes(stage) + size_bytes + budget.overhead_bytes
+        if name in need.refiners:
+            taken -= need.sizes[need.keys[need.denoiser]]
         if taken > budget.gpu_bytes:
             yield (
                 f"{need.title} with the extra {name} ({_gib(size_bytes)} GiB) needs {_gib(taken)} "
