@@ -7,7 +7,7 @@ from support.factories import CATALOG, OFFER, make_request
 from pixpod.contract.payload import parse_job
 from pixpod.errors import InvalidInput
 from pixpod.families import SDXL
-from pixpod.job import RefinerOptions
+from pixpod.job import Conditions, ControlOptions, LoraSlots, RefinerOptions
 from pixpod.methods import StageName, extras_of, method_of, num_steps, refining, stages_of
 
 SPEC = CATALOG["sdxl"]
@@ -95,6 +95,19 @@ def test_strength_of_the_refiners_own_call_leaves_just_its_steps():
                 refiner=RefinerOptions(name="refiner", num_inference_steps=refined),
             )
             assert num_steps(SDXL, refining(request).sampling) == refined
+
+
+def test_refiner_is_not_asked_for_what_was_made_for_the_model():
+    control = ControlOptions(net="net", scale=1.0, start=0.0, end=1.0)
+    slots = LoraSlots(rank=16, is_whole=False)
+    request = make_request(
+        controls=(control,),
+        conditions=Conditions(slots=slots),
+        refiner=RefinerOptions(name="refiner", num_inference_steps=1),
+    )
+    asked = refining(request)
+    assert (asked.controls, asked.conditions) == ((), Conditions())
+    assert (asked.prompts, asked.refiner) == (request.prompts, request.refiner)
 
 
 def test_refiner_has_a_stage_of_its_own():

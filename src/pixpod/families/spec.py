@@ -107,7 +107,7 @@ class SchedulerSpec:
 
     @property
     def can_be_split(self) -> bool:
-        """Return whether two pipelines can share its steps: they are told apart by calls."""
+        """Return whether two pipelines can share its steps: each of them is one call."""
         return self.calls_per_step == 1
 
     def num_calls(self, num_inference_steps: int) -> int:
