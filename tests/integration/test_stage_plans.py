@@ -36,10 +36,11 @@ from pixpod.engine.execution.stages import (
     Stage,
     StageContext,
 )
+from pixpod.engine.memory.budget import Budget
 from pixpod.engine.memory.needs import Need
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.memory.residency import Budget, make_plan
+from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import ComponentNotOnloaded, LoadedModel, Pipeline
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision

@@ -3,7 +3,7 @@
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt
 from pixpod.methods.method import Method, method_of, num_steps, pipelines_of
-from pixpod.methods.stages import StageName, StagePlan, stages_of
+from pixpod.methods.stages import StageName, StagePlan, extras_of, stack_extras, stages_of
 
 __all__ = [
     "BatchKey",
@@ -11,11 +11,13 @@ __all__ = [
     "StageName",
     "StagePlan",
     "batch_key_of",
+    "extras_of",
     "is_guided",
     "method_of",
     "num_steps",
     "num_tokens",
     "pipelines_of",
+    "stack_extras",
     "stages_of",
     "uses_negative_prompt",
 ]
