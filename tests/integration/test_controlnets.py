@@ -5,10 +5,10 @@ import pytest
 import torch
 from support import loading
 from support.control_images import as_png, cases, images_of, largest_difference
-from support.loras import random_lora
 from support.tiny_models import Desk, build_tiny_worker
 
 from pixpod.families import Precision
+from pixpod.testing.random_loras import random_lora
 from pixpod_tools.tiny.control_scores import overlap, score_controls
 
 FEW, MANY = 8, 40

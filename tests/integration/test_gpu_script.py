@@ -13,9 +13,10 @@ from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.testing.random_models import build_random_component
 from pixpod_bench.gpu import __main__ as command
 from pixpod_bench.gpu.engine import measure_load, measure_memory
-from pixpod_bench.gpu.results import Failure, Journal, Row
+from pixpod_bench.gpu.results import Failure, Journal, Row, StackRow
 from pixpod_bench.gpu.runner import Runner
-from pixpod_bench.gpu.slices import TINY, LoadScenario, MemoryScenario, Mode, Scenario, make_slices
+from pixpod_bench.gpu.scenarios import LoadScenario, MemoryScenario, Mode, Scenario
+from pixpod_bench.gpu.slices import TINY, make_slices
 from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
 from pixpod_tools.bake.architectures import get_architecture
@@ -169,6 +170,22 @@ def test_nothing_is_begun_when_the_time_is_over(runner):
     runner.run("some", scenarios)
     assert runner.left_out == [f"some: {scenario.name}" for scenario in scenarios]
     assert list(runner.journal.entries()) == []
+
+
+def test_stacks_are_measured(runner):
+    """LoRAs, nets and a given image, in rows that share a batch and one by one."""
+    scenarios = [
+        replace(scenario, num_inference_steps=2)
+        for scenario in make_slices(TINY)["stacks"]
+        if scenario.variant.model == "flux-tiny" or scenario.batch_size == 4
+    ]
+    runner.run("stacks", scenarios)
+    results = {entry.scenario: entry.result for entry in runner.journal.entries()}
+    assert list(results) == [scenario.name for scenario in scenarios]
+    for name, row in results.items():
+        assert isinstance(row, StackRow), f"{name}: {row}"
+        assert row.seconds > 0
+        assert (row.swap_s is None) == ("LoRA" not in row.stack)
 
 
 def only(name, kind):

@@ -8,7 +8,7 @@ import torch
 from support import loading
 from support.factories import make_request
 from support.lora_files import file_of
-from support.loras import lora_file, random_lora, with_loras
+from support.loras import lora_file, with_loras
 from torch._dynamo.utils import counters
 
 from pixpod.engine.adapters.copies import AdaptedCopies
@@ -28,6 +28,7 @@ from pixpod.errors import WorkerError
 from pixpod.families import Precision
 from pixpod.job import LoraSlots
 from pixpod.methods import batch_key_of
+from pixpod.testing.random_loras import random_lora
 
 CPU = torch.device("cpu")
 PRECISIONS = {

@@ -11,9 +11,9 @@ import pytest
 import torch
 from support import loading
 from support.lora_worker import lora_desk
-from support.loras import random_lora
 
 from pixpod.families import Precision
+from pixpod.testing.random_loras import random_lora
 
 pytestmark = pytest.mark.acceptance
 

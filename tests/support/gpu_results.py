@@ -1,6 +1,6 @@
 """Results of a GPU benchmark; every figure is another one, so that a swapped column is seen."""
 
-from pixpod_bench.gpu.results import LoadPoint, LoadRow, MemoryRow, Row, TestRun
+from pixpod_bench.gpu.results import LoadPoint, LoadRow, MemoryRow, Row, StackRow, TestRun
 
 ROW = Row(
     side="pixpod",
@@ -65,5 +65,22 @@ LOAD = LoadRow(
             busy_percent=81.0,
         ),
     ),
+)
+STACK = StackRow(
+    model="sdxl",
+    precision="float16",
+    size_px=1024,
+    batch_size=4,
+    num_inference_steps=30,
+    stack="1 LoRA rank 16",
+    is_alone=False,
+    repeats=5,
+    seconds=3.5,
+    spread_percent=2.5,
+    first_s=44.5,
+    swap_s=0.0275,
+    graphs=3,
+    late_graphs=1,
+    peak_bytes=21 * 2**30,
 )
 TESTS = TestRun(exit_code=0, summary="12 passed, 1 skipped in 80.00s")

@@ -5,7 +5,7 @@ import re
 from dataclasses import replace
 
 import pytest
-from support.gpu_results import LOAD, MEMORY, ROW, TESTS
+from support.gpu_results import LOAD, MEMORY, ROW, STACK, TESTS
 
 from pixpod.catalog import load_catalog
 from pixpod.families import Precision
@@ -14,7 +14,8 @@ from pixpod_bench.gpu.floors import find_peak, step_work
 from pixpod_bench.gpu.published import load_published, published_of
 from pixpod_bench.gpu.report import Report
 from pixpod_bench.gpu.results import Entry, Failure
-from pixpod_bench.gpu.slices import FULL_SIZE, SLICES, TINY, Mode, Scenario, Side, make_slices
+from pixpod_bench.gpu.scenarios import PLAIN, Mode, Scenario, Side, StackScenario
+from pixpod_bench.gpu.slices import FULL_SIZE, SLICES, TINY, make_slices
 from pixpod_bench.gpu.targets import TARGETS, judge
 from pixpod_bench.gpu.workload import AnsweredRequest, Deployment, arrivals, summarize
 
@@ -133,6 +134,27 @@ def test_memory_of_either_plan_is_its_own_target():
     assert found["the same on 24 GB"].value == 25.0
 
 
+def test_stack_is_compared_with_plain_images_of_the_same_work():
+    plain = replace(STACK, stack=PLAIN, seconds=2.5, swap_s=None)
+    others = [replace(plain, **change) for change in ({"batch_size": 1}, {"size_px": 512})]
+    report = report_of(*others, plain, STACK, replace(STACK, precision="bfloat16"))
+    found = cells(report, "scenario 3")
+    assert (found["to plain"], found["seconds"], found["new LoRA s"]) == ("1.40x", "3.500", "0.028")
+    assert (found["peak GiB"], found["graphs"]) == ("21.00", "3+1")
+    assert cells(report, "scenario 2")["new LoRA s"] == "-"
+    assert cells(report, "scenario 4")["to plain"] == "-"
+
+
+@pytest.mark.parametrize("scale", [FULL_SIZE, TINY], ids=["full", "tiny"])
+def test_every_stack_has_plain_images_of_the_same_work(scale):
+    def work(scenario):
+        return scenario.variant, scenario.size_px, scenario.batch_size
+
+    stacks = make_slices(scale)["stacks"]
+    plain = {work(each) for each in stacks if each.stack.name == PLAIN}
+    assert {work(each) for each in stacks} == plain
+
+
 def test_failures_are_no_figures():
     assert {verdict.is_met for verdict in verdicts(Failure(reason="broken")).values()} == {None}
 
@@ -173,7 +195,7 @@ def test_scenarios_are_what_the_catalog_serves(scale):
     catalog = load_catalog()
     for scenarios in make_slices(scale).values():
         for scenario in scenarios:
-            if isinstance(scenario, Scenario):
+            if isinstance(scenario, Scenario | StackScenario):
                 limits = catalog[scenario.variant.model].limits
                 assert limits.min_side_px <= scenario.size_px <= limits.max_side_px
                 assert scenario.num_inference_steps <= limits.max_steps
@@ -197,7 +219,7 @@ def test_every_slice_of_images_has_diffusers_for_the_same_work(scale):
             for side in Side
         ]
         assert works[1] <= works[0], name
-        if name not in ("memory", "load"):
+        if name not in ("memory", "load", "stacks"):
             assert works[1], name
 
 

@@ -4,7 +4,7 @@ import json
 from pathlib import Path
 
 import pytest
-from support.gpu_results import LOAD, MEMORY, ROW, TESTS
+from support.gpu_results import LOAD, MEMORY, ROW, STACK, TESTS
 
 from pixpod_bench.gpu.results import (
     Entry,
@@ -16,7 +16,7 @@ from pixpod_bench.gpu.results import (
 
 MACHINE = {"device": "NVIDIA H100 80GB HBM3", "torch": "2.13.0", "driver": "580"}
 
-RESULTS: list[Result] = [ROW, MEMORY, LOAD, TESTS, Failure(reason="RuntimeError: broken")]
+RESULTS: list[Result] = [ROW, MEMORY, LOAD, STACK, TESTS, Failure(reason="RuntimeError: broken")]
 
 
 @pytest.fixture

@@ -30,7 +30,7 @@ from pixpod_bench.gpu.memory import (
     watching_driver,
 )
 from pixpod_bench.gpu.results import LoadPoint, LoadRow, MemoryRow
-from pixpod_bench.gpu.slices import Kind, LoadScenario, MemoryScenario, Served
+from pixpod_bench.gpu.scenarios import Kind, LoadScenario, MemoryScenario, Served
 from pixpod_bench.gpu.stock import StockRunner
 from pixpod_bench.gpu.subjects import build_model
 from pixpod_bench.gpu.workload import SEED, AnsweredRequest, Deployment, arrivals, summarize

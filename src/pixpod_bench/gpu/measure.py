@@ -14,7 +14,7 @@ from pixpod_bench.figures import percentile, spread_percent
 from pixpod_bench.gpu.floors import find_peak, step_work
 from pixpod_bench.gpu.memory import allocated_bytes, peak_bytes, reset_peak
 from pixpod_bench.gpu.results import Row
-from pixpod_bench.gpu.slices import Scenario
+from pixpod_bench.gpu.scenarios import Scenario
 
 
 class Subject(Protocol):

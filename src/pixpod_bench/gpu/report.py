@@ -8,8 +8,17 @@ from typing import TypeVar
 from pixpod.pricing import estimate_cost
 from pixpod_bench.chart import OTHERS, OURS, PUBLISHED, Bar, Panel, save_panels
 from pixpod_bench.gpu.published import Published, published_of
-from pixpod_bench.gpu.results import Entry, Failure, LoadPoint, LoadRow, MemoryRow, Row, TestRun
-from pixpod_bench.gpu.slices import Mode, Side
+from pixpod_bench.gpu.results import (
+    Entry,
+    Failure,
+    LoadPoint,
+    LoadRow,
+    MemoryRow,
+    Row,
+    StackRow,
+    TestRun,
+)
+from pixpod_bench.gpu.scenarios import PLAIN, Mode, Side
 from pixpod_bench.gpu.targets import GPU, judge
 from pixpod_bench.report import (
     Columns,
@@ -37,6 +46,7 @@ class Report:
         self._rows = self._of_kind(Row)
         self._memory = self._of_kind(MemoryRow)
         self._loads = self._of_kind(LoadRow)
+        self._stacks = self._of_kind(StackRow)
         self._failures = [each for each in self._entries if isinstance(each.result, Failure)]
         self._tests = next(iter(self._of_kind(TestRun).values()), None)
 
@@ -49,6 +59,13 @@ class Report:
         for other in self._rows.values():
             if other.side == Side.STOCK and other.mode == mode and _work(other) == _work(row):
                 return other.total_ms / row.total_ms
+        return None
+
+    def to_plain(self, row: StackRow) -> float | None:
+        """Return this row's time over that of the same batch of plain images in the same run."""
+        for other in self._stacks.values():
+            if other.stack == PLAIN and _stacked_work(other) == _stacked_work(row):
+                return row.seconds / other.seconds
         return None
 
     def usd_per_1000(self, row: Row) -> float | None:
@@ -67,6 +84,7 @@ class Report:
                 listing("Published", (*notes, *doubts)),
                 table("Memory", _MEMORY, self._memory.items()),
                 table("Mixed load", _LOAD, self._points()),
+                table("Stacks", self._stack_columns(), self._stacks.items()),
                 listing("Failed", failures),
                 listing("No time for", self._left_out),
                 listing("Tests", [self._tests.summary] if self._tests else []),
@@ -95,6 +113,10 @@ class Report:
                 for scenario, row in self._memory.items()
             },
             "load": {scenario: asdict(row) for scenario, row in self._loads.items()},
+            "stacks": {
+                scenario: asdict(row) | {"to_plain": self.to_plain(row)}
+                for scenario, row in self._stacks.items()
+            },
             "failures": [asdict(each) for each in self._failures],
             "left_out": list(self._left_out),
             "targets": [verdict_document(verdict) for verdict in judge(self._entries)],
@@ -143,6 +165,17 @@ class Report:
             for name, row in self._loads.items()
             for point in row.points
         ]
+
+    def _stack_columns(self) -> Columns[StackRow]:
+        return (
+            ("to plain", lambda row: or_dash(self.to_plain(row), lambda ratio: f"{ratio:.2f}x")),
+            ("seconds", lambda row: f"{row.seconds:.3f}"),
+            ("spread", lambda row: f"{row.spread_percent:.1f} %"),
+            ("peak GiB", lambda row: or_dash(row.peak_bytes, gib)),
+            ("first s", lambda row: f"{row.first_s:.1f}"),
+            ("new LoRA s", lambda row: or_dash(row.swap_s, lambda value: f"{value:.3f}")),
+            ("graphs", lambda row: f"{row.graphs}+{row.late_graphs}"),
+        )
 
     def _columns(self) -> Columns[Row]:
         def ratio(row: Row, mode: Mode) -> str:
@@ -207,3 +240,7 @@ def _work(row: Row) -> tuple[object, ...]:
     """Return what must be the same for two times to be compared."""
     size = (row.model, row.size_px, row.batch_size, row.num_inference_steps)
     return (*size, row.text_tokens, row.has_guidance)
+
+
+def _stacked_work(row: StackRow) -> tuple[object, ...]:
+    return (row.model, row.precision, row.size_px, row.batch_size, row.num_inference_steps)

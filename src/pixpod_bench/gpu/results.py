@@ -110,6 +110,31 @@ class LoadRow:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class StackRow:
+    """The time of one batch with LoRAs, nets or a given image; seconds are medians.
+
+    `first_s` is the first batch, which compiles; `swap_s` is what a batch takes longer whose LoRAs
+    have never been used, None without LoRAs. `is_alone`: the rows ran one after the other.
+    """
+
+    model: str
+    precision: str
+    size_px: int
+    batch_size: int
+    num_inference_steps: int
+    stack: str
+    is_alone: bool
+    repeats: int
+    seconds: float
+    spread_percent: float
+    first_s: float
+    swap_s: float | None
+    graphs: int
+    late_graphs: int
+    peak_bytes: int | None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class TestRun:
     """The outcome of the tests marked `gpu`."""
 
@@ -124,12 +149,13 @@ class Failure:
     reason: str
 
 
-Result = Row | MemoryRow | LoadRow | TestRun | Failure
+Result = Row | MemoryRow | LoadRow | StackRow | TestRun | Failure
 
 _KINDS: Mapping[str, type[Result]] = {
     "images": Row,
     "memory": MemoryRow,
     "load": LoadRow,
+    "stacks": StackRow,
     "tests": TestRun,
     "failure": Failure,
 }

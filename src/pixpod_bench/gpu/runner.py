@@ -14,13 +14,15 @@ from tqdm import tqdm
 from pixpod_bench.gpu.engine import measure_load, measure_memory
 from pixpod_bench.gpu.measure import Subject, measure_images
 from pixpod_bench.gpu.results import Failure, Journal, Result
-from pixpod_bench.gpu.slices import (
+from pixpod_bench.gpu.scenarios import (
     AnyScenario,
     MemoryScenario,
     Scenario,
     Served,
+    StackScenario,
     Variant,
 )
+from pixpod_bench.gpu.stacks import measure_stack
 from pixpod_bench.gpu.subjects import build_subject
 from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
@@ -88,6 +90,14 @@ class Runner:
                 warmups=self.warmups,
                 repeats=self.repeats,
                 build_ms=self._build_ms,
+            )
+        if isinstance(scenario, StackScenario):
+            return measure_stack(
+                self._subject_of(scenario.variant).model,
+                scenario,
+                self.state / "compiled",
+                warmups=self.warmups,
+                repeats=self.repeats,
             )
         deployment = self._deploy(scenario.served)
         if isinstance(scenario, MemoryScenario):

@@ -4,11 +4,22 @@ Imports no torch.
 """
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
-from enum import StrEnum
+from dataclasses import dataclass, replace
 from itertools import product
 
 from pixpod.families import Precision
+from pixpod_bench.gpu.scenarios import (
+    AnyScenario,
+    LoadScenario,
+    MemoryScenario,
+    Mode,
+    Scenario,
+    Served,
+    Side,
+    Stack,
+    StackScenario,
+    Variant,
+)
 
 SLICES: Mapping[str, str] = {
     "flux": "FLUX as it is served, beside diffusers",
@@ -16,111 +27,8 @@ SLICES: Mapping[str, str] = {
     "memory": "FLUX and SDXL on one GPU, and within 24 GB of it",
     "load": "mixed requests at random times, with and without batching",
     "unets": "SD 1.5 and SDXL over batch sizes and ways to run",
+    "stacks": "LoRAs, ControlNets and images to begin with, beside plain images",
 }
-
-
-class Side(StrEnum):
-    """The code that generates: pixpod, or diffusers as its documentation describes."""
-
-    OURS = "pixpod"
-    STOCK = "diffusers"
-
-
-class Mode(StrEnum):
-    """The way in which the denoiser runs.
-
-    COMPILED: by pixpod's recipe, or as diffusers' documentation compiles it. GRAPHS: UNets as a
-    whole, for each size by itself, with torch's own CUDA graphs (`reduce-overhead`).
-    """
-
-    EAGER = "eager"
-    COMPILED = "compiled"
-    GRAPHS = "graphs"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Variant:
-    """A model as it is built once for several scenarios."""
-
-    side: Side
-    model: str
-    precision: Precision
-    mode: Mode
-
-    @property
-    def name(self) -> str:
-        return f"{self.side} {self.model} {self.precision} {self.mode}"
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Scenario:
-    """One batch of square images of one prompt.
-
-    `text_tokens` are T5's, None for UNets. Without `has_guidance` the guidance scale is 0, as
-    distilled UNets are called.
-    """
-
-    variant: Variant
-    size_px: int
-    batch_size: int
-    num_inference_steps: int
-    text_tokens: int | None = None
-    has_guidance: bool = True
-
-    expected_s = 60.0
-    """Expected time on an H100 with building and compiling the model, for the deadline."""
-
-    @property
-    def name(self) -> str:
-        text = f" {self.text_tokens} tokens" if self.text_tokens else ""
-        guidance = "" if self.has_guidance else " no guidance"
-        size = f"{self.size_px}px x{self.batch_size} {self.num_inference_steps} steps"
-        return f"{self.variant.name} {size}{text}{guidance}"
-
-
-Served = tuple[tuple[str, Precision], ...]
-"""Models that one engine serves, with their precisions."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemoryScenario:
-    """Mixed requests through a whole engine; `limit_gib` is the GPU memory that it may use."""
-
-    served: Served
-    num_requests: int
-    sizes_px: tuple[int, ...]
-    limit_gib: float | None = None
-
-    expected_s = 300.0
-
-    @property
-    def name(self) -> str:
-        models = " + ".join(f"{model} {precision}" for model, precision in self.served)
-        limit = f" within {self.limit_gib:g} GiB" if self.limit_gib else ""
-        return f"memory of {models}{limit}"
-
-
-Kind = tuple[str, int, int]
-"""Model, size in pixels, steps."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class LoadScenario:
-    """Requests at random times, at `loads` times the engine's rate for requests one by one."""
-
-    served: Served
-    kinds: tuple[Kind, ...]
-    loads: tuple[float, ...]
-    num_requests: int
-
-    expected_s = 360.0
-
-    @property
-    def name(self) -> str:
-        return f"mixed load of {' + '.join(model for model, _ in self.served)}"
-
-
-AnyScenario = Scenario | MemoryScenario | LoadScenario
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -147,6 +55,8 @@ class Scale:
     num_memory: int = 200
     num_load: int = 40
     limit_gib: float = 23.5
+    ranks: tuple[int, ...] = (16, 64, 128)
+    stacked_sd15_px: int = 768
 
 
 FULL_SIZE = Scale()
@@ -169,6 +79,8 @@ TINY = Scale(
     num_memory=12,
     num_load=8,
     limit_gib=2.0,
+    ranks=(4, 8),
+    stacked_sd15_px=64,
 )
 """A rehearsal of the same code in minutes, also on a CPU; its figures say nothing about speed."""
 
@@ -185,6 +97,7 @@ def make_slices(scale: Scale) -> Mapping[str, tuple[AnyScenario, ...]]:
         "memory": _memory(scale),
         "load": _load(scale),
         "unets": _unets(scale),
+        "stacks": _stacks(scale),
     }
     return {name: tuple(scenarios[name]) for name in SLICES}
 
@@ -269,3 +182,65 @@ def _load(scale: Scale) -> Iterator[LoadScenario]:
         for steps in (scale.few_steps, all_steps)
     )
     yield LoadScenario(served=_served(scale), kinds=kinds, loads=LOADS, num_requests=scale.num_load)
+
+
+def _stacks(scale: Scale) -> Iterator[StackScenario]:
+    """Yield each model's plain images first: the others are compared with them."""
+    first, *others = scale.ranks
+    all_four = Stack(loras=(1, 1, 1, 1), rank=first)
+    studio = Stack(loras=(3,), rank=first, nets=("canny",))
+    sdxl = Variant(
+        side=Side.OURS, model=scale.sdxl, precision=scale.unet_precision, mode=Mode.COMPILED
+    )
+    for stack in (
+        Stack(),
+        Stack(loras=(1,), rank=first),
+        Stack(loras=(4,), rank=first),
+        Stack(nets=("canny",)),
+        Stack(nets=("canny", "depth")),
+        Stack(strength=0.6),
+        studio,
+    ):
+        yield _stack(sdxl, stack, scale.sizes_px[0], 1, scale.sdxl_steps)
+    for stack, is_alone in (
+        (Stack(), False),
+        (all_four, False),
+        (all_four, True),
+        (replace(studio, loras=(3, 3, 3, 3)), False),
+    ):
+        yield _stack(sdxl, stack, scale.sizes_px[0], 4, scale.sdxl_steps, is_alone=is_alone)
+    flux = Variant(side=Side.OURS, model=scale.flux, precision=_FLOAT8, mode=Mode.COMPILED)
+    tokens = scale.flux_tokens
+    for stack in (
+        Stack(),
+        *(Stack(loras=(1,), rank=rank) for rank in (first, *others)),
+        Stack(nets=("canny",)),
+        Stack(strength=0.6),
+    ):
+        yield _stack(flux, stack, scale.sizes_px[0], 1, scale.flux_steps, tokens=tokens)
+    for stack in (Stack(), all_four):
+        yield _stack(flux, stack, scale.sizes_px[-1], 4, scale.flux_steps, tokens=tokens)
+    sd15 = replace(sdxl, model=scale.sd15)
+    for stack in (Stack(), Stack(loras=(1, 1, 1, 1, 1, 0, 0, 0), rank=first)):
+        yield _stack(sd15, stack, scale.stacked_sd15_px, 8, scale.sd15_steps)
+
+
+def _stack(
+    variant: Variant,
+    stack: Stack,
+    size_px: int,
+    batch_size: int,
+    steps: int,
+    *,
+    tokens: int | None = None,
+    is_alone: bool = False,
+) -> StackScenario:
+    return StackScenario(
+        variant=variant,
+        stack=stack,
+        size_px=size_px,
+        batch_size=batch_size,
+        num_inference_steps=steps,
+        text_tokens=tokens,
+        is_alone=is_alone,
+    )

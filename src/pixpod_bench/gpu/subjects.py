@@ -14,7 +14,7 @@ from pixpod.families import Precision
 from pixpod.testing.random_models import build_random_model
 from pixpod.testing.runners import LocalRunner
 from pixpod_bench.gpu.measure import Subject
-from pixpod_bench.gpu.slices import Mode, Side, Variant
+from pixpod_bench.gpu.scenarios import Mode, Side, Variant
 from pixpod_bench.gpu.stock import StockRunner, compile_stock
 from pixpod_tools.bake.architectures import get_architecture
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pixpod.families import Precision
 from pixpod_bench.figures import Verdict
 from pixpod_bench.gpu.results import Entry, MemoryRow, Result, Row
-from pixpod_bench.gpu.slices import Mode, Side
+from pixpod_bench.gpu.scenarios import Mode, Side
 
 GPU = "H100"
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pixpod.catalog import load_catalog
 from pixpod_bench.figures import percentile
 from pixpod_bench.gpu.results import LoadPoint
-from pixpod_bench.gpu.slices import Served
+from pixpod_bench.gpu.scenarios import Served
 
 ALL_LICENCES = ",".join(
     spec.licence for spec in load_catalog().values() if spec.licence_must_be_accepted
