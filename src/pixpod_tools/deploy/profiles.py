@@ -52,7 +52,7 @@ def _baked_plans(wanted: Configuration) -> Mapping[str, QuantizationPlan]:
         return {}
     if wanted.profile is None or wanted.profile not in PROFILES:
         raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(PROFILES)}")
-    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile]}
+    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile].models}
 
 
 def _with_t5(plan: QuantizationPlan) -> QuantizationPlan:
