@@ -36,7 +36,7 @@ def _lines(title: str, plan: ResidencyPlan) -> Iterator[str]:
         offloaded = f"offloaded to host memory, onloads in {onload_s:.2f} s"
         where = offloaded if key in plan.offloaded else "GPU"
         rows.append((str(key), f"{size_bytes / GIB:.2f}", where))
-    on_demand = "when jobs name it, and the first to be offloaded"
+    on_demand = "when jobs name it, and the first to go"
     for key, size_bytes in _unplanned(plan).items():
         rows.append((str(key), f"{size_bytes / GIB:.2f}", on_demand))
     rows.append(("left for images", f"{plan.left_bytes / GIB:.2f}", ""))
