@@ -134,18 +134,18 @@ gib_16 = 2.33
 
 def test_stacks_are_planned_and_other_extras_come_on_demand(plan, nets):
     _, table, found, _ = plan(*nets, "--stacks", "studio", "--memory-gib", "11")
-    assert found["stacks_gib"] == {"sdxl+canny+loras": 9.51}
+    assert found["stacks_gib"] == {"sdxl+canny+loras": 9.48}
     assert "extras/canny in float16" in {**found["resident_gib"], **found["offloaded_gib"]}
     rows = {line.split("  ")[0]: line for line in table.splitlines()}
     assert rows["extras/depth in float16"].endswith("when jobs name it, and the first to go")
-    assert rows["sdxl+canny+loras"].split()[1:4] == ["denoise", "9.51", "GiB"]
+    assert rows["sdxl+canny+loras"].split()[1:4] == ["denoise", "9.48", "GiB"]
     assert rows["(sdxl+depth)"].split()[1:4] == ["denoise", "9.11", "GiB"]
 
 
 def test_stack_that_does_not_fit_is_refused_as_at_boot(plan, nets):
     status, _, _, err = plan(*nets, "--stacks", "heavy", "--memory-gib", "12")
     assert status == 1
-    assert "sdxl+canny+depth+loras=256 in float16 needs 13.04 GiB" in err
+    assert "sdxl+canny+depth+loras=256 in float16 needs 12.92 GiB" in err
 
 
 def test_extras_of_a_weights_directory_are_planned(plan):
