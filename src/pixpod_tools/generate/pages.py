@@ -10,6 +10,7 @@ from pixpod_tools.generate import (
     packages_page,
     payload_page,
     settings_page,
+    stacks_page,
 )
 from pixpod_tools.generate.json_schema import json_schemas
 
@@ -23,6 +24,7 @@ PAGES: Mapping[str, Callable[[], str]] = {
     "docs/packages.md": packages_page.render,
     "docs/payload.md": payload_page.render,
     "docs/settings.md": settings_page.render,
+    "docs/stacks.md": stacks_page.render,
     "src/pixpod_client/job_errors.py": client_types.render_errors,
     "src/pixpod_client/replies.py": client_types.render_replies,
     **{
