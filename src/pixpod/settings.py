@@ -110,7 +110,7 @@ GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
 STACKS = Kind(
-    "`studio`, `heavy`, or stacks such as `sdxl+canny+loras`, comma-separated", split_list
+    "comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list
 )
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"

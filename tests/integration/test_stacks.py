@@ -161,6 +161,7 @@ def test_unknown_part_is_refused_before_anything_starts():
 def test_bytes_of_slots_are_those_of_the_layers(name, is_whole):
     architecture = find_architecture(name, None)
     family = architecture.family
+    assert family.lora is not None
     denoiser_class = getattr(diffusers, family.component(family.denoiser).class_name)
     with torch.device("meta"):
         denoiser = denoiser_class(**architecture.components[family.denoiser])

@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from support.stack_cases import FOUR, NETS_GIB, needs_of, nets
 
+from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.memory.budget import budget_for
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.memory.shortages import find_shortages
@@ -165,6 +166,7 @@ def test_more_memory_never_makes_a_stack_unfit(deployment, gib, more):
 def test_numbers_of_a_refusal_add_up(deployment, gib):
     needs, extras = deployment
     budget = budget_for(None, gib)
+    assert budget is not None
     shortages = find_shortages(needs, budget)
     assert bool(shortages) == (planned(needs, gib) is None)
     for each in shortages:
@@ -202,7 +204,7 @@ def test_extras_that_no_stack_has_are_the_first_to_be_offloaded(deployment, gib,
         for need in needs
         for stage in (*need.stages, *(each for stack in need.stacks for each in stack.stages))
     ]
-    on_gpu = {}
+    on_gpu: dict[ComponentKey, int] = {}
     for wanted, working in data.draw(st.lists(st.sampled_from(stages), max_size=15)):
         short = sum({**on_gpu, **wanted}.values()) + working - plan.budget.free_bytes
         idle = {key: size for key, size in on_gpu.items() if key not in wanted}
