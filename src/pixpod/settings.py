@@ -109,9 +109,7 @@ CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
-STACKS = Kind(
-    "comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list
-)
+STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list)
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
 )
