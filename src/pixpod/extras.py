@@ -6,6 +6,7 @@ They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of fil
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from dataclasses import field as dataclass_field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
@@ -33,9 +34,10 @@ class ExtraKind(StrEnum):
 class ExtraSpec:
     """One extra of the catalog: weights in diffusers' layout of a single component.
 
-    `types` are the kinds of control images that a ControlNet sees. It fits the models named in
-    `models`, or all of the family. `gib_16` is its size in 16 bits. `folder` is its place in the
-    repository, "" for the top.
+    `types` are the kinds of control images that a ControlNet sees. `modes` has the number of each
+    type for a net that must be told it (a union net), and is empty for others. It fits the models
+    named in `models`, or all of the family. `gib_16` is its size in 16 bits. `folder` is its place
+    in the repository, "" for the top.
     """
 
     __pydantic_config__ = CHECKS
@@ -46,6 +48,7 @@ class ExtraSpec:
     licence: str
     types: Annotated[tuple[ControlType, ...], Field(min_length=1)]
     gib_16: Annotated[float, Field(gt=0)]
+    modes: Mapping[ControlType, Annotated[int, Field(ge=0)]] = dataclass_field(default_factory=dict)
     models: tuple[str, ...] = ()
     repository: str | None = None
     revision: str | None = None
@@ -55,8 +58,14 @@ class ExtraSpec:
     @property
     def class_name(self) -> str:
         """Name of the diffusers class."""
-        assert self.family.controlnet is not None
-        return self.family.controlnet.class_name
+        spec = self.family.controlnet
+        assert spec is not None
+        return spec.union_class_name if self.is_union and spec.union_class_name else spec.class_name
+
+    @property
+    def is_union(self) -> bool:
+        """Return whether it is a net that must be told the type of an image."""
+        return bool(self.modes)
 
     def fits(self, spec: ModelSpec) -> bool:
         """Return whether a model can be served with it."""
@@ -148,8 +157,21 @@ def _parse_one(
     try:
         # strict types have no tuples in TOML
         lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
-        return _SPEC.validate_python({**entry, **lists, "name": name, "family": family})
+        extra = _SPEC.validate_python({**entry, **lists, "name": name, "family": family})
     except ValidationError as exc:
         problem = exc.errors(include_url=False, include_context=False)[0]
         field = ".".join(map(str, problem["loc"]))
         raise InvalidSettings(f"{where}: {field}: {problem['msg']}") from exc
+    _check_modes(extra, where)
+    return extra
+
+
+def _check_modes(extra: ExtraSpec, where: str) -> None:
+    if not extra.is_union:
+        return
+    assert extra.family.controlnet is not None
+    if extra.family.controlnet.union_class_name is None:
+        raise InvalidSettings(f"{where}: modes: {extra.family.title} has no nets for several types")
+    if set(extra.modes) != set(extra.types):
+        types, modes = ", ".join(extra.types), ", ".join(extra.modes)
+        raise InvalidSettings(f"{where}: modes: expected one for each of {types}, got {modes}")

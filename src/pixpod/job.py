@@ -188,12 +188,14 @@ class ControlOptions:
     """Influence of a control image: the net that sees it, and how strongly.
 
     `net` is the name of an extra. It applies from the share `start` of the steps to `end`.
+    `union_mode` tells a net for several types which one the image is; None for other nets.
     """
 
     net: str
     scale: float
     start: float
     end: float
+    union_mode: int | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -107,3 +107,29 @@ def test_deployment_offers_those_that_it_names():
 def test_named_extra_that_cannot_be_offered_is_refused(name, text):
     with pytest.raises(InvalidSettings, match=text):
         offered(PIXPOD_MODELS="sdxl-tiny", PIXPOD_EXTRAS=name)
+
+
+UNION = ENTRY.replace("[extras.mine]", "[extras.union]").replace(
+    'types = ["pose", "canny"]', 'types = ["pose", "depth"]\nmodes = { pose = 0, depth = 1 }'
+)
+
+
+def test_union_net_is_of_the_class_that_is_told_types(load):
+    extras = load(ENTRY + UNION)
+    assert extras["union"].class_name == "ControlNetUnionModel"
+    assert load(UNION.replace("sdxl", "flux"))["union"].class_name == "FluxControlNetModel"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("depth = 1", "canny = 1", "modes: expected one for each of pose, depth, got pose, canny"),
+        ("pose = 0, ", "", "modes: expected one for each of pose, depth, got depth"),
+        ('"sdxl"', '"sd15"', "modes: SD 1.5 has no nets for several types"),
+        ("pose = 0", "pose = -1", "modes.pose: "),
+    ],
+)
+def test_modes_that_do_not_fit_are_refused(load, old, new, reason):
+    assert old in UNION
+    with pytest.raises(InvalidSettings, match=f"extra 'union': {reason}"):
+        load(UNION.replace(old, new))

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from support.bad_payloads import BAD_PAYLOADS
-from support.factories import OFFER, make_input, make_job
+from support.factories import CATALOG, OFFER, make_input, make_job
 
 from pixpod.catalog import Limits, load_catalog
 from pixpod.contract.payload import parse_job, render_error
@@ -23,6 +23,7 @@ from pixpod.errors import (
     PutRefused,
     StorageDenied,
 )
+from pixpod.extras import ExtraKind, ExtraSpec
 from pixpod.families import Guidance
 from pixpod.job import Delivery, ImageFormat
 
@@ -44,6 +45,29 @@ def fields_of(request):
     """Return the fields of a request and of the values inside of it, by name."""
     parts = (request, request.sampling, request.text, request.prompts)
     return {each.name: getattr(part, each.name) for part in parts for each in fields(part)}
+
+
+UNION = ExtraSpec(
+    name="union",
+    kind=ExtraKind.CONTROLNET,
+    family=CATALOG["sdxl-tiny"].family,
+    licence="MIT",
+    types=("canny", "pose"),
+    modes={"canny": 3, "pose": 0},
+    gib_16=2.3,
+)
+
+
+def nets_of(*types, model="sdxl-tiny"):
+    """Names of the nets that see these types, and the modes that they are told.
+
+    Beside the shipped ones, which see canny or depth, there is one for canny and pose.
+    """
+    union = replace(UNION, family=CATALOG[model].family)
+    offer = replace(OFFER, extras={**OFFER.extras, "union": union})
+    controls = [{"type": type, "image": "https://example.org/a.png"} for type in types]
+    parsed = parse_job(make_job(model=model, controlnets=controls), offer)
+    return [(control.net, control.union_mode) for control in parsed.request.controls]
 
 
 def output(**fields):
@@ -311,6 +335,18 @@ def test_null_is_the_default():
 
 def test_api_version_1_is_accepted():
     assert request(api_version=1) == request()
+
+
+def test_nets_are_chosen_that_go_together():
+    assert nets_of("canny", "depth") == [("sdxl-canny-tiny", None), ("sdxl-depth-tiny", None)]
+    assert nets_of("pose", "canny") == [("union", 0), ("union", 3)]
+    assert nets_of("pose", "canny", model="flux-tiny") == [("union", 0), ("flux-canny-tiny", None)]
+
+
+def test_types_whose_nets_do_not_go_together_are_refused():
+    with pytest.raises(InvalidInput, match="types of nets that go together") as caught:
+        nets_of("pose", "depth")
+    assert [problem.field for problem in caught.value.problems] == ["controlnets"]
 
 
 def test_guidance_zero_is_not_the_default():

@@ -1,12 +1,12 @@
 """Checks what a payload says about control images, and chooses the nets that see them."""
 
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.types import ControlNetInput, JobInput
 from pixpod.errors import Problem
-from pixpod.extras import Extras, extras_for
+from pixpod.extras import Extras, ExtraSpec, extras_for
 from pixpod.families import ControlNetSpec, FamilySpec
 from pixpod.job import ControlOptions, Mode, Quality
 from pixpod.methods import is_guided, pipelines_of
@@ -16,13 +16,38 @@ DEFAULT_SCALE, DEFAULT_START, DEFAULT_END = 1.0, 0.0, 1.0
 _NO_TURBO = "whether steps can be skipped beside a ControlNet is not known"
 
 
-def types_of(spec: ModelSpec, extras: Extras) -> Mapping[str, str]:
-    """Return the types of control images that a model can be served with, and the net of each."""
-    nets: dict[str, str] = {}
-    for extra in extras_for(spec, extras):
+Nets = Mapping[str, ExtraSpec]
+"""The net for each type of control image."""
+
+
+def types_of(spec: ModelSpec, extras: Extras) -> frozenset[str]:
+    """Return the types of control images that a model can be served with."""
+    return frozenset(_first_nets(extras_for(spec, extras)))
+
+
+def _first_nets(extras: Iterable[ExtraSpec]) -> Nets:
+    nets: dict[str, ExtraSpec] = {}
+    for extra in extras:
         for name in extra.types:
-            nets.setdefault(name, extra.name)
+            nets.setdefault(name, extra)
     return nets
+
+
+def _choose_nets(given: JobInput, spec: ModelSpec, extras: Extras) -> Nets | None:
+    """Return nets for the types of a payload that go together; None if there are none.
+
+    Types that no net sees are left out.
+    """
+    there = extras_for(spec, extras)
+    nets = _first_nets(there)
+    wanted = {control.type for _, control in elements(given)} & nets.keys()
+    if not _controlnet(spec.family).union_pipelines:
+        return nets
+    for is_union in (False, True):
+        chosen = _first_nets(extra for extra in there if extra.is_union == is_union)
+        if wanted <= chosen.keys():
+            return chosen
+    return None
 
 
 def elements(given: JobInput) -> Iterator[tuple[int, ControlNetInput]]:
@@ -43,8 +68,8 @@ def check_controls(
     """
     if not given.controlnets:
         return
-    nets = types_of(spec, extras)
-    if not nets:
+    types = types_of(spec, extras)
+    if not types:
         accepted = f"absent: {spec.name} has no ControlNets here"
         yield wrong("controlnets", given.controlnets, accepted)
         return
@@ -57,20 +82,27 @@ def check_controls(
         accepted = "1 or absent with image and controlnets"
         yield wrong("true_cfg_scale", given.true_cfg_scale, accepted)
     yield from _check_number(given, spec.family)
+    if _choose_nets(given, spec, extras) is None:
+        accepted = "types of nets that go together: some of these need to be told the type"
+        yield wrong("controlnets", [control.type for _, control in elements(given)], accepted)
     for index, control in elements(given):
         path = f"controlnets[{index}]"
-        if control.type not in nets:
-            accepted = f"one of {', '.join(sorted(nets))} for {spec.name}"
-            yield wrong(f"{path}.type", control.type, accepted, _hint(control.type, nets, extras))
+        if control.type not in types:
+            accepted = f"one of {', '.join(sorted(types))} for {spec.name}"
+            yield wrong(f"{path}.type", control.type, accepted, _hint(control.type, types, extras))
         yield from _check_range(path, control, num_calls)
 
 
 def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[ControlOptions, ...]:
     """Return the controls of a payload without problems."""
-    nets = types_of(spec, extras)
+    if not given.controlnets:
+        return ()
+    nets = _choose_nets(given, spec, extras)
+    assert nets is not None, "such a payload has a problem"
     return tuple(
         ControlOptions(
-            net=nets[control.type],
+            net=nets[control.type].name,
+            union_mode=nets[control.type].modes.get(control.type),
             scale=DEFAULT_SCALE if control.scale is None else control.scale,
             start=_start(control),
             end=_end(control),
@@ -107,12 +139,12 @@ def _check_range(path: str, control: ControlNetInput, num_calls: int) -> Iterato
         yield wrong(f"{path}.{field}", value, accepted)
 
 
-def _hint(name: str, nets: Collection[str], extras: Extras) -> str | None:
+def _hint(name: str, types: Collection[str], extras: Extras) -> str | None:
     """Return the type that was meant, or the families that have nets of this one."""
     families = {extra.family.title for extra in extras.values() if name in extra.types}
     if families:
         return f"{name} is for {', '.join(sorted(families))} models here"
-    return did_you_mean(name, sorted(nets))
+    return did_you_mean(name, sorted(types))
 
 
 def _start(control: ControlNetInput) -> float:

@@ -97,6 +97,7 @@ FLUX = FamilySpec(
     ),
     controlnet=ControlNetSpec(
         class_name="FluxControlNetModel",
+        union_class_name="FluxControlNetModel",
         pipelines={
             Mode.TEXT_TO_IMAGE: "FluxControlNetPipeline",
             Mode.IMAGE_TO_IMAGE: "FluxControlNetImg2ImgPipeline",

@@ -80,5 +80,11 @@ SDXL = FamilySpec(
             Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetImg2ImgPipeline",
             Mode.INPAINT: "StableDiffusionXLControlNetImg2ImgPipeline",
         },
+        union_class_name="ControlNetUnionModel",
+        union_pipelines={
+            Mode.TEXT_TO_IMAGE: "StableDiffusionXLControlNetUnionPipeline",
+            Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+            Mode.INPAINT: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
+        },
     ),
 )

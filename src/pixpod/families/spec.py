@@ -203,11 +203,15 @@ class ControlNetSpec:
 
     `pipelines` has the diffusers class for each mode; controls are refused with other modes.
     `true_cfg_modes` are those whose class takes a `true_cfg_scale`. `sees_latents`: nets see
-    control images through the VAE, otherwise as pixels of 0 to 1.
+    control images through the VAE, otherwise as pixels of 0 to 1. `union_class_name` is the class
+    of a net for several types, None where there are none, and `union_pipelines` those that take
+    several such nets and no others; empty if `pipelines` take both.
     """
 
     class_name: str
     pipelines: Mapping[Mode, str]
+    union_class_name: str | None = None
+    union_pipelines: Mapping[Mode, str] = field(default_factory=dict)
     true_cfg_modes: frozenset[Mode] = frozenset()
     sees_latents: bool = False
     max_controls: int = 4

@@ -25,11 +25,18 @@ class Method:
     slots: LoraSlots | None = None
 
 
-def pipelines_of(family: FamilySpec, *, has_controls: bool) -> Mapping[Mode, str]:
-    """Return the pipeline class for each mode that the family has, with or without controls."""
+def pipelines_of(
+    family: FamilySpec, *, has_controls: bool, is_union: bool = False
+) -> Mapping[Mode, str]:
+    """Return the pipeline class for each mode that the family has, with or without controls.
+
+    `is_union`: the nets are told the types of their images.
+    """
     if not has_controls:
         return family.pipelines
-    return family.controlnet.pipelines if family.controlnet else {}
+    if family.controlnet is None:
+        return {}
+    return (is_union and family.controlnet.union_pipelines) or family.controlnet.pipelines
 
 
 def num_steps(family: FamilySpec, sampling: Sampling) -> int:
@@ -47,8 +54,10 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
     Raises KeyError for a mode, a control or a scheduler that the model's family does not have.
     """
     scheduler = spec.family.schedulers[request.sampling.scheduler]
+    is_union = any(control.union_mode is not None for control in request.controls)
+    pipelines = pipelines_of(spec.family, has_controls=bool(request.controls), is_union=is_union)
     return Method(
-        pipeline=pipelines_of(spec.family, has_controls=bool(request.controls))[request.mode],
+        pipeline=pipelines[request.mode],
         mode=request.mode,
         size=(request.width, request.height),
         num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),

@@ -107,7 +107,7 @@ class FluxCalls:
         shape = (len(images[0]), PIXEL_CHANNELS, request.height, request.width)
         return {
             "control_image": [pixels.expand(shape) for _ in images],
-            "control_mode": [None] * len(images),  # for nets of several types
+            "control_mode": [control.union_mode for control in request.controls],
         }
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:

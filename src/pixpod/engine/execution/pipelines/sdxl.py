@@ -26,6 +26,14 @@ class SdxlCalls(Sd15Calls):
         for field, text in second_texts(request.prompts):
             yield clip_limit(field, text, tokenizers["tokenizer_2"])
 
+    def control_arguments(
+        self, pipe: Pipeline, request: GenerationRequest, images: list[torch.Tensor]
+    ) -> Arguments:
+        modes = [control.union_mode for control in request.controls]
+        if None in modes:
+            return super().control_arguments(pipe, request, images)
+        return {"control_image": images, "control_mode": modes}
+
     def encode_text(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
