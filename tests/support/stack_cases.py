@@ -23,13 +23,15 @@ FOUR = {
 NETS_GIB = {"canny": 2.33, "depth": 2.33, "flux-canny": 3.99}
 
 
-def net(name, gib):
+def net(name, gib, modes=()):
+    """A net; one with `modes` is a union net."""
     return ExtraSpec(
         name=name,
         kind=ExtraKind.CONTROLNET,
         family=FLUX if name.startswith("flux") else SDXL,
         licence="MIT",
-        types=(name.removeprefix("flux-"),),
+        types=tuple(modes) or (name.removeprefix("flux-"),),
+        modes=dict(modes),
         gib_16=gib,
     )
 

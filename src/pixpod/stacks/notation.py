@@ -2,6 +2,7 @@
 
 from collections.abc import Collection, Sequence
 from difflib import get_close_matches
+from itertools import combinations
 
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.errors import InvalidSettings
@@ -46,17 +47,22 @@ def _parse(entry: str, models: Catalog, extras: Extras, where: str) -> Stack:
             raise _unknown(where, part, f"a part that {name} is served with", known)
     if len(set(named)) < len(named) or len(loras) > 1:
         raise InvalidSettings(f"{where}: expected each part once")
-    _check_numbers([fitting[part] for part in named], spec, where)
+    _check_together([fitting[part] for part in named], spec, where)
     rank = _parse_rank(loras[0], spec, where) if loras else 0
     return Stack(model=name, extras=tuple(named), lora_rank=rank)
 
 
-def _check_numbers(named: Sequence[ExtraSpec], spec: ModelSpec, where: str) -> None:
+def _check_together(named: Sequence[ExtraSpec], spec: ModelSpec, where: str) -> None:
     for kind, usage in USAGES.items():
         most = usage.most(spec.family) if usage else 0
-        count = sum(extra.kind is kind for extra in named)
-        if count > most:
-            raise InvalidSettings(f"{where}: expected at most {most} of kind {kind}, got {count}")
+        of_kind = [extra for extra in named if extra.kind is kind]
+        if len(of_kind) > most:
+            got = len(of_kind)
+            raise InvalidSettings(f"{where}: expected at most {most} of kind {kind}, got {got}")
+        for one, other in combinations(of_kind, 2):
+            if usage and not usage.go_together(one, other):
+                got = f"{one.name} and {other.name}"
+                raise InvalidSettings(f"{where}: expected extras that one job may use, got {got}")
 
 
 def _parse_rank(part: str, spec: ModelSpec, where: str) -> int:

@@ -30,11 +30,22 @@ def _heavy(spec: ModelSpec, fitting: Sequence[ExtraSpec]) -> Stack:
 def _largest(fitting: Sequence[ExtraSpec], count: Callable[[Usage], int]) -> tuple[str, ...]:
     """Return the largest extras of each kind, so that others fit in their place."""
     by_size = sorted(fitting, key=lambda extra: -extra.gib_16)
-    names: list[str] = []
+    found: list[ExtraSpec] = []
     for kind, usage in USAGES.items():
-        of_kind = [extra.name for extra in by_size if extra.kind is kind]
-        names += of_kind[: count(usage)] if usage else []
-    return tuple(names)
+        of_kind = [extra for extra in by_size if extra.kind is kind]
+        if usage and of_kind:
+            groups = (_group(first, of_kind, usage)[: count(usage)] for first in of_kind)
+            found += max(groups, key=lambda group: sum(extra.gib_16 for extra in group))
+    return tuple(extra.name for extra in found)
+
+
+def _group(first: ExtraSpec, extras: Sequence[ExtraSpec], usage: Usage) -> list[ExtraSpec]:
+    """Return an extra and all that go with it, in their order."""
+    group = [first]
+    for extra in extras:
+        if extra is not first and all(usage.go_together(extra, each) for each in group):
+            group.append(extra)
+    return [extra for extra in extras if extra in group]
 
 
 PRESETS: Mapping[str, Callable[[ModelSpec, Sequence[ExtraSpec]], Stack]] = {

@@ -17,21 +17,34 @@ class Usage:
     """The use of extras of one kind by a request.
 
     `add` makes a request use some. `most` is the largest number that one may use, `in_studio`
-    that of the preset `studio`.
+    that of the preset `studio`. `go_together` says whether one request may use these two.
     """
 
     add: Callable[[GenerationRequest, Sequence[ExtraSpec]], GenerationRequest]
     most: Callable[[FamilySpec], int]
     in_studio: int
+    go_together: Callable[[ExtraSpec, ExtraSpec], bool] = lambda one, other: True
 
 
 def _add_controls(request: GenerationRequest, nets: Sequence[ExtraSpec]) -> GenerationRequest:
     image = _black_image(request.width, request.height)
+    controls = (
+        ControlOptions(
+            net=net.name, scale=1.0, start=0.0, end=1.0, union_mode=net.modes.get(net.types[0])
+        )
+        for net in nets
+    )
     return replace(
         request,
-        controls=tuple(ControlOptions(net=net.name, scale=1.0, start=0.0, end=1.0) for net in nets),
+        controls=tuple(controls),
         conditions=replace(request.conditions, controls=(image,) * len(nets)),
     )
+
+
+def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
+    """Return whether a pipeline takes both nets; some take union nets alone."""
+    spec = one.family.controlnet
+    return one.is_union == other.is_union or spec is None or not spec.union_pipelines
 
 
 def _max_controls(family: FamilySpec) -> int:
@@ -45,7 +58,9 @@ def _black_image(width: int, height: int) -> InputImage:
 
 
 USAGES: Mapping[ExtraKind, Usage | None] = {
-    ExtraKind.CONTROLNET: Usage(add=_add_controls, most=_max_controls, in_studio=1),
+    ExtraKind.CONTROLNET: Usage(
+        add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
+    ),
 }
 """None for a kind that no request names: another extra brings it along."""
 

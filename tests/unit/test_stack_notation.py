@@ -85,6 +85,21 @@ def test_more_than_a_request_may_use_is_refused():
         names("sdxl+a+b+c+d+e", extras=many)
 
 
+def test_union_nets_stand_alone_where_their_pipeline_does():
+    union = net("union", 3, modes={"tile": 6, "pose": 0})
+    extras = {**NETS, "union": union}
+    with pytest.raises(InvalidSettings, match="that one job may use, got canny and union"):
+        names("sdxl+canny+union", extras=extras)
+    sdxl = {"sdxl": CATALOG["sdxl"]}
+    assert names("studio", models=sdxl, extras=extras) == ["sdxl+union+loras"]
+    assert names("heavy", models=sdxl, extras=extras) == ["sdxl+canny+depth+loras=256"]
+    (stack,) = parse_stacks(["sdxl+union"], MODELS, extras)
+    (control,) = stack_request(stack, CATALOG["sdxl"], extras).controls
+    assert control.union_mode == 6
+    flux = {"flux-union": net("flux-union", 3, modes={"tile": 1}), **NETS}
+    assert names("flux-dev+flux-canny+flux-union", extras=flux)
+
+
 def test_request_uses_everything_in_its_stack():
     stack = Stack(model="sdxl", extras=("depth", "canny"), lora_rank=128)
     request = stack_request(stack, CATALOG["sdxl"], NETS, width=512)
