@@ -57,8 +57,8 @@ def _check_together(named: Sequence[ExtraSpec], spec: ModelSpec, where: str) -> 
         most = usage.most(spec.family) if usage else 0
         of_kind = [extra for extra in named if extra.kind is kind]
         if len(of_kind) > most:
-            got = len(of_kind)
-            raise InvalidSettings(f"{where}: expected at most {most} of kind {kind}, got {got}")
+            count = len(of_kind)
+            raise InvalidSettings(f"{where}: expected at most {most} of kind {kind}, got {count}")
         for one, other in combinations(of_kind, 2):
             if usage and not usage.go_together(one, other):
                 got = f"{one.name} and {other.name}"
