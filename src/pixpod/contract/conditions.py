@@ -5,8 +5,8 @@ from collections.abc import Collection, Iterator, Mapping
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import elements
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import wrong
-from pixpod.contract.types import JobInput
 from pixpod.errors import Problem
 from pixpod.inputs.intake import ImageSource, parse_source
 from pixpod.inputs.named import NamedImages, control_path

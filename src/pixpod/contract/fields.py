@@ -10,6 +10,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pixpod.contract.delivery_input import OutputInput
+from pixpod.contract.job_input import LISTS, JobInput
 from pixpod.contract.problems import (
     MAX_PROBLEMS,
     is_unicode,
@@ -17,7 +19,6 @@ from pixpod.contract.problems import (
     to_problem,
     unknown_field,
 )
-from pixpod.contract.types import LISTS, JobInput, OutputInput
 from pixpod.errors import Problem
 
 FieldPath = tuple[str | int, ...]

@@ -9,7 +9,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.types import LISTS, MAX_SEED, PATTERNS, JobInput, OutputInput
+from pixpod.contract.delivery_input import OutputInput
+from pixpod.contract.job_input import LISTS, JobInput
+from pixpod.contract.scalars import MAX_SEED, PATTERNS
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
