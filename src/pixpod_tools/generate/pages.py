@@ -6,6 +6,7 @@ from functools import partial
 
 from pixpod_tools.generate import (
     client_types,
+    features_page,
     models_page,
     packages_page,
     payload_page,
@@ -20,6 +21,7 @@ def _render_schema(name: str) -> str:
 
 
 PAGES: Mapping[str, Callable[[], str]] = {
+    "docs/features.md": features_page.render,
     "docs/models.md": models_page.render,
     "docs/packages.md": packages_page.render,
     "docs/payload.md": payload_page.render,
