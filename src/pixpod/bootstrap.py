@@ -12,7 +12,7 @@ from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import InvalidSettings
-from pixpod.extras import Extras, check_names, load_extras
+from pixpod.extras import Extras, check_names, choose_extras, load_extras
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
@@ -32,6 +32,7 @@ from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
+from pixpod.stacks import parse_stacks
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -130,9 +131,11 @@ def _build_engine(
     timeline = timeline or BootTimeline(time.perf_counter)
     # without a platform the waiting job is answered with the host's fault
     on_host_fault = on_host_fault or (lambda error: None)
+    stacks = parse_stacks(settings.stacks, models, extras)
     loader = ModelLoader(
         models=models,
         extras=extras,
+        stacks=stacks,
         locator=locator,
         device=settings.device,
         requested_precision=settings.requested_precision,
@@ -152,6 +155,8 @@ def _build_engine(
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
         on_host_fault=on_host_fault,
+        extras=extras,
+        stacks=stacks,
     )
 
 
@@ -202,18 +207,7 @@ def _choose_extras(
     """Return the extras of PIXPOD_EXTRAS, else all that are there and fit a served model."""
     known = load_extras(settings.catalog_file, families=families)
     check_names(known, load_catalog(settings.catalog_file, families=families))
-    if settings.extras is None:
-        there = {name: known[name] for name in locator.extra_names if name in known}
-        return {
-            name: extra for name, extra in there.items() if any(map(extra.fits, models.values()))
-        }
-    for name in settings.extras:
-        if name not in known:
-            names = ", ".join(known)
-            raise InvalidSettings(f"extra {name!r} is not in the catalog, which has {names}")
-        if not any(map(known[name].fits, models.values())):
-            raise InvalidSettings(f"PIXPOD_EXTRAS: {name} fits none of {', '.join(models)}")
-    return {name: known[name] for name in settings.extras}
+    return choose_extras(settings.extras, known, models, locator.extra_names)
 
 
 def _build_webhooks(settings: Settings, bucket: "S3ImageStore | None") -> Webhooks | None:

@@ -18,6 +18,9 @@ from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, ModelSpec, read_catalo
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, ControlNetSpec, FamilySpec, RefinerSpec, Role
 
+LORAS = "loras"
+"""Name of room for LoRAs beside extras, which no extra may have."""
+
 ControlType = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
 
 
@@ -115,10 +118,37 @@ def extras_for(
     return tuple(extra for extra in fitting if kind in (None, extra.kind))
 
 
+def choose_extras(
+    names: Sequence[str] | None,
+    known: Extras,
+    models: Catalog,
+    there: Sequence[str] = (),
+    *,
+    source: str = "PIXPOD_EXTRAS",
+) -> Extras:
+    """Return the named extras; without names, those that are there and fit a model.
+
+    Raises InvalidSettings, which names `source`, for a name that is not known or fits no model.
+    """
+    if names is None:
+        names = [
+            name for name in there if name in known and any(map(known[name].fits, models.values()))
+        ]
+    for name in names:
+        if name not in known:
+            listed = ", ".join(known)
+            raise InvalidSettings(
+                f"{source}: extra {name!r} is not in the catalog, which has {listed}"
+            )
+        if not any(map(known[name].fits, models.values())):
+            raise InvalidSettings(f"{source}: {name} fits none of {', '.join(models)}")
+    return {name: known[name] for name in names}
+
+
 def check_names(extras: Extras, models: Catalog) -> None:
     """Raise InvalidSettings for a name that a model or a component of a pipeline has, too."""
     for extra in extras.values():
-        if extra.name in models or extra.name in extra.family.component_names:
+        if extra.name in (LORAS, *models, *extra.family.component_names):
             raise InvalidSettings(f"extra {extra.name!r}: expected a name that nothing else has")
 
 

@@ -16,8 +16,8 @@ from pixpod.families import Precision
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.bake import bake
-from pixpod_tools.bake.extras import bake_extra, parse_extra
-from pixpod_tools.bake.recipes import parse_recipe
+from pixpod_tools.bake.extras import bake_extra
+from pixpod_tools.bake.recipes import parse_extra, parse_recipe
 from pixpod_tools.bake.sources import SourceOptions
 from pixpod_tools.bake.verify import verify_directory
 

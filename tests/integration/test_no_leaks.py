@@ -206,7 +206,7 @@ def load_all(desk, chance):
 def check(desk, count):
     """Run so many trials. Returns how many ended how, by fault and outcome."""
     chance = random.Random(SEED)
-    ends = Counter()
+    ends: Counter[str] = Counter()
     load_all(desk, chance)
     plain = plain_images(desk)
     snapshots = snapshots_of(desk)

@@ -37,10 +37,11 @@ from pixpod.engine.execution.stages import (
     Stage,
     StageContext,
 )
+from pixpod.engine.memory.budget import Budget
 from pixpod.engine.memory.needs import Need
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.memory.residency import Budget, make_plan
+from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import ComponentNotOnloaded, LoadedExtra, LoadedModel, Pipeline
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
@@ -99,12 +100,10 @@ def need_of(model: LoadedModel) -> Need:
         model=spec.name,
         precision=PRECISIONS[spec.name],
         denoiser=spec.family.denoiser,
-        keys=model.keys,
-        sizes={key: sizes_of(model)[key] for key in model.keys.values()},
+        keys={name: model.key_of(name) for name in (*model.components, *model.extras)},
+        sizes=sizes_of(model),
         stages=stages_of(spec, method_of(spec, request)),
         saved_bytes=0,
-        extras={name: sizes_of(model)[extra.key] for name, extra in model.extras.items()},
-        refiners=frozenset(model.extras),
     )
 
 
@@ -306,12 +305,7 @@ def assert_holds(seen: Observed, placement: Placement) -> None:
     assert seen.used == set(seen.plan.components)
     assert wanted <= seen.during
     assert seen.during - seen.before <= wanted
-    extras = {
-        extra_key(name, need.precision): size
-        for need in placement.plan.needs
-        for name, size in need.extras.items()
-    }
-    sizes = {**placement.plan.sizes, **extras}
+    sizes = {key: size for need in placement.plan.needs for key, size in need.sizes.items()}
     resident_bytes = sum(sizes[key] for key in seen.during)
     assert placement.plan.budget is not None
     free_bytes = placement.plan.budget.free_bytes

@@ -20,9 +20,10 @@ from pixpod.outputs.result_file import MAX_RESULT_BYTES
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
+from pixpod.serving.job_results import ANSWERED_FROM_STORED
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.worker import ANSWERED_FROM_STORED, Worker
+from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 

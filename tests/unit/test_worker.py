@@ -15,7 +15,7 @@ from pydantic import SecretStr
 from support.factories import OFFER, make_job
 
 from pixpod import errors
-from pixpod.contract.types import TimingsReply
+from pixpod.contract.reply import TimingsReply
 from pixpod.errors import (
     DeviceUnavailable,
     InvalidInput,

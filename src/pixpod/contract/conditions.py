@@ -5,9 +5,9 @@ from dataclasses import replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import elements
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import wrong
 from pixpod.contract.refiner import num_refined, total_steps
-from pixpod.contract.types import JobInput
 from pixpod.errors import Problem
 from pixpod.inputs.intake import ImageSource, parse_source
 from pixpod.inputs.named import NamedImages, control_path

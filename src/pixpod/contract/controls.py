@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.condition_inputs import ControlNetInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import did_you_mean, wrong
-from pixpod.contract.types import ControlNetInput, JobInput
 from pixpod.errors import Problem
 from pixpod.extras import Extras, ExtraSpec, extras_for
 from pixpod.families import ControlNetSpec, FamilySpec

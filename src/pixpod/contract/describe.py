@@ -8,9 +8,11 @@ from typing import Any
 import pixpod
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
+from pixpod.contract.describe_reply import DescribeReply
+from pixpod.contract.job_input import NOT_SUPPORTED
 from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
-from pixpod.contract.types import API_VERSION, NOT_SUPPORTED, DescribeReply
+from pixpod.contract.scalars import API_VERSION
 from pixpod.extras import ExtraSpec
 from pixpod.methods import pipelines_of
 

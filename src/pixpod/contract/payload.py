@@ -15,13 +15,16 @@ from pydantic import SecretStr
 from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, strength_of
 from pixpod.contract.controls import build_controls
+from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.fields import check_types, fields_of, without
+from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import first_ones, is_unicode, wrong
 from pixpod.contract.refiner import build_refiner, total_steps
+from pixpod.contract.reply import Reply
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
-from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
+from pixpod.contract.scalars import API_VERSION, MAX_SEED
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,

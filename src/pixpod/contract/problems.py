@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.types import LISTS, MAX_SEED, OBJECTS, PATTERNS, JobInput
+from pixpod.contract.job_input import LISTS, OBJECTS, JobInput
+from pixpod.contract.scalars import MAX_SEED, PATTERNS
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80

@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.condition_inputs import RefinerInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import did_you_mean, wrong
-from pixpod.contract.types import JobInput, RefinerInput
 from pixpod.errors import Problem
 from pixpod.extras import ExtraKind, Extras, extras_for
 from pixpod.job import RefinerOptions

@@ -11,10 +11,11 @@ from dataclasses import field as dataclass_field
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.contract.conditions import check_images, mode_of, num_calls_of
 from pixpod.contract.controls import check_controls
+from pixpod.contract.delivery_input import OutputInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
-from pixpod.contract.types import JobInput, OutputInput
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance

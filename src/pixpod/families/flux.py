@@ -93,7 +93,7 @@ FLUX = FamilySpec(
     has_denoiser_files=True,
     # A LoRA of rank 64 for all layers takes 0.65 GiB, without the modulation 0.49.
     lora=LoraSpec(
-        usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.70
+        usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.65
     ),
     controlnet=ControlNetSpec(
         class_name="FluxControlNetModel",

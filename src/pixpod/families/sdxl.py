@@ -73,7 +73,7 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
-    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.40),
+    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.37),
     controlnet=ControlNetSpec(
         class_name="ControlNetModel",
         pipelines={

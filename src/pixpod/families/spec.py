@@ -185,6 +185,11 @@ class LoraSpec:
     max_files: int = 8
     max_rank: int = 256
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks that slots may have."""
+        return tuple(rank for rank in SLOT_RANKS if rank <= self.max_rank)
+
     def is_usual(self, layer: str) -> bool:
         return re.fullmatch(self.usual, layer) is not None
 

@@ -4,9 +4,11 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
+from pixpod.extras import Extras
 from pixpod.families import GIB
 from pixpod.job import GenerationRequest, Mode
 from pixpod.methods.method import Method, method_of
+from pixpod.stacks import Stack, stack_request
 
 IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
 """Modes that begin with a given image."""
@@ -27,16 +29,21 @@ class StageName(StrEnum):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class StagePlan:
-    """Needs of one stage on the device. `image_bytes` is for each image of the batch."""
+    """Needs of one stage on the device.
+
+    `components` are those of the model, and extras. `image_bytes` are activations, and
+    `slot_bytes` the slots for LoRAs, for each image of the batch.
+    """
 
     name: StageName
     components: tuple[str, ...]
     fixed_bytes: int
     image_bytes: int = 0
+    slot_bytes: int = 0
 
     def working_bytes(self, batch_size: int) -> int:
-        """Return the bytes for activations, beside those of the components."""
-        return self.fixed_bytes + self.image_bytes * batch_size
+        """Return the bytes that the stage needs beside those of the components."""
+        return self.fixed_bytes + (self.image_bytes + self.slot_bytes) * batch_size
 
 
 def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
@@ -82,7 +89,7 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     if method.slots is None or family.lora is None:
         return plans
     slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
-    return tuple(replace(plan, image_bytes=plan.image_bytes + slot_bytes) for plan in plans)
+    return tuple(replace(plan, slot_bytes=slot_bytes) for plan in plans)
 
 
 def pipeline_for(spec: ModelSpec, method: Method, stage: StageName) -> tuple[str, tuple[str, ...]]:
@@ -99,3 +106,8 @@ def extras_of(spec: ModelSpec, request: GenerationRequest) -> tuple[str, ...]:
     stages = stages_of(spec, method_of(spec, request))
     names = (name for stage in stages for name in stage.components if name not in own)
     return tuple(dict.fromkeys(names))
+
+
+def stack_extras(stack: Stack, spec: ModelSpec, extras: Extras) -> tuple[str, ...]:
+    """Return the names of the extras that a stack uses, also those that others need."""
+    return extras_of(spec, stack_request(stack, spec, extras))

@@ -13,11 +13,11 @@ BUCKETS = (8, 4, 2, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchItem:
-    """One request's images of a batch."""
+    """One request's images of a batch. `warms` names what a warm-up is of, None for others."""
 
     request: GenerationRequest
     seeds: tuple[int, ...]
-    is_warmup: bool = False
+    warms: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
