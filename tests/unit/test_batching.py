@@ -25,6 +25,7 @@ from pixpod.job import (
     Prompts,
     Quality,
     RawImage,
+    RefinerOptions,
     Sampling,
     TextOptions,
 )
