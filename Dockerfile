@@ -79,12 +79,14 @@ COPY LICENSE handler.py /app/
 COPY src/pixpod /app/src/pixpod
 RUN python3 -m compileall -q --invalidation-mode unchecked-hash /app
 
-# Weights of the profile, in eight folders of near-equal size. The token is in this RUN only.
+# Weights of the profile and of EXTRAS, in eight folders of near-equal size. The token is in this RUN only.
 # What is baked stays in the builder's cache: a build that failed goes on, one after a change of
 # code checks and copies.
 FROM dependencies AS weights
 ARG PROFILE=tiny
 ARG ACCEPT_LICENCES=""
+ARG EXTRAS=""
+ARG CATALOG=""
 SHELL ["/bin/bash", "-euo", "pipefail", "-c"]
 COPY --from=code /app /app
 COPY src/pixpod_tools/__init__.py /app/src/pixpod_tools/
@@ -95,16 +97,20 @@ RUN --mount=type=secret,id=hf_token,target=/run/secrets/hf_token,required=false 
     --mount=type=cache,target=/baked \
     flags=(); \
     for licence in $ACCEPT_LICENCES; do flags+=(--accept-licence "$licence"); done; \
+    for extra in $EXTRAS; do flags+=(--extra "$extra"); done; \
+    if [ -n "$CATALOG" ]; then flags+=(--catalog "/app/model_cache/$CATALOG"); fi; \
     if [ -s /run/secrets/hf_token ]; then \
         flags+=(--token-file /run/secrets/hf_token); \
         echo "a token of $(wc -c < /run/secrets/hf_token) bytes" > /token_was_given; \
     fi; \
     if [ "$PROFILE" != slim ]; then \
         bake=(/opt/venv/bin/python -m pixpod_tools.bake.cli); \
-        "${bake[@]}" --profile "$PROFILE" --to "/baked/$PROFILE" "${flags[@]}"; \
-        "${bake[@]}" --layers 8 --from "/baked/$PROFILE" --to /layers; \
+        baked="/baked/$PROFILE${EXTRAS:+ with $EXTRAS}"; \
+        "${bake[@]}" --profile "$PROFILE" --to "$baked" "${flags[@]}"; \
+        "${bake[@]}" --layers 8 --from "$baked" --to /layers; \
     fi; \
-    mkdir -p /layers/{0..7}
+    mkdir -p /layers/{0..7}; \
+    if [ -n "$CATALOG" ]; then cp "/app/model_cache/$CATALOG" /layers/7/; fi
 
 # What is inside: Python packages, Debian packages and models, as CycloneDX.
 FROM weights AS sbom

@@ -32,6 +32,7 @@ from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
+from pixpod.stacks import parse_stacks
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -130,9 +131,11 @@ def _build_engine(
     timeline = timeline or BootTimeline(time.perf_counter)
     # without a platform the waiting job is answered with the host's fault
     on_host_fault = on_host_fault or (lambda error: None)
+    stacks = parse_stacks(settings.stacks, models, extras)
     loader = ModelLoader(
         models=models,
         extras=extras,
+        stacks=stacks,
         locator=locator,
         device=settings.device,
         requested_precision=settings.requested_precision,
@@ -152,6 +155,8 @@ def _build_engine(
         warmup_sizes=settings.warmup_sizes,
         is_batching=settings.is_batching,
         on_host_fault=on_host_fault,
+        extras=extras,
+        stacks=stacks,
     )
 
 

@@ -1,4 +1,4 @@
-"""Extras that models can be served with, as data: ControlNets and what image prompts need.
+"""Extras that models can be served with, as data: ControlNets, refiners, parts of image prompts.
 
 They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of files or devices.
 """
@@ -14,7 +14,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
-from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, ModelSpec, read_catalog_file
+from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, Count, ModelSpec, read_catalog_file
 from pixpod.errors import InvalidSettings
 from pixpod.families import (
     FAMILIES,
@@ -22,8 +22,13 @@ from pixpod.families import (
     ControlNetSpec,
     FamilySpec,
     ImagePromptSpec,
+    RefinerSpec,
     Role,
 )
+from pixpod.job import ImagePromptOptions
+
+LORAS = "loras"
+"""Name of room for LoRAs beside extras, which no extra may have."""
 
 ControlType = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")]
@@ -33,6 +38,7 @@ class ExtraKind(StrEnum):
     """The role of an extra beside a model."""
 
     CONTROLNET = "controlnet"
+    REFINER = "refiner"
     IMAGE_ENCODER = "image_encoder"
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
@@ -52,11 +58,12 @@ class ExtraSpec:
     """One extra of the catalog: weights in the layout in which they are published.
 
     `family` is None for an image encoder, which fits where an adapter names it as its `encoder`.
-    `types` are the kinds of control images that a ControlNet sees. `modes` has the number of each
-    type for a net that must be told it (a union net), and is empty for others. It fits the models
-    named in `models`, or all of the family. `gib_16` is its size in 16 bits. `folder` is its place
-    in the repository, "" for the top, and `file` the name of its only file there, None for whole
-    components.
+    `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
+    the number of each type for a net that must be told it (a union net), and is empty for others.
+    It fits the models named in `models`, or all of the family. `gib_16` is its size in 16 bits.
+    `folder` is its place in the repository, "" for the top, and `file` the name of its only file
+    there, None for whole components. An image encoder sees squares with sides of `size_px`, and
+    each image adds `num_tokens` to the text, which only some adapters do.
     """
 
     __pydantic_config__ = CHECKS
@@ -69,6 +76,8 @@ class ExtraSpec:
     types: tuple[ControlType, ...] = ()
     encoder: str | None = None
     file: FileName | None = None
+    size_px: Count | None = None
+    num_tokens: Count | None = None
     modes: Mapping[ControlType, Annotated[int, Field(ge=0)]] = dataclass_field(default_factory=dict)
     models: tuple[str, ...] = ()
     repository: str | None = None
@@ -86,8 +95,8 @@ class ExtraSpec:
 
     def _parts(self) -> Iterator[tuple[str, Role, str]]:
         match self.kind:
-            case ExtraKind.CONTROLNET:
-                yield "", self.kind.role, self._net_class
+            case ExtraKind.CONTROLNET | ExtraKind.REFINER:
+                yield "", self.kind.role, self._class_name
             case ExtraKind.IMAGE_ENCODER:
                 yield "", self.kind.role, "CLIPVisionModelWithProjection"
             case ExtraKind.REDUX:
@@ -97,10 +106,13 @@ class ExtraSpec:
                 pass  # a file of its own format
 
     @property
-    def _net_class(self) -> str:
-        spec = self.family.controlnet if self.family else None
-        assert spec is not None, "load_extras has checked it"
-        return spec.union_class_name if self.is_union and spec.union_class_name else spec.class_name
+    def _class_name(self) -> str:
+        """Name of the class that the family has for this kind."""
+        spec = _spec_of(self.family, self.kind) if self.family else None
+        assert isinstance(spec, ControlNetSpec | RefinerSpec), "load_extras has checked it"
+        if self.is_union and isinstance(spec, ControlNetSpec) and spec.union_class_name:
+            return spec.union_class_name
+        return spec.class_name
 
     @property
     def sets_attention_backend(self) -> bool:
@@ -118,10 +130,14 @@ class ExtraSpec:
         return spec.family is self.family and (not self.models or spec.name in self.models)
 
 
-def _spec_of(family: FamilySpec, kind: ExtraKind) -> ControlNetSpec | ImagePromptSpec | None:
+def _spec_of(
+    family: FamilySpec, kind: ExtraKind
+) -> ControlNetSpec | RefinerSpec | ImagePromptSpec | None:
     """Return a family's own part of a kind of extras, None if it has none of the kind."""
     if kind is ExtraKind.CONTROLNET:
         return family.controlnet
+    if kind is ExtraKind.REFINER:
+        return family.refiner
     prompt = family.image_prompt
     return prompt if prompt and prompt.adapter is kind.role else None
 
@@ -163,12 +179,17 @@ def extras_for(
 
 
 def choose_extras(
-    names: Sequence[str] | None, known: Extras, models: Catalog, there: Sequence[str] = ()
+    names: Sequence[str] | None,
+    known: Extras,
+    models: Catalog,
+    there: Sequence[str] = (),
+    *,
+    source: str = "PIXPOD_EXTRAS",
 ) -> Extras:
     """Return the named extras; without names, those that are there and fit a model.
 
-    An adapter brings its image encoder along. Raises InvalidSettings for a name that is not known
-    or fits no model.
+    An adapter brings its image encoder along. Raises InvalidSettings, which names `source`, for a
+    name that is not known or fits no model.
     """
     fitting = {extra.name for spec in models.values() for extra in extras_for(spec, known)}
     if names is None:
@@ -177,11 +198,29 @@ def choose_extras(
     for name in names:
         if name not in known:
             listed = ", ".join(known)
-            raise InvalidSettings(f"extra {name!r} is not in the catalog, which has {listed}")
+            raise InvalidSettings(
+                f"{source}: extra {name!r} is not in the catalog, which has {listed}"
+            )
         if name not in fitting:
-            raise InvalidSettings(f"PIXPOD_EXTRAS: {name} fits none of {', '.join(models)}")
+            raise InvalidSettings(f"{source}: {name} fits none of {', '.join(models)}")
     encoders = [encoder for name in names if (encoder := known[name].encoder)]
     return {name: known[name] for name in (*names, *encoders)}
+
+
+def image_prompt_options(
+    adapter: ExtraSpec, extras: Extras, num_images: int, scale: float
+) -> ImagePromptOptions:
+    """Return the options of a prompt of so many images; `extras` have the adapter's encoder."""
+    encoder = extras[adapter.encoder] if adapter.encoder else adapter
+    assert encoder.size_px is not None, "load_extras has checked it"
+    return ImagePromptOptions(
+        adapter=adapter.name,
+        encoder=adapter.encoder,
+        num_images=num_images,
+        size_px=encoder.size_px,
+        text_tokens=num_images * (adapter.num_tokens or 0),
+        scale=scale,
+    )
 
 
 def check_names(extras: Extras, models: Catalog) -> None:
@@ -189,7 +228,7 @@ def check_names(extras: Extras, models: Catalog) -> None:
     families = {spec.family for spec in models.values()}
     components = {name for family in families for name in family.component_names}
     for extra in extras.values():
-        if extra.name in models or extra.name in components:
+        if extra.name in (LORAS, *models, *components):
             raise InvalidSettings(f"extra {extra.name!r}: expected a name that nothing else has")
 
 
@@ -210,11 +249,11 @@ def _parse_one(
     if not isinstance(entry, dict) or "name" in entry:
         raise InvalidSettings(f"{where}: expected a table without a name of its own")
     kind = ExtraKind(_choice(entry, "kind", tuple(ExtraKind), where))
-    _check_fields(entry, kind, where)
     family = None
     if kind is not ExtraKind.IMAGE_ENCODER:
         fitting = [each for each, family in families.items() if _spec_of(family, kind)]
         family = families[_choice(entry, "family", fitting, where)]
+    _check_fields(entry, kind, where)
     try:
         # strict types have no tuples in TOML
         lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
@@ -231,6 +270,8 @@ _FIELDS: Mapping[str, frozenset[ExtraKind]] = {
     "types": frozenset({ExtraKind.CONTROLNET}),
     "encoder": frozenset({ExtraKind.IP_ADAPTER}),
     "file": frozenset({ExtraKind.IP_ADAPTER}),
+    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX}),
+    "num_tokens": frozenset({ExtraKind.REDUX}),
     "family": frozenset(ExtraKind) - {ExtraKind.IMAGE_ENCODER},
 }
 """Fields that only some kinds have: these must."""

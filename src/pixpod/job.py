@@ -144,7 +144,8 @@ class TextOptions:
 class Sampling:
     """Arguments that shape the denoiser's calls. Scales are None where the model takes none.
 
-    `strength`, above 0 to 1, is the share of the steps that run on a given image; None without one.
+    `num_inference_steps` are those of the whole schedule, a refiner's included. `strength`, above 0
+    to 1, is the share of the steps that run on a given image; None without one.
     """
 
     num_inference_steps: int
@@ -199,16 +200,30 @@ class ControlOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefinerOptions:
+    """A second model that ends the denoising.
+
+    `name` is that of an extra. `num_inference_steps` are its own: the last of the request's.
+    """
+
+    name: str
+    num_inference_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePromptOptions:
     """Influence of images that are shown to the model as a prompt.
 
     `adapter` is the name of an extra, and `encoder` that of its image encoder, None for an adapter
-    with one of its own. `scale` is above 0.
+    with one of its own. The encoder sees squares with sides of `size_px`. `text_tokens` are those
+    that all images add to the text. `scale` is above 0.
     """
 
     adapter: str
     encoder: str | None
     num_images: int
+    size_px: int
+    text_tokens: int
     scale: float
 
 
@@ -282,6 +297,7 @@ class GenerationRequest:
     prompts: Prompts
     seeds: tuple[int, ...]
     controls: tuple[ControlOptions, ...] = ()
+    refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
@@ -439,7 +455,7 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `image_prompt` is None if the job has none.
+    `refiner` and `image_prompt` are None if the job has none.
     """
 
     images: tuple[StoredImage, ...]
@@ -450,4 +466,5 @@ class JobResult:
     worker: WorkerReport
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None

@@ -109,6 +109,7 @@ CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
+STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list)
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
 )
@@ -149,6 +150,13 @@ class Settings:
         NAMES,
         "Extras, such as ControlNets, that requests may use.",
         no_default="all extras in the manifest that fit a served model",
+    )
+    stacks: tuple[str, ...] = variable(
+        "PIXPOD_STACKS",
+        STACKS,
+        "What must fit on the GPU together: it is planned for, loaded at start and warmed up. See "
+        "[stacks.md](stacks.md).",
+        no_default="none; extras are loaded when jobs name them",
     )
     verify: Verify = variable(
         "PIXPOD_VERIFY",
@@ -420,6 +428,7 @@ class Settings:
             "precisions": found["precisions"] or {},
             "preload": is_production if found["preload"] is None else found["preload"],
             "compiled_dir": found["compiled_dir"] or weights_dir / "compiled",
+            "stacks": found["stacks"] or (),
             "targets": Targets(
                 opened=found["targets"] or (),
                 shows_setting=not is_production or _is_emulated(env),

@@ -5,8 +5,10 @@ import subprocess
 from pathlib import Path
 
 import pytest
+from support.factories import make_settings
 
-from pixpod.weights.manifest import MANIFEST, read_manifest
+from pixpod.bootstrap import build_worker
+from pixpod.weights.manifest import MANIFEST, names_in, read_manifest
 from pixpod_tools.bake.cli import main
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -39,11 +41,28 @@ def test_models_that_ship_are_as_their_manifest_says():
 
 def test_tiny_profile_has_flux_in_float8_and_the_others_as_shipped(tiny):
     found = {name: str(entry.precision) for name, entry in read_manifest(tiny).items()}
-    assert found == {
-        "flux-tiny": "float8_dynamic",
-        "sdxl-tiny": "bfloat16",
-        "sd15-tiny": "bfloat16",
-    }
+    assert found.pop("flux-tiny") == "float8_dynamic"
+    assert set(found.values()) == {"bfloat16"}
+    shipped = read_manifest(ROOT / "model_cache")
+    assert found.keys() == shipped.keys() - {"flux-tiny"}
+
+
+def test_worker_offers_the_extras_that_were_baked_with_its_models(tiny):
+    def offered(**environ):
+        settings = make_settings(PIXPOD_WEIGHTS_DIR=str(tiny), PIXPOD_DEVICE="cpu", **environ)
+        return set(build_worker(settings).capabilities.extras)
+
+    assert offered() == set(names_in(read_manifest(tiny), extras=True))
+    assert offered(PIXPOD_EXTRAS="sdxl-depth-tiny") == {"sdxl-depth-tiny"}
+
+
+def test_extras_are_baked_beside_a_model(tmp_path):
+    """From their own place: the folder is the model's."""
+    source = str(ROOT / "model_cache" / "tiny" / "sd15-tiny")
+    arguments = ["--model", "sd15-tiny=float32", "--extra", "sd15-canny-tiny=float16"]
+    assert main([*arguments, "--from", source, "--to", str(tmp_path)]) == 0
+    found = {name: str(entry.precision) for name, entry in read_manifest(tmp_path).items()}
+    assert found == {"sd15-tiny": "float32", "sd15-canny-tiny": "float16"}
 
 
 def test_verify_names_what_is_wrong_and_fails(copy_of_tiny, capsys):
@@ -99,6 +118,10 @@ def test_slim_profile_has_no_weights(tmp_path):
         (["--random", "nobody"], "--random nobody: expected flux-dev, "),
         (["--random", "sdxl", "--size-gb", "1"], "--size-gb with sdxl: expected a full-size"),
         (["--verify", "/nowhere"], "invalid_settings: /nowhere/manifest.toml"),
+        (["--profile", "tiny", "--extra", "nobody"], "--extra nobody: expected one of "),
+        (["--random", "sdxl", "--extra", "sdxl-canny-tiny"], "--profile or --model, not --random"),
+        (["--extra", "sdxl-canny-tiny", "--vae", "folder"], "--config and --vae are for models"),
+        (["--shard-gb", "1"], "one of --extra, --profile, --model, "),
     ],
     ids=lambda value: value[1] if isinstance(value, list) else "",
 )

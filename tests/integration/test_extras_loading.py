@@ -113,4 +113,4 @@ def test_net_comes_and_goes_with_little_memory(start):
 
 def test_net_that_never_fits_beside_its_model_is_refused_at_boot(start):
     desk = start(PIXPOD_MEMORY_LIMIT_GB="1.512")
-    assert f"with the extra {NET}" in error_of(desk, PLAIN)
+    assert f" with {NET} needs " in error_of(desk, PLAIN)

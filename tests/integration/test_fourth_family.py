@@ -18,9 +18,10 @@ from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.loading.components import LoadJob
 from pixpod.engine.loading.model_loading import load_model
+from pixpod.engine.memory.budget import Budget
 from pixpod.engine.memory.needs import need_of
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.memory.residency import Budget, make_plan
+from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import FAMILIES, Precision

@@ -15,7 +15,7 @@ from pixpod_bench.gpu import __main__ as command
 from pixpod_bench.gpu.engine import measure_load, measure_memory
 from pixpod_bench.gpu.results import Failure, Journal, Row, StackRow
 from pixpod_bench.gpu.runner import Runner
-from pixpod_bench.gpu.scenarios import LoadScenario, MemoryScenario, Mode, Scenario
+from pixpod_bench.gpu.scenarios import LoadScenario, MemoryScenario, Mode, Scenario, StackScenario
 from pixpod_bench.gpu.slices import TINY, make_slices
 from pixpod_bench.gpu.workload import Deployment
 from pixpod_bench.machine import Deadline
@@ -177,6 +177,7 @@ def test_stacks_are_measured(runner):
     scenarios = [
         replace(scenario, num_inference_steps=2)
         for scenario in make_slices(TINY)["stacks"]
+        if isinstance(scenario, StackScenario)
         if scenario.variant.model == "flux-tiny" or scenario.batch_size == 4
     ]
     runner.run("stacks", scenarios)

@@ -15,7 +15,7 @@ from diffusers import ControlNetModel
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from support.control_images import as_png, cases, images_of, largest_difference
-from support.factories import EXTRAS_FILE
+from support.factories import EXTRAS_FILE, make_image_prompt
 from support.image_prompts import (
     ADAPTERS,
     ENCODER,
@@ -42,7 +42,7 @@ from pixpod.errors import ModelUnavailable
 from pixpod.extras import load_extras
 from pixpod.families import SD15, Precision
 from pixpod.inputs.fitting import fit_prompt_image
-from pixpod.job import Conditions, ImagePromptOptions, RawImage
+from pixpod.job import Conditions, RawImage
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.testing.random_loras import random_lora
 from pixpod.testing.runners import LocalRunner, count_graphs
@@ -288,7 +288,7 @@ def loaded_of(desk, model):
 
 def test_adapter_that_was_made_for_something_else_is_refused_with_the_reason(desk):
     sd15, sdxl, flux = (loaded_of(desk, model) for model in ("sd15-tiny", "sdxl-tiny", "flux-tiny"))
-    prompt = ImagePromptOptions(adapter="it", encoder=ENCODER, num_images=1, scale=1.0)
+    prompt = make_image_prompt(adapter="it", encoder=ENCODER)
 
     own_key = extra_key("it", Precision.FLOAT32)
 
@@ -312,8 +312,10 @@ def test_adapter_that_was_made_for_something_else_is_refused_with_the_reason(des
     )
     config.image_size = 336
     assert "for 224 pixels a side, got one for 336" in refusal(sd15, it=own, **encoder)
-    redux = copy.deepcopy(flux.extras["flux-redux"].module)
+    redux = copy.deepcopy(flux.extras["flux-redux-tiny"].module)
     redux.image_embedder.register_to_config(txt_in_features=7)
+    assert "for 224 pixels a side, got one for 64" in refusal(flux, it=redux)
+    prompt = replace(prompt, size_px=64)
     assert "expected 64 channels for flux-tiny, got 7" in refusal(flux, it=redux)
 
 
@@ -324,7 +326,6 @@ def test_files_are_baked_as_they_are_published(files, weights, tmp_path):
     published, baked = load_file(files / name), load_file(weights / "sdxl-plus" / name)
     assert published.keys() == baked.keys()
     assert all(torch.equal(published[each], baked[each]) for each in baked)
-    assert (weights / "flux-redux" / "image_embedder" / "config.json").is_file()
     save_file({"image_proj.proj.weight": torch.zeros(1)}, tmp_path / name)
     with pytest.raises(ModelUnavailable, match="expected an IP-Adapter Plus"):
         options = SourceOptions(location=str(tmp_path), own_models=tmp_path)
@@ -342,7 +343,7 @@ def test_no_graph_is_compiled_for_other_images_or_scales(desk, tmp_path):
     runner = LocalRunner(model, compile_copy=compile_copy)
 
     def request(scale, *images):
-        options = ImagePromptOptions(
+        options = make_image_prompt(
             adapter="sd15-plus", encoder=ENCODER, num_images=len(images), scale=scale
         )
         plain = model.spec.default_request(num_inference_steps=1, image_prompt=options)
@@ -361,7 +362,7 @@ def test_no_graph_is_compiled_for_other_images_or_scales(desk, tmp_path):
 
 def as_input(image):
     raw = RawImage(width=image.width, height=image.height, pixels=image.tobytes())
-    return fit_prompt_image(raw, SD15)
+    return fit_prompt_image(raw, 224, SD15)
 
 
 def test_extras_come_and_go_with_little_memory(desk, weights, tmp_path):

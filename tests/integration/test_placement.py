@@ -13,9 +13,10 @@ from torch import nn
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.component_key import ComponentKey, own_keys
+from pixpod.engine.memory.budget import Budget
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.memory.residency import Budget, make_plan
+from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.model import LoadedModel
 from pixpod.errors import OutOfMemory
 from pixpod.families import Precision

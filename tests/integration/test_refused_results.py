@@ -13,7 +13,7 @@ import pytest
 from support.stub_platform import LIMIT_S, RESET, StubPlatform, running_stub, running_worker
 
 from pixpod.serving import posting
-from pixpod.serving.worker import ANSWERED_FROM_STORED
+from pixpod.serving.job_results import ANSWERED_FROM_STORED
 
 pytest_plugins = ["integration.s3_servers"]
 

@@ -22,7 +22,7 @@ from support.s3_server import S3Server
 from support.webhook_receiver import WebhookReceiver, running_receiver
 from support.webhooks import SECRET
 
-from pixpod.serving.worker import ANSWERED_FROM_STORED
+from pixpod.serving.job_results import ANSWERED_FROM_STORED
 from pixpod_client import Event
 from runpod_emulator.testing import QUICK, RunningEmulator, running_emulator, settings_for
 

@@ -7,7 +7,14 @@ from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.extras import load_extras
-from pixpod.job import Delivery, EncodedImage, EncodedResult, ImageFormat, ModelIdentity
+from pixpod.job import (
+    Delivery,
+    EncodedImage,
+    EncodedResult,
+    ImageFormat,
+    ImagePromptOptions,
+    ModelIdentity,
+)
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
@@ -36,6 +43,19 @@ def make_request(model="sdxl-tiny", **changes):
         "seeds": (1,),
     }
     return CATALOG[model].default_request(**{**defaults, **changes})
+
+
+def make_image_prompt(**changes):
+    """The image prompt of a request by an IP-Adapter."""
+    defaults = {
+        "adapter": "plus",
+        "encoder": "vit-h",
+        "num_images": 1,
+        "size_px": 224,
+        "text_tokens": 0,
+        "scale": 1.0,
+    }
+    return ImagePromptOptions(**{**defaults, **changes})
 
 
 def make_input(**changes):

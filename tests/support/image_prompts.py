@@ -1,5 +1,5 @@
-"""Random image encoders and adapters in the published layouts, and what stock diffusers makes of
-them.
+"""A random image encoder and adapters in the published layouts, and what stock diffusers makes of
+them and of the shipped Redux.
 """
 
 from collections.abc import Sequence
@@ -21,7 +21,6 @@ from transformers import (
     CLIPVisionConfig,
     CLIPVisionModelWithProjection,
     SiglipImageProcessorPil,
-    SiglipVisionConfig,
     SiglipVisionModel,
 )
 
@@ -35,14 +34,14 @@ from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.extras import bake_extra
 from pixpod_tools.bake.sources import SourceOptions
 
-ENCODER, REDUX = "tiny-vit", "flux-redux"
+ENCODER, REDUX = "tiny-vit", SOURCE_WEIGHTS_DIR / "tiny" / "extras" / "flux-redux-tiny"
 FILES = {"sd15": "ip-adapter-plus_sd15.safetensors", "sdxl": "ip-adapter-plus_sdxl.safetensors"}
-SIDE_PX, REDUX_SIDE_PX = 224, 384
+SIDE_PX = 224
 _CHANNELS = 32  # of the image encoder
 _RESAMPLER = 64  # one head
 _QUERIES = 4
 
-ADAPTERS = {"sd15-tiny": "sd15-plus", "sdxl-tiny": "sdxl-plus", "flux-tiny": REDUX}
+ADAPTERS = {"sd15-tiny": "sd15-plus", "sdxl-tiny": "sdxl-plus", "flux-tiny": REDUX.name}
 
 
 def load_model(name: str) -> LoadedModel:
@@ -50,7 +49,7 @@ def load_model(name: str) -> LoadedModel:
 
 
 def write_extras(folder: Path) -> None:
-    """The files as repositories have them: `image_encoder`, two adapters, and `redux`."""
+    """The files as repositories have them: `image_encoder` and two adapters."""
     torch.manual_seed(3)
     config = CLIPVisionConfig(
         image_size=SIDE_PX,
@@ -64,24 +63,6 @@ def write_extras(folder: Path) -> None:
     _strong(CLIPVisionModelWithProjection(config)).save_pretrained(folder / "image_encoder")
     for family, file in FILES.items():
         save_file(adapter_tensors(load_model(f"{family}-tiny").denoiser), folder / file)
-    write_redux(folder / "redux")
-
-
-def write_redux(folder: Path) -> None:
-    sight = SiglipVisionConfig(
-        image_size=REDUX_SIDE_PX,
-        patch_size=128,
-        hidden_size=_CHANNELS,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-    )
-    channels = load_model("flux-tiny").denoiser.config.joint_attention_dim
-    _strong(SiglipVisionModel(sight)).save_pretrained(folder / "image_encoder")
-    embedder = ReduxImageEncoder(redux_dim=_CHANNELS, txt_in_features=channels)
-    _strong(embedder).save_pretrained(folder / "image_embedder")
-    size = {"height": REDUX_SIDE_PX, "width": REDUX_SIDE_PX}
-    SiglipImageProcessorPil(size=size).save_pretrained(folder / "feature_extractor")
 
 
 def adapter_tensors(unet: Any) -> dict[str, torch.Tensor]:
@@ -135,14 +116,25 @@ def _strong(module: Any) -> Any:
     return module.eval()
 
 
+def weights_with_adapters(folder: Path) -> dict[str, str]:
+    """Make a weights directory with the tiny models, and adapters for all of them.
+
+    Returns the variables of a worker that serves from it.
+    """
+    weights = folder / "weights"
+    write_extras(folder / "published")
+    weights.mkdir()
+    bake_extras(folder / "published", weights)
+    return {"PIXPOD_WEIGHTS_DIR": str(weights), "PIXPOD_CATALOG": str(EXTRAS_FILE)}
+
+
 def bake_extras(source: Path, directory: Path) -> None:
     """Make a weights directory with the tiny models and these extras."""
     (directory / "tiny").symlink_to(SOURCE_WEIGHTS_DIR / "tiny")
     write_manifest(directory, *read_manifest(SOURCE_WEIGHTS_DIR).values())
     extras = load_extras(EXTRAS_FILE)
-    places = {ENCODER: "image_encoder", REDUX: "redux"}
-    for name in (ENCODER, *ADAPTERS.values()):
-        folder = source / places.get(name, "")
+    for name in (ENCODER, "sd15-plus", "sdxl-plus"):
+        folder = source / ("image_encoder" if name == ENCODER else "")
         options = SourceOptions(location=str(folder), own_models=SOURCE_WEIGHTS_DIR)
         bake_extra(directory, extras[name], Precision.FLOAT32, options, 10**9)
 
@@ -213,11 +205,11 @@ class Stock:
         """Each image behind those before it: the prior's own sum would mix their tokens, and its
         own scale is for the text as well.
         """
-        folder = self._files / "redux"
+        wide = {"dtype": torch.float32}
         prior = FluxPriorReduxPipeline(
-            SiglipVisionModel.from_pretrained(folder / "image_encoder"),
-            SiglipImageProcessorPil.from_pretrained(folder / "feature_extractor"),
-            ReduxImageEncoder.from_pretrained(folder / "image_embedder"),
+            SiglipVisionModel.from_pretrained(REDUX / "image_encoder", **wide),
+            SiglipImageProcessorPil.from_pretrained(REDUX / "feature_extractor"),
+            ReduxImageEncoder.from_pretrained(REDUX / "image_embedder").float(),
             **{name: self.model.components[name] for name in ("text_encoder", "text_encoder_2")},
             **self.model.tokenizers,
         )

@@ -4,8 +4,9 @@ import pytest
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.component_key import own_keys
+from pixpod.engine.memory.budget import Budget
 from pixpod.engine.memory.needs import Need
-from pixpod.engine.memory.residency import Budget, ResidencyPlan
+from pixpod.engine.memory.residency import ResidencyPlan
 from pixpod.families import Precision
 from pixpod.methods import StageName, StagePlan
 

@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.factories import make_request
+from support.factories import make_image_prompt, make_request
 
 from pixpod.engine.scheduling.batching import (
     BUCKETS,
@@ -20,12 +20,12 @@ from pixpod.job import (
     Conditions,
     ControlOptions,
     GenerationRequest,
-    ImagePromptOptions,
     InputImage,
     Mode,
     Prompts,
     Quality,
     RawImage,
+    RefinerOptions,
     Sampling,
     TextOptions,
 )
@@ -87,7 +87,7 @@ FREE = {
     "isolated": True,
     "conditions": Conditions(image=IMAGE),
 }
-PROMPT = ImagePromptOptions(adapter="plus", encoder="vit", num_images=1, scale=1.0)
+PROMPT = make_image_prompt()
 SHARED = {
     "model": "sd15-tiny",
     "width": 128,
@@ -103,6 +103,7 @@ SHARED = {
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
     "image_prompt": PROMPT,
+    "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
 }
 
 
@@ -136,10 +137,11 @@ def test_adapter_and_number_of_images_part_and_their_scale_does_not(change, is_s
 
 
 def test_images_of_a_prompt_count_where_they_lengthen_the_text():
-    key = replace(key_of(512, 512), image_prompt=("redux", 4))
-    assert max_batch_size(FAMILIES["flux"], key_of(512, 512)) == 2
+    plain = key_of(512, 512)
+    key = replace(plain, image_prompt=make_image_prompt(num_images=4, text_tokens=4 * 729))
+    assert max_batch_size(FAMILIES["flux"], plain) == 2
     assert max_batch_size(FAMILIES["flux"], key) == 1
-    assert max_batch_size(FAMILIES["sdxl"], replace(key_of(512), image_prompt=("plus", 4))) == 8
+    assert max_batch_size(FAMILIES["sdxl"], replace(key_of(512), image_prompt=PROMPT)) == 8
 
 
 def key_of(side_px, text=None):

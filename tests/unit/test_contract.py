@@ -10,7 +10,7 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import GOLDEN, make_input
 from support.golden import golden_files
 
-from pixpod.contract.types import NOT_SUPPORTED
+from pixpod.contract.job_input import NOT_SUPPORTED
 
 FILES = golden_files()
 SHIPPED = resources.files("pixpod.contract").joinpath("schema")

@@ -14,6 +14,7 @@ from pixpod_tools.deploy.errors import InvalidConfiguration
 BASE = {"name": "pixpod", "image": "example.org/pixpod:1.0", "profile": "flux-schnell+sdxl"}
 FLUX_DEV = BASE | {"profile": "flux-dev", "accept_licences": ["flux-1-dev-non-commercial"]}
 CACHED = {"name": "x", "image": "x:1", "mode": "cached-model"}
+OWN = {"env": {"PIXPOD_CATALOG": "/weights/models.toml"}}
 VOLUME = BASE | {"mode": "volume", "network_volume_id": "vol1"}
 
 
@@ -46,8 +47,14 @@ def wanted(**keys):
         ({"network_volume_id": "v"}, "none in mode baked"),
         ({"gpu_pools": []}, "gpu_pools = []"),
         ({"cpu": "cpu5c", "gpu_pools": ["ADA_24"]}, "either cpu or gpu_pools"),
-        ({"env": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
-        ({"secrets": {"PIXPOD_MODELS": "sdxl"}}, "the keys models, precision"),
+        ({"env": {"PIXPOD_MODELS": "sdxl"}}, "env.PIXPOD_MODELS: expected the key models"),
+        ({"secrets": {"PIXPOD_MODELS": "sdxl"}}, "env.PIXPOD_MODELS: expected the key models"),
+        ({"env": {"PIXPOD_STACKS": "studio"}}, "env.PIXPOD_STACKS: expected the key stacks"),
+        ({"stacks": ["sdxl+cany"]}, "PIXPOD_STACKS: sdxl+cany: expected a part"),
+        ({"extras": ["cany"]}, "PIXPOD_EXTRAS: extra 'cany' is not in the catalog"),
+        ({"extras": []}, "extras = []"),
+        ({"catalog": "models.toml"}, "env.PIXPOD_CATALOG: expected the place"),
+        (OWN | {"catalog": "/nowhere/models.toml"}, "catalog = '/nowhere/models.toml': expected"),
         ({"env": {"PIXPOD_LOG_LEVEL": "LOUD"}}, "PIXPOD_LOG_LEVEL: expected one of"),
         ({"env": {"PIXPOD_S3_BUCKET": "images"}}, "PIXPOD_KEY_SECRET: expected a random"),
         ({"env": {"A": "b"}, "secrets": {"A": "c"}}, "a variable that [secrets] has not"),
@@ -121,6 +128,58 @@ def test_subset_of_a_profile_needs_less():
     spec = wanted(models=["sdxl"])
     assert spec.env == {"PIXPOD_MODELS": "sdxl"}
     assert spec.pools[0].id == "AMPERE_16"
+
+
+CATALOG = """
+[extras.{name}]
+kind = "controlnet"
+family = "sdxl"
+models = ["sdxl"]
+types = ["canny"]
+licence = "terms-1"
+licence_must_be_accepted = {must_be_accepted}
+gib_16 = 5.0
+"""
+
+
+@pytest.fixture
+def with_nets(tmp_path):
+    """SDXL with two nets of a catalog of one's own."""
+    file = tmp_path / "models.toml"
+    entries = (("one", "false"), ("two", "true"))
+    texts = (CATALOG.format(name=name, must_be_accepted=must) for name, must in entries)
+    file.write_text("".join(texts), encoding="utf-8")
+
+    def build(**keys):
+        models = {"models": ["sdxl"], "catalog": str(file), "accept_licences": ["terms-1"]}
+        return wanted(**{**OWN, **models, **keys})
+
+    return build
+
+
+def test_pools_have_room_for_stacks(with_nets):
+    plain = with_nets(extras=["one", "two"])
+    stacked = with_nets(extras=["one", "two"], stacks=["heavy", "sdxl+one"])
+    assert (plain.pools[0].id, stacked.pools[0].id) == ("AMPERE_16", "AMPERE_24")
+    assert stacked.env["PIXPOD_EXTRAS"] == "one,two"
+    assert stacked.env["PIXPOD_STACKS"] == "heavy,sdxl+one"
+    assert "PIXPOD_STACKS" not in plain.env
+    assert "sdxl+one+two+loras=256 needs 18.3 GiB; sdxl+one needs 11.8 GiB" in stacked.remarks[0]
+    assert stacked.container_disk_gb > with_nets(extras=["one"]).container_disk_gb
+
+
+def test_pool_without_room_for_a_stack_is_refused_with_the_numbers(with_nets):
+    with pytest.raises(InvalidConfiguration) as caught:
+        with_nets(extras=["one", "two"], stacks=["sdxl+one+two"], gpu_pools=["AMPERE_16"])
+    text = str(caught.value)
+    assert "sdxl+one+two in float16 needs 16.78 GiB of the GPU for its stage denoise" in text
+    assert "leave one out of it, which takes 11.78 GiB" in text
+
+
+def test_licence_of_an_extra_must_be_accepted(with_nets):
+    assert with_nets(extras=["one"], accept_licences=[])
+    with pytest.raises(InvalidConfiguration, match="'terms-1' for two: read it"):
+        with_nets(extras=["two"], accept_licences=[])
 
 
 def test_tiny_profile_runs_on_a_cpu():

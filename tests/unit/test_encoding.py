@@ -12,15 +12,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.factories import make_request
+from support.factories import make_image_prompt, make_request
 
 import pixpod
 from pixpod.job import (
     ControlOptions,
     ImageFormat,
-    ImagePromptOptions,
     ModelIdentity,
     RawImage,
+    RefinerOptions,
 )
 from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
@@ -178,8 +178,16 @@ def test_generation_text_names_nets_as_the_extension_for_controlnets_does():
     assert f"ControlNet 0: {written}, ControlNet 1: {written}, Version" in text
 
 
+def test_generation_text_names_the_refiner_as_the_web_ui_does():
+    refiner = RefinerOptions(name="sdxl-refiner", num_inference_steps=10)
+    request = make_request(num_inference_steps=40, refiner=refiner)
+    text = generation_text(request, 7, MODEL)
+    assert "Steps: 40," in text
+    assert "Refiner: sdxl-refiner, Refiner switch at: 0.75, Version" in text
+
+
 def test_generation_text_names_the_adapter_of_an_image_prompt():
-    prompt = ImagePromptOptions(adapter="plus", encoder="vit-h", num_images=2, scale=0.6)
+    prompt = make_image_prompt(num_images=2, scale=0.6)
     text = generation_text(flux_request(image_prompt=prompt), 7, MODEL)
     assert ', IP-Adapter: "Model: plus, Weight: 0.6, Images: 2", Version' in text
 

@@ -46,6 +46,23 @@ def test_extra_of_a_file_fits_all_models_of_its_family(load):
     assert [each.class_name for each in mine.components] == ["ControlNetModel"]
 
 
+def test_refiner_is_an_extra_without_types(load):
+    text = ENTRY.replace('"controlnet"', '"refiner"').replace('types = ["pose", "canny"]', "")
+    mine = load(text)["mine"]
+    assert (mine.components[0].class_name, mine.types) == ("UNet2DConditionModel", ())
+
+
+def test_refiner_with_types_is_refused(load):
+    with pytest.raises(InvalidSettings, match="types: expected no such field for a refiner"):
+        load(ENTRY.replace('"controlnet"', '"refiner"'))
+
+
+def test_refiner_of_a_family_that_has_none_is_refused(load):
+    text = ENTRY.replace('"controlnet"', '"refiner"').replace('"sdxl"', '"flux"')
+    with pytest.raises(InvalidSettings, match="family: expected one of sdxl, got 'flux'"):
+        load(text)
+
+
 def test_file_may_have_models_and_extras(tmp_path):
     path = tmp_path / "models.toml"
     path.write_text(ENTRY, encoding="utf-8")
@@ -101,7 +118,7 @@ def test_deployment_offers_those_that_it_names():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("canny", "extra 'canny' is not in the catalog, which has vit-h, ip-adapter"),
+        ("canny", "extra 'canny' is not in the catalog, which has sdxl-refiner"),
         ("flux-canny-tiny", "flux-canny-tiny fits none of sdxl-tiny"),
     ],
 )
@@ -148,10 +165,10 @@ def test_image_encoder_fits_where_an_adapter_names_it():
     check_names(SMALL_EXTRAS, CATALOG)
     assert names_for("sd15-tiny", SMALL_EXTRAS) == ["sd15-canny-tiny", "tiny-vit", "sd15-plus"]
     assert names_for("sdxl-tiny", SMALL_EXTRAS, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
-    assert names_for("flux-tiny", SMALL_EXTRAS, ExtraKind.REDUX) == ["flux-redux"]
+    assert names_for("flux-tiny", SMALL_EXTRAS, ExtraKind.REDUX) == ["flux-redux-tiny"]
     assert names_for("sdxl", SMALL_EXTRAS) == []
     real = load_extras()
-    assert names_for("sdxl", real) == ["vit-h", "ip-adapter-plus-sdxl"]
+    assert names_for("sdxl", real) == ["sdxl-refiner", "vit-h", "ip-adapter-plus-sdxl"]
     assert names_for("sd15", real) == ["vit-h", "ip-adapter-plus-sd15"]
     assert names_for("flux-dev", real) == ["redux"]
 
@@ -160,7 +177,7 @@ def test_adapter_brings_its_image_encoder_along():
     extras = SMALL_EXTRAS
     models = {"sd15-tiny": CATALOG["sd15-tiny"]}
     assert list(choose_extras(["sd15-plus"], extras, models)) == ["sd15-plus", "tiny-vit"]
-    there = ["sd15-canny-tiny", "sd15-plus", "flux-redux"]
+    there = ["sd15-canny-tiny", "sd15-plus", "flux-redux-tiny"]
     assert list(choose_extras(None, extras, models, there)) == ["sd15-canny-tiny"]
     there += ["tiny-vit"]
     found = choose_extras(None, extras, models, there)
@@ -174,19 +191,18 @@ def test_adapter_brings_its_image_encoder_along():
     [
         ('encoder = "tiny-vit"', "", "extra 'sd15-plus': encoder: expected a value"),
         ('encoder = "tiny-vit"', 'encoder = "vit"', "encoder: expected the name of an extra"),
-        ('encoder = "tiny-vit"', 'encoder = "flux-redux"', "encoder: expected the name of an"),
+        ('encoder = "tiny-vit"', 'encoder = "redux"', "encoder: expected the name of an extra"),
         ('file = "ip-adapter-plus_sd15.safetensors"', "", "extra 'sd15-plus': file: expected a"),
         ("plus_sd15.safetensors", "plus_sd15.bin", "extra 'sd15-plus': file: "),
         ('"ip-adapter-plus_sd15', '"../ip-adapter-plus_sd15', "extra 'sd15-plus': file: "),
         ('family = "sd15"', 'family = "flux"', "family: expected one of sdxl, sd15, got 'flux'"),
-        ('family = "flux"', 'family = "sdxl"', "family: expected one of flux, got 'sdxl'"),
-        ('family = "flux"', 'family = "flux"\ntypes = ["canny"]', "types: expected no such field"),
-        ('family = "flux"', 'family = "flux"\nmodes = { a = 1 }', "modes: expected no such field"),
-        (
-            'kind = "image_encoder"',
-            'kind = "image_encoder"\nfamily = "sd15"',
-            "family: expected no",
-        ),
+        ('family = "sd15"', 'family = "sd15"\ntypes = ["a"]', "types: expected no such field"),
+        ('family = "sd15"', 'family = "sd15"\nmodes = { a = 1 }', "modes: expected no such field"),
+        ('family = "sd15"', 'family = "sd15"\nsize_px = 224', "size_px: expected no such field"),
+        ("size_px = 224", "", "extra 'tiny-vit': size_px: expected a value"),
+        ("size_px = 224", "size_px = -1", "extra 'tiny-vit': size_px: "),
+        ("size_px = 224", 'size_px = 224\nfamily = "sd15"', "family: expected no such field"),
+        ('"ip_adapter"\nfamily = "sd15"', '"redux"\nfamily = "flux"', "expected no such field"),
     ],
 )
 def test_broken_entry_of_an_image_prompt_is_refused(load, old, new, reason):

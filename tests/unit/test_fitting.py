@@ -135,7 +135,7 @@ def test_image_of_a_prompt_is_as_the_encoders_preprocessing_makes_it(size):
     colours = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
     image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
     raw = RawImage(width=image.width, height=image.height, pixels=image.tobytes())
-    found = fit_prompt_image(raw, SD15).raw
+    found = fit_prompt_image(raw, 224, SD15).raw
     assert (found.width, found.height) == (224, 224)
     width, height = (224 * each // min(size) for each in size)
     left, top = (width - 224) // 2, (height - 224) // 2
@@ -147,7 +147,7 @@ def test_image_of_a_prompt_is_as_the_encoders_preprocessing_makes_it(size):
 
 def test_image_of_a_prompt_of_flux_is_stretched_to_a_square():
     raw = RawImage(width=2, height=1, pixels=b"\0\0\0\xff\xff\xff")
-    found = fit_prompt_image(raw, FLUX_FAMILY)
+    found = fit_prompt_image(raw, 384, FLUX_FAMILY)
     levels = np.frombuffer(found.raw.pixels, np.uint8).reshape(384, 384, 3)
     assert levels[:, 0].max() == 0
     assert levels[:, -1].min() == 255
@@ -155,4 +155,4 @@ def test_image_of_a_prompt_of_flux_is_stretched_to_a_square():
 
 def test_longest_image_of_a_prompt_takes_no_more_memory_than_others():
     raw = RawImage(width=16, height=16384, pixels=bytes(3 * 16 * 16384))
-    assert len(fit_prompt_image(raw, SD15).raw.pixels) == 3 * 224 * 224
+    assert len(fit_prompt_image(raw, 224, SD15).raw.pixels) == 3 * 224 * 224

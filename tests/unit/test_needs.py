@@ -3,12 +3,13 @@
 import json
 
 import pytest
+from support.factories import make_image_prompt
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.memory.needs import NoFootprint, known_bytes, measured_bytes
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import GIB, Precision
-from pixpod.job import ImagePromptOptions, Mode
+from pixpod.job import Mode
 from pixpod.methods import StageName, extras_of, method_of, stages_of
 from pixpod.weights.layout import Weights
 
@@ -79,9 +80,9 @@ def test_texts_take_little_whatever_the_size():
     assert working_gib("flux-dev", StageName.TEXT_ENCODE, SQUARE, 8) == pytest.approx(0.3)
 
 
-def plans_with(model, encoder, **changes):
+def plans_with(model, encoder, text_tokens=0, **changes):
     spec = CATALOG[model]
-    prompt = ImagePromptOptions(adapter="adapter", encoder=encoder, num_images=2, scale=1.0)
+    prompt = make_image_prompt(adapter="adapter", encoder=encoder, text_tokens=text_tokens)
     request = spec.default_request(image_prompt=prompt, **changes)
     plans = {plan.name: plan for plan in stages_of(spec, method_of(spec, request))}
     return plans[StageName.IMAGE_ENCODE], plans[StageName.DENOISE], extras_of(spec, request)
@@ -99,7 +100,7 @@ def test_image_prompt_of_a_unet_is_read_and_then_attended_to():
 
 
 def test_image_prompt_of_flux_is_read_and_makes_the_text_longer():
-    encode, denoise, extras = plans_with("flux-dev", None)
+    encode, denoise, extras = plans_with("flux-dev", None, 2 * 729)
     assert encode.components == ("adapter",)
     assert denoise.components == ("transformer",)
     assert extras == ("adapter",)

@@ -11,10 +11,11 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import CATALOG, OFFER, make_input, make_job
 
 from pixpod.catalog import Limits, load_catalog
+from pixpod.contract.job_input import NOT_SUPPORTED
 from pixpod.contract.payload import parse_job, render_error
 from pixpod.contract.problems import MAX_PROBLEMS, wrong
 from pixpod.contract.rules import Capabilities
-from pixpod.contract.types import MAX_SEED, NOT_SUPPORTED
+from pixpod.contract.scalars import MAX_SEED
 from pixpod.errors import (
     InvalidInput,
     NotSupported,

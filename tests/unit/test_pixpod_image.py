@@ -41,6 +41,12 @@ def test_token_is_a_secret_and_no_argument(tmp_path):
     assert not [each for each in told if each.startswith(("--env", "--volume"))]
 
 
+def test_extras_and_their_catalog_are_build_arguments():
+    told = command(extras="canny=float16 depth", catalog="nets.toml")
+    assert {"--build-arg=EXTRAS=canny=float16 depth", "--build-arg=CATALOG=nets.toml"} <= {*told}
+    assert not [each for each in command() if "EXTRAS" in each or "CATALOG" in each]
+
+
 def test_build_is_labelled_with_version_and_revision():
     told = dict(each.removeprefix("--build-arg=").split("=", 1) for each in command()[5:-1])
     assert told["VERSION"][0].isdecimal()
@@ -120,10 +126,11 @@ def test_debian_packages_have_a_package_url():
 def test_models_carry_licence_and_origin(tmp_path):
     (tmp_path / "manifest.toml").write_text(
         '[models.a]\npath = "a"\nrevision = "1"\nlicence = "MIT"\nrepository = "some/a"\n'
-        '[models.b]\npath = "b"\nrevision = "2"\n',
+        '[models.b]\npath = "b"\nrevision = "2"\n[extras.c]\npath = "c"\nrevision = "3"\n',
         encoding="utf-8",
     )
-    first, second = baked_models(tmp_path)
+    first, second, extra = baked_models(tmp_path)
+    assert extra["name"] == "c"
     assert first["licenses"] == [{"license": {"name": "MIT"}}]
     assert first["purl"] == "pkg:huggingface/some/a@1"
     assert second.keys() == {"type", "bom-ref", "name", "version"}

@@ -116,9 +116,49 @@ def test_wrong_arguments_are_refused_with_what_is_accepted(plan, arguments, caps
     assert "error: " in capsys.readouterr().err
 
 
+@pytest.fixture
+def nets(tmp_path):
+    path = tmp_path / "nets.toml"
+    entry = """
+[extras.{name}]
+kind = "controlnet"
+family = "sdxl"
+models = ["sdxl"]
+types = ["{name}"]
+licence = "MIT"
+gib_16 = 2.33
+"""
+    path.write_text("".join(entry.format(name=name) for name in ("canny", "depth")))
+    return "--models", "sdxl", "--catalog", str(path), "--extras", "canny,depth"
+
+
+def test_stacks_are_planned_and_other_extras_come_on_demand(plan, nets):
+    _, table, found, _ = plan(*nets, "--stacks", "studio", "--memory-gib", "11")
+    assert found["stacks_gib"] == {"sdxl+canny+loras": 9.48}
+    assert "extras/canny in float16" in {**found["resident_gib"], **found["offloaded_gib"]}
+    rows = {line.split("  ")[0]: line for line in table.splitlines()}
+    assert rows["extras/depth in float16"].endswith("when jobs name it, and the first to go")
+    assert rows["sdxl+canny+loras"].split()[1:4] == ["denoise", "9.48", "GiB"]
+    assert rows["(sdxl+depth)"].split()[1:4] == ["denoise", "9.11", "GiB"]
+
+
+def test_stack_that_does_not_fit_is_refused_as_at_boot(plan, nets):
+    status, _, _, err = plan(*nets, "--stacks", "heavy", "--memory-gib", "12")
+    assert status == 1
+    assert "sdxl+canny+depth+loras=256 in float16 needs 12.92 GiB" in err
+
+
+def test_extras_of_a_weights_directory_are_planned(plan):
+    weights = ("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
+    _, table, found, _ = plan(*weights, "--stacks", "heavy", "--models", "sdxl-tiny")
+    (stack,) = found["stacks_gib"]
+    assert stack.startswith("sdxl-tiny+sdxl-canny-tiny+sdxl-depth-tiny")
+    assert "flux-canny-tiny" not in table
+
+
 def test_chart_has_a_bar_for_each_stage(plan, tmp_path):
     path = tmp_path / "plan.svg"
-    models = ("--models", "flux-dev=float8_dynamic,sdxl")
+    models = ("--models", "flux-dev=float8_dynamic,sdxl", "--stacks", "sdxl+loras")
     plan(*models, "--gpu", "RTX 4090", "--out", str(path))
     first = path.read_text()
     ET.fromstring(first)
@@ -126,6 +166,7 @@ def test_chart_has_a_bar_for_each_stage(plan, tmp_path):
         "RTX 4090: 23.0 GiB, 2 components offloaded",
         "flux-dev: text_encode",
         "sdxl: decode",
+        "sdxl+loras: denoise",
     ):
         assert f"<!-- {words} -->" in first
     plan(*models, "--gpu", "RTX 4090", "--out", str(path))

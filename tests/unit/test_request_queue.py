@@ -86,13 +86,13 @@ def make_queue():
         queue.stop()
 
 
-def submit(queue, *, cancel=None, on_step=None, is_warmup=False, **changes):
+def submit(queue, *, cancel=None, on_step=None, warms=None, **changes):
     return queue.submit(
         queue.device,
         make_request(**changes),
         cancel=cancel or threading.Event(),
         on_step=on_step,
-        is_warmup=is_warmup,
+        warms=warms,
     )
 
 
@@ -221,7 +221,7 @@ def test_warm_up_waits_for_everybody_else(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
     occupy(device, queue, seeds=(1,))
-    warmup = submit(queue, width=128, is_warmup=True)
+    warmup = submit(queue, width=128, warms="sdxl-tiny")
     late = submit(queue, width=192)
     assert not queue.is_warm
     device.release()
@@ -234,13 +234,13 @@ def test_warm_up_waits_for_everybody_else(make_queue):
 def test_warm_up_gives_way_and_is_made_up_for(make_queue):
     device = Device(is_held=True)
     queue = make_queue(device)
-    warmup = occupy(device, queue, width=128, is_warmup=True)
+    warmup = occupy(device, queue, width=128, warms="sdxl-tiny")
     job = submit(queue)
     device.release()
     assert job.result(LONG_S).images
     assert warmup.result(LONG_S).images
     assert [batch[0].request.width for batch in device.batches] == [128, 64, 128]
-    assert device.batches[0][0].is_warmup
+    assert device.batches[0][0].warms
 
 
 def test_stop_cancels_what_waits_and_what_is_executed(make_queue):
@@ -308,7 +308,7 @@ def test_device_that_ends_its_batch_is_not_reported(watched_queue, stuck):
 
 def test_warmup_may_take_any_time(watched_queue, stuck):
     given_up = threading.Event()
-    occupy(watched_queue.device, watched_queue, is_warmup=True)
+    occupy(watched_queue.device, watched_queue, warms="sdxl-tiny")
     submit(watched_queue, cancel=given_up)
     cancel(watched_queue, given_up)
     assert not stuck.acquire(timeout=0.15)

@@ -59,3 +59,13 @@ def test_scripts_that_are_mentioned_exist():
     }
     assert {script for _, script in found} >= {"demo", "test", "bake", "deploy"}
     assert not {each for each in found if each[1] not in SCRIPTS}
+
+
+def test_every_long_test_is_in_a_run_of_scripts_acceptance():
+    found = {
+        str(path.relative_to(ROOT))
+        for path in (ROOT / "tests").rglob("test_*.py")
+        if "mark.acceptance" in path.read_text(encoding="utf-8") and path != Path(__file__)
+    }
+    listed = set(re.findall(r"tests/\S+\.py", SCRIPTS["acceptance"]))
+    assert found == listed

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.sensitive import (
     MAX_ALL_CHARACTERS,
     MAX_CHARACTERS,
     MAX_TEXTS,
     sensitive_texts,
 )
-from pixpod.contract.types import JobInput
 
 
 def texts(**given):

@@ -155,7 +155,7 @@ REDUX = listed("""
             "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
         ),
         (
-            "flux-redux",
+            "redux",
             {},
             REDUX,
             "image_embedder/config.json image_encoder/config.json"

@@ -20,11 +20,12 @@ from pixpod.outputs.spool import Spool
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
+from pixpod.serving.job_results import FROM_SPOOL
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.replies import BulkyReply
 from pixpod.serving.spooling import Spooling
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.worker import FROM_SPOOL, Worker
+from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 

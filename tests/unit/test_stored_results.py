@@ -20,9 +20,10 @@ from pixpod.outputs.result_file import MAX_RESULT_BYTES
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
+from pixpod.serving.job_results import ANSWERED_FROM_STORED
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.stored_results import StoredResults
-from pixpod.serving.worker import ANSWERED_FROM_STORED, Worker
+from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
 from pixpod.testing.memory_bucket import MemoryBucket
 
@@ -110,6 +111,14 @@ def test_job_that_comes_again_is_answered_from_its_stored_result():
     assert list(second["timings_ms"]) == ["total"]
     assert not first["warnings"] and is_stored(second)
     assert second["worker"]["images_served"] == 2, "no more were generated"
+
+
+def test_refiner_is_named_both_times():
+    job = make_job(refiner={"num_inference_steps": 2})
+    worker = build(MemoryBucket())
+    first, second = handle(worker, job), handle(worker, job)
+    assert is_stored(second)
+    assert first["refiner"] == second["refiner"] == {"name": "sdxl-refiner-tiny", "steps": 2}
 
 
 def test_another_worker_takes_the_job_from_its_queue(bucket):

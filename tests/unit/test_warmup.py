@@ -5,8 +5,10 @@ import pytest
 from pixpod.catalog import load_catalog
 from pixpod.contract.payload import parse_job
 from pixpod.contract.rules import Capabilities
-from pixpod.engine.scheduling.warmup import warmup_requests
-from pixpod.job import Delivery, Quality
+from pixpod.engine.scheduling.warmup import stack_warmups, warmup_requests
+from pixpod.extras import load_extras
+from pixpod.job import Delivery, LoraSlots, Quality
+from pixpod.stacks import Stack
 
 CATALOG = load_catalog()
 
@@ -52,3 +54,14 @@ def test_largest_batch_is_warmed_besides_a_single_image():
 
 def max_batch_size(request):
     return 4 if request.width == 1024 else 1
+
+
+def test_stack_is_warmed_once_with_all_its_parts():
+    stack = Stack(model="sdxl-tiny", extras=("sdxl-canny-tiny",), lora_rank=16)
+    sizes = [(8, 8), (64, 64), (32, 64)]
+    (request,) = stack_warmups(stack, CATALOG["sdxl-tiny"], load_extras(), sizes)
+    assert (request.width, request.height, len(request.seeds)) == (64, 64, 1)
+    assert [control.net for control in request.controls] == ["sdxl-canny-tiny"]
+    assert request.conditions.slots == LoraSlots(rank=16, is_whole=False)
+    assert request.sampling.num_inference_steps <= 2
+    assert not list(stack_warmups(stack, CATALOG["sdxl-tiny"], load_extras(), []))

@@ -8,9 +8,12 @@ from typing import Any
 import pixpod
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
+from pixpod.contract.describe_reply import DescribeReply
 from pixpod.contract.image_prompt import adapters_of
+from pixpod.contract.job_input import NOT_SUPPORTED
+from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
-from pixpod.contract.types import API_VERSION, NOT_SUPPORTED, DescribeReply
+from pixpod.contract.scalars import API_VERSION
 from pixpod.extras import ExtraSpec, extras_for
 from pixpod.methods import pipelines_of
 
@@ -45,6 +48,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "modes": sorted(family.pipelines),
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
+        "refiners": refiners_of(spec, capabilities.extras),
         "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(family.schedulers),

@@ -10,6 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from pixpod.contract.job_input import LISTS, OBJECTS, JobInput
 from pixpod.contract.problems import (
     MAX_PROBLEMS,
     is_unicode,
@@ -17,7 +18,6 @@ from pixpod.contract.problems import (
     to_problem,
     unknown_field,
 )
-from pixpod.contract.types import LISTS, OBJECTS, JobInput
 from pixpod.errors import Problem
 
 FieldPath = tuple[str | int, ...]

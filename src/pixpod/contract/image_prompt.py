@@ -3,10 +3,11 @@
 from collections.abc import Collection, Iterator, Mapping
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.condition_inputs import IpAdapterInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import did_you_mean, wrong
-from pixpod.contract.types import IpAdapterInput, JobInput
 from pixpod.errors import Problem
-from pixpod.extras import Extras, ExtraSpec, extras_for
+from pixpod.extras import Extras, ExtraSpec, extras_for, image_prompt_options
 from pixpod.job import ImagePromptOptions
 from pixpod.methods import is_guided
 
@@ -59,12 +60,8 @@ def build_image_prompt(
         return None
     adapters = {extra.name: extra for extra in adapters_of(spec, extras)}
     adapter = adapters[prompt.name or next(iter(adapters))]
-    return ImagePromptOptions(
-        adapter=adapter.name,
-        encoder=adapter.encoder,
-        num_images=len(prompt_images(given)),
-        scale=DEFAULT_SCALE if prompt.scale is None else prompt.scale,
-    )
+    scale = DEFAULT_SCALE if prompt.scale is None else prompt.scale
+    return image_prompt_options(adapter, extras, len(prompt_images(given)), scale)
 
 
 def _check_name(

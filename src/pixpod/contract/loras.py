@@ -3,8 +3,9 @@
 from collections.abc import Collection, Iterator
 
 from pixpod.catalog import ModelSpec
+from pixpod.contract.condition_inputs import LoraInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import did_you_mean, wrong
-from pixpod.contract.types import JobInput, LoraInput
 from pixpod.errors import Problem
 from pixpod.inputs.named import NamedLora
 from pixpod.inputs.refusals import Refused

@@ -15,13 +15,17 @@ from pydantic import SecretStr
 from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, strength_of
 from pixpod.contract.controls import build_controls
+from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.fields import check_types, fields_of, without
 from pixpod.contract.image_prompt import build_image_prompt
+from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import first_ones, is_unicode, wrong
+from pixpod.contract.refiner import build_refiner, total_steps
+from pixpod.contract.reply import Reply
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
-from pixpod.contract.types import API_VERSION, MAX_SEED, NOT_SUPPORTED, JobInput, OutputInput, Reply
+from pixpod.contract.scalars import API_VERSION, MAX_SEED
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -39,6 +43,7 @@ from pixpod.job import (
     ImagePromptOptions,
     JobResult,
     OutputOptions,
+    RefinerOptions,
     StoredImage,
 )
 from pixpod.outputs.keys import idempotent_name
@@ -154,6 +159,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "worker": result.worker,
             "warnings": list(result.warnings),
             "adapters": list(result.adapters),
+            "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
         },
         from_attributes=True,
@@ -172,6 +178,12 @@ def render_error(error: WorkerError) -> dict[str, Any]:
 def is_describe(raw: Mapping[str, Any]) -> bool:
     """Return whether a job requests a description of the deployment: `{"describe": true}`."""
     return raw.get("input") == {"describe": True}
+
+
+def _render_refiner(refiner: RefinerOptions | None) -> dict[str, Any] | None:
+    if refiner is None:
+        return None
+    return {"name": refiner.name, "steps": refiner.num_inference_steps}
 
 
 def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | None:
@@ -228,7 +240,7 @@ def _build_request(
     changes = {
         "width": given.width,
         "height": given.height,
-        "num_inference_steps": given.num_inference_steps,
+        "num_inference_steps": total_steps(given, spec),
         "scheduler": given.scheduler,
         "guidance_scale": given.guidance_scale,
         "max_sequence_length": given.max_sequence_length,
@@ -245,6 +257,7 @@ def _build_request(
         truncate=given.on_long_prompt == "truncate",
         seeds=_choose_seeds(job_name, given),
         controls=build_controls(given, spec, extras),
+        refiner=build_refiner(given, spec, extras),
         image_prompt=build_image_prompt(given, spec, extras),
         isolated=bool(given.deterministic),
     )

@@ -12,8 +12,9 @@ from urllib.parse import parse_qsl, urlsplit
 
 from pydantic import ValidationError
 
+from pixpod.contract.delivery_input import PutUrlInput, S3ConfigInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import to_problem, wrong
-from pixpod.contract.types import JobInput, PutUrlInput, S3ConfigInput
 from pixpod.errors import Problem
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use

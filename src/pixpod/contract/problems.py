@@ -9,7 +9,8 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.types import LISTS, MAX_SEED, OBJECTS, PATTERNS, JobInput
+from pixpod.contract.job_input import LISTS, OBJECTS, JobInput
+from pixpod.contract.scalars import MAX_SEED, PATTERNS
 from pixpod.errors import Problem
 
 MAX_SHOWN_CHARACTERS = 80
@@ -23,6 +24,7 @@ KNOWN_ELSEWHERE = {
     "control_image": "controlnets",
     "controlnet": "controlnets",
     "guidance": "guidance_scale",
+    "high_noise_frac": "refiner.high_noise_frac",
     "image_prompt": "ip_adapter",
     "image_url": "image",
     "ip_adapter_image": "ip_adapter.image",
@@ -31,6 +33,9 @@ KNOWN_ELSEWHERE = {
     "n": "num_images",
     "num_outputs": "num_images",
     "output_format": "output.format",
+    "refine_steps": "refiner.num_inference_steps",
+    "refiner_inference_steps": "refiner.num_inference_steps",
+    "refiner_switch_at": "refiner.high_noise_frac",
     "response_format": "output.delivery",
     "sampler": "scheduler",
     "sampler_name": "scheduler",
@@ -73,6 +78,14 @@ ELSEWHERE_INSIDE = {
         "start_percent": "start",
         "strength": "scale",
         "weight": "scale",
+    },
+    "refiner": {
+        "denoising_end": "high_noise_frac",
+        "denoising_start": "high_noise_frac",
+        "model": "name",
+        "num_steps": "num_inference_steps",
+        "steps": "num_inference_steps",
+        "switch_at": "high_noise_frac",
     },
 }
 """Names of our fields of objects, and of elements of lists, in other image APIs."""

@@ -11,10 +11,12 @@ from dataclasses import field as dataclass_field
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.contract.conditions import check_images, mode_of, num_calls_of
 from pixpod.contract.controls import check_controls
+from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.image_prompt import check_image_prompt
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
-from pixpod.contract.types import JobInput, OutputInput
+from pixpod.contract.refiner import check_refiner, total_steps
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance
@@ -80,6 +82,7 @@ def check_values(
     yield from check_controls(
         given, spec, capabilities.extras, mode_of(given), num_calls_of(given, spec)
     )
+    yield from check_refiner(given, spec, capabilities.extras, malformed)
     yield from check_image_prompt(given, spec, capabilities.extras, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
@@ -205,12 +208,13 @@ def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
         yield wrong("scheduler", given.scheduler, accepted, hint)
         return
     name = given.scheduler or spec.defaults.scheduler
-    steps = given.num_inference_steps or spec.defaults.num_inference_steps
+    steps = total_steps(given, spec)
     most = schedulers[name].max_steps
     if most is not None and steps > most:
         field = "scheduler" if given.num_inference_steps is None else "num_inference_steps"
-        value = name if given.num_inference_steps is None else steps
-        yield wrong(field, value, f"at most {most} steps with the scheduler {name}")
+        value = given.num_inference_steps or name
+        hint = "those of the refiner count, too" if given.refiner else None
+        yield wrong(field, value, f"at most {most} steps with the scheduler {name}", hint)
 
 
 def _check_quality(

@@ -6,9 +6,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import is_unicode
 from pixpod.contract.rules import Capabilities
-from pixpod.contract.types import JobInput
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Target, Use
 from pixpod.job import WebhookEvent

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pixpod.catalog import ModelSpec
+from pixpod.catalog import EXTRAS_TABLE, ModelSpec
 from pixpod.families import Precision
 
 
@@ -19,6 +19,10 @@ class ComponentKey:
     component: str
     precision: str = ""
 
+    @property
+    def is_extra(self) -> bool:
+        return self.model == EXTRAS_TABLE
+
     def __str__(self) -> str:
         name = f"{self.model}/{self.component}"
         return f"{name} in {self.precision}" if self.precision else name
@@ -31,7 +35,7 @@ def own_keys(spec: ModelSpec, precision: Precision) -> Mapping[str, ComponentKey
 
 def extra_key(extra: str, precision: Precision) -> ComponentKey:
     """Return the key of an extra in a 16-bit or wider format, which models have in common."""
-    return ComponentKey(model="extras", component=extra, precision=precision.value)
+    return ComponentKey(model=EXTRAS_TABLE, component=extra, precision=precision.value)
 
 
 def component_key(spec: ModelSpec, component: str, precision: Precision) -> ComponentKey:

@@ -9,7 +9,8 @@ import threading
 import time
 from collections.abc import Sequence
 from concurrent.futures import Future
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, Size
@@ -17,10 +18,12 @@ from pixpod.engine.base import Cancelled, StepListener
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
 from pixpod.engine.scheduling.device_watch import RETURN_LIMIT_S, DeviceWatch
 from pixpod.engine.scheduling.request_queue import RequestQueue
-from pixpod.engine.scheduling.warmup import warmup_requests
+from pixpod.engine.scheduling.warmup import stack_warmups, warmup_requests
 from pixpod.errors import DeviceUnavailable, WorkerError
+from pixpod.extras import Extras
 from pixpod.job import Generation, GenerationRequest
 from pixpod.methods import extras_of
+from pixpod.stacks import Stack
 from pixpod.timeline import BootTimeline
 
 if TYPE_CHECKING:
@@ -33,9 +36,10 @@ log = logging.getLogger(__name__)
 class DiffusionEngine:
     """An Engine over diffusers pipelines.
 
-    `preload` loads all models from the start, in their order. Each loaded model generates images
-    of `warmup_sizes` once while no job waits; None for each model's default size on a GPU and
-    none on a CPU. Without `is_batching` every image has a batch of its own. `on_host_fault` is
+    `preload` loads all models from the start, in their order, and the extras of `stacks` after
+    their models. Each loaded model and stack generates images of `warmup_sizes` once while no job
+    waits; None for each model's default size on a GPU and none on a CPU. `extras` are those that
+    requests may name. Without `is_batching` every image has a batch of its own. `on_host_fault` is
     called if the GPU does not return within about `return_limit_s` of its job's end.
     """
 
@@ -46,6 +50,8 @@ class DiffusionEngine:
     warmup_sizes: Sequence[Size] | None
     is_batching: bool
     on_host_fault: HostFaultListener
+    extras: Extras = field(default_factory=dict)
+    stacks: Sequence[Stack] = ()
     return_limit_s: float = RETURN_LIMIT_S
 
     def __post_init__(self) -> None:
@@ -53,6 +59,7 @@ class DiffusionEngine:
         self._queue = RequestQueue(watch=watch, is_batching=self.is_batching)
         self._preloads: tuple[Future[RunnableModel], ...] = ()
         self._handled: set[Future[RunnableModel]] = set()
+        self._stack_loads: set[Stack] = set()
         self._has_generated = False
 
     @property
@@ -62,7 +69,8 @@ class DiffusionEngine:
     @property
     def is_warm(self) -> bool:
         has_begun = bool(self._preloads) or self._has_generated
-        return has_begun and self._handled >= {*self._preloads} and self._queue.is_warm
+        is_loaded = self._handled >= {*self._preloads} and not self._stack_loads
+        return has_begun and is_loaded and self._queue.is_warm
 
     def boot_ms(self) -> dict[str, float]:
         return self.timeline.milliseconds()
@@ -134,20 +142,48 @@ class DiffusionEngine:
         """Warm up a preloaded model if it was loaded; log the timeline after the last model."""
         if not load.cancelled() and not load.exception():
             self._warm_up(load.result())
+            self._load_stacks(load.result())
         self._handled.add(load)  # only now: its warm-ups wait in the queue
         if all(each.done() for each in self._preloads):
             self._log_boot()
 
+    def _load_stacks(self, model: "RunnableModel") -> None:
+        for stack in self.stacks:
+            if stack.model == model.loaded.spec.name:
+                self._stack_loads.add(stack)
+                load = self.loader.load_stack(model, stack)
+                load.add_done_callback(partial(self._handle_stack, model, stack))
+
+    def _handle_stack(self, model: "RunnableModel", stack: Stack, load: "Future[None]") -> None:
+        """Warm up a stack whose extras were loaded."""
+        if not load.cancelled() and not load.exception():
+            spec, sizes = model.loaded.spec, self._warmup_sizes(model)
+            for request in stack_warmups(stack, spec, self.extras, sizes):
+                self._submit_warmup(model, request, stack.name)
+        self._stack_loads.discard(stack)  # only now: its warm-up waits in the queue
+
     def _warm_up(self, model: "RunnableModel") -> None:
-        sizes, spec = self.warmup_sizes, model.loaded.spec
-        if sizes is None:
-            defaults = spec.defaults
-            is_gpu = model.loaded.device.type == "cuda"
-            sizes = [(defaults.width, defaults.height)] if is_gpu else []
-        for request in warmup_requests(spec, sizes, model.max_batch_size):
-            self._queue.submit(
-                model, request, cancel=threading.Event(), is_warmup=True
-            ).add_done_callback(_log_failure)
+        spec = model.loaded.spec
+        for request in warmup_requests(spec, self._warmup_sizes(model), model.max_batch_size):
+            self._submit_warmup(model, request, spec.name)
+
+    def _warmup_sizes(self, model: "RunnableModel") -> Sequence[Size]:
+        if self.warmup_sizes is not None:
+            return self.warmup_sizes
+        defaults = model.loaded.spec.defaults
+        is_gpu = model.loaded.device.type == "cuda"
+        return [(defaults.width, defaults.height)] if is_gpu else []
+
+    def _submit_warmup(
+        self, model: "RunnableModel", request: GenerationRequest, subject: str
+    ) -> None:
+        warmup = self._queue.submit(model, request, cancel=threading.Event(), warms=subject)
+        warmup.add_done_callback(self._handle_warmup)
+
+    def _handle_warmup(self, warmup: "Future[Generation]") -> None:
+        _log_failure(warmup)
+        if self.is_warm:
+            self._log_boot()
 
 
 def _log_failure(warmup: "Future[Generation]") -> None:

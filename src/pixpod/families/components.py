@@ -21,10 +21,8 @@ UNET_LORA_LAYERS = r".+\.attentions\..+"
 UNET_IMAGE_PROMPT = ImagePromptSpec(
     adapter=Role.IP_ADAPTER,
     # CLIP's own preprocessing
-    size_px=224,
     resize=Resize.COVER,
     mean=(0.48145466, 0.4578275, 0.40821073),
     std=(0.26862954, 0.26130258, 0.27577711),
-    num_tokens=16,
 )
 """IP-Adapter Plus with the image encoder ViT-H of OpenCLIP."""

@@ -94,7 +94,7 @@ FLUX = FamilySpec(
     has_denoiser_files=True,
     # A LoRA of rank 64 for all layers takes 0.65 GiB, without the modulation 0.49.
     lora=LoraSpec(
-        usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.70
+        usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.65
     ),
     controlnet=ControlNetSpec(
         class_name="FluxControlNetModel",
@@ -107,14 +107,12 @@ FLUX = FamilySpec(
         true_cfg_modes=frozenset({Mode.TEXT_TO_IMAGE}),
         sees_latents=True,
     ),
-    # SigLIP's own preprocessing; 27 x 27 patches
+    # SigLIP's own preprocessing
     image_prompt=ImagePromptSpec(
         adapter=Role.REDUX,
-        size_px=384,
         resize=Resize.STRETCH,
         mean=(0.5, 0.5, 0.5),
         std=(0.5, 0.5, 0.5),
-        num_tokens=729,
         extends_text=True,
     ),
 )

@@ -59,7 +59,7 @@ SD15 = FamilySpec(
         text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
     ),
     pipeline_options={"requires_safety_checker": False},
-    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.05, whole_gib_at_64=0.10),
+    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.05, whole_gib_at_64=0.13),
     controlnet=ControlNetSpec(
         class_name="ControlNetModel",
         pipelines={

@@ -16,6 +16,7 @@ from pixpod.families.spec import (
     FamilySpec,
     Guidance,
     LoraSpec,
+    RefinerSpec,
     Role,
     WorkingMemory,
 )
@@ -73,7 +74,7 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
-    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.40),
+    lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.37),
     controlnet=ControlNetSpec(
         class_name="ControlNetModel",
         pipelines={
@@ -87,6 +88,11 @@ SDXL = FamilySpec(
             Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
             Mode.INPAINT: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
         },
+    ),
+    refiner=RefinerSpec(
+        class_name="UNet2DConditionModel",
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        calls="pixpod.engine.execution.pipelines.sdxl_refiner:SdxlRefinerCalls",
     ),
     image_prompt=UNET_IMAGE_PROMPT,
 )

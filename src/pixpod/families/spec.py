@@ -54,6 +54,7 @@ class Role(StrEnum):
     DENOISER = "denoiser"
     VAE = "vae"
     CONTROLNET = "controlnet"
+    REFINER = "refiner"
     IMAGE_ENCODER = "image_encoder"
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
@@ -107,6 +108,11 @@ class SchedulerSpec:
     options: Mapping[str, object] = field(default_factory=dict)
     calls_per_step: int = 1
     max_steps: int | None = None
+
+    @property
+    def can_be_split(self) -> bool:
+        """Return whether two pipelines can share its steps: each of them is one call."""
+        return self.calls_per_step == 1
 
     def num_calls(self, num_inference_steps: int) -> int:
         """Denoiser calls of a whole image; Heun's 2n - 1 is `len(scheduler.timesteps)`."""
@@ -183,6 +189,11 @@ class LoraSpec:
     max_files: int = 8
     max_rank: int = 256
 
+    @property
+    def ranks(self) -> tuple[int, ...]:
+        """Ranks that slots may have."""
+        return tuple(rank for rank in SLOT_RANKS if rank <= self.max_rank)
+
     def is_usual(self, layer: str) -> bool:
         return re.fullmatch(self.usual, layer) is not None
 
@@ -217,20 +228,31 @@ class ControlNetSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefinerSpec:
+    """Refiners of a family: denoisers that run the last steps in the place of the model's own.
+
+    `class_name` is that of a refiner. `pipeline` is the diffusers class that goes on with latents.
+    `calls` is where the code that reads texts for it is found, as `module:object`.
+    """
+
+    class_name: str
+    pipeline: str
+    calls: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePromptSpec:
     """Image prompts of a family: the role of its adapters, and what their image encoder sees.
 
-    The encoder sees squares with sides of `size_px`, made from images by `resize`, whose values are
-    normalised by `mean` and `std`. An image becomes `num_tokens` tokens. They are appended to those
-    of the text if `extends_text`, otherwise the denoiser attends to them by weights of the adapter.
+    The encoder sees squares that are made from images by `resize`, with values that are normalised
+    by `mean` and `std`. Tokens of images are appended to those of the text if `extends_text`,
+    otherwise the denoiser attends to them by weights of the adapter.
     """
 
     adapter: Role
-    size_px: int
     resize: Resize
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
-    num_tokens: int
     extends_text: bool = False
     max_images: int = 4
 
@@ -249,7 +271,8 @@ class FamilySpec:
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
     perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
-    `controlnet` for one that takes no control image, and `image_prompt` for one that takes none.
+    `controlnet` for one that takes no control image, `refiner` for one that has none, and
+    `image_prompt` for one that takes none.
     """
 
     name: str
@@ -275,6 +298,7 @@ class FamilySpec:
     has_denoiser_files: bool = False
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
+    refiner: RefinerSpec | None = None
     image_prompt: ImagePromptSpec | None = None
 
     @property

@@ -10,7 +10,7 @@ from pixpod.inputs.lora_cache import LoraUse
 from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import NamedImages, ParsedJob, control_path
 from pixpod.inputs.refusals import Refused, to_error
-from pixpod.job import Conditions, RawImage, RawMask
+from pixpod.job import Conditions, GenerationRequest, RawImage, RawMask
 
 T = TypeVar("T")
 
@@ -47,8 +47,7 @@ async def _complete_images(
     job: ParsedJob, named: NamedImages, spec: ModelSpec, intake: Intake
 ) -> CompletedJob:
     read = await _read(named, intake)
-    asked = (job.request.width, job.request.height)
-    size, conditions = await intake.run(_fit, named, read, asked, spec)
+    size, conditions = await intake.run(_fit, named, read, job.request, spec)
     request = replace(job.request, width=size[0], height=size[1], conditions=conditions)
     warnings = _size_warning(named, read.image, size)
     return CompletedJob(job=replace(job, request=request), warnings=warnings)
@@ -91,16 +90,17 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
 
 
 def _fit(
-    named: NamedImages, read: _ReadImages, asked: Size, spec: ModelSpec
+    named: NamedImages, read: _ReadImages, request: GenerationRequest, spec: ModelSpec
 ) -> tuple[Size, Conditions]:
     """Scale all images, which takes up to a second. Raises ImageRefused.
 
-    `asked` is the size without an image, which else has one of its own.
+    The size of `request` counts without an image, which else has one of its own.
     """
     from pixpod.inputs.fitting import choose_size, fit_image, fit_mask, fit_prompt_image
 
     checks = _Checks()
-    image, mask, size = read.image, read.mask, asked
+    image, mask, prompt = read.image, read.mask, request.image_prompt
+    size = (request.width, request.height)
     fitted_mask = None
     if image is not None:
         own = (image.width, image.height)
@@ -114,7 +114,9 @@ def _fit(
         image=fit_image(image, size, named.resize) if image is not None else None,
         mask=fitted_mask,
         controls=tuple(fit_image(each, size, named.resize) for each in read.controls),
-        prompt_images=tuple(fit_prompt_image(each, spec.family) for each in read.prompts),
+        prompt_images=()
+        if prompt is None
+        else tuple(fit_prompt_image(each, prompt.size_px, spec.family) for each in read.prompts),
     )
 
 

@@ -64,8 +64,8 @@ def fit_image(image: RawImage, size: Size, resize: Resize) -> InputImage:
     return _as_input(_fit(_as_rgb(image), size, resize))
 
 
-def fit_prompt_image(image: RawImage, family: FamilySpec) -> InputImage:
-    """Return an image as the family's image encoder sees it.
+def fit_prompt_image(image: RawImage, side: int, family: FamilySpec) -> InputImage:
+    """Return an image as an image encoder of the family sees it, a square with this side.
 
     The encoder's own preprocessing scales the shorter side and then crops the longer one around its
     centre, to whole pixels. The same part of the image is scaled alone here: the other one may be
@@ -73,7 +73,7 @@ def fit_prompt_image(image: RawImage, family: FamilySpec) -> InputImage:
     """
     spec = family.image_prompt
     assert spec is not None, "the contract refuses image prompts of other families"
-    rgb, side = _as_rgb(image), spec.size_px
+    rgb = _as_rgb(image)
     box = None
     if spec.resize is Resize.COVER:
         shorter = min(rgb.size)

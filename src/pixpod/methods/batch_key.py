@@ -1,14 +1,15 @@
 """The key that requests of one batch have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from pixpod.families import FamilySpec
 from pixpod.job import (
     ControlOptions,
     GenerationRequest,
+    ImagePromptOptions,
     LoraSlots,
     Mode,
     Quality,
+    RefinerOptions,
     Sampling,
     TextOptions,
 )
@@ -17,17 +18,13 @@ PIXELS_PER_TOKEN = 256
 """VAE stride 8 and patches of 2, both squared. UNets are counted in the same way."""
 
 
-PromptShape = tuple[str, int]
-"""The adapter and the number of images of an image prompt."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchKey:
     """Everything that requests of one batch have in common.
 
     It has everything that shapes the denoiser's call. Prompts, seeds, LoRAs and image prompts may
-    differ, also in their scales. Requests with and without slots for LoRAs run apart, and so do
-    those with other adapters or other numbers of images in their prompts.
+    differ, also in their scales (that of an image prompt is 1 here). Requests with and without
+    slots for LoRAs run apart, and so do those with other adapters or numbers of images.
     """
 
     model: str
@@ -38,7 +35,8 @@ class BatchKey:
     sampling: Sampling
     text: TextOptions
     controls: tuple[ControlOptions, ...] = ()
-    image_prompt: PromptShape | None = None
+    refiner: RefinerOptions | None = None
+    image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
 
 
@@ -54,19 +52,18 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         sampling=request.sampling,
         text=request.text,
         controls=request.controls,
-        image_prompt=(prompt.adapter, prompt.num_images) if prompt else None,
+        refiner=request.refiner,
+        image_prompt=replace(prompt, scale=1.0) if prompt else None,
         slots=request.conditions.slots,
     )
 
 
-def num_tokens(family: FamilySpec, key: BatchKey) -> int:
+def num_tokens(key: BatchKey) -> int:
     """Count the latent and text tokens of one image."""
-    num_images = key.image_prompt[1] if key.image_prompt else 0
-    text = (key.text.max_sequence_length or 0) + num_prompt_tokens(family, num_images)
+    text = (key.text.max_sequence_length or 0) + prompt_tokens(key.image_prompt)
     return key.width * key.height // PIXELS_PER_TOKEN + text
 
 
-def num_prompt_tokens(family: FamilySpec, num_images: int) -> int:
-    """Count the tokens by which the images of a prompt lengthen the text."""
-    spec = family.image_prompt
-    return num_images * spec.num_tokens if spec and spec.extends_text else 0
+def prompt_tokens(prompt: ImagePromptOptions | None) -> int:
+    """Count the tokens by which an image prompt makes the text longer."""
+    return prompt.text_tokens if prompt else 0

@@ -1,31 +1,43 @@
-"""The pipeline of a request and the denoiser calls that it really takes."""
+"""The pipelines of a request and the denoiser calls that it really takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, LoraSlots, Mode, Sampling
+from pixpod.job import (
+    Conditions,
+    GenerationRequest,
+    ImagePromptOptions,
+    LoraSlots,
+    Mode,
+    Sampling,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """The pipeline and denoiser calls that generate the images of one request.
+    """The pipelines and denoiser calls that generate the images of one request.
 
-    `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
+    `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
+    then those of the refiner if there is one, whose name is `refiner`.
     `nets` are the ControlNets of the request's controls, in their order.
-    `prompt_extras` are the extras that read the images of its prompt, and `num_prompt_images` their
-    number. `slots` are those for LoRAs, None without any.
+    `image_prompt` is None without one, and so are `slots` for LoRAs.
     """
 
     pipeline: str
     mode: Mode
     size: Size
-    num_calls: int
+    calls: tuple[int, ...]
     nets: tuple[str, ...] = ()
-    prompt_extras: tuple[str, ...] = ()
-    num_prompt_images: int = 0
+    refiner: str | None = None
+    image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
+
+    @property
+    def num_calls(self) -> int:
+        """Return the denoiser calls of one image, a refiner's included."""
+        return sum(self.calls)
 
 
 def pipelines_of(
@@ -52,20 +64,42 @@ def num_steps(family: FamilySpec, sampling: Sampling) -> int:
 
 
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
-    """Return the pipeline and the denoiser calls of a request to this model.
+    """Return the pipelines and the denoiser calls of a request to this model.
 
     Raises KeyError for a mode, a control or a scheduler that the model's family does not have.
     """
-    scheduler, prompt = spec.family.schedulers[request.sampling.scheduler], request.image_prompt
+    scheduler, refiner = spec.family.schedulers[request.sampling.scheduler], request.refiner
+    num_calls = scheduler.num_calls(num_steps(spec.family, request.sampling))
+    refined = (refiner.num_inference_steps,) if refiner else ()
     is_union = any(control.union_mode is not None for control in request.controls)
     pipelines = pipelines_of(spec.family, has_controls=bool(request.controls), is_union=is_union)
     return Method(
         pipeline=pipelines[request.mode],
         mode=request.mode,
         size=(request.width, request.height),
-        num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
+        calls=(num_calls - sum(refined), *refined),
         nets=tuple(control.net for control in request.controls),
-        prompt_extras=(*filter(None, (prompt.encoder,)), prompt.adapter) if prompt else (),
-        num_prompt_images=prompt.num_images if prompt else 0,
+        refiner=refiner.name if refiner else None,
+        image_prompt=request.image_prompt,
         slots=request.conditions.slots,
+    )
+
+
+def refining(request: GenerationRequest) -> GenerationRequest:
+    """Return what a refiner is asked for: the last steps without LoRAs, controls and image prompt.
+
+    Those are made for the model that runs before. The request has a refiner, and the result has a
+    strength that leaves its steps.
+    """
+    assert request.refiner is not None
+    steps = request.sampling.num_inference_steps
+    # in the middle of the range that is rounded down to its steps
+    strength = (request.refiner.num_inference_steps + 0.5) / steps
+    return replace(
+        request,
+        mode=Mode.IMAGE_TO_IMAGE,
+        sampling=replace(request.sampling, strength=strength),
+        controls=(),
+        image_prompt=None,
+        conditions=Conditions(),
     )

@@ -21,28 +21,23 @@ from pixpod.inputs.intake import Intake
 from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import ParsedJob
 from pixpod.job import (
-    Cost,
     Delivery,
     EncodedResult,
     Generation,
     Job,
-    JobResult,
     StoredImage,
     StoredResult,
-    WorkerReport,
 )
 from pixpod.logs import job_context
 from pixpod.methods import method_of
-from pixpod.outputs.encoding import (
-    MetadataOptions,
-)
+from pixpod.outputs.encoding import MetadataOptions
 from pixpod.outputs.keys import JobKeys
-from pixpod.pricing import estimate_cost
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.deadline import deadline, limit_s
 from pixpod.serving.delivery import Delivered, ImageDelivery
 from pixpod.serving.encoding import encode_images
 from pixpod.serving.job_events import JobEvents
+from pixpod.serving.job_results import JobResults
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.rendering import ReplyRenderer, render_failure
@@ -54,9 +49,6 @@ log = logging.getLogger(__name__)
 
 Handler = Callable[[Mapping[str, Any]], Coroutine[Any, Any, dict[str, Any]]]
 """Called by RunPod's SDK for each job. Any: JSON documents."""
-
-ANSWERED_FROM_STORED = "this job was finished before: it is answered from its stored result"
-FROM_SPOOL = "this job was finished before: its images come from the deployment's spool"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,7 +94,14 @@ class Worker:
     webhooks: Webhooks | None = None
     loras: Loras = field(default_factory=Loras)
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
-    images_served: int = field(default=0, init=False)
+    _job_results: JobResults = field(init=False)
+
+    def __post_init__(self) -> None:
+        self._job_results = JobResults(
+            refresh=self.refresh,
+            usd_per_gpu_second=self.usd_per_gpu_second,
+            worker_id=self.worker_id,
+        )
 
     async def __aenter__(self) -> Self:
         self.start()
@@ -218,11 +217,13 @@ class Worker:
                 if files is not None:
                     delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._repeat(job, made, ANSWERED_FROM_STORED, timeline)
+            result = self._job_results.of_stored(self.engine, job, made, timeline)
         elif isinstance(made, EncodedResult):
-            result = self._repeat(job, _stored(made, delivered), FROM_SPOOL, timeline)
+            result = self._job_results.of_spooled(self.engine, job, made, delivered, timeline)
         else:
-            result = self._finish(job, made.generation, delivered, timeline)
+            result = self._job_results.of_generated(
+                self.engine, job, made.generation, delivered, timeline
+            )
         reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):
             await self.delivery.remove_spooled(job)
@@ -292,62 +293,6 @@ class Worker:
             delivered = await self.delivery.deliver(job, files)
         await self._keep(job, files, delivered.images)
         return delivered
-
-    def _finish(
-        self, job: Job, generation: Generation, delivered: Delivered, timeline: Timeline
-    ) -> JobResult:
-        is_first = self.images_served == 0
-        self.images_served += len(delivered.images)
-        self.refresh.served(len(delivered.images))
-        return JobResult(
-            images=delivered.images,
-            model=generation.model,
-            steps=generation.num_calls,
-            timings_ms=timeline.milliseconds(),
-            cost=estimate_cost(
-                self.engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
-            ),
-            worker=self._report(is_first),
-            warnings=(*generation.warnings, *delivered.warnings),
-            adapters=generation.adapters,
-            image_prompt=job.request.image_prompt,
-        )
-
-    def _repeat(self, job: Job, result: StoredResult, reason: str, timeline: Timeline) -> JobResult:
-        return JobResult(
-            images=result.images,
-            model=result.model,
-            steps=result.steps,
-            timings_ms=timeline.milliseconds(),
-            cost=Cost(
-                gpu=self.engine.device_name,
-                gpu_ms=0.0,
-                estimated_usd=0.0,
-                basis="answered from a stored result",
-            ),
-            worker=self._report(is_first=self.images_served == 0),
-            warnings=(*result.warnings, reason),
-            adapters=result.adapters,
-            image_prompt=job.request.image_prompt,
-        )
-
-    def _report(self, is_first: bool) -> WorkerReport:
-        return WorkerReport(
-            id=self.worker_id,
-            cold_start=is_first,
-            boot_ms=self.engine.boot_ms(),
-            images_served=self.images_served,
-        )
-
-
-def _stored(spooled: EncodedResult, delivered: Delivered) -> StoredResult:
-    return StoredResult(
-        images=delivered.images,
-        model=spooled.model,
-        steps=spooled.steps,
-        warnings=(*spooled.warnings, *delivered.warnings),
-        adapters=spooled.adapters,
-    )
 
 
 def _describe(job: Job) -> dict[str, object]:

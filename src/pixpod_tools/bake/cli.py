@@ -6,7 +6,8 @@ diffusers, with weights in the precision in which they are served.
   scripts/bake --profile flux-dev --to DIR --accept-licence flux-1-dev-non-commercial
   scripts/bake --model sdxl=float16 --from FOLDER --vae FOLDER --to DIR
   scripts/bake --model sd15=float16 --from FILE.safetensors --config FOLDER --to DIR
-  scripts/bake --extra NAME=float16 --to DIR
+  scripts/bake --profile flux-dev --extra NAME=float16 --to DIR
+  scripts/bake --extra NAME=float16 --from FOLDER --to DIR
   scripts/bake --random flux-dev --size-gb 4 --to DIR
   scripts/bake --verify DIR
   scripts/bake --layers 8 --from DIR --to DIR
@@ -15,13 +16,15 @@ diffusers, with weights in the precision in which they are served.
 import argparse
 import logging
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.errors import InvalidSettings, WorkerError
-from pixpod.extras import load_extras
+from pixpod.extras import ExtraSpec, load_extras
+from pixpod.families import Precision
 from pixpod.weights.manifest import names_in, read_manifest
 
 if TYPE_CHECKING:
@@ -41,9 +44,8 @@ def main(arguments: list[str] | None = None) -> int:
         logging.getLogger(name).setLevel(logging.WARNING)
     for name in _NOISY:
         logging.getLogger(name).setLevel(logging.ERROR)
-    command = next(run for name, run in _COMMANDS.items() if getattr(options, name) is not None)
     try:
-        return command(options)
+        return _command(options)(options)
     except WorkerError as error:
         sys.stderr.write(f"scripts/bake: {error}\n")
         return 1
@@ -55,19 +57,13 @@ def _parser() -> argparse.ArgumentParser:
         description=__doc__,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    command = parser.add_mutually_exclusive_group(required=True)
+    command = parser.add_mutually_exclusive_group()
     command.add_argument("--profile", metavar="NAME", help="the models of an image, by name")
     command.add_argument(
         "--model",
         metavar="NAME=PRECISION[,t5=..][,adaln=..]",
         action="append",
         help="one model of the catalog; may be repeated",
-    )
-    command.add_argument(
-        "--extra",
-        metavar="NAME[=PRECISION]",
-        action="append",
-        help="an extra of the catalog, such as a ControlNet; may be repeated",
     )
     command.add_argument(
         "--random",
@@ -77,6 +73,13 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument("--verify", type=Path, metavar="DIR", help="check every byte; 1 if wrong")
     command.add_argument(
         "--layers", type=_count, metavar="N", help="spread a weights directory over N folders"
+    )
+    parser.add_argument(
+        "--extra",
+        metavar="NAME[=PRECISION]",
+        action="append",
+        help="an extra of the catalog, such as a ControlNet, alone or beside models, whose --from, "
+        "--config, --vae and --revision are not its own; may be repeated",
     )
     parser.add_argument("--to", type=Path, metavar="DIR", help="where to write")
     parser.add_argument(
@@ -95,7 +98,9 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--accept-licence", metavar="NAME", action="append", default=[], help="may be repeated"
     )
-    parser.add_argument("--catalog", type=Path, metavar="FILE", help="models of your own")
+    parser.add_argument(
+        "--catalog", type=Path, metavar="FILE", help="models and extras of your own"
+    )
     parser.add_argument("--shard-gb", type=_gigabytes, default=4_000_000_000, metavar="GB")
     parser.add_argument("--size-gb", type=_gigabytes, metavar="GB", help="with --random: in all")
     return parser
@@ -105,19 +110,22 @@ def _bake(options: argparse.Namespace) -> int:
     from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_tools.bake.bake import bake
     from pixpod_tools.bake.directory import list_models
-    from pixpod_tools.bake.recipes import get_profile, parse_recipe
+    from pixpod_tools.bake.recipes import Profile, get_profile, parse_recipe
 
     silence_libraries()
     directory = _required(options.to, "--to DIR")
-    recipes = (
+    profile = (
         get_profile(options.profile)
         if options.profile is not None
-        else tuple(map(parse_recipe, options.model))
+        else Profile(models=tuple(map(parse_recipe, options.model)))
     )
     requested = _source_options(options)
     catalog = load_catalog(options.catalog)
-    for recipe in recipes:
+    extras = _parse_extras((*profile.extras, *(options.extra or ())), options)
+    for recipe in profile.models:
         bake(directory, recipe, catalog, requested, options.shard_gb)
+    usual = replace(requested, location=None, config=None, vae=None, revision=None)
+    _bake_each(extras, directory, usual, options.shard_gb)
     _say_models(list_models(directory))
     return 0
 
@@ -125,15 +133,36 @@ def _bake(options: argparse.Namespace) -> int:
 def _bake_extras(options: argparse.Namespace) -> int:
     from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_tools.bake.directory import list_models
-    from pixpod_tools.bake.extras import bake_extra, parse_extra
 
     silence_libraries()
     directory = _required(options.to, "--to DIR")
-    extras = load_extras(options.catalog)
-    for extra, precision in [parse_extra(text, extras) for text in options.extra]:
-        bake_extra(directory, extra, precision, _source_options(options), options.shard_gb)
+    if options.config is not None or options.vae is not None:
+        raise InvalidSettings("--config and --vae are for models: expected none with --extra")
+    extras = _parse_extras(options.extra, options)
+    _bake_each(extras, directory, _source_options(options), options.shard_gb)
     _say_models(list_models(directory))
     return 0
+
+
+def _parse_extras(
+    texts: Sequence[str], options: argparse.Namespace
+) -> list[tuple[ExtraSpec, Precision]]:
+    from pixpod_tools.bake.recipes import parse_extra
+
+    extras = load_extras(options.catalog)
+    return [parse_extra(text, extras) for text in texts]
+
+
+def _bake_each(
+    extras: Sequence[tuple[ExtraSpec, Precision]],
+    directory: Path,
+    requested: "SourceOptions",
+    max_shard_bytes: int,
+) -> None:
+    from pixpod_tools.bake.extras import bake_extra
+
+    for extra, precision in extras:
+        bake_extra(directory, extra, precision, requested, max_shard_bytes)
 
 
 def _source_options(options: argparse.Namespace) -> "SourceOptions":
@@ -202,11 +231,24 @@ def _layers(options: argparse.Namespace) -> int:
 _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
     "profile": _bake,
     "model": _bake,
-    "extra": _bake_extras,
     "random": _bake_random,
     "verify": _verify,
     "layers": _layers,
 }
+
+
+def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
+    """Return what to do. Raises InvalidSettings for options that do not go together."""
+    chosen = [name for name in _COMMANDS if getattr(options, name) is not None]
+    if options.extra is None:
+        if not chosen:
+            raise InvalidSettings(f"one of --extra, --{', --'.join(_COMMANDS)} is needed here")
+        return _COMMANDS[chosen[0]]
+    if chosen and chosen[0] not in ("profile", "model"):
+        raise InvalidSettings(
+            f"--extra: expected alone, with --profile or --model, not --{chosen[0]}"
+        )
+    return _COMMANDS[chosen[0]] if chosen else _bake_extras
 
 
 def _say_models(models: Mapping[str, int]) -> None:

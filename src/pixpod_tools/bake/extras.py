@@ -8,7 +8,7 @@ from pathlib import Path, PurePosixPath
 
 from pixpod.engine.loading.components import DTYPE
 from pixpod.errors import InvalidSettings
-from pixpod.extras import Extras, ExtraSpec
+from pixpod.extras import ExtraSpec
 from pixpod.families import Precision
 from pixpod.weights.disk import check_space, disk_faults
 from pixpod.weights.hub_repository import extra_files
@@ -29,18 +29,6 @@ from pixpod_tools.bake.sources import (
 from pixpod_tools.bake.versions import library_versions
 
 log = logging.getLogger(__name__)
-
-PRECISIONS = (Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32)
-
-
-def parse_extra(text: str, extras: Extras) -> tuple[ExtraSpec, Precision]:
-    """Parse e.g. `canny=float16`, or a name alone for bfloat16. Raises InvalidSettings."""
-    name, _, precision = text.partition("=")
-    if name not in extras:
-        raise InvalidSettings(f"--extra {text}: expected one of {', '.join(extras)}")
-    if precision and precision not in PRECISIONS:
-        raise InvalidSettings(f"--extra {text}: expected a precision of {', '.join(PRECISIONS)}")
-    return extras[name], Precision(precision) if precision else Precision.BFLOAT16
 
 
 def bake_extra(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pixpod.catalog import Catalog
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
+from pixpod.extras import Extras, ExtraSpec
 from pixpod.families import STORED_PRECISIONS, FamilySpec, Precision
 
 
@@ -55,35 +56,49 @@ def _in(model: str, precision: Precision) -> ModelRecipe:
     return ModelRecipe(model=model, plan=QuantizationPlan(precision=precision))
 
 
-PROFILES: Mapping[str, tuple[ModelRecipe, ...]] = {
-    "tiny": (
-        _float8("flux-tiny"),
-        _in("sdxl-tiny", Precision.BFLOAT16),
-        _in("sd15-tiny", Precision.BFLOAT16),
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Profile:
+    """The models of an image, and its extras in the notation of `parse_extra`."""
+
+    models: tuple[ModelRecipe, ...]
+    extras: tuple[str, ...] = ()
+
+
+PROFILES: Mapping[str, Profile] = {
+    "tiny": Profile(
+        models=(
+            _float8("flux-tiny"),
+            _in("sdxl-tiny", Precision.BFLOAT16),
+            _in("sd15-tiny", Precision.BFLOAT16),
+        ),
+        extras=("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
     ),
-    "flux-schnell+sdxl": (_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16)),
-    "flux-dev": (_float8("flux-dev"),),
-    "flux-dev-24gb": (_float8("flux-dev", t5=Precision.FLOAT8_DYNAMIC),),
-    "flux-dev-adaln16": (_float8("flux-dev", adaln=Precision.BFLOAT16),),
-    "all": (
-        _float8("flux-dev"),
-        _float8("flux-schnell"),
-        _in("sdxl", Precision.FLOAT16),
-        _in("sd15", Precision.FLOAT16),
+    "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),
+    "flux-dev": Profile(models=(_float8("flux-dev"),)),
+    "flux-dev-24gb": Profile(models=(_float8("flux-dev", t5=Precision.FLOAT8_DYNAMIC),)),
+    "flux-dev-adaln16": Profile(models=(_float8("flux-dev", adaln=Precision.BFLOAT16),)),
+    "all": Profile(
+        models=(
+            _float8("flux-dev"),
+            _float8("flux-schnell"),
+            _in("sdxl", Precision.FLOAT16),
+            _in("sd15", Precision.FLOAT16),
+        )
     ),
-    "slim": (),
+    "slim": Profile(models=()),
 }
-"""The models of each profile by name. `slim` has no weights: they come from elsewhere."""
+"""The contents of images by name. `slim` has no weights: they come from elsewhere."""
 
 
-def get_profile(name: str) -> tuple[ModelRecipe, ...]:
-    """Return the models of a profile. Raises InvalidSettings, with all names, for another name."""
+def get_profile(name: str) -> Profile:
+    """Return a profile. Raises InvalidSettings, with all names, for another name."""
     if name not in PROFILES:
         raise InvalidSettings(f"--profile {name}: expected {', '.join(PROFILES)}")
     return PROFILES[name]
 
 
 _RECIPE = re.compile(r"(?P<model>[^=,]+)=(?P<precision>\w+)(?P<others>(,\w+=\w+)*)")
+_EXTRA_PRECISIONS = (Precision.FLOAT16, Precision.BFLOAT16, Precision.FLOAT32)
 _PRECISIONS_OF: Mapping[str, tuple[Precision, ...]] = {
     "t5": (Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC),
     "adaln": (Precision.BFLOAT16, Precision.FLOAT8_DYNAMIC),
@@ -115,6 +130,17 @@ def parse_recipe(text: str) -> ModelRecipe:
         adaln=others.get("adaln", Precision.FLOAT8_DYNAMIC),
     )
     return ModelRecipe(model=found["model"], plan=plan)
+
+
+def parse_extra(text: str, extras: Extras) -> tuple[ExtraSpec, Precision]:
+    """Parse e.g. `canny=float16`, or a name alone for bfloat16. Raises InvalidSettings."""
+    name, _, precision = text.partition("=")
+    if name not in extras:
+        raise InvalidSettings(f"--extra {text}: expected one of {', '.join(extras)}")
+    if precision and precision not in _EXTRA_PRECISIONS:
+        accepted = ", ".join(_EXTRA_PRECISIONS)
+        raise InvalidSettings(f"--extra {text}: expected a precision of {accepted}")
+    return extras[name], Precision(precision) if precision else Precision.BFLOAT16
 
 
 def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:

@@ -16,7 +16,9 @@ from pixpod_tools.container.wheels import provide_wheels
 class BuildSettings:
     """The image to build. `base_image` None is the Dockerfile's own; `target` None is all stages.
 
-    `is_local` builds on a base image and from wheels that this machine provides.
+    `is_local` builds on a base image and from wheels that this machine provides. `extras` are
+    those beside the profile's, separated by blanks, and `catalog` is a file in `model_cache` that
+    has them.
     """
 
     root: Path
@@ -27,6 +29,8 @@ class BuildSettings:
     target: str | None = None
     hf_token_file: Path | None = None
     accepted_licences: str = ""
+    extras: str = ""
+    catalog: str = ""
     pip_options: str = ""
 
     @property
@@ -59,6 +63,8 @@ def build_command(settings: BuildSettings) -> Iterator[str]:
         "VERSION": _version(settings.root),
         "REVISION": _revision(settings.root),
         "ACCEPT_LICENCES": settings.accepted_licences,
+        "EXTRAS": settings.extras,
+        "CATALOG": settings.catalog,
         "PIP_OPTIONS": settings.pip_options,
     }
     if settings.is_local:

@@ -40,6 +40,8 @@ def _build(given: argparse.Namespace) -> int:
         base_image=given.base_image,
         hf_token_file=given.hf_token_file,
         accepted_licences=given.accept_licences,
+        extras=given.extras,
+        catalog=given.catalog,
         pip_options=given.pip_options,
     )
     build(settings)
@@ -91,6 +93,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     builder.add_argument("--hf-token-file", type=Path, metavar="FILE", help="for gated models")
     builder.add_argument("--accept-licences", default="", metavar="NAMES", help="of the weights")
+    builder.add_argument(
+        "--extras", default="", metavar="NAMES", help="beside the profile's, separated by blanks"
+    )
+    builder.add_argument(
+        "--catalog", default="", metavar="FILE", help="in model_cache, with extras of your own"
+    )
     builder.add_argument("--pip-options", default="", metavar="TEXT", help="for pip install")
 
     for name, work, description in (

@@ -46,12 +46,12 @@ def debian_packages(listed: str) -> Iterator[dict[str, Any]]:
 
 
 def baked_models(weights_dir: Path) -> Iterator[dict[str, Any]]:
-    """Yield a component for each model of the manifest, if there is one, with its licence."""
+    """Yield a component for each model and extra of the manifest, if there is one."""
     manifest = weights_dir / "manifest.toml"
     if not manifest.is_file():
         return
-    models = tomllib.loads(manifest.read_text(encoding="utf-8"))["models"]
-    for name, entry in models.items():
+    listed = tomllib.loads(manifest.read_text(encoding="utf-8"))
+    for name, entry in {**listed.get("models", {}), **listed.get("extras", {})}.items():
         model = {
             "type": "machine-learning-model",
             "bom-ref": f"model/{name}",

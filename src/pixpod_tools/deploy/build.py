@@ -2,10 +2,12 @@
 
 import math
 from collections.abc import Mapping
+from pathlib import Path
 
-from pixpod.catalog import load_catalog
+from pixpod.catalog import Catalog, load_catalog
 from pixpod.errors import InvalidSettings
-from pixpod.families import Precision
+from pixpod.extras import Extras, load_extras
+from pixpod.families import GIB, Precision
 from pixpod.settings import Settings
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.endpoint import EndpointSpec
@@ -22,12 +24,19 @@ SCRATCH_GB = 5.0
 
 _STEP_GB = 5
 
-_OURS = ("PIXPOD_MODELS", "PIXPOD_PRECISION", "PIXPOD_ACCEPT_LICENCES")
+_OURS: Mapping[str, str] = {
+    "PIXPOD_MODELS": "models",
+    "PIXPOD_EXTRAS": "extras",
+    "PIXPOD_STACKS": "stacks",
+    "PIXPOD_PRECISION": "precision",
+    "PIXPOD_ACCEPT_LICENCES": "accept_licences",
+}
+"""Variables of the container that follow from keys, which they are refused beside."""
 
 
 def build_spec(wanted: Configuration) -> EndpointSpec:
     """Build the endpoint. Raises InvalidConfiguration for settings that cannot work."""
-    models = served_models(wanted, load_catalog())
+    models = served_models(wanted, *_load_catalog(wanted))
     _check_volume(wanted)
     if wanted.cpu is not None and wanted.gpu_pools is not None:
         raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
@@ -51,6 +60,21 @@ def disk_gb(mode: Mode, weights_gb: float) -> int:
     return math.ceil((SOFTWARE_GB + SCRATCH_GB + weights_gb) / _STEP_GB) * _STEP_GB
 
 
+def _load_catalog(wanted: Configuration) -> tuple[Catalog, Extras]:
+    """Return the models and extras that the worker knows, too."""
+    if wanted.catalog is None:
+        return load_catalog(), load_extras()
+    if "PIXPOD_CATALOG" not in wanted.env:
+        raise InvalidConfiguration(
+            "env.PIXPOD_CATALOG", None, "the place of the catalog's file in the container"
+        )
+    file = Path(wanted.catalog)
+    try:
+        return load_catalog(file), load_extras(file)
+    except InvalidSettings as error:
+        raise InvalidConfiguration("catalog", wanted.catalog, f"a catalog: {error}") from error
+
+
 def _check_volume(wanted: Configuration) -> None:
     if wanted.mode is Mode.VOLUME and wanted.network_volume_id is None:
         raise InvalidConfiguration("network_volume_id", None, "an id, in mode volume")
@@ -68,12 +92,13 @@ def _choose_pools(wanted: Configuration, models: tuple[ServedModel, ...]) -> tup
 
 def _environment(wanted: Configuration, models: tuple[ServedModel, ...]) -> Mapping[str, str]:
     """Variables of the container, checked as a worker would check them."""
-    for name in _OURS:
+    for name, key in _OURS.items():
         if name in wanted.env or name in wanted.secrets:
-            accepted = "the keys models, precision and accept_licences in its place"
-            raise InvalidConfiguration(f"env.{name}", None, accepted)
+            raise InvalidConfiguration(f"env.{name}", None, f"the key {key} in its place")
     own = {
         "PIXPOD_MODELS": ",".join(model.spec.name for model in models),
+        "PIXPOD_EXTRAS": ",".join(wanted.extras or ()),
+        "PIXPOD_STACKS": ",".join(wanted.stacks),
         "PIXPOD_PRECISION": ",".join("=".join(pair) for pair in wanted.precision.items()),
         "PIXPOD_ACCEPT_LICENCES": ",".join(wanted.accept_licences),
     }
@@ -129,6 +154,12 @@ def _fit_text(pool: Pool, models: tuple[ServedModel, ...]) -> str:
     """Say how a worker's plan places the models on the pool's smallest GPU."""
     worst = pool.worst_fit(models)
     assert worst.plan is not None, "pools that do not serve the models were refused"
-    offloaded = ", ".join(str(key) for key in worst.plan.offloaded)
+    plan = worst.plan
+    offloaded = ", ".join(str(key) for key in plan.offloaded)
     placed = f"offloaded between stages: {offloaded}" if offloaded else "all resident"
-    return f"{pool.id} ({worst.gpu.name}): {placed}"
+    stacks = (
+        f"; {stack.name} needs {plan.needed_bytes(need, stack.stages) / GIB:.1f} GiB"
+        for need in plan.needs
+        for stack in need.declared_stacks
+    )
+    return f"{pool.id} ({worst.gpu.name}): {placed}{''.join(stacks)}"

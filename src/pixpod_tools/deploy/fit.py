@@ -1,25 +1,32 @@
 """Plan models on a GPU as a worker there would, or say why they do not fit."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.memory.needs import known_bytes, need_of
 from pixpod.engine.memory.residency import ResidencyPlan, make_plan
 from pixpod.engine.precision.precision import QuantizationPlan, choose_precision
 from pixpod.errors import WorkerError
-from pixpod.families import Precision
+from pixpod.extras import Extras
+from pixpod.families import GIB, Precision
 from pixpod.gpus import Gpu
+from pixpod.stacks import Stack
 from pixpod_tools.plan.served import checkpoint_of, target_of
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ServedModel:
-    """A model as its files have it, and the deployment's PIXPOD_PRECISION if there is one."""
+    """A model as its files have it, and the deployment's PIXPOD_PRECISION if there is one.
+
+    `extras` and `stacks` are those of the deployment, also of other models.
+    """
 
     spec: ModelSpec
     baked: QuantizationPlan
     requested: Precision | None = None
+    extras: Extras = field(default_factory=dict)
+    stacks: tuple[Stack, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +56,8 @@ def fit(models: Sequence[ServedModel], gpu: Gpu) -> Fit:
                 is_compiling=True,
             )
             is_as_baked = is_as_baked and _is_as_baked(model, plan)
-            needs.append(need_of(model.spec, _as_loaded(plan, model.baked)))
+            loaded_as = _as_loaded(plan, model.baked)
+            needs.append(need_of(model.spec, loaded_as, extras=model.extras, stacks=model.stacks))
         return Fit(gpu=gpu, plan=make_plan(needs, target.budget), is_as_baked=is_as_baked)
     except WorkerError as error:
         return Fit(gpu=gpu, plan=None, reason=str(error))
@@ -64,7 +72,9 @@ def _as_loaded(plan: QuantizationPlan, baked: QuantizationPlan) -> QuantizationP
 
 def files_gb(models: Sequence[ServedModel]) -> float:
     """Return the size of all files, in 10^9 bytes."""
-    return sum(sum(known_bytes(each.spec, each.baked).values()) for each in models) / 1e9
+    extras = {name: extra.gib_16 * GIB for each in models for name, extra in each.extras.items()}
+    own = (sum(known_bytes(each.spec, each.baked).values()) for each in models)
+    return (sum(own) + sum(extras.values())) / 1e9
 
 
 def _is_as_baked(model: ServedModel, plan: QuantizationPlan) -> bool:

@@ -1,12 +1,15 @@
 """Models that an endpoint serves, and the formats of their files."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from pixpod.catalog import Catalog
 from pixpod.engine.precision.precision import QuantizationPlan
+from pixpod.errors import InvalidSettings
+from pixpod.extras import Extras, ServedSpec, choose_extras
 from pixpod.families import Precision
-from pixpod_tools.bake.recipes import PROFILES
+from pixpod.stacks import Stack, parse_stacks
+from pixpod_tools.bake.recipes import PROFILES, Profile
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.errors import InvalidConfiguration
 from pixpod_tools.deploy.fit import ServedModel
@@ -15,8 +18,13 @@ CPU_FLAVORS: Mapping[str | None, str] = {"tiny": "cpu5c"}
 """Kinds of CPU workers for the profiles that need no GPU."""
 
 
-def served_models(wanted: Configuration, catalog: Catalog) -> tuple[ServedModel, ...]:
-    """Return the configured models, else all of the profile. Raises InvalidConfiguration."""
+def served_models(
+    wanted: Configuration, catalog: Catalog, extras: Extras
+) -> tuple[ServedModel, ...]:
+    """Return the configured models, else all of the profile, with their extras and stacks.
+
+    Raises InvalidConfiguration.
+    """
     baked = _baked_plans(wanted)
     names = tuple(baked) if wanted.models is None else wanted.models
     if wanted.mode is Mode.BAKED and not baked:
@@ -33,7 +41,11 @@ def served_models(wanted: Configuration, catalog: Catalog) -> tuple[ServedModel,
         _check_cacheable(names, catalog)
     for name in wanted.precision.keys() - set(names):
         raise InvalidConfiguration("precision", name, f"a model that is served: {', '.join(names)}")
-    _check_licences(names, catalog, wanted.accept_licences)
+    _check_licences([catalog[name] for name in names], wanted.accept_licences)
+    served = {name: catalog[name] for name in names}
+    chosen = _choose_extras(wanted, served, extras)
+    _check_licences(list(chosen.values()), wanted.accept_licences)
+    stacks = _parse_stacks(wanted, served, chosen)
     return tuple(
         ServedModel(
             spec=catalog[name],
@@ -41,6 +53,8 @@ def served_models(wanted: Configuration, catalog: Catalog) -> tuple[ServedModel,
                 baked.get(name) or QuantizationPlan(precision=catalog[name].precision["cuda"])
             ),
             requested=wanted.precision.get(name),
+            extras=chosen,
+            stacks=stacks,
         )
         for name in names
     )
@@ -52,7 +66,7 @@ def _baked_plans(wanted: Configuration) -> Mapping[str, QuantizationPlan]:
         return {}
     if wanted.profile is None or wanted.profile not in PROFILES:
         raise InvalidConfiguration("profile", wanted.profile, f"any of {', '.join(PROFILES)}")
-    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile]}
+    return {recipe.model: recipe.plan for recipe in PROFILES[wanted.profile].models}
 
 
 def _with_t5(plan: QuantizationPlan) -> QuantizationPlan:
@@ -73,12 +87,28 @@ def _check_cacheable(names: tuple[str, ...], catalog: Catalog) -> None:
         raise InvalidConfiguration("models", names[0], accepted)
 
 
-def _check_licences(names: tuple[str, ...], catalog: Catalog, accepted: tuple[str, ...]) -> None:
-    for name in names:
-        spec = catalog[name]
+def _choose_extras(wanted: Configuration, models: Catalog, known: Extras) -> Extras:
+    """Return the configured extras, else those of the profile that fit a model."""
+    profile = PROFILES[wanted.profile] if wanted.profile else Profile(models=())
+    there = [text.partition("=")[0] for text in profile.extras]
+    try:
+        return choose_extras(wanted.extras, known, models, there)
+    except InvalidSettings as error:
+        raise InvalidConfiguration("extras", None, f"what a worker takes: {error}") from error
+
+
+def _parse_stacks(wanted: Configuration, models: Catalog, extras: Extras) -> tuple[Stack, ...]:
+    try:
+        return parse_stacks(wanted.stacks, models, extras)
+    except InvalidSettings as error:
+        raise InvalidConfiguration("stacks", None, f"what a worker takes: {error}") from error
+
+
+def _check_licences(specs: Sequence[ServedSpec], accepted: tuple[str, ...]) -> None:
+    for spec in specs:
         if spec.licence_must_be_accepted and spec.licence not in accepted:
             raise InvalidConfiguration(
                 "accept_licences",
                 None,
-                f"{spec.licence!r} for {name}: read it, and name it here if you accept it",
+                f"{spec.licence!r} for {spec.name}: read it, and name it here if you accept it",
             )

@@ -6,7 +6,8 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from pixpod.contract.types import NOT_SUPPORTED, ErrorReply, JobInput, Reply
+from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
+from pixpod.contract.reply import ErrorReply, Reply
 
 
 class _ReadableSchema(GenerateJsonSchema):

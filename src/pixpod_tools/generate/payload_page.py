@@ -7,14 +7,10 @@ from dataclasses import fields
 from typing import Any
 
 from pixpod.catalog import Defaults
-from pixpod.contract.types import (
-    LISTS,
-    NOT_SUPPORTED,
-    OBJECTS,
-    PATTERNS,
-    DescribeReply,
-    TimingsReply,
-)
+from pixpod.contract.describe_reply import DescribeReply
+from pixpod.contract.job_input import LISTS, NOT_SUPPORTED, OBJECTS
+from pixpod.contract.reply import TimingsReply
+from pixpod.contract.scalars import PATTERNS
 from pixpod.errors import Fault, WorkerError
 from pixpod_tools.generate.json_schema import json_schemas
 from pixpod_tools.generate.markdown import code, generated_from, table
@@ -108,7 +104,7 @@ def render() -> str:
             phases=code(TimingsReply.model_fields), describe=code(DescribeReply.model_fields)
         )
         + table(("code", "who must act", "when"), _error_rows())
-        + generated_from("src/pixpod/contract/types.py", "src/pixpod/errors.py")
+        + generated_from("src/pixpod/contract", "src/pixpod/errors.py")
     )
 
 

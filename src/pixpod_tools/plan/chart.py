@@ -1,20 +1,23 @@
-"""Renders a plan as a chart: a bar for the components on the GPU in each stage of each model."""
+"""Renders a plan as a chart: a bar for the components on the GPU in each stage of each model, and
+in the denoising of each stack."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.axes import Axes
 
 from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.memory.needs import Need
 from pixpod.engine.memory.residency import ResidencyPlan
 from pixpod.families import GIB
+from pixpod.methods import StagePlan
 from pixpod_tools.row_chart import BAR, INK, MARK, save_row_chart
 
 COLOURS = ("#4f8fc0", "#f0a35e", "#6aab8e", "#b8a1d9", "#c26d9b", "#c9b458")
 """Colours of models, in their order; further models reuse them from the first."""
 
-_CUDA, _WORK = "#9aa5b1", "#dfe4e8"
+_CUDA, _WORK, _SLOTS = "#9aa5b1", "#dfe4e8", "#8d7966"
 _NOTE = "hatched: otherwise offloaded to host memory; pale: activations for one default image"
 
 
@@ -56,24 +59,33 @@ def save_chart(title: str, plan: ResidencyPlan, path: Path) -> None:
 def _bars(plan: ResidencyPlan) -> Iterator[tuple[str, list[Piece]]]:
     for need in plan.needs:
         for stage in need.stages:
-            pieces = _pieces(plan, need.components_of(stage), stage.working_bytes(1))
-            yield f"{need.model}: {stage.name}", list(pieces)
+            yield f"{need.model}: {stage.name}", list(_pieces(plan, need, stage))
+        for stack in need.declared_stacks:
+            for stage in stack.stages:
+                if need.denoiser in stage.components or _has_extras(need, stage):
+                    yield f"{stack.name}: {stage.name}", list(_pieces(plan, need, stage))
 
 
-def _pieces(
-    plan: ResidencyPlan, stage: Mapping[ComponentKey, int], working_bytes: int
-) -> Iterator[Piece]:
+def _has_extras(need: Need, stage: StagePlan) -> bool:
+    return any(key.is_extra for key in need.components_of(stage))
+
+
+def _pieces(plan: ResidencyPlan, need: Need, stage: StagePlan) -> Iterator[Piece]:
     assert plan.budget is not None
+    wanted = need.components_of(stage)
     yield Piece(label="CUDA", size_bytes=plan.budget.overhead_bytes, colour=_CUDA)
     for key, size_bytes in plan.sizes.items():
-        if key in plan.resident or key in stage:
+        if key in plan.resident or key in wanted:
             yield Piece(
                 label=key.component,
                 size_bytes=size_bytes,
                 colour=_colour(plan, key),
                 is_passing=key not in plan.resident,
             )
-    yield Piece(label="activations", size_bytes=working_bytes, colour=_WORK)
+    activations_bytes = stage.working_bytes(1) - stage.slot_bytes
+    yield Piece(label="activations", size_bytes=activations_bytes, colour=_WORK)
+    if stage.slot_bytes:
+        yield Piece(label="LoRAs", size_bytes=stage.slot_bytes, colour=_SLOTS)
 
 
 def _colour(plan: ResidencyPlan, key: ComponentKey) -> str:

@@ -1,19 +1,23 @@
 """Memory needs of models on another machine's GPU, as a worker there plans them."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.device_probe import version_of_torch
+from pixpod.engine.memory.budget import Budget, budget_for
 from pixpod.engine.memory.needs import Need, known_bytes, need_of
-from pixpod.engine.memory.residency import Budget, budget_for
 from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.precision.precision import Hardware, QuantizationPlan, choose_precision
 from pixpod.errors import InvalidSettings, ModelUnavailable
+from pixpod.extras import Extras, ExtraSpec
 from pixpod.families import GIB, Precision
 from pixpod.gpus import Gpu, GpuClass, find_gpu, find_gpu_class, load_gpus
+from pixpod.stacks import Stack
 from pixpod.weights.layout import CheckpointInfo, Weights, read_checkpoint_info
 from pixpod.weights.sources import BakedSource
 
@@ -64,24 +68,40 @@ def _target(
     return Target(title=title, hardware=hardware, budget=budget)
 
 
+def served_models(entries: Iterable[str], catalog: Catalog) -> Catalog:
+    """Return the models of entries, see `find_needs`. Raises InvalidSettings."""
+    found = {}
+    for entry in entries:
+        name = entry.partition("=")[0]
+        if name not in catalog:
+            raise InvalidSettings(f"--models: expected any of {', '.join(catalog)}, got {entry!r}")
+        found[name] = catalog[name]
+    return found
+
+
 def find_needs(
-    entries: Iterable[str], catalog: Catalog, weights_dir: Path | None, target: Target
+    entries: Sequence[str],
+    catalog: Catalog,
+    weights_dir: Path | None,
+    target: Target,
+    *,
+    extras: Extras = MappingProxyType({}),
+    stacks: Sequence[Stack] = (),
 ) -> tuple[Need, ...]:
-    """Return the needs of models on a target.
+    """Return the needs of models on a target, with the extras and stacks of a deployment.
 
     `entries` are names, each with `=` and a precision if the choice is not the worker's. Raises
     InvalidSettings, and what a worker on that GPU would answer.
     """
+    models = served_models(entries, catalog)
     needs, sharing = [], Sharing()
     for entry in entries:
         name, _, precision = entry.partition("=")
-        if name not in catalog:
-            raise InvalidSettings(f"--models: expected any of {', '.join(catalog)}, got {entry!r}")
         if precision and precision not in list(Precision):
             known = ", ".join(Precision)
             raise InvalidSettings(f"--models {entry}: expected a precision of {known}")
         requested = Precision(precision) if precision else None
-        spec = catalog[name]
+        spec = models[name]
         weights = _find_weights(spec, weights_dir)
         checkpoint = (
             read_checkpoint_info(spec, weights)
@@ -90,7 +110,17 @@ def find_needs(
         )
         plan = _choose(spec, checkpoint, target.hardware, requested)
         keys: Mapping[str, ComponentKey] = sharing.keys_of(spec, plan, weights)
-        needs.append(need_of(spec, plan, weights, keys))
+        needs.append(
+            need_of(
+                spec,
+                plan,
+                weights,
+                keys,
+                extras=extras,
+                stacks=stacks,
+                find_extra=partial(_find_extra, weights_dir),
+            )
+        )
     return tuple(needs)
 
 
@@ -115,6 +145,10 @@ def _choose(
     anywhere = replace(hardware, memory_bytes=None)
     plan = choose_precision(spec, checkpoint, anywhere, requested=requested, is_compiling=True)
     return replace(plan, t5=suited.t5)
+
+
+def _find_extra(weights_dir: Path | None, extra: ExtraSpec) -> Weights | None:
+    return BakedSource(weights_dir).find(extra) if weights_dir else None
 
 
 def _find_weights(spec: ModelSpec, weights_dir: Path | None) -> Weights | None:

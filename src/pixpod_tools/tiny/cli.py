@@ -14,7 +14,17 @@ import torch
 from diffusers import AutoencoderKL, DiffusionPipeline
 
 from pixpod_tools.bake.directory import list_again
-from pixpod_tools.tiny import controlnets, extras, flux, loras, net_scores, pretrain, unet, vae
+from pixpod_tools.tiny import (
+    controlnets,
+    extras,
+    flux,
+    loras,
+    net_scores,
+    pretrain,
+    redux,
+    unet,
+    vae,
+)
 from pixpod_tools.tiny.data import load_latents
 from pixpod_tools.tiny.evaluate import evaluate
 from pixpod_tools.tiny.layout import NARROW_VAE, SHARED, WIDE_VAE, publish, publish_vae
@@ -101,6 +111,11 @@ def train_net(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_redux(options: argparse.Namespace) -> None:
+    redux.train_redux(options.out, _course(redux.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
 def train_loras(options: argparse.Namespace) -> None:
     """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
     for lora in loras.LORAS:
@@ -123,7 +138,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def train_all(options: argparse.Namespace) -> None:
     models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
-    for command in (*models, "loras", *extras.NETS, "evaluate", "evaluate-nets"):
+    for command in (*models, "loras", *extras.NETS, redux.NAME, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -134,6 +149,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sdxl": train_unet,
     "sd15": train_unet,
     **dict.fromkeys(extras.NETS, train_net),
+    redux.NAME: train_redux,
     "loras": train_loras,
     "evaluate": run_evaluation,
     "evaluate-nets": evaluate_nets,

@@ -14,6 +14,7 @@ from pixpod_tools.tiny import controlnets, unet
 from pixpod_tools.tiny.training import Course
 
 FOLDER = "extras"
+CLASS_SETTINGS = ("_class_name", "_diffusers_version")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -66,8 +67,8 @@ def _publish(module: ModelMixin, out: Path) -> None:
 
 
 def _keep_known_settings(net_class: type[ModelMixin], config: Path) -> None:
-    """Drop settings of the denoiser that the net was made from, which its class does not take."""
+    """Drop settings of the denoiser that the net was made from, and where that was."""
     settings = json.loads(config.read_text())
     known = inspect.signature(net_class.__init__).parameters
-    kept = {key: value for key, value in settings.items() if key in known or key.startswith("_")}
+    kept = {key: value for key, value in settings.items() if key in {*known, *CLASS_SETTINGS}}
     config.write_text(json.dumps(kept, indent=2) + "\n")

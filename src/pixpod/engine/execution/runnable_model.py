@@ -46,7 +46,7 @@ class RunnableModel:
         self, items: Sequence[BatchItem], on_step: OnStep
     ) -> list[ItemResult | WorkerError]:
         """See `ModelRunner.execute`. Warm-ups are part of the boot."""
-        if not items[0].is_warmup:
+        if items[0].warms is None:
             return self.runner.execute(self.loaded, items, on_step)
-        with self.timeline.span("warm", self.loaded.spec.name):
+        with self.timeline.span("warm", items[0].warms):
             return self.runner.execute(self.loaded, items, on_step)

@@ -52,9 +52,9 @@ def load_extra(job: ExtraLoadJob) -> Component:
     Raises ModelUnavailable for an adapter of another kind, WeightsUnreadable if its files cannot be
     read, OutOfMemory if it does not fit.
     """
-    name, device = job.extra.name, job.device
+    name, device, load = job.extra.name, job.device, _LOADERS[job.extra.kind]
     try:
-        module = _LOADERS[job.extra.kind](job)
+        module = load(job)
     except torch.OutOfMemoryError as exc:
         raise OutOfMemory(f"{name} does not fit on {device}") from exc
     except (OSError, ValueError, KeyError, SafetensorError, NamesDiffer) as exc:
@@ -169,6 +169,7 @@ def _build_ip_adapter(tensors: Mapping[str, torch.Tensor]) -> IpAdapter:
 
 _LOADERS: Mapping[ExtraKind, Callable[[ExtraLoadJob], Component]] = {
     ExtraKind.CONTROLNET: _load_single,
+    ExtraKind.REFINER: _load_single,
     ExtraKind.IMAGE_ENCODER: _load_single,
     ExtraKind.IP_ADAPTER: _load_ip_adapter,
     ExtraKind.REDUX: _load_redux,

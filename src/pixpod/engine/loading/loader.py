@@ -10,7 +10,7 @@ import logging
 import os
 import sys
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +26,8 @@ from pixpod.extras import Extras, ExtraSpec
 from pixpod.families import Precision
 from pixpod.gpus import find_gpu_class
 from pixpod.job import Quality
+from pixpod.methods import stack_extras
+from pixpod.stacks import Stack
 from pixpod.timeline import BootTimeline, Span
 from pixpod.weights.layout import (
     Weights,
@@ -56,10 +58,10 @@ _Key = tuple[str, Quality]
 class ModelLoader:
     """Loads each model once for each precision that is requested.
 
-    `extras` are those that requests may name. `device` is `auto`, `cuda` or `cpu`. A requested
-    precision of None is what suits the weights and the GPU. `memory_limit_gib` is the part of a
-    GPU's memory that may be used, None for all. `compiled` holds packages that were compiled ahead;
-    with None nothing is compiled.
+    `extras` are those that requests may name, and `stacks` what must fit together. `device` is
+    `auto`, `cuda` or `cpu`. A requested precision of None is what suits the weights and the GPU.
+    `memory_limit_gib` is the part of a GPU's memory that may be used, None for all. `compiled`
+    holds packages that were compiled ahead; with None nothing is compiled.
     """
 
     def __init__(
@@ -67,6 +69,7 @@ class ModelLoader:
         *,
         models: Catalog,
         extras: Extras = MappingProxyType({}),
+        stacks: Sequence[Stack] = (),
         locator: WeightsLocator,
         device: str,
         requested_precision: Callable[[str], Precision | None],
@@ -80,6 +83,7 @@ class ModelLoader:
     ) -> None:
         self._models = models
         self._extras = extras
+        self._stacks = stacks
         self._locator = locator
         self._requested_device = device
         self._requested_precision = requested_precision
@@ -104,9 +108,10 @@ class ModelLoader:
         self._extra_loads: dict[tuple[RunnableModel, str], Future[None]] = {}
         self._variants: Future[Variants] | None = None
         self._device_name = "unknown"
+        self._is_stopped = False
         # one that waits for another of its model must not keep that one from a thread
         self._threads = ThreadPoolExecutor(
-            2 * len(models) + len(extras) + 1, thread_name_prefix="load"
+            2 * len(models) + len(extras) + len(stacks) + 1, thread_name_prefix="load"
         )
 
     def preload(self, names: Iterable[str]) -> "tuple[Future[RunnableModel], ...]":
@@ -117,7 +122,7 @@ class ModelLoader:
         names = tuple(names)
         for name in names:
             self._read_ahead(name)
-        for extra in self._extras.values():
+        for extra in self._in_order_of_use():
             self._read_extra_ahead(extra)
         return tuple(self._begin(name, Quality.DEFAULT) for name in names)
 
@@ -145,6 +150,18 @@ class ModelLoader:
                 self._extra_loads[model, name] = load
                 load.add_done_callback(self._report_unforeseen)
         return load
+
+    def load_stack(self, model: "RunnableModel", stack: Stack) -> "Future[None]":
+        """Load the extras of a stack for a loaded model. The future raises a WorkerError.
+
+        It is cancelled if the loader was stopped.
+        """
+        with self._lock:
+            if not self._is_stopped:
+                return self._threads.submit(self._load_stack, model, stack)
+        stopped: Future[None] = Future()
+        stopped.cancel()
+        return stopped
 
     @property
     def device_name(self) -> str:
@@ -182,6 +199,8 @@ class ModelLoader:
 
     def stop(self) -> None:
         """End running loads, drop all models and free the device."""
+        with self._lock:
+            self._is_stopped = True
         self._prefetch.stop()
         self._threads.shutdown(wait=True, cancel_futures=True)
         self._loads.clear()
@@ -205,6 +224,14 @@ class ModelLoader:
                     self._read_early[name] = weights
         except WorkerError as error:
             self._found_early = self._found_early or error
+
+    def _in_order_of_use(self) -> list[ExtraSpec]:
+        """Return all extras, those of stacks first."""
+        declared = [name for stack in self._stacks for name in self._extras_of(stack)]
+        return [self._extras[name] for name in dict.fromkeys((*declared, *self._extras))]
+
+    def _extras_of(self, stack: Stack) -> tuple[str, ...]:
+        return stack_extras(stack, self._models[stack.model], self._extras)
 
     def _read_extra_ahead(self, extra: ExtraSpec) -> None:
         """Begin to read an extra behind all models; errors are those of the jobs that name it."""
@@ -291,6 +318,10 @@ class ModelLoader:
             raise
         log.info("extra ready", extra={"extra": extra.name, "model": model.loaded.spec.name})
 
+    def _load_stack(self, model: "RunnableModel", stack: Stack) -> None:
+        for load in [self.load_extra(model, name) for name in self._extras_of(stack)]:
+            load.result()
+
     def _report_unforeseen(self, load: "Future[Any]") -> None:
         """Report an unexpected error as a fault of the host, lest the host fail job after job."""
         error = None if load.cancelled() else load.exception()
@@ -334,6 +365,7 @@ class ModelLoader:
             is_compiling=self._compiled is not None,
             memory_limit_gib=self._memory_limit_gib,
             extras=self._extras,
+            stacks=self._stacks,
         )
         return Variants(
             device=device,

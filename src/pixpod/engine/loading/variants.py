@@ -6,7 +6,7 @@ Chooses the precision, makes room, loads and compiles.
 import logging
 import threading
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
@@ -23,10 +23,11 @@ from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.loading.components import LoadJob, target_precision, wide_precision
 from pixpod.engine.loading.extras import ExtraLoadJob, load_extra
 from pixpod.engine.loading.model_loading import load_model
+from pixpod.engine.memory.budget import budget_for
 from pixpod.engine.memory.host import free_bytes
 from pixpod.engine.memory.needs import NoFootprint, extra_bytes, files_bytes, need_of
 from pixpod.engine.memory.placement import Placement
-from pixpod.engine.memory.residency import ResidencyPlan, budget_for, make_plan
+from pixpod.engine.memory.residency import ResidencyPlan, make_plan
 from pixpod.engine.memory.sharing import Sharing
 from pixpod.engine.model import Compilation, Component, LoadedExtra, LoadedModel
 from pixpod.engine.precision.attention import set_attention
@@ -36,9 +37,10 @@ from pixpod.engine.precision.precision import (
     choose_precision,
 )
 from pixpod.errors import WorkerError
-from pixpod.extras import Extras, ExtraSpec, ServedSpec, extras_for
+from pixpod.extras import Extras, ExtraSpec, ServedSpec
 from pixpod.families import Precision
 from pixpod.job import Quality
+from pixpod.stacks import Stack
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import CheckpointInfo, Weights, read_checkpoint_info
 from pixpod.weights.prefetch import Prefetch
@@ -194,11 +196,12 @@ def plan_models(
     is_compiling: bool,
     memory_limit_gib: float | None,
     extras: Extras = MappingProxyType({}),
+    stacks: Sequence[Stack] = (),
 ) -> ResidencyPlan:
-    """Plan where the default variants of these models will live, each beside any of its extras.
+    """Plan where the default variants of these models and the extras of these stacks will live.
 
     A model that cannot be loaded is left out; its own load says why. Raises ModelUnavailable if
-    the models do not fit.
+    the models, a stack, or an extra beside its model do not fit.
     """
     needs = []
     for name, spec in models.items():
@@ -211,12 +214,10 @@ def plan_models(
                 requested=requested_precision(name),
                 is_compiling=is_compiling,
             )
-            sizes = {
-                extra.name: extra_bytes(extra, plan.wide_precision, find(extra))
-                for extra in extras_for(spec, extras)
-            }
             keys = sharing.keys_of(spec, plan, weights)
-            needs.append(need_of(spec, plan, weights, keys, sizes))
+            needs.append(
+                need_of(spec, plan, weights, keys, extras=extras, stacks=stacks, find_extra=find)
+            )
         except (WorkerError, NoFootprint) as exc:
             log.warning("not in the plan", extra={"model": name, "reason": str(exc)})
     residency = make_plan(needs, budget_for(hardware.memory_bytes, memory_limit_gib))

@@ -8,37 +8,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from pixpod.engine.component_key import ComponentKey
-from pixpod.engine.memory.needs import MARGIN_BYTES, OVERHEAD_BYTES, Need, all_sizes
+from pixpod.engine.memory.budget import Budget
+from pixpod.engine.memory.needs import Need, all_sizes
+from pixpod.engine.memory.shortages import find_shortages
 from pixpod.errors import ModelUnavailable
 from pixpod.families import GIB
 from pixpod.methods import StageName, StagePlan
 
 BUS_BYTES_PER_S = 20e9
 """Speed from page-locked memory to a GPU over 16 lanes of PCIe 4; 20 to 25 GB/s are seen."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Budget:
-    """Bytes of a GPU that may be used, and those that are used before a model is loaded."""
-
-    gpu_bytes: int
-    overhead_bytes: int
-
-    @property
-    def free_bytes(self) -> int:
-        return self.gpu_bytes - self.overhead_bytes
-
-
-def budget_for(memory_bytes: int | None, limit_gib: float | None) -> Budget | None:
-    """Return the budget of a GPU with so much memory; None on a CPU without a limit."""
-    if limit_gib is not None:
-        limit_bytes = round(limit_gib * GIB)
-        gpu_bytes = min(limit_bytes, memory_bytes or limit_bytes)
-    elif memory_bytes is not None:
-        gpu_bytes = memory_bytes - MARGIN_BYTES
-    else:
-        return None
-    return Budget(gpu_bytes=gpu_bytes, overhead_bytes=OVERHEAD_BYTES)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -58,7 +36,7 @@ class ResidencyPlan:
     """Places of components while images of the models' default sizes are generated.
 
     `offloaded` components take turns in the memory that `resident` ones and activations leave.
-    Without a budget nothing is ever offloaded.
+    Extras that no stack has are in neither of them. Without a budget nothing is ever offloaded.
     """
 
     needs: tuple[Need, ...]
@@ -80,13 +58,16 @@ class ResidencyPlan:
 
     @property
     def spare_bytes(self) -> int | None:
-        """Bytes that no stage of a single image of any model needs; None without a budget."""
+        """Bytes that no stage of a single image needs, apart from slots for LoRAs.
+
+        Slots may be kept in them between batches. None without a budget.
+        """
         if self.left_bytes is None:
             return None
         needed = (
-            stage.working_bytes(1) + self._onload_bytes(need.components_of(stage))
+            stage.working_bytes(1) - stage.slot_bytes + self._onload_bytes(need, stage)
             for need in self.needs
-            for stage in need.stages
+            for stage in need.planned_stages
         )
         return max(0, self.left_bytes - max(needed, default=0))
 
@@ -103,21 +84,30 @@ class ResidencyPlan:
             batch_size
             for batch_size in range(wanted, 1, -1)
             if all(
-                stage.working_bytes(batch_size)
-                + self._onload_bytes(need.components_of(stage))
-                + need.extra_bytes_of(stage)
-                <= self.left_bytes
+                stage.working_bytes(batch_size) + self._onload_bytes(need, stage) <= self.left_bytes
                 for stage in stages
             )
         )
         return next(fitting, 1)
 
-    def onload_s(self, need: Need) -> float:
-        """Return the seconds that onloading all offloaded components of a model takes."""
-        return self._onload_bytes(need.sizes) / BUS_BYTES_PER_S
+    def onload_s(self, need: Need, stages: Sequence[StagePlan]) -> float:
+        """Return the seconds that onloading everything takes that these stages may lack."""
+        found = {key: size for stage in stages for key, size in self._onloads(need, stage)}
+        return sum(found.values()) / BUS_BYTES_PER_S
 
-    def _onload_bytes(self, sizes: Mapping[ComponentKey, int]) -> int:
-        return sum(size for key, size in sizes.items() if key in self.offloaded)
+    def needed_bytes(self, need: Need, stages: Sequence[StagePlan]) -> int:
+        """Return the bytes of a GPU that the largest of these stages needs, with CUDA."""
+        overhead_bytes = self.budget.overhead_bytes if self.budget else 0
+        return max(map(need.stage_bytes, stages)) + overhead_bytes
+
+    def _onload_bytes(self, need: Need, stage: StagePlan) -> int:
+        return sum(size for _, size in self._onloads(need, stage))
+
+    def _onloads(self, need: Need, stage: StagePlan) -> Iterator[tuple[ComponentKey, int]]:
+        """Yield what a stage uses and no plan keeps on the GPU, with its bytes."""
+        for key, size in need.components_of(stage).items():
+            if key not in self.resident:
+                yield key, size
 
     def next_transfers(
         self,
@@ -129,8 +119,9 @@ class ResidencyPlan:
         """Decide how `wanted` components come to be on the GPU beside activations.
 
         `on_gpu` has the component that was used longest ago first, with real sizes. Components
-        `in_use` or wanted stay. Those that the plan offloads go before those that it keeps, else
-        the one used longest ago goes first. Nothing goes that could stay.
+        `in_use` or wanted stay. Those that are no part of the plan go first, then those that it
+        offloads, then those that it keeps; of equal ones, the one used longest ago. Nothing goes
+        that could stay.
         """
         onload = tuple(key for key in wanted if key not in on_gpu)
         if self.budget is None:
@@ -138,7 +129,8 @@ class ResidencyPlan:
         needed = working_bytes + sum(wanted[key] for key in onload)
         short = sum(on_gpu.values()) + needed - self.budget.free_bytes
         idle = [key for key in on_gpu if key not in wanted and key not in in_use]
-        idle.sort(key=lambda key: key in self.resident)  # stable: the order of use is kept
+        # stable: the order of use is kept
+        idle.sort(key=lambda key: (key in self.resident, key in self.offloaded))
         offload: list[ComponentKey] = []
         for key in idle:
             if short <= 0:
@@ -159,7 +151,14 @@ class ResidencyPlan:
             "left_gib": None if self.left_bytes is None else _gib(self.left_bytes),
             "resident_gib": {str(key): _gib(size) for key, size in self.resident.items()},
             "offloaded_gib": {str(key): _gib(size) for key, size in self.offloaded.items()},
-            "onload_s": {need.title: round(self.onload_s(need), 2) for need in self.needs},
+            "onload_s": {
+                need.title: round(self.onload_s(need, need.stages), 2) for need in self.needs
+            },
+            "stacks_gib": {
+                stack.name: _gib(self.needed_bytes(need, stack.stages))
+                for need in self.needs
+                for stack in need.declared_stacks
+            },
         }
 
 
@@ -167,20 +166,29 @@ def make_plan(needs: Sequence[Need], budget: Budget | None) -> ResidencyPlan:
     """Keep as many components on the GPU as is possible if each stage is to run there.
 
     Large text encoders are offloaded first, because a cache of their embeddings makes that cheap,
-    then the denoisers of the models named last. Extras come when requests need them. Raises
-    ModelUnavailable for a model that cannot run there whatever is offloaded, and for an extra.
+    then extras, which not every request uses, then the denoisers of the models named last. Extras
+    that no stack has are no part of the plan: they come when requests need them. Raises
+    ModelUnavailable for a model, a stack or an extra that cannot run there whatever is offloaded.
     """
     resident = all_sizes(needs)
     offloaded: dict[ComponentKey, int] = {}
     if budget is not None:
-        refusals = [text for need in needs for text in _refusals(need, budget)]
-        if refusals:
-            raise ModelUnavailable("; ".join(refusals))
+        if shortages := find_shortages(needs, budget):
+            raise ModelUnavailable("; ".join(map(str, shortages)))
         for key in _offload_order(needs):
             if _works(needs, resident, budget):
                 break
             offloaded[key] = resident.pop(key)
-    return ResidencyPlan(needs=tuple(needs), budget=budget, resident=resident, offloaded=offloaded)
+        for key in reversed(list(offloaded)):
+            if _works(needs, {**resident, key: offloaded[key]}, budget):
+                resident[key] = offloaded.pop(key)  # it made no room where room was needed
+    order = all_sizes(needs)
+    return ResidencyPlan(
+        needs=tuple(needs),
+        budget=budget,
+        resident={key: size for key, size in order.items() if key in resident},
+        offloaded=offloaded,
+    )
 
 
 def _works(needs: Sequence[Need], resident: Mapping[ComponentKey, int], budget: Budget) -> bool:
@@ -191,7 +199,7 @@ def _works(needs: Sequence[Need], resident: Mapping[ComponentKey, int], budget: 
         + sum(size for key, size in need.components_of(stage).items() if key not in resident)
         <= budget.free_bytes
         for need in needs
-        for stage in need.stages
+        for stage in need.planned_stages
     )
 
 
@@ -199,50 +207,16 @@ def _offload_order(needs: Sequence[Need]) -> list[ComponentKey]:
     """Order all components; of equal ones, those of the model that is named last come first."""
     encoders: dict[ComponentKey, int] = {}
     others: dict[ComponentKey, int] = {}
+    denoisers = {need.keys[need.denoiser] for need in needs}
     for need in reversed(needs):
-        for stage in need.stages:
+        for stage in need.planned_stages:
             into = encoders if stage.name is StageName.TEXT_ENCODE else others
             into |= need.components_of(stage)
     by_size = sorted(encoders, key=lambda key: -encoders[key])
     large = [key for key in by_size if encoders[key] >= GIB]
-    denoisers = [key for key in others if key.precision]
-    rest = [key for key in (*by_size, *others) if key not in large and key not in denoisers]
-    return [*large, *denoisers, *rest]
-
-
-def _refusals(need: Need, budget: Budget) -> Iterator[str]:
-    """Yield why a model, or one of its extras, cannot run on this GPU whatever is offloaded."""
-    if text := _refusal(need, budget):
-        yield text
-        return
-    stage = next(each for each in need.stages if need.denoiser in each.components)
-    for name, size_bytes in need.extras.items():
-        taken = need.stage_bytes(stage) + size_bytes + budget.overhead_bytes
-        if taken > budget.gpu_bytes:
-            yield (
-                f"{need.title} with the extra {name} ({_gib(size_bytes)} GiB) needs {_gib(taken)} "
-                f"GiB of the GPU, and there are {_gib(budget.gpu_bytes)}: choose a GPU with more, "
-                "or leave it out of PIXPOD_EXTRAS"
-            )
-
-
-def _refusal(need: Need, budget: Budget) -> str | None:
-    """Return why a model cannot run on this GPU whatever is offloaded, and what would help."""
-    stage = max(need.stages, key=need.stage_bytes)
-    taken = need.stage_bytes(stage) + budget.overhead_bytes
-    if taken <= budget.gpu_bytes:
-        return None
-    sizes = need.components_of(stage)
-    listed = ", ".join(f"{key.component} {_gib(size)}" for key, size in sizes.items())
-    ways = [f"choose a GPU with {_gib(taken)} GiB for us", f"leave {need.model} out"]
-    smaller = taken - need.saved_bytes
-    if need.saved_bytes and need.denoiser in stage.components and smaller <= budget.gpu_bytes:
-        ways.insert(0, f"run it in 8 bits, which takes {_gib(smaller)} GiB")
-    return (
-        f"{need.title} needs {_gib(taken)} GiB of the GPU for its stage {stage.name} ({listed}, "
-        f"activations {_gib(stage.working_bytes(1))}, CUDA {_gib(budget.overhead_bytes)}), and "
-        f"there are {_gib(budget.gpu_bytes)}: {', or '.join(ways)}"
-    )
+    extras = [key for key in others if key.is_extra]
+    first = [*large, *extras, *(key for key in others if key in denoisers)]
+    return [*first, *(key for key in (*by_size, *others) if key not in first)]
 
 
 def _gib(size_bytes: int) -> float:

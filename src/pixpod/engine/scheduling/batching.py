@@ -13,11 +13,11 @@ BUCKETS = (8, 4, 2, 1)
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class BatchItem:
-    """One request's images of a batch."""
+    """One request's images of a batch. `warms` names what a warm-up is of, None for others."""
 
     request: GenerationRequest
     seeds: tuple[int, ...]
-    is_warmup: bool = False
+    warms: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,7 +62,7 @@ def is_isolated(request: GenerationRequest) -> bool:
 
 def max_batch_size(family: FamilySpec, key: BatchKey) -> int:
     """Return the largest bucket within the family's tokens, or 1 if a single image exceeds them."""
-    return bucket(max(1, family.batch_tokens // max(1, num_tokens(family, key))))
+    return bucket(max(1, family.batch_tokens // max(1, num_tokens(key))))
 
 
 def bucket(num_images: int) -> int:

@@ -45,14 +45,17 @@ class ExecutableModel(Protocol):
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class QueueEntry:
-    """A request, the images that were made for it so far, and the future that its caller has."""
+    """A request, the images that were made for it so far, and the future that its caller has.
+
+    `warms` names the model or stack that a warm-up is of, and is None for other requests.
+    """
 
     request_id: int
     model: ExecutableModel
     request: GenerationRequest
     cancel: threading.Event
     on_step: StepListener | None
-    is_warmup: bool
+    warms: str | None
     waits_since: float
     answer: Future[Generation] = field(default_factory=Future)
     images: list[ImageResult] = field(default_factory=list)
@@ -61,13 +64,17 @@ class QueueEntry:
     warnings: list[str] = field(default_factory=list)
 
     @property
+    def is_warmup(self) -> bool:
+        return self.warms is not None
+
+    @property
     def num_left(self) -> int:
         return len(self.request.seeds) - len(self.images)
 
     def item(self, num_images: int) -> BatchItem:
         begin = len(self.images)
         seeds = self.request.seeds[begin : begin + num_images]
-        return BatchItem(request=self.request, seeds=seeds, is_warmup=self.is_warmup)
+        return BatchItem(request=self.request, seeds=seeds, warms=self.warms)
 
     def queued(self) -> QueuedRequest:
         return QueuedRequest(

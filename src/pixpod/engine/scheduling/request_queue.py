@@ -51,9 +51,11 @@ class RequestQueue:
         *,
         cancel: threading.Event,
         on_step: StepListener | None = None,
-        is_warmup: bool = False,
+        warms: str | None = None,
     ) -> "Future[Generation]":
         """Queue a request whose model is loaded.
+
+        `warms` names the model or stack that a warm-up is of, and is None for other requests.
 
         The future raises a WorkerError, or Cancelled: at the next step after `cancel` was set,
         and when the queue is stopped.
@@ -66,7 +68,7 @@ class RequestQueue:
                 request=request,
                 cancel=cancel,
                 on_step=on_step,
-                is_warmup=is_warmup,
+                warms=warms,
                 waits_since=self._clock(),
             )
             entry.answer.set_running_or_notify_cancel()  # callers give up through `cancel`

@@ -5,9 +5,12 @@ Values only.
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from typing import Any
 
 from pixpod.catalog import ModelSpec, Size
+from pixpod.extras import Extras
 from pixpod.job import GenerationRequest
+from pixpod.stacks import Stack, stack_request, with_slots
 
 STEPS = 2
 """Steps of a warm-up: a single one may take only a scheduler's special first path."""
@@ -24,12 +27,29 @@ def warmup_requests(
     for width, height in sizes:
         if not spec.is_size_served(width, height):
             continue
-        single = spec.default_request(
-            width=width,
-            height=height,
-            num_inference_steps=min(STEPS, spec.limits.max_steps),
-            truncate=True,
-        )
+        single = spec.default_request(**_changes(spec, (width, height)))
         yield single
         if (batch_size := max_batch_size(single)) > 1:
             yield replace(single, seeds=tuple(range(batch_size)))
+
+
+def stack_warmups(
+    stack: Stack, spec: ModelSpec, extras: Extras, sizes: Sequence[Size]
+) -> Iterator[GenerationRequest]:
+    """Yield one short request with everything in a stack, of the first size that is served.
+
+    Its slots for LoRAs are the usual ones of their rank.
+    """
+    served = (size for size in sizes if spec.is_size_served(*size))
+    if (size := next(served, None)) is None:
+        return
+    request = stack_request(stack, spec, extras, **_changes(spec, size))
+    slots = request.conditions.slots
+    yield with_slots(request, replace(slots, is_whole=False)) if slots else request
+
+
+def _changes(spec: ModelSpec, size: Size) -> dict[str, Any]:
+    """Return what makes a request short. Any: types differ."""
+    width, height = size
+    steps = min(STEPS, spec.limits.max_steps)
+    return {"width": width, "height": height, "num_inference_steps": steps, "truncate": True}

@@ -4,6 +4,7 @@ from pixpod.engine.execution.conditions.base import AfterStep, Condition, Prepar
 from pixpod.engine.execution.conditions.controls import ControlNetCondition
 from pixpod.engine.execution.conditions.image_prompt import ImagePromptCondition
 from pixpod.engine.execution.conditions.lora import LoraCondition
+from pixpod.engine.execution.conditions.refiner import RefinerCondition
 from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
 
@@ -14,6 +15,7 @@ __all__ = [
     "ImagePromptCondition",
     "LoraCondition",
     "Prepared",
+    "RefinerCondition",
     "SourceCondition",
     "TextCondition",
 ]

@@ -93,7 +93,7 @@ class ImagePromptCondition(Condition):
         key = digest_key("seen", str(encoder), digest)
         entry = self._cache.get(key, model.device)
         if entry is None:
-            pixels = _pixels(image, _spec(model), model.device)
+            pixels = _pixels(image, _spec(model), prompt.size_px, model.device)
             entry = {"seen": calls_of(model.spec.family).see_image(model, prompt, pixels)}
             self._cache.put(key, entry)
         seen: torch.Tensor = entry["seen"]
@@ -121,10 +121,12 @@ def _tokens_key(model: LoadedModel, prompt: ImagePromptOptions, digest: str) -> 
     return cache_key("image prompt", model, adapter, prompt.encoder, digest)
 
 
-def _pixels(image: RawImage | None, spec: ImagePromptSpec, device: torch.device) -> torch.Tensor:
-    """Return (1, 3, size, size), normalised."""
+def _pixels(
+    image: RawImage | None, spec: ImagePromptSpec, side: int, device: torch.device
+) -> torch.Tensor:
+    """Return (1, 3, side, side), normalised."""
     if image is None:
-        return torch.zeros((1, 3, spec.size_px, spec.size_px), device=device)
+        return torch.zeros((1, 3, side, side), device=device)
     mean, std = (
         torch.tensor(each, device=device).view(1, 3, 1, 1) for each in (spec.mean, spec.std)
     )

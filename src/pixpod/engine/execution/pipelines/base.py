@@ -9,7 +9,6 @@ import torch
 from pixpod.catalog import Size
 from pixpod.engine.model import Component, LoadedModel, Pipeline, Tokenizer
 from pixpod.errors import ModelUnavailable
-from pixpod.families import FamilySpec
 from pixpod.job import GenerationRequest, ImagePromptOptions, Prompts
 
 Arguments = dict[str, Any]
@@ -109,14 +108,35 @@ class PipelineCalls(Protocol):
         ...
 
 
-def check_side(encoder: Component, family: FamilySpec, name: str) -> None:
+class RefinerCalls(Protocol):
+    """Reads texts for the refiners of a family, and prepares their pipeline."""
+
+    def check_fit(self, model: LoadedModel, denoiser: Component) -> None:
+        """Raise ModelUnavailable for a refiner that does not go with a model."""
+        ...
+
+    def reads_like_the_model(self, model: LoadedModel, denoiser: Component) -> bool:
+        """Return whether a refiner takes the model's own embeddings."""
+        ...
+
+    def encode_text(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
+        """Return the embeddings of one request for a refiner that reads texts in its own way."""
+        ...
+
+    def prepare(self, pipe: Pipeline) -> None:
+        """Change the refiner's pipeline, which is used once, to suit its denoiser."""
+        ...
+
+
+def check_side(name: str, encoder: Component, prompt: ImagePromptOptions) -> None:
     """Raise ModelUnavailable for an image encoder that sees images of another size."""
-    spec = family.image_prompt
-    assert spec is not None
-    if encoder.config.image_size != spec.size_px:
+    expected, got = prompt.size_px, encoder.config.image_size
+    if expected != got:
         raise ModelUnavailable(
-            f"{name}: expected an image encoder for {spec.size_px} pixels a side, got one for "
-            f"{encoder.config.image_size}"
+            f"{name}: expected an image encoder for {expected} pixels a side, got one for {got}: "
+            "correct size_px in the catalog"
         )
 
 

@@ -115,7 +115,7 @@ class FluxCalls:
     def check_image_prompt(self, model: LoadedModel, prompt: ImagePromptOptions) -> None:
         name, redux = prompt.adapter, model.extras[prompt.adapter].module
         embedder, encoder = redux.image_embedder.config, redux.image_encoder
-        check_side(encoder, model.spec.family, name)
+        check_side(name, encoder, prompt)
         check_channels(name, encoder.config.hidden_size, embedder.redux_dim, "its image encoder")
         wanted = model.denoiser.config.joint_attention_dim
         check_channels(name, wanted, embedder.txt_in_features, model.spec.name)

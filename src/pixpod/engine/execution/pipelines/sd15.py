@@ -60,7 +60,7 @@ class Sd15Calls:
         assert prompt.encoder is not None, "an IP-Adapter names its image encoder"
         name, adapter = prompt.adapter, model.extras[prompt.adapter].module
         encoder = model.extras[prompt.encoder].module
-        check_side(encoder, model.spec.family, prompt.encoder)
+        check_side(prompt.encoder, encoder, prompt)
         seen = adapter.projection.proj_in.in_features
         check_channels(name, encoder.config.hidden_size, seen, f"the encoder {prompt.encoder}")
         if reason := adapter.misfit(model.denoiser):

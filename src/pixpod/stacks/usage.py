@@ -1,0 +1,139 @@
+"""Requests that use stacks: a table with an entry for each kind of extra."""
+
+import hashlib
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pixpod.catalog import ModelSpec
+from pixpod.extras import ExtraKind, Extras, ExtraSpec, image_prompt_options
+from pixpod.families import FamilySpec
+from pixpod.job import (
+    ControlOptions,
+    GenerationRequest,
+    InputImage,
+    LoraSlots,
+    RawImage,
+    RefinerOptions,
+)
+from pixpod.stacks.stack import Stack
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Usage:
+    """The use of extras of one kind by a request.
+
+    `add` makes a request use some of all that there are. `most` is the largest number that one may
+    use, `in_studio` that of the preset `studio`. `go_together` says whether one request may use
+    these two.
+    """
+
+    add: Callable[[GenerationRequest, Sequence[ExtraSpec], Extras], GenerationRequest]
+    most: Callable[[FamilySpec], int]
+    in_studio: int
+    go_together: Callable[[ExtraSpec, ExtraSpec], bool] = lambda one, other: True
+
+
+def _add_controls(
+    request: GenerationRequest, nets: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    image = _black_image(request.width, request.height)
+    controls = (
+        ControlOptions(
+            net=net.name, scale=1.0, start=0.0, end=1.0, union_mode=net.modes.get(net.types[0])
+        )
+        for net in nets
+    )
+    return replace(
+        request,
+        controls=tuple(controls),
+        conditions=replace(request.conditions, controls=(image,) * len(nets)),
+    )
+
+
+def _add_image_prompt(
+    request: GenerationRequest, adapters: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    prompt = image_prompt_options(adapters[0], extras, 1, 1.0)
+    images = (_black_image(prompt.size_px, prompt.size_px),)
+    conditions = replace(request.conditions, prompt_images=images)
+    return replace(request, image_prompt=prompt, conditions=conditions)
+
+
+def _add_refiner(
+    request: GenerationRequest, refiners: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    """Have a refiner run one step more than the request has."""
+    sampling = request.sampling
+    return replace(
+        request,
+        sampling=replace(sampling, num_inference_steps=sampling.num_inference_steps + 1),
+        refiner=RefinerOptions(name=refiners[0].name, num_inference_steps=1),
+    )
+
+
+def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
+    """Return whether a pipeline takes both nets; some take union nets alone."""
+    spec = one.family.controlnet if one.family else None
+    return one.is_union == other.is_union or spec is None or not spec.union_pipelines
+
+
+def _max_refiners(family: FamilySpec) -> int:
+    return 1 if family.refiner else 0
+
+
+def _max_adapters(family: FamilySpec) -> int:
+    return 1 if family.image_prompt else 0
+
+
+def _max_controls(family: FamilySpec) -> int:
+    return family.controlnet.max_controls if family.controlnet else 0
+
+
+def _black_image(width: int, height: int) -> InputImage:
+    raw = RawImage(width=width, height=height, pixels=bytes(3 * width * height))
+    digest = hashlib.sha256(f"black {width}x{height}".encode()).hexdigest()
+    return InputImage(raw=raw, digest=digest)
+
+
+USAGES: Mapping[ExtraKind, Usage | None] = {
+    ExtraKind.CONTROLNET: Usage(
+        add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
+    ),
+    ExtraKind.REFINER: Usage(add=_add_refiner, most=_max_refiners, in_studio=1),
+    ExtraKind.IMAGE_ENCODER: None,
+    ExtraKind.IP_ADAPTER: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
+    ExtraKind.REDUX: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
+}
+"""None for a kind that no request names: another extra brings it along."""
+
+
+def can_be_named(extra: ExtraSpec) -> bool:
+    """Return whether a request, and so a stack, names an extra of this kind."""
+    return USAGES[extra.kind] is not None
+
+
+def stack_request(
+    stack: Stack,
+    spec: ModelSpec,
+    extras: Extras,
+    **changes: Any,  # noqa: ANN401 - types differ
+) -> GenerationRequest:
+    """Return a request that uses everything in a stack, but for the files of LoRAs.
+
+    Its slots for LoRAs are the largest of their rank: in all layers. `changes` are those of
+    `ModelSpec.default_request`.
+    """
+    request = spec.default_request(**changes)
+    for kind, usage in USAGES.items():
+        named = [extras[name] for name in stack.extras if extras[name].kind is kind]
+        if usage and named:
+            request = usage.add(request, named, extras)
+    if not stack.lora_rank:
+        return request
+    return with_slots(request, LoraSlots(rank=stack.lora_rank, is_whole=True))
+
+
+def with_slots(request: GenerationRequest, slots: LoraSlots) -> GenerationRequest:
+    """Return the request with slots for LoRAs."""
+    return replace(request, conditions=replace(request.conditions, slots=slots))

@@ -1,0 +1,139 @@
+"""Render docs/features.md: what goes together in one job, as the contract itself says it."""
+
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pixpod.catalog import load_catalog
+from pixpod.contract.payload import parse_job
+from pixpod.contract.rules import Capabilities
+from pixpod.engine.precision.precision import offered_qualities
+from pixpod.errors import PayloadError
+from pixpod.extras import ExtraKind, extras_for, load_extras
+from pixpod.job import Delivery
+from pixpod_tools.generate.markdown import generated_from, table
+
+MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+"""One of each family, as all models of a family take the same."""
+
+IMAGE, MASK, LORA = "https://app.example/image.png", "https://app.example/mask.png", "style"
+"""What the jobs of the table name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Feature:
+    """A row of the table: the fields of a job beside model and prompt. Any: a JSON document."""
+
+    title: str
+    fields: Mapping[str, Any]
+
+
+_IMAGE = {"image": IMAGE}
+_MASK = {"image": IMAGE, "mask": MASK}
+_LORA = {"loras": [{"source": LORA}]}
+_CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
+_PROMPT = {"ip_adapter": {"image": IMAGE}}
+_REFINER = {"refiner": {"high_noise_frac": 0.5}}
+_HEUN = {"scheduler": "Heun"}
+_TURBO = {"quality": "turbo", "num_inference_steps": 12}
+_TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": "blurred"}
+
+_FIELDS: Mapping[str, Mapping[str, Any]] = {
+    "`image`": _IMAGE,
+    "`image`, `mask`": _MASK,
+    "`loras`": _LORA,
+    "`loras`, `image`": _LORA | _IMAGE,
+    "`loras`, `image`, `mask`": _LORA | _MASK,
+    "`controlnets`": _CONTROL,
+    "`controlnets`, `image`": _CONTROL | _IMAGE,
+    "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
+    "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`ip_adapter`": _PROMPT,
+    "`ip_adapter`, `image`": _PROMPT | _IMAGE,
+    "`ip_adapter`, `image`, `mask`": _PROMPT | _MASK,
+    "`ip_adapter`, `loras`": _PROMPT | _LORA,
+    "`ip_adapter`, `controlnets`": _PROMPT | _CONTROL,
+    "`ip_adapter`, `controlnets`, `loras`, `image`": _PROMPT | _CONTROL | _LORA | _IMAGE,
+    "`ip_adapter`, `refiner`": _PROMPT | _REFINER,
+    "`refiner`": _REFINER,
+    "`refiner`, `image`": _REFINER | _IMAGE,
+    "`refiner`, `image`, `mask`": _REFINER | _MASK,
+    "`refiner`, `loras`": _REFINER | _LORA,
+    "`refiner`, `controlnets`": _REFINER | _CONTROL,
+    "`refiner`, `controlnets`, `image`": _REFINER | _CONTROL | _IMAGE,
+    "`refiner`, `scheduler: Heun`": _REFINER | _HEUN,
+    "`quality: turbo`": _TURBO,
+    "`quality: turbo`, `image`": _TURBO | _IMAGE,
+    "`quality: turbo`, `loras`": _TURBO | _LORA,
+    "`quality: turbo`, `controlnets`": _TURBO | _CONTROL,
+    "`quality: turbo`, `ip_adapter`": _TURBO | _PROMPT,
+    "`true_cfg_scale`": _TRUE_CFG,
+    "`true_cfg_scale`, `image`": _TRUE_CFG | _IMAGE,
+    "`true_cfg_scale`, `ip_adapter`": _TRUE_CFG | _PROMPT,
+    "`true_cfg_scale`, `controlnets`": _TRUE_CFG | _CONTROL,
+    "`true_cfg_scale`, `controlnets`, `image`": _TRUE_CFG | _CONTROL | _IMAGE,
+}
+
+FEATURES = tuple(Feature(title=title, fields=fields) for title, fields in _FIELDS.items())
+
+_HEAD = """\
+# What goes together
+
+Each row is a job with these fields, for a deployment that has an extra of every kind. A field in
+a cell is refused with the code `invalid_input`, and the message says what is expected instead.
+
+"""
+
+_TAIL = """
+How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
+[image prompts](image-prompts.md), [refiners](refiner.md).
+"""
+
+
+def render() -> str:
+    """Return the text of the page."""
+    titles = [load_catalog()[name].family.title for name in MODELS]
+    return (
+        _HEAD
+        + table(("fields", *titles), _rows())
+        + _TAIL
+        + generated_from("the contract", "src/pixpod_tools/generate/features_page.py")
+    )
+
+
+def refused_fields(feature: Feature, model: str) -> tuple[str, ...]:
+    """Return the fields that are refused, none if a model takes the job."""
+    job = {"model": model, "prompt": "a red circle", **feature.fields}
+    try:
+        parse_job({"id": "job", "input": job}, _capabilities())
+    except PayloadError as error:
+        return tuple(dict.fromkeys(problem.field for problem in error.problems))
+    return ()
+
+
+def _rows() -> Iterator[tuple[str, ...]]:
+    for feature in FEATURES:
+        cells = (refused_fields(feature, model) for model in MODELS)
+        yield (feature.title, *(_cell(fields) for fields in cells))
+
+
+def _cell(fields: tuple[str, ...]) -> str:
+    return ", ".join(f"`{field}`" for field in fields) if fields else "yes"
+
+
+def _capabilities() -> Capabilities:
+    """Return a deployment of MODELS with one extra of each kind for each of them."""
+    models = {name: load_catalog()[name] for name in MODELS}
+    extras = {
+        extra.name: extra
+        for spec in models.values()
+        for kind in ExtraKind
+        for extra in extras_for(spec, load_extras(), kind)[:1]
+    }
+    return Capabilities(
+        models=models,
+        qualities={name: offered_qualities(spec, None, None) for name, spec in models.items()},
+        deliveries=(Delivery.INLINE,),
+        extras=extras,
+        lora_names=frozenset({LORA}),
+    )
