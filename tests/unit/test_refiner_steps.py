@@ -9,6 +9,7 @@ from pixpod.errors import InvalidInput
 from pixpod.families import SDXL
 from pixpod.job import Conditions, ControlOptions, LoraSlots, RefinerOptions
 from pixpod.methods import StageName, extras_of, method_of, num_steps, refining, stages_of
+from pixpod.stacks import parse_stacks, stack_request
 
 SPEC = CATALOG["sdxl"]
 IMAGE = "https://example.org/a.png"
@@ -119,3 +120,10 @@ def test_refiner_has_a_stage_of_its_own():
     assert components[StageName.REFINE] == ("refiner",)
     assert [*components][-2:] == [StageName.REFINE, StageName.DECODE]
     assert extras_of(spec, request) == ("refiner",)
+
+
+def test_stack_with_a_refiner_uses_it_for_a_step():
+    spec, extras = CATALOG["sdxl-tiny"], OFFER.extras
+    (stack,) = parse_stacks(["sdxl-tiny+sdxl-refiner-tiny"], {spec.name: spec}, extras)
+    calls = method_of(spec, stack_request(stack, spec, extras, num_inference_steps=2)).calls
+    assert calls == (2, 1)
