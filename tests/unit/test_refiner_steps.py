@@ -1,5 +1,8 @@
 """Steps of a model and of its refiner: as many as the payload says, and never none."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.factories import CATALOG, OFFER, make_request
@@ -120,6 +123,13 @@ def test_refiner_has_a_stage_of_its_own():
     assert components[StageName.REFINE] == ("refiner",)
     assert [*components][-2:] == [StageName.REFINE, StageName.DECODE]
     assert extras_of(spec, request) == ("refiner",)
+
+
+def test_deployment_without_refiners_refuses_them():
+    job = {"id": "job-1", "input": {"model": "sdxl", "prompt": "a lighthouse"}}
+    job["input"]["refiner"] = {"high_noise_frac": 0.8}
+    with pytest.raises(InvalidInput, match="absent: sdxl has no refiner here"):
+        parse_job(job, replace(OFFER, extras={}))
 
 
 def test_stack_with_a_refiner_uses_it_for_a_step():
