@@ -126,8 +126,8 @@ def test_refiner_has_a_stage_of_its_own():
 
 
 def test_deployment_without_refiners_refuses_them():
-    job = {"id": "job-1", "input": {"model": "sdxl", "prompt": "a lighthouse"}}
-    job["input"]["refiner"] = {"high_noise_frac": 0.8}
+    fields = {"prompt": "a lighthouse", "refiner": {"high_noise_frac": 0.8}}
+    job = {"id": "job-1", "input": {"model": "sdxl", **fields}}
     with pytest.raises(InvalidInput, match="absent: sdxl has no refiner here"):
         parse_job(job, replace(OFFER, extras={}))
 
