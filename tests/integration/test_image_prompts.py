@@ -28,7 +28,7 @@ from support.image_prompts import (
 )
 from support.leaks import snapshot_of
 from support.loras import lora_file
-from support.tiny_models import Desk, build_tiny_worker
+from support.tiny_models import Desk, build_tiny_worker, share
 from torch._dynamo.utils import counters
 from transformers import CLIPVisionModelWithProjection
 
@@ -50,6 +50,8 @@ from pixpod.weights.manifest import read_manifest
 from pixpod_tools.bake.extras import bake_extra
 from pixpod_tools.bake.sources import SourceOptions
 from pixpod_tools.bake.verify import verify_directory
+from pixpod_tools.tiny.checker import check
+from pixpod_tools.tiny.scenes import draw, grid_scenes
 
 PROMPT = "a red circle on a blue background"
 MODELS = tuple(ADAPTERS)
@@ -138,6 +140,22 @@ def test_batch_is_as_stock_diffusers_makes_its_images(desk, files, model):
     found = run(desk, *(job(model, *shown, scale=scale, seed=seed) for shown, scale, seed in cases))
     assert largest_difference(found, stock_images(model, files, cases)) <= 1
     assert len({image.tobytes() for image in found}) == len(cases)
+
+
+def test_36_images_show_the_colours_of_the_given_ones(desk):
+    """The prompt says nothing, and the shipped adapter was trained on such images."""
+    scenes = grid_scenes()[:: len(grid_scenes()) // 36][:36]
+    jobs = [
+        {"model": "flux-tiny", "prompt": "a", "seed": seed}
+        | {"ip_adapter": {"image": as_png(draw(scene))}}
+        for seed, scene in enumerate(scenes)
+    ]
+    verdicts = [check(*pair) for pair in zip(run(desk, *jobs), scenes, strict=True)]
+    colours = share([each.colour and each.background for each in verdicts])
+    shapes = share([each.shape for each in verdicts])
+    print(f"\nflux-tiny, 36 images: both colours {colours:.0%}, shape {shapes:.0%}")
+    assert colours >= 0.95
+    assert shapes >= 0.75
 
 
 @pytest.mark.parametrize("model", MODELS)
