@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, FamilySpec, Precision
+from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
 from pixpod.job import GenerationRequest, Mode, Prompts, Quality, Sampling, TextOptions
 
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -59,7 +59,9 @@ class ModelSpec:
     """One entry of the catalog.
 
     `precision` maps a device type to the default precision there; for families that can be
-    quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used.
+    quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used, unless the
+    model `keeps_16_bit`. `denoiser_file` replaces the denoiser's weights in the repository.
+    `schedulers` and `step_counts` are the only ones that the model takes, empty for all.
     """
 
     __pydantic_config__ = CHECKS
@@ -74,9 +76,26 @@ class ModelSpec:
     revision: str | None = None
     vae_repository: str | None = None
     vae_revision: str | None = None
+    denoiser_repository: str | None = None
+    denoiser_revision: str | None = None
+    denoiser_file: str | None = None
     licence_must_be_accepted: bool = False
     requires_cuda: bool = False
     takes_guidance: bool = True
+    keeps_16_bit: bool = False
+    schedulers: tuple[str, ...] = ()
+    step_counts: tuple[Count, ...] = ()
+
+    @property
+    def quantization(self) -> QuantizationSpec | None:
+        """The layers that 8-bit formats spare; None if the model does not run in 8 bits."""
+        return None if self.keeps_16_bit else self.family.quantization
+
+    @property
+    def scheduler_specs(self) -> Mapping[str, SchedulerSpec]:
+        """The schedulers that requests may name."""
+        offered = self.family.schedulers
+        return {name: offered[name] for name in self.schedulers or offered}
 
     def is_size_served(self, width: int, height: int) -> bool:
         limits, multiple = self.limits, self.family.size_multiple_px
@@ -183,14 +202,21 @@ def _check_fit(spec: ModelSpec, where: str) -> None:
     """Refuse a catalog whose own defaults break its limits: it would refuse plain requests."""
     defaults, limits, family = spec.defaults, spec.limits, spec.family
     multiple = family.size_multiple_px
+    schedulers = spec.schedulers or tuple(family.schedulers)
+    counts = spec.step_counts or (defaults.num_inference_steps,)
     sides = range(limits.min_side_px, limits.max_side_px + 1)
     has_length = family.has_sequence_length
     is_good = {
         "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
-        "defaults.scheduler": defaults.scheduler in family.schedulers,
+        "denoiser_file": spec.denoiser_file is None or "/" not in spec.denoiser_file,
+        "denoiser_repository": bool(spec.denoiser_repository) == bool(spec.denoiser_file),
+        "schedulers": set(schedulers) <= family.schedulers.keys(),
+        "step_counts": max(spec.step_counts, default=0) <= limits.max_steps,
+        "defaults.scheduler": defaults.scheduler in schedulers,
         "defaults.width": defaults.width in sides and defaults.width % multiple == 0,
         "defaults.height": defaults.height in sides and defaults.height % multiple == 0,
-        "defaults.num_inference_steps": defaults.num_inference_steps <= limits.max_steps,
+        "defaults.num_inference_steps": defaults.num_inference_steps in counts
+        and defaults.num_inference_steps <= limits.max_steps,
         "defaults.guidance_scale": (defaults.guidance_scale is not None) == spec.takes_guidance
         and (defaults.guidance_scale or 0) <= limits.max_guidance,
         "defaults.max_sequence_length": (defaults.max_sequence_length is not None) == has_length,

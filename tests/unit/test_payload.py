@@ -455,10 +455,10 @@ def good_inputs(draw):
             lambda text: "\0" not in text and text.strip()
         ),
         "width": side,
-        "num_inference_steps": st.integers(1, limits.max_steps),
+        "num_inference_steps": st.sampled_from(spec.step_counts or range(1, limits.max_steps + 1)),
         "num_images": st.integers(1, limits.max_images),
         "seed": st.integers(0, MAX_SEED),
-        "scheduler": st.sampled_from(sorted(spec.family.schedulers)),
+        "scheduler": st.sampled_from(sorted(spec.scheduler_specs)),
         "deterministic": st.booleans(),
         "on_long_prompt": st.sampled_from(["refuse", "truncate"]),
         "output": st.fixed_dictionaries(
@@ -480,7 +480,7 @@ def good_inputs(draw):
         lowest = limits.min_side_px // multiple
         at_most = min(highest, limits.max_side_px // multiple)
         given["height"] = draw(st.integers(lowest, at_most)) * multiple
-    if draw(st.booleans()):
+    if (has_true_cfg or spec.takes_guidance) and draw(st.booleans()):
         given["negative_prompt"] = "text"
         if has_true_cfg:
             given["true_cfg_scale"] = draw(st.floats(1.1, limits.max_guidance))

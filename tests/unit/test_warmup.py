@@ -19,7 +19,7 @@ def test_each_model_is_warmed_at_its_default_size(name):
     size = spec.defaults.width, spec.defaults.height
     (request,) = warmup_requests(spec, [size], lambda request: 1)
     assert (request.model, request.width, request.height) == (name, *size)
-    assert request.sampling.num_inference_steps <= 2
+    assert request.sampling.num_inference_steps == (4 if name == "sdxl-lightning" else 2)
 
 
 @pytest.mark.parametrize("name", CATALOG)

@@ -56,7 +56,7 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
 
 def num_calls_of(given: JobInput, spec: ModelSpec) -> int:
     """Return the denoiser calls of an image; 1 where a field is wrong that decides about them."""
-    scheduler = spec.family.schedulers.get(given.scheduler or spec.defaults.scheduler)
+    scheduler = spec.scheduler_specs.get(given.scheduler or spec.defaults.scheduler)
     steps = num_steps(spec.family, _sampling(given, spec))
     return scheduler.num_calls(steps) if scheduler and steps > 0 else 1
 

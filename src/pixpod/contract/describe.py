@@ -47,7 +47,8 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
         "qualities": capabilities.qualities[spec.name],
-        "schedulers": list(family.schedulers),
+        "schedulers": list(spec.scheduler_specs),
+        "step_counts": list(spec.step_counts),
         "prompt_fields": sorted(family.prompt_fields),
         "defaults": spec.defaults,
         "limits": {

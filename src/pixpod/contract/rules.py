@@ -121,7 +121,10 @@ def _nearest_size(width: int, height: int, spec: ModelSpec) -> str | None:
 def _check_counts(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
     limits = spec.limits
     steps, num_images, seeds = given.num_inference_steps, given.num_images, given.seed
-    if steps is not None and steps > limits.max_steps:
+    if steps is not None and spec.step_counts and steps not in spec.step_counts:
+        counts = " or ".join(map(str, spec.step_counts))
+        yield wrong("num_inference_steps", steps, f"{counts}, for which {spec.name} is made")
+    elif steps is not None and steps > limits.max_steps:
         accepted = f"at most {limits.max_steps} for {spec.name}"
         yield wrong("num_inference_steps", steps, accepted)
     if num_images is not None and num_images > limits.max_images:
@@ -197,7 +200,7 @@ def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
 
 
 def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    schedulers = spec.family.schedulers
+    schedulers = spec.scheduler_specs
     if given.scheduler is not None and given.scheduler not in schedulers:
         accepted = f"one of {', '.join(schedulers)}"
         hint = did_you_mean(given.scheduler, tuple(schedulers))
