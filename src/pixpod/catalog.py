@@ -14,7 +14,16 @@ from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
-from pixpod.job import GenerationRequest, Mode, Prompts, Quality, Sampling, TextOptions
+from pixpod.job import (
+    Conditions,
+    GenerationRequest,
+    Mode,
+    Prompts,
+    Quality,
+    Sampling,
+    TextOptions,
+    grey_image,
+)
 
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(gt=0, strict=True)]
@@ -107,8 +116,9 @@ class ModelSpec:
     def default_request(self, **changes: Any) -> GenerationRequest:  # noqa: ANN401 - types differ
         """A request with the model's defaults, for all callers that are not jobs.
 
-        `changes` are fields of GenerationRequest or of the values inside of it. Raises TypeError
-        for an unknown field.
+        `changes` are fields of GenerationRequest or of the values inside of it. Without a mode, it
+        is the family's main one, with a grey image where that needs one. Raises TypeError for an
+        unknown field.
         """
         defaults = self.defaults
         values: dict[str, Any] = {
@@ -118,13 +128,16 @@ class ModelSpec:
             "max_sequence_length": defaults.max_sequence_length,
             "prompt": "a photo of a lighthouse",
             "model": self.name,
-            "mode": Mode.TEXT_TO_IMAGE,
+            "mode": self.family.default_mode,
             "quality": Quality.DEFAULT,
             "width": defaults.width,
             "height": defaults.height,
             "seeds": (0,),
             **changes,
         }
+        if "mode" not in changes and values["mode"] is not Mode.TEXT_TO_IMAGE:
+            image = grey_image(values["width"], values["height"])
+            values.setdefault("conditions", Conditions(image=image))
         for name, part in _PARTS.items():
             given = {
                 each.name: values.pop(each.name) for each in fields(part) if each.name in values

@@ -183,6 +183,13 @@ class InputImage:
     digest: str
 
 
+def grey_image(width: int, height: int) -> InputImage:
+    """Return an image for requests that nobody looks at, such as warm-ups."""
+    pixels = b"\x80" * (3 * width * height)
+    digest = f"grey {width}x{height}"
+    return InputImage(raw=RawImage(width=width, height=height, pixels=pixels), digest=digest)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlOptions:
     """Influence of a control image: the net that sees it, and how strongly.

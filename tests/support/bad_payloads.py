@@ -41,6 +41,7 @@ def _not_supported(field, value):
 
 _GOOD_INPUT = {"model": "sdxl", "prompt": PROMPT}
 _NUL_TEXT = "without NUL"
+_IMAGE_URL = "https://app.example/image.png"
 _UNICODE = "valid Unicode"
 _WHOLE = "a whole number"
 _BOOLEAN = "true or false"
@@ -207,6 +208,22 @@ _MODEL_RULES = (
         model="sdxl-turbo",
         guidance_scale=0,
     ),
+    _bad(
+        "mask for kontext",
+        ("mask", "absent: flux-kontext takes none"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        mask=_IMAGE_URL,
+    ),
+    _bad(
+        "strength for kontext",
+        ("strength", "absent: flux-kontext edits an image as a whole"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        strength=0.5,
+    ),
+    _bad("turbo for kontext", ("quality", "max, default"), model="flux-kontext", quality="turbo"),
+    _bad("two images for kontext", ("image", "a string"), model="flux-kontext", image=["a", "b"]),
     _bad("turbo for sdxl", ("quality", "max, default for sdxl"), quality="turbo"),
     _bad("turbo for schnell", ("quality", "many steps"), model="flux-schnell", quality="turbo"),
     _bad("steps for sdxl", ("num_inference_steps", "at most 150"), num_inference_steps=151),

@@ -120,8 +120,7 @@ def test_snapshot_that_main_names_is_taken_with_its_own_revision(tmp_path):
 
 def test_cached_base_of_a_model_with_another_denoiser_is_not_taken_for_it(tmp_path):
     write_flux(tmp_path)
-    other = {"denoiser_repository": "org/other", "denoiser_file": "other.safetensors"}
-    spec = replace(FLUX_DEV, **other)
+    spec = replace(FLUX_DEV, denoiser_repository="org/other", denoiser_file="other.safetensors")
     assert cache_source(tmp_path).find(spec) is None
     assert "denoiser is in another" in cache_source(tmp_path).why_not(spec)
 

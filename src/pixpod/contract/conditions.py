@@ -20,23 +20,26 @@ DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAIN
 _NEED_IMAGE = ("mask", "strength", "resize")
 
 
-def mode_of(given: JobInput) -> Mode:
-    """Return the mode that the fields of a payload ask for."""
+def mode_of(given: JobInput, spec: ModelSpec) -> Mode:
+    """Return the mode that the fields of a payload ask for; the model may not have it."""
     if given.image is None:
         return Mode.TEXT_TO_IMAGE
-    return Mode.IMAGE_TO_IMAGE if given.mask is None else Mode.INPAINT
+    if given.mask is not None:
+        return Mode.INPAINT
+    return Mode.EDIT if Mode.EDIT in spec.family.pipelines else Mode.IMAGE_TO_IMAGE
 
 
-def strength_of(given: JobInput) -> float | None:
-    """Return the strength of a payload or of its mode."""
-    return given.strength or DEFAULT_STRENGTHS.get(mode_of(given))
+def strength_of(given: JobInput, spec: ModelSpec) -> float | None:
+    """Return the strength of a payload or of its mode, None for a mode that has none."""
+    default = DEFAULT_STRENGTHS.get(mode_of(given, spec))
+    return None if default is None else given.strength or default
 
 
 def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
     """Yield the problems of the fields around the image, apart from what it and the mask name."""
-    mode = mode_of(given)
+    mode = mode_of(given, spec)
     if given.image is not None and mode not in spec.family.pipelines:
-        field = "image" if mode is Mode.IMAGE_TO_IMAGE else "mask"
+        field = "mask" if mode is Mode.INPAINT else "image"
         yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
         return
     if given.image is None and "image" not in malformed:
@@ -65,11 +68,15 @@ def _sampling(given: JobInput, spec: ModelSpec) -> Sampling:
     return Sampling(
         num_inference_steps=given.num_inference_steps or spec.defaults.num_inference_steps,
         scheduler=given.scheduler or spec.defaults.scheduler,
-        strength=strength_of(given),
+        strength=strength_of(given, spec),
     )
 
 
 def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+    if given.strength is not None and strength_of(given, spec) is None:
+        accepted = f"absent: {spec.name} edits an image as a whole"
+        yield wrong("strength", given.strength, accepted)
+        return
     sampling = _sampling(given, spec)
     steps = sampling.num_inference_steps
     if num_steps(spec.family, sampling) < 1:

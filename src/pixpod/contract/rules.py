@@ -78,7 +78,7 @@ def check_values(
     yield from check_images(given, spec, malformed)
     yield from check_loras(given, spec)
     yield from check_controls(
-        given, spec, capabilities.extras, mode_of(given), num_calls_of(given, spec)
+        given, spec, capabilities.extras, mode_of(given, spec), num_calls_of(given, spec)
     )
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)

@@ -222,7 +222,7 @@ class FamilySpec:
     """Everything that distinguishes one model architecture from another.
 
     `components` are in the order in which an image needs them. `pipelines` has the diffusers
-    class for each mode; other modes are refused. `calls` is where the code for
+    class for each mode, the main one first; other modes are refused. `calls` is where the code for
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
@@ -282,9 +282,13 @@ class FamilySpec:
         return next(names, None)
 
     @property
-    def text_to_image(self) -> str:
+    def default_mode(self) -> Mode:
+        return next(iter(self.pipelines))
+
+    @property
+    def default_pipeline(self) -> str:
         """Class that the `model_index.json` of this family's repositories names."""
-        return self.pipelines[Mode.TEXT_TO_IMAGE]
+        return self.pipelines[self.default_mode]
 
     def names_of(self, role: Role) -> tuple[str, ...]:
         return tuple(component.name for component in self.components if component.role is role)

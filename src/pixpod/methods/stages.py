@@ -7,11 +7,12 @@ from pixpod.catalog import ModelSpec
 from pixpod.extras import Extras
 from pixpod.families import GIB
 from pixpod.job import GenerationRequest, Mode
+from pixpod.methods.batch_key import latents_per_image
 from pixpod.methods.method import Method, method_of
 from pixpod.stacks import Stack, stack_request
 
-IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
-"""Modes that begin with a given image."""
+IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT, Mode.EDIT})
+"""Modes with a given image."""
 
 _SQUARE_PX = 1024 * 1024
 
@@ -69,7 +70,7 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             name=StageName.DENOISE,
             components=(family.denoiser, *dict.fromkeys(method.nets)),
             fixed_bytes=fixed_bytes,
-            image_bytes=round(memory.denoise_gib * squares * GIB),
+            image_bytes=round(memory.denoise_gib * squares * latents_per_image(method.mode) * GIB),
         ),
         StagePlan(
             name=StageName.DECODE,

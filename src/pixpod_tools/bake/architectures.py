@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FLUX, SD15, SDXL, FamilySpec
+from pixpod.families import FLUX, FLUX_KONTEXT, SD15, SDXL, FamilySpec
 
 Config = Mapping[str, object]
 
@@ -157,6 +157,7 @@ FULL_SIZE: Mapping[str, Architecture] = {
         _FLUX_DEV,
         replace(_FLUX_DEV, name="flux-dev-16bit"),
         replace(_FLUX_DEV, name="flux-krea-dev"),
+        replace(_FLUX_DEV, name="flux-kontext", family=FLUX_KONTEXT),
         Architecture(
             name="flux-schnell",
             family=FLUX,

@@ -79,6 +79,7 @@ PROFILES: Mapping[str, Profile] = {
     "flux-dev-adaln16": Profile(models=(_float8("flux-dev", adaln=Precision.BFLOAT16),)),
     "flux-dev-16bit": Profile(models=(_in("flux-dev-16bit", Precision.BFLOAT16),)),
     "flux-krea-dev": Profile(models=(_float8("flux-krea-dev"),)),
+    "flux-kontext": Profile(models=(_float8("flux-kontext"),)),
     "sdxl-few-steps": Profile(
         models=(_in("sdxl-lightning", Precision.FLOAT16), _in("sdxl-turbo", Precision.FLOAT16))
     ),
