@@ -15,20 +15,21 @@ from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 from pixpod.errors import InvalidSettings
 from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
 from pixpod.job import (
-    Conditions,
     GenerationRequest,
     Mode,
     Prompts,
     Quality,
     Sampling,
     TextOptions,
-    grey_image,
+    grey_conditions,
 )
 
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(gt=0, strict=True)]
 Scale = Annotated[float, Field(ge=0, strict=True)]
 
+
+DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAINT: 1.0}
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -136,8 +137,10 @@ class ModelSpec:
             **changes,
         }
         if "mode" not in changes and values["mode"] is not Mode.TEXT_TO_IMAGE:
-            image = grey_image(values["width"], values["height"])
-            values.setdefault("conditions", Conditions(image=image))
+            values.setdefault("strength", DEFAULT_STRENGTHS.get(values["mode"]))
+            has_mask = values["mode"] is Mode.INPAINT
+            grey = grey_conditions(values["width"], values["height"], has_mask=has_mask)
+            values.setdefault("conditions", grey)
         for name, part in _PARTS.items():
             given = {
                 each.name: values.pop(each.name) for each in fields(part) if each.name in values

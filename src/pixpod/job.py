@@ -183,13 +183,6 @@ class InputImage:
     digest: str
 
 
-def grey_image(width: int, height: int) -> InputImage:
-    """Return an image for requests that nobody looks at, such as warm-ups."""
-    pixels = b"\x80" * (3 * width * height)
-    digest = f"grey {width}x{height}"
-    return InputImage(raw=RawImage(width=width, height=height, pixels=pixels), digest=digest)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ControlOptions:
     """Influence of a control image: the net that sees it, and how strongly.
@@ -254,6 +247,14 @@ class Conditions:
     def has_files(self) -> bool:
         """Return whether files have to be read before the request can run."""
         return bool(self.loras)
+
+
+def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
+    """Return a grey image, all of it masked, for requests that nobody looks at, as warm-ups."""
+    num_pixels = width * height
+    raw = RawImage(width=width, height=height, pixels=b"\x80" * 3 * num_pixels)
+    mask = RawMask(width=width, height=height, pixels=b"\xff" * num_pixels) if has_mask else None
+    return Conditions(image=InputImage(raw=raw, digest=f"grey {width}x{height}"), mask=mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

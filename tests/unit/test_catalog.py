@@ -45,7 +45,14 @@ def load(tmp_path):
 
 
 def test_builtin_models_are_these():
-    flux = {"flux-dev", "flux-dev-16bit", "flux-krea-dev", "flux-kontext", "flux-schnell"}
+    flux = {
+        "flux-dev",
+        "flux-dev-16bit",
+        "flux-krea-dev",
+        "flux-kontext",
+        "flux-fill",
+        "flux-schnell",
+    }
     others = {"sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
     tiny = {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
     assert load_catalog().keys() == flux | others | tiny
@@ -83,7 +90,8 @@ def test_catalog_takes_other_families(load):
     other = replace(FAMILIES["flux"], name="mine")
     entry = ENTRY.replace('family = "flux"', 'family = "mine"')
     with pytest.raises(
-        InvalidSettings, match="expected one of flux, flux-kontext, sdxl, sd15, got 'mine'"
+        InvalidSettings,
+        match="expected one of flux, flux-kontext, flux-fill, sdxl, sd15, got 'mine'",
     ):
         load(entry)
     assert load(entry, families={"mine": other, **FAMILIES})["mine"].family is other

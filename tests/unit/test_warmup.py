@@ -41,6 +41,8 @@ def test_request_is_one_that_a_job_could_make(name):
     }
     if request.conditions.image is not None:
         given["image"] = "https://app.example/image.png"
+    if request.conditions.mask is not None:
+        given["mask"] = "https://app.example/mask.png"
     parsed = parse_job({"id": "job", "input": given}, capabilities).request
     assert replace(parsed, conditions=request.conditions) == request
 

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Collection, Iterator, Mapping
 
-from pixpod.catalog import ModelSpec
+from pixpod.catalog import DEFAULT_STRENGTHS, ModelSpec
 from pixpod.contract.controls import elements
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import wrong
@@ -15,7 +15,8 @@ from pixpod.inputs.targets import Targets
 from pixpod.job import Mode, Quality, Resize, Sampling
 from pixpod.methods import num_steps
 
-DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAINT: 1.0}
+_NEEDED: Mapping[Mode, tuple[str, ...]] = {Mode.INPAINT: ("image", "mask")}
+"""Fields that a model must have if this is the first of its modes."""
 
 _NEED_IMAGE = ("mask", "strength", "resize")
 
@@ -38,9 +39,15 @@ def strength_of(given: JobInput, spec: ModelSpec) -> float | None:
 def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
     """Yield the problems of the fields around the image, apart from what it and the mask name."""
     mode = mode_of(given, spec)
-    if given.image is not None and mode not in spec.family.pipelines:
-        field = "mask" if mode is Mode.INPAINT else "image"
-        yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
+    if mode not in spec.family.pipelines:
+        needed = _NEEDED.get(spec.family.default_mode, ())
+        missing = [field for field in needed if getattr(given, field) is None]
+        for field in missing:
+            if field not in malformed:
+                yield wrong(field, None, f"required by {spec.name}")
+        if not missing:
+            field = "mask" if mode is Mode.INPAINT else "image"
+            yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
         return
     if given.image is None and "image" not in malformed:
         for field in _NEED_IMAGE:

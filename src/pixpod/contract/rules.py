@@ -4,7 +4,7 @@ Rules are independent of each other, so that all problems are found at once.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -146,10 +146,7 @@ def _check_guidance(
         yield wrong("guidance_scale", guidance, accepted)
     elif guidance is not None and guidance > highest:
         yield wrong("guidance_scale", guidance, f"0 to {highest:g} for {spec.name}")
-    if spec.family.guidance is Guidance.EMBEDDED:
-        yield from _check_true_cfg(given, spec, malformed)
-    else:
-        yield from _check_classifier_free(given, spec, malformed)
+    yield from _GUIDANCE_RULES[spec.family.guidance](given, spec, malformed)
 
 
 def _check_classifier_free(
@@ -184,6 +181,27 @@ def _check_true_cfg(
         title = spec.family.title
         accepted = f"absent: it has no effect on {title} unless true_cfg_scale is above 1"
         yield wrong("negative_prompt", given.negative_prompt, accepted)
+
+
+def _check_embedded_only(
+    given: JobInput, spec: ModelSpec, malformed: Collection[str]
+) -> Iterator[Problem]:
+    title = spec.family.title
+    if given.true_cfg_scale is not None:
+        accepted = f"absent: {title} models do not have it"
+        yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, "use guidance_scale")
+    if given.negative_prompt:
+        accepted = f"absent: it has no effect on {title} models"
+        yield wrong("negative_prompt", given.negative_prompt, accepted)
+
+
+_GUIDANCE_RULES: Mapping[
+    Guidance, Callable[[JobInput, ModelSpec, Collection[str]], Iterator[Problem]]
+] = {
+    Guidance.CLASSIFIER_FREE: _check_classifier_free,
+    Guidance.EMBEDDED: _check_true_cfg,
+    Guidance.EMBEDDED_ONLY: _check_embedded_only,
+}
 
 
 def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:

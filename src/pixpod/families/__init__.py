@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 
 from pixpod.families.flux import FLUX
+from pixpod.families.flux_fill import FLUX_FILL
 from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
 from pixpod.families.sdxl import SDXL
@@ -29,6 +30,7 @@ from pixpod.families.spec import (
 __all__ = [
     "FAMILIES",
     "FLUX",
+    "FLUX_FILL",
     "FLUX_KONTEXT",
     "GIB",
     "SD15",
@@ -49,5 +51,5 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, FamilySpec] = {
-    family.name: family for family in (FLUX, FLUX_KONTEXT, SDXL, SD15)
+    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
 }

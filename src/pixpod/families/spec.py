@@ -61,11 +61,12 @@ class Guidance(StrEnum):
 
     `CLASSIFIER_FREE` runs the denoiser for the prompt and the negative prompt if
     `guidance_scale` is above 1. `EMBEDDED` feeds `guidance_scale` to the denoiser, and does the
-    former for `true_cfg_scale`.
+    former for `true_cfg_scale`. `EMBEDDED_ONLY` has no `true_cfg_scale`.
     """
 
     CLASSIFIER_FREE = "classifier_free"
     EMBEDDED = "embedded"
+    EMBEDDED_ONLY = "embedded_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -228,10 +229,10 @@ class FamilySpec:
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
     `runs_started_steps`: of the steps that a strength leaves, a part of one is run as a whole step.
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
-    steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
-    `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
-    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
-    and `controlnet` for one that takes no control image.
+    steps cannot be skipped. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
+    a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
+    one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
+    is None for a family that takes no LoRA, and `controlnet` for one that takes no control image.
     """
 
     name: str
@@ -252,6 +253,7 @@ class FamilySpec:
     pipeline_options: Mapping[str, object] = field(default_factory=dict)
     sets_attention_backend: bool = False
     upcasts_vae: bool = False
+    sees_mask: bool = False
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FLUX, FLUX_KONTEXT, SD15, SDXL, FamilySpec
+from pixpod.families import FLUX, FLUX_FILL, FLUX_KONTEXT, SD15, SDXL, FamilySpec
 
 Config = Mapping[str, object]
 
@@ -158,6 +158,16 @@ FULL_SIZE: Mapping[str, Architecture] = {
         replace(_FLUX_DEV, name="flux-dev-16bit"),
         replace(_FLUX_DEV, name="flux-krea-dev"),
         replace(_FLUX_DEV, name="flux-kontext", family=FLUX_KONTEXT),
+        replace(
+            _FLUX_DEV,
+            name="flux-fill",
+            family=FLUX_FILL,
+            components={
+                **_FLUX_DEV.components,
+                # packed latents, those of the masked image, and 64 pixels of the mask for each
+                "transformer": {**_FLUX_TRANSFORMER, "in_channels": 384, "out_channels": 64},
+            },
+        ),
         Architecture(
             name="flux-schnell",
             family=FLUX,

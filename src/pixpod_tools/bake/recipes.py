@@ -80,6 +80,7 @@ PROFILES: Mapping[str, Profile] = {
     "flux-dev-16bit": Profile(models=(_in("flux-dev-16bit", Precision.BFLOAT16),)),
     "flux-krea-dev": Profile(models=(_float8("flux-krea-dev"),)),
     "flux-kontext": Profile(models=(_float8("flux-kontext"),)),
+    "flux-fill": Profile(models=(_float8("flux-fill"),)),
     "sdxl-few-steps": Profile(
         models=(_in("sdxl-lightning", Precision.FLOAT16), _in("sdxl-turbo", Precision.FLOAT16))
     ),

@@ -19,6 +19,7 @@ from pixpod.engine.execution.conditions import (
     ControlNetCondition,
     LoraCondition,
     Prepared,
+    SeenMaskCondition,
     SourceCondition,
     TextCondition,
 )
@@ -58,13 +59,14 @@ class ModelRunner:
         self._placement = placement
         lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
         text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
-        controls = ControlNetCondition(cache)
-        self._conditions: Sequence[Condition] = (lora, text, source, controls)
+        mask, controls = SeenMaskCondition(cache), ControlNetCondition(cache)
+        images = [source, mask, controls]
+        self._conditions: Sequence[Condition] = (lora, text, *images)
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
             StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
-            StageName.IMAGE_ENCODE: EncodeStage([source, controls], "encoding an image"),
-            StageName.DENOISE: DenoiseStage([source, controls]),
+            StageName.IMAGE_ENCODE: EncodeStage(images, "encoding an image"),
+            StageName.DENOISE: DenoiseStage(images),
             StageName.DECODE: DecodeStage([source]),
             **stages,
         }

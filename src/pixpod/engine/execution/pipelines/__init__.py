@@ -2,10 +2,15 @@
 
 import importlib
 
-from pixpod.engine.execution.pipelines.base import Arguments, PipelineCalls, TokenLimit
+from pixpod.engine.execution.pipelines.base import (
+    Arguments,
+    MaskCalls,
+    PipelineCalls,
+    TokenLimit,
+)
 from pixpod.families import FamilySpec
 
-__all__ = ["Arguments", "PipelineCalls", "TokenLimit", "calls_of"]
+__all__ = ["Arguments", "MaskCalls", "PipelineCalls", "TokenLimit", "calls_of"]
 
 
 def calls_of(family: FamilySpec) -> PipelineCalls:

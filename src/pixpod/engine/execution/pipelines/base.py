@@ -76,6 +76,21 @@ class PipelineCalls(Protocol):
         ...
 
 
+class MaskCalls(PipelineCalls, Protocol):
+    """Calls the pipelines of a family whose denoiser sees the mask."""
+
+    def mask_arguments(
+        self, pipe: Pipeline, image: torch.Tensor, masked: torch.Tensor, mask: torch.Tensor
+    ) -> Arguments:
+        """Return image and mask as the pipeline's call takes them, from those of all rows.
+
+        `image` are scaled latents, `masked` those of the image without what the mask marks, and
+        `mask` is true there, as (rows, 1, height, width) of pixels. May change the pipeline for
+        this call.
+        """
+        ...
+
+
 def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
     return TokenLimit(field=field, text=text, tokenizer=tokenizer, limit=tokenizer.model_max_length)
 
