@@ -144,7 +144,8 @@ class TextOptions:
 class Sampling:
     """Arguments that shape the denoiser's calls. Scales are None where the model takes none.
 
-    `strength`, above 0 to 1, is the share of the steps that run on a given image; None without one.
+    `num_inference_steps` are those of the whole schedule, a refiner's included. `strength`, above 0
+    to 1, is the share of the steps that run on a given image; None without one.
     """
 
     num_inference_steps: int
@@ -196,6 +197,17 @@ class ControlOptions:
     start: float
     end: float
     union_mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinerOptions:
+    """A second model that ends the denoising.
+
+    `name` is that of an extra. `num_inference_steps` are its own: the last of the request's.
+    """
+
+    name: str
+    num_inference_steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,6 +286,7 @@ class GenerationRequest:
     prompts: Prompts
     seeds: tuple[int, ...]
     controls: tuple[ControlOptions, ...] = ()
+    refiner: RefinerOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
 
@@ -428,7 +441,10 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """Content of a successful reply. `steps` counts the denoiser calls of one image."""
+    """Content of a successful reply. `steps` counts the denoiser calls of one image.
+
+    `refiner` is None if the job named none.
+    """
 
     images: tuple[StoredImage, ...]
     model: ModelIdentity
@@ -438,3 +454,4 @@ class JobResult:
     worker: WorkerReport
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    refiner: RefinerOptions | None = None

@@ -25,6 +25,7 @@ from pixpod.job import (
     Prompts,
     Quality,
     RawImage,
+    RefinerOptions,
     Sampling,
     TextOptions,
 )
@@ -100,6 +101,7 @@ SHARED = {
     "strength": 0.5,
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
+    "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
 }
 
 

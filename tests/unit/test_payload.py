@@ -24,7 +24,7 @@ from pixpod.errors import (
     PutRefused,
     StorageDenied,
 )
-from pixpod.extras import ExtraKind, ExtraSpec
+from pixpod.extras import ExtraKind, ExtraSpec, load_extras
 from pixpod.families import Guidance
 from pixpod.job import Delivery, ImageFormat, Mode
 
@@ -513,3 +513,11 @@ def test_error_is_a_string_and_leaves_refreshing_to_the_worker():
 
 
 DERIVED_OF_JOB_1 = (5565097425218564, 6707663495029744)
+
+
+def test_refiner_is_refused_by_a_model_of_its_own_steps():
+    refiner = replace(load_extras()["sdxl-refiner"], models=("sdxl-lightning",))
+    offer = replace(OFFER, extras={"sdxl-refiner": refiner})
+    given = make_input(model="sdxl-lightning", refiner={"num_inference_steps": 1})
+    with pytest.raises(InvalidInput, match="whole schedules of its own steps"):
+        parse_job({"id": "job-1", "input": given}, offer)

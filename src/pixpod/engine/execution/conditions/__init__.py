@@ -3,6 +3,7 @@
 from pixpod.engine.execution.conditions.base import AfterStep, Condition, Prepared
 from pixpod.engine.execution.conditions.controls import ControlNetCondition
 from pixpod.engine.execution.conditions.lora import LoraCondition
+from pixpod.engine.execution.conditions.refiner import RefinerCondition
 from pixpod.engine.execution.conditions.seen_mask import SeenMaskCondition
 from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
@@ -13,6 +14,7 @@ __all__ = [
     "ControlNetCondition",
     "LoraCondition",
     "Prepared",
+    "RefinerCondition",
     "SeenMaskCondition",
     "SourceCondition",
     "TextCondition",

@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import torch
 
 from pixpod.catalog import Size
-from pixpod.engine.model import Component, Pipeline, Tokenizer
+from pixpod.engine.model import Component, LoadedModel, Pipeline, Tokenizer
 from pixpod.job import GenerationRequest, Prompts
 
 Arguments = dict[str, Any]
@@ -88,6 +88,28 @@ class MaskCalls(PipelineCalls, Protocol):
         `mask` is true there, as (rows, 1, height, width) of pixels. May change the pipeline for
         this call.
         """
+        ...
+
+
+class RefinerCalls(Protocol):
+    """Reads texts for the refiners of a family, and prepares their pipeline."""
+
+    def check_fit(self, model: LoadedModel, denoiser: Component) -> None:
+        """Raise ModelUnavailable for a refiner that does not go with a model."""
+        ...
+
+    def reads_like_the_model(self, model: LoadedModel, denoiser: Component) -> bool:
+        """Return whether a refiner takes the model's own embeddings."""
+        ...
+
+    def encode_text(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
+        """Return the embeddings of one request for a refiner that reads texts in its own way."""
+        ...
+
+    def prepare(self, pipe: Pipeline) -> None:
+        """Change the refiner's pipeline, which is used once, to suit its denoiser."""
         ...
 
 

@@ -1,6 +1,6 @@
 """SDXL pipelines: two CLIP text encoders, classifier-free guidance above a scale of 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -37,16 +37,18 @@ class SdxlCalls(Sd15Calls):
     def encode_text(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
-        embeds, negative_embeds, pooled, negative_pooled = pipe.encode_prompt(
-            prompt=request.prompts.prompt,
-            prompt_2=request.prompts.prompt_2,
-            device=device,
-            negative_prompt=request.prompts.negative_prompt,
-            do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
+        return embeddings(
+            pipe.encode_prompt(
+                prompt=request.prompts.prompt,
+                prompt_2=request.prompts.prompt_2,
+                device=device,
+                negative_prompt=request.prompts.negative_prompt,
+                do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
+            )
         )
-        return {
-            "prompt_embeds": embeds,
-            "negative_prompt_embeds": negative_embeds,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
+
+
+def embeddings(encoded: Sequence[torch.Tensor | None]) -> Arguments:
+    """Return what `encode_prompt` of SDXL has returned as arguments of the pipeline's call."""
+    names = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
+    return {f"{name}_embeds": tensor for name, tensor in zip(names, encoded, strict=True)}
