@@ -280,6 +280,14 @@ class Conditions:
         return bool(self.loras)
 
 
+def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
+    """Return a grey image, all of it masked, for requests that nobody looks at, as warm-ups."""
+    num_pixels = width * height
+    raw = RawImage(width=width, height=height, pixels=b"\x80" * 3 * num_pixels)
+    mask = RawMask(width=width, height=height, pixels=b"\xff" * num_pixels) if has_mask else None
+    return Conditions(image=InputImage(raw=raw, digest=f"grey {width}x{height}"), mask=mask)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.

@@ -41,6 +41,7 @@ def _not_supported(field, value):
 
 _GOOD_INPUT = {"model": "sdxl", "prompt": PROMPT}
 _NUL_TEXT = "without NUL"
+_IMAGE_URL = "https://app.example/image.png"
 _UNICODE = "valid Unicode"
 _WHOLE = "a whole number"
 _BOOLEAN = "true or false"
@@ -175,6 +176,72 @@ _MODEL_RULES = (
         model="flux-schnell",
         num_inference_steps=13,
     ),
+    _bad(
+        "steps for lightning",
+        ("num_inference_steps", "4, for which sdxl-lightning is made"),
+        model="sdxl-lightning",
+        num_inference_steps=8,
+    ),
+    _bad(
+        "steps for sdxl-turbo",
+        ("num_inference_steps", "1 or 2 or 3 or 4"),
+        model="sdxl-turbo",
+        num_inference_steps=5,
+    ),
+    _bad(
+        "scheduler for lightning",
+        ("scheduler", "one of Euler trailing"),
+        model="sdxl-lightning",
+        scheduler="Euler",
+    ),
+    _bad(
+        "guidance on lightning",
+        ("guidance_scale", "distilled"),
+        ("negative_prompt", "runs without guidance"),
+        model="sdxl-lightning",
+        guidance_scale=2,
+        negative_prompt="blurred",
+    ),
+    _bad(
+        "guidance on sdxl-turbo",
+        ("guidance_scale", "distilled"),
+        model="sdxl-turbo",
+        guidance_scale=0,
+    ),
+    _bad(
+        "mask for kontext",
+        ("mask", "absent: flux-kontext takes none"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        mask=_IMAGE_URL,
+    ),
+    _bad(
+        "strength for kontext",
+        ("strength", "absent: flux-kontext edits an image as a whole"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        strength=0.5,
+    ),
+    _bad(
+        "nothing to fill",
+        ("image", "required by flux-fill"),
+        ("mask", "required by flux-fill"),
+        model="flux-fill",
+    ),
+    _bad("no mask to fill", ("mask", "required"), model="flux-fill", image=_IMAGE_URL),
+    _bad("no image to fill", ("image", "required"), model="flux-fill", mask=_IMAGE_URL),
+    _bad(
+        "true_cfg_scale for fill",
+        ("true_cfg_scale", "use guidance_scale"),
+        ("negative_prompt", "no effect on FLUX Fill"),
+        model="flux-fill",
+        image=_IMAGE_URL,
+        mask=_IMAGE_URL,
+        true_cfg_scale=2,
+        negative_prompt="blurred",
+    ),
+    _bad("turbo for kontext", ("quality", "max, default"), model="flux-kontext", quality="turbo"),
+    _bad("two images for kontext", ("image", "a string"), model="flux-kontext", image=["a", "b"]),
     _bad("turbo for sdxl", ("quality", "max, default for sdxl"), quality="turbo"),
     _bad("turbo for schnell", ("quality", "many steps"), model="flux-schnell", quality="turbo"),
     _bad("steps for sdxl", ("num_inference_steps", "at most 150"), num_inference_steps=151),

@@ -6,6 +6,8 @@
 from collections.abc import Mapping
 
 from pixpod.families.flux import FLUX
+from pixpod.families.flux_fill import FLUX_FILL
+from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
 from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
@@ -30,6 +32,8 @@ from pixpod.families.spec import (
 __all__ = [
     "FAMILIES",
     "FLUX",
+    "FLUX_FILL",
+    "FLUX_KONTEXT",
     "GIB",
     "SD15",
     "SDXL",
@@ -50,4 +54,6 @@ __all__ = [
     "WorkingMemory",
 ]
 
-FAMILIES: Mapping[str, FamilySpec] = {family.name: family for family in (FLUX, SDXL, SD15)}
+FAMILIES: Mapping[str, FamilySpec] = {
+    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
+}

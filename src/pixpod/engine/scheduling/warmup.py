@@ -51,5 +51,6 @@ def stack_warmups(
 def _changes(spec: ModelSpec, size: Size) -> dict[str, Any]:
     """Return what makes a request short. Any: types differ."""
     width, height = size
-    steps = min(STEPS, spec.limits.max_steps)
+    counts = spec.step_counts or range(1, spec.limits.max_steps + 1)
+    steps = min((count for count in counts if count >= STEPS), default=max(counts))
     return {"width": width, "height": height, "num_inference_steps": steps, "truncate": True}

@@ -108,6 +108,21 @@ class PipelineCalls(Protocol):
         ...
 
 
+class MaskCalls(PipelineCalls, Protocol):
+    """Calls the pipelines of a family whose denoiser sees the mask."""
+
+    def mask_arguments(
+        self, pipe: Pipeline, image: torch.Tensor, masked: torch.Tensor, mask: torch.Tensor
+    ) -> Arguments:
+        """Return image and mask as the pipeline's call takes them, from those of all rows.
+
+        `image` are scaled latents, `masked` those of the image without what the mask marks, and
+        `mask` is true there, as (rows, 1, height, width) of pixels. May change the pipeline for
+        this call.
+        """
+        ...
+
+
 class RefinerCalls(Protocol):
     """Reads texts for the refiners of a family, and prepares their pipeline."""
 

@@ -45,7 +45,8 @@ class Sd15Calls:
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
 
     def call_arguments(self, request: GenerationRequest) -> Arguments:
-        return {"guidance_scale": request.sampling.guidance_scale, **image_arguments(request)}
+        scale = request.sampling.guidance_scale or 0.0  # distilled models have none
+        return {"guidance_scale": scale, **image_arguments(request)}
 
     def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
         return encode_latents(pipe, pixels)
