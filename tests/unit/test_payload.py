@@ -26,7 +26,7 @@ from pixpod.errors import (
 )
 from pixpod.extras import ExtraKind, ExtraSpec
 from pixpod.families import Guidance
-from pixpod.job import Delivery, ImageFormat
+from pixpod.job import Delivery, ImageFormat, LongPrompt
 
 MAX_ERROR_BYTES = 20_000
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -359,8 +359,9 @@ def test_whole_number_is_a_guidance():
 
 
 def test_long_prompt_may_be_truncated():
-    assert request(on_long_prompt="truncate").text.truncate
-    assert not request(on_long_prompt="refuse").text.truncate
+    for choice in LongPrompt:
+        assert request(model="sdxl", on_long_prompt=choice).text.on_long_prompt is choice
+    assert request().text.on_long_prompt is LongPrompt.REFUSE
 
 
 def test_empty_negative_prompt_turns_true_cfg_on():

@@ -39,6 +39,7 @@ from pixpod.job import (
     GenerationRequest,
     ImageFormat,
     JobResult,
+    LongPrompt,
     OutputOptions,
     StoredImage,
 )
@@ -231,7 +232,9 @@ def _build_request(
         true_cfg_scale=given.true_cfg_scale,
         mode=mode_of(given),
         strength=strength_of(given),
-        truncate=given.on_long_prompt == "truncate",
+        on_long_prompt=given.on_long_prompt or LongPrompt.REFUSE,
+        prompt_weights=bool(given.prompt_weights),
+        clip_skip=given.clip_skip or 0,
         seeds=_choose_seeds(job_name, given),
         controls=build_controls(given, spec, extras),
         isolated=bool(given.deterministic),

@@ -11,6 +11,7 @@ from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
     STORED_PRECISIONS,
+    ClipTextSpec,
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
@@ -32,6 +33,7 @@ __all__ = [
     "SD15",
     "SDXL",
     "STORED_PRECISIONS",
+    "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
     "ControlNetSpec",

@@ -35,6 +35,10 @@ _CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
 _TURBO = {"quality": "turbo", "num_inference_steps": 12}
 _TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": "blurred"}
 
+_WEIGHTS = {"prompt_weights": True, "prompt": "a (red)1.5 circle"}
+_CHUNKS = {"on_long_prompt": "chunk", "prompt": "a red circle, " * 30}
+_CLIP_SKIP = {"clip_skip": 1}
+
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`image`": _IMAGE,
     "`image`, `mask`": _MASK,
@@ -45,6 +49,12 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`controlnets`, `image`": _CONTROL | _IMAGE,
     "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
     "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`prompt_weights`": _WEIGHTS,
+    "`on_long_prompt: chunk`": _CHUNKS,
+    "`clip_skip`": _CLIP_SKIP,
+    "`prompt_weights`, `on_long_prompt: chunk`, `clip_skip`": _CHUNKS | _CLIP_SKIP | _WEIGHTS,
+    "`prompt_weights`, `loras`": _WEIGHTS | _LORA,
+    "`on_long_prompt: chunk`, `controlnets`": _CHUNKS | _CONTROL,
     "`quality: turbo`": _TURBO,
     "`quality: turbo`, `image`": _TURBO | _IMAGE,
     "`quality: turbo`, `loras`": _TURBO | _LORA,
@@ -66,7 +76,8 @@ a cell is refused with the code `invalid_input`, and the message says what is ex
 """
 
 _TAIL = """
-How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md).
+How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
+[prompts](prompts.md).
 """
 
 
