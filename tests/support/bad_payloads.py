@@ -259,7 +259,7 @@ _MODEL_RULES = (
     _bad("clip_skip of sdxl", ("clip_skip", "at most 10"), model="sdxl", clip_skip=11),
     _bad(
         "weighted prompt too long",
-        ("prompt", "2001 characters", "at most 2000"),
+        ("prompt", "at most 2000"),
         prompt_weights=True,
         prompt="x" * 2001,
     ),

@@ -322,7 +322,8 @@ def test_shortest_input_takes_the_defaults_of_its_model(spec):
     for field, default in asdict(spec.defaults).items():
         assert found[field] == default
     assert len(parsed.seeds) == 1
-    assert not found["truncate"]
+    assert found["on_long_prompt"] is LongPrompt.REFUSE
+    assert not found["prompt_weights"] and found["clip_skip"] == 0
     assert not parsed.isolated
     assert [found[name] for name in ("negative_prompt", "prompt_2", "true_cfg_scale")] == [None] * 3
 

@@ -1,12 +1,14 @@
 """Text as a condition: its length is checked, its embeddings are cached."""
 
-from collections.abc import Callable, Iterator, Sequence
+import copy
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import astuple, replace
 
 from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
 from pixpod.engine.execution.conditions.base import Condition, Prepared
 from pixpod.engine.execution.pipelines import Arguments, TokenLimit, calls_of
-from pixpod.engine.model import LoadedModel, Pipeline
+from pixpod.engine.model import LoadedModel, Pipeline, Tokenizer
 from pixpod.errors import InvalidInput, Problem
 from pixpod.job import GenerationRequest, LongPrompt, Prompts
 from pixpod.methods import StageName, uses_negative_prompt
@@ -27,15 +29,27 @@ class TextCondition(Condition):
     def __init__(self, cache: ConditionCache, changes: TextChanges = _no_changes) -> None:
         self._cache = cache
         self._changes = changes
+        self._lock = threading.Lock()
+        self._tokenizers: dict[str, Mapping[str, Tokenizer]] = {}
 
     def prepare(self, model: LoadedModel, prepared: Prepared) -> Prepared:
         request = prepared.request
         if request.text.prompt_weights:
             request = replace(request, prompts=_read_weights(request.prompts))
         if request.text.on_long_prompt is LongPrompt.CHUNK:
-            text = replace(request.text, num_chunks=_count_chunks(model, request))
-            request = replace(request, text=text)
+            with self._lock:
+                num_chunks = _count_chunks(model, self._copies(model), request)
+            request = replace(request, text=replace(request.text, num_chunks=num_chunks))
         return replace(prepared, request=request)
+
+    def _copies(self, model: LoadedModel) -> Mapping[str, Tokenizer]:
+        """Return tokenizers for other threads than the device's: a tokenizer keeps how it
+        truncates, and a call changes that for all threads.
+        """
+        name = model.spec.name
+        if name not in self._tokenizers:
+            self._tokenizers[name] = copy.deepcopy(dict(model.tokenizers))
+        return self._tokenizers[name]
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
         """Return warnings for texts that are cut. Raises InvalidInput unless cutting is allowed.
@@ -106,14 +120,16 @@ def _read_weights(prompts: Prompts) -> Prompts:
     return replace(prompts, **plain, weighted=weighted)
 
 
-def _count_chunks(model: LoadedModel, request: GenerationRequest) -> int:
+def _count_chunks(
+    model: LoadedModel, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
+) -> int:
     """Return the chunks of the longest text. Raises InvalidInput for too many."""
     from pixpod.engine.execution.pipelines.clip_text import count_chunks
 
     family = model.spec.family
     assert family.clip_text is not None, "the contract refuses chunks for other families"
     highest, most, problems = 1, family.clip_text.max_chunks, []
-    for limit in calls_of(family).token_limits(model.tokenizers, request):
+    for limit in calls_of(family).token_limits(tokenizers, request):
         num_chunks = count_chunks(limit.tokenizer, request.prompts.parts_of(limit.field))
         highest = max(highest, num_chunks)
         if num_chunks > most:
