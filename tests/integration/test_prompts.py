@@ -1,4 +1,6 @@
-"""Weights of prompts, long prompts and clip_skip: through the whole worker, and beside diffusers."""
+"""Weights of prompts, long prompts and clip_skip, through a worker and beside diffusers."""
+
+import copy
 
 import numpy as np
 import pytest
@@ -6,13 +8,16 @@ import torch
 from support.loras import lora_file, with_loras
 from support.tiny_models import Desk, build_tiny_worker, share, to_pixels
 
+from pixpod.engine.adapters.copies import AdaptedCopies
+from pixpod.engine.adapters.reading import read_adapter
+from pixpod.engine.adapters.store import AdapterStore
 from pixpod.engine.execution.condition_cache import ConditionCache
-from pixpod.engine.execution.conditions import Prepared
+from pixpod.engine.execution.conditions import LoraCondition, Prepared
 from pixpod.engine.execution.conditions.text import TextCondition, text_key
 from pixpod.engine.execution.pipelines import calls_of
 from pixpod.errors import InvalidInput
 from pixpod.job import LongPrompt
-from pixpod.methods import batch_key_of
+from pixpod.methods import StageName, batch_key_of
 from pixpod.testing.random_loras import random_lora
 from pixpod_tools.tiny.checker import recognise
 from pixpod_tools.tiny.scenes import Shape
@@ -48,12 +53,13 @@ def images(desk, jobs):
     return [to_pixels(reply["images"][0]) for reply in found]
 
 
-def prepared(model, **given):
+def prepared(model, is_checked=True, **given):
     """A request as it is queued."""
     request = model.spec.default_request(**given)
     condition = TextCondition(ConditionCache(0))
     found = condition.prepare(model, Prepared(request=request)).request
-    condition.check(model, found)
+    if is_checked:
+        condition.check(model, found)
     return found
 
 
@@ -222,11 +228,11 @@ def test_long_prompt_obeys_its_last_words(desk, model):
 def test_chunks_are_those_of_the_text_and_short_texts_are_filled_up(model):
     text = long_prompt(model, PROMPT)
     found = encoded(model, prompt=text, negative_prompt="", on_long_prompt=LongPrompt.CHUNK)
-    assert {found[name].shape[1] for name in found if "pooled" not in name} == {154}
+    assert {found[name].shape[1] for name in found if "pooled" not in name} == {231}
     one = encoded(model, prompt=PROMPT, on_long_prompt=LongPrompt.CHUNK)
     assert are_equal(one, encoded(model, prompt=PROMPT))
     empty = encoded(model, prompt="", guidance_scale=5.0, negative_prompt="")["prompt_embeds"]
-    assert torch.equal(found["negative_prompt_embeds"], torch.cat([empty, empty], dim=1))
+    assert torch.equal(found["negative_prompt_embeds"], torch.cat([empty] * 3, dim=1))
     cut = encoded(model, prompt=text, on_long_prompt=LongPrompt.TRUNCATE)["prompt_embeds"]
     brief = found["prompt_embeds"][:, :70]  # a chunk ends with a word, truncation may not
     assert torch.equal(brief, cut[:, :70])
@@ -245,11 +251,11 @@ def test_brackets_are_letters_in_chunks_and_weights_go_with_them(model):
 
 
 def test_number_of_chunks_parts_batches_and_embeddings(model):
-    texts = (PROMPT, long_prompt(model, PROMPT), long_prompt(model, "", least=100))
+    texts = (PROMPT, long_prompt(model, PROMPT), long_prompt(model, "", least=160))
     short, long, other = (
         prepared(model, prompt=text, on_long_prompt=LongPrompt.CHUNK) for text in texts
     )
-    assert [each.text.num_chunks for each in (short, long, other)] == [1, 2, 2]
+    assert [each.text.num_chunks for each in (short, long, other)] == [1, 3, 3]
     assert batch_key_of(short) != batch_key_of(long) == batch_key_of(other)
     keys = {
         text_key(model, prepared(model, prompt=texts[1], **given))
@@ -271,16 +277,11 @@ def test_too_many_chunks_are_refused(model):
 
 def test_counting_leaves_the_tokenizers_of_the_device_thread_alone(model):
     """They keep how the last call has truncated, and another thread may be in a call."""
-    before = [each._tokenizer.truncation for each in model.tokenizers.values()]
-    encoded(model, prompt=PROMPT)
-    cut = [each._tokenizer.truncation for each in model.tokenizers.values()]
-    request = model.spec.default_request(
-        prompt=long_prompt(model, PROMPT), on_long_prompt=LongPrompt.CHUNK
-    )
-    encoded(model, prompt=PROMPT)
-    TextCondition(ConditionCache(0)).prepare(model, Prepared(request=request))
-    assert [each._tokenizer.truncation for each in model.tokenizers.values()] == cut
-    assert all(cut), before
+    for tokenizer in model.tokenizers.values():
+        tokenizer._tokenizer.enable_truncation(12)
+    prepared(model, prompt=PROMPT, on_long_prompt=LongPrompt.CHUNK, is_checked=False)
+    kept = [tokenizer._tokenizer.truncation for tokenizer in model.tokenizers.values()]
+    assert all(each["max_length"] == 12 for each in kept)
 
 
 # --- clip_skip -----------------------------------------------------------------------------
@@ -333,22 +334,27 @@ def test_clip_skip_of_zero_is_none_and_one_beyond_the_layers_is_refused(desk, mo
 
 
 def test_loras_of_text_encoders_go_with_weights_and_clip_skip(desk, model, tmp_path):
-    """The embeddings are those of the encoders with the LoRA merged into their weights."""
-    path = random_lora(model, tmp_path, 5, text=True)
+    file = lora_file(random_lora(model, tmp_path, 5, text=True))
     given = {"prompt": "a (red)1.5 circle", "prompt_weights": True, "clip_skip": 1}
     runner = desk.worker.engine.loader.load(model.spec.name).result().runner
-    request = with_loras(model.spec.default_request(**given, width=64, height=64), lora_file(path))
-    queued = runner.prepare(model, request).request
-    assert queued.prompts.weighted and queued.conditions.slots
-    without = encoded(model, **given)["prompt_embeds"]
-    lora, text = runner._conditions[0], runner._conditions[1]
-    replaced = lora.components(model, text.stage, [queued])
-    assert set(replaced) == set(model.spec.family.text_encoders)
-    pipe = model.pipeline_with(
-        model.spec.family.text_to_image, model.spec.family.component_names, (), replaced
+    request = with_loras(model.spec.default_request(**given), file)
+    lora = LoraCondition(AdapterStore(), AdaptedCopies())
+    replaced = lora.components(
+        model, StageName.TEXT_ENCODE, [runner.prepare(model, request).request]
     )
-    with torch.inference_mode():
-        found = calls_of(model.spec.family).encode_text(pipe, queued, model.device)
-    lora.release(None)
-    assert not torch.allclose(found["prompt_embeds"], without)
-    assert are_equal(encoded(model, **given), encoded(model, **given))
+    family = model.spec.family
+    assert set(replaced) == set(family.text_encoders)
+    pipe = model.pipeline_with(family.text_to_image, family.component_names, (), replaced)
+    found = encoded(model, pipe, **given)["prompt_embeds"]
+    without = encoded(model, **given)["prompt_embeds"]
+    merged = {name: copy.deepcopy(model.components[name]) for name in family.text_encoders}
+    adapter = read_adapter(file, model)
+    with torch.no_grad():
+        for component, module in merged.items():
+            for name, pair in adapter.of(component).items():
+                module.get_submodule(name).weight += torch.einsum("or,ri->oi", pair.up, pair.down)
+    pipe = model.pipeline_with(family.text_to_image, family.component_names, (), merged)
+    expected = encoded(model, pipe, **given)["prompt_embeds"]
+    assert torch.allclose(found, expected, atol=1e-3)
+    assert not torch.allclose(found, without, atol=0.1)
+    assert torch.equal(encoded(model, **given)["prompt_embeds"], without)
