@@ -1,4 +1,4 @@
-"""Extras that models can be served with, as data: for now ControlNets.
+"""Extras that models can be served with, as data: ControlNets and refiners.
 
 They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of files or devices.
 """
@@ -16,7 +16,7 @@ from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, ModelSpec, read_catalog_file
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, FamilySpec
+from pixpod.families import FAMILIES, ControlNetSpec, FamilySpec, RefinerSpec, Role
 
 LORAS = "loras"
 """Name of room for LoRAs beside extras, which no extra may have."""
@@ -28,16 +28,21 @@ class ExtraKind(StrEnum):
     """The role of an extra beside a model."""
 
     CONTROLNET = "controlnet"
+    REFINER = "refiner"
+
+    @property
+    def role(self) -> Role:
+        return Role(self.value)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtraSpec:
     """One extra of the catalog: weights in diffusers' layout of a single component.
 
-    `types` are the kinds of control images that a ControlNet sees. `modes` has the number of each
-    type for a net that must be told it (a union net), and is empty for others. It fits the models
-    named in `models`, or all of the family. `gib_16` is its size in 16 bits. `folder` is its place
-    in the repository, "" for the top.
+    `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
+    the number of each type for a net that must be told it (a union net), and is empty for others.
+    It fits the models named in `models`, or all of the family. `gib_16` is its size in 16 bits.
+    `folder` is its place in the repository, "" for the top.
     """
 
     __pydantic_config__ = CHECKS
@@ -46,8 +51,8 @@ class ExtraSpec:
     kind: ExtraKind
     family: InstanceOf[FamilySpec]
     licence: str
-    types: Annotated[tuple[ControlType, ...], Field(min_length=1)]
     gib_16: Annotated[float, Field(gt=0)]
+    types: tuple[ControlType, ...] = ()
     modes: Mapping[ControlType, Annotated[int, Field(ge=0)]] = dataclass_field(default_factory=dict)
     models: tuple[str, ...] = ()
     repository: str | None = None
@@ -58,9 +63,11 @@ class ExtraSpec:
     @property
     def class_name(self) -> str:
         """Name of the diffusers class."""
-        spec = self.family.controlnet
-        assert spec is not None
-        return spec.union_class_name if self.is_union and spec.union_class_name else spec.class_name
+        spec = _spec_of(self.family, self.kind)
+        assert spec is not None, "load_extras has checked it"
+        if self.is_union and isinstance(spec, ControlNetSpec) and spec.union_class_name:
+            return spec.union_class_name
+        return spec.class_name
 
     @property
     def is_union(self) -> bool:
@@ -70,6 +77,15 @@ class ExtraSpec:
     def fits(self, spec: ModelSpec) -> bool:
         """Return whether a model can be served with it."""
         return spec.family is self.family and (not self.models or spec.name in self.models)
+
+
+def _spec_of(family: FamilySpec, kind: ExtraKind) -> ControlNetSpec | RefinerSpec | None:
+    """Return a family's own part of a kind of extras, None if it has none of the kind."""
+    specs: Mapping[ExtraKind, ControlNetSpec | RefinerSpec | None] = {
+        ExtraKind.CONTROLNET: family.controlnet,
+        ExtraKind.REFINER: family.refiner,
+    }
+    return specs[kind]
 
 
 Extras = Mapping[str, ExtraSpec]
@@ -94,9 +110,12 @@ def load_extras(
     return {**found, **_parse(read_catalog_file(extra_file), str(extra_file), families)}
 
 
-def extras_for(spec: ModelSpec, extras: Extras) -> tuple[ExtraSpec, ...]:
-    """Return the extras that fit a model."""
-    return tuple(extra for extra in extras.values() if extra.fits(spec))
+def extras_for(
+    spec: ModelSpec, extras: Extras, kind: ExtraKind | None = None
+) -> tuple[ExtraSpec, ...]:
+    """Return the extras of a kind that fit a model; None for any kind."""
+    fitting = (extra for extra in extras.values() if extra.fits(spec))
+    return tuple(extra for extra in fitting if kind in (None, extra.kind))
 
 
 def choose_extras(
@@ -149,11 +168,13 @@ def _parse_one(
     where = f"{source}: extra {name!r}"
     if not isinstance(entry, dict) or "name" in entry:
         raise InvalidSettings(f"{where}: expected a table without a name of its own")
-    family = families.get(entry.get("family", ""))
-    if family is None or family.controlnet is None:
-        known = ", ".join(each.name for each in families.values() if each.controlnet)
-        got = entry.get("family")
-        raise InvalidSettings(f"{where}: family: expected one of {known}, got {got!r}")
+    kind = ExtraKind(_choice(entry, "kind", tuple(ExtraKind), where))
+    fitting = [each for each, family in families.items() if _spec_of(family, kind)]
+    family = families[_choice(entry, "family", fitting, where)]
+    sees_images = kind is ExtraKind.CONTROLNET
+    if bool(entry.get("types")) is not sees_images:
+        accepted = "some types" if sees_images else "no such field"
+        raise InvalidSettings(f"{where}: types: expected {accepted} for a {kind}")
     try:
         # strict types have no tuples in TOML
         lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
@@ -175,3 +196,12 @@ def _check_modes(extra: ExtraSpec, where: str) -> None:
     if set(extra.modes) != set(extra.types):
         types, modes = ", ".join(extra.types), ", ".join(extra.modes)
         raise InvalidSettings(f"{where}: modes: expected one for each of {types}, got {modes}")
+
+
+def _choice(entry: dict[str, Any], field: str, accepted: Sequence[str], where: str) -> str:
+    """Return a text that is one of a few. Any: TOML is untyped."""
+    found = entry.get(field)
+    if found not in accepted:
+        known = ", ".join(accepted)
+        raise InvalidSettings(f"{where}: {field}: expected one of {known}, got {found!r}")
+    return str(found)

@@ -160,7 +160,9 @@ class Prompts:
     weighted: Mapping[str, WeightedText] = field(default_factory=dict, repr=False)
 
     def parts_of(self, name: str) -> WeightedText:
-        """Return a text by the name of its field; without weights, it is one part."""
+        """Return the text that a field stands for; without weights, it is one part."""
+        if name == "prompt_2" and self.prompt_2 is None:
+            name = "prompt"
         text: str = getattr(self, name) or ""
         return self.weighted.get(name, WeightedText(parts=((text, 1.0),)))
 
@@ -185,7 +187,8 @@ class TextOptions:
 class Sampling:
     """Arguments that shape the denoiser's calls. Scales are None where the model takes none.
 
-    `strength`, above 0 to 1, is the share of the steps that run on a given image; None without one.
+    `num_inference_steps` are those of the whole schedule, a refiner's included. `strength`, above 0
+    to 1, is the share of the steps that run on a given image; None without one.
     """
 
     num_inference_steps: int
@@ -237,6 +240,17 @@ class ControlOptions:
     start: float
     end: float
     union_mode: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinerOptions:
+    """A second model that ends the denoising.
+
+    `name` is that of an extra. `num_inference_steps` are its own: the last of the request's.
+    """
+
+    name: str
+    num_inference_steps: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -302,6 +316,7 @@ class GenerationRequest:
     prompts: Prompts
     seeds: tuple[int, ...]
     controls: tuple[ControlOptions, ...] = ()
+    refiner: RefinerOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
 
@@ -462,7 +477,10 @@ class WorkerReport:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class JobResult:
-    """Content of a successful reply. `steps` counts the denoiser calls of one image."""
+    """Content of a successful reply. `steps` counts the denoiser calls of one image.
+
+    `refiner` is None if the job named none.
+    """
 
     images: tuple[StoredImage, ...]
     model: ModelIdentity
@@ -472,3 +490,4 @@ class JobResult:
     worker: WorkerReport
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    refiner: RefinerOptions | None = None

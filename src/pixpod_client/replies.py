@@ -48,6 +48,7 @@ class TimingsReply(TypedDict):
     text_encode: NotRequired[float]
     image_encode: NotRequired[float]
     denoise: NotRequired[float]
+    refine: NotRequired[float]
     decode: NotRequired[float]
     encode: NotRequired[float]
     upload: NotRequired[float]
@@ -88,6 +89,13 @@ class AdapterReply(TypedDict):
     cached: bool
 
 
+class RefinerReply(TypedDict):
+    """The refiner that ran the last `steps`, denoiser calls of one image; null without one."""
+
+    name: str
+    steps: int
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -103,6 +111,7 @@ class Reply(TypedDict):
     warnings: list[str]
     adapters: list[AdapterReply]
     """The LoRAs that were used."""
+    refiner: RefinerReply | None
 
 
 class ErrorReply(TypedDict):

@@ -26,7 +26,7 @@ NAME = "sdxl-canny-tiny"
 SHIPPED = SOURCE_WEIGHTS_DIR / "tiny" / "extras" / NAME
 
 
-def bake_canny(directory, precision=Precision.BFLOAT16, source=None, extra=EXTRAS[NAME]):
+def bake_one(directory, precision=Precision.BFLOAT16, source=None, extra=EXTRAS[NAME]):
     options = SourceOptions(location=source, own_models=SOURCE_WEIGHTS_DIR)
     bake_extra(directory, extra, precision, options, 10**9)
 
@@ -38,7 +38,7 @@ def problems(directory):
 
 @pytest.mark.parametrize("precision", [Precision.BFLOAT16, Precision.FLOAT32])
 def test_baked_net_has_the_same_weights(tmp_path, precision):
-    bake_canny(tmp_path, precision)
+    bake_one(tmp_path, precision)
     (entry,) = read_manifest(tmp_path).values()
     assert (entry.is_extra, entry.precision, entry.licence) == (True, precision, "MIT")
     stored = load_file(tmp_path / NAME / "diffusion_pytorch_model.safetensors")
@@ -49,25 +49,35 @@ def test_baked_net_has_the_same_weights(tmp_path, precision):
 
 
 def test_second_bake_writes_nothing(tmp_path):
-    bake_canny(tmp_path)
+    bake_one(tmp_path)
     before = (tmp_path / NAME / "config.json").stat().st_mtime_ns
-    bake_canny(tmp_path)
+    bake_one(tmp_path)
     assert (tmp_path / NAME / "config.json").stat().st_mtime_ns == before
 
 
 def test_net_is_baked_from_a_folder_of_its_own(tmp_path):
-    bake_canny(tmp_path, source=str(SHIPPED))
+    bake_one(tmp_path, source=str(SHIPPED))
     assert read_manifest(tmp_path)[NAME].revision.startswith("local-")
 
 
 def test_folder_of_another_class_is_refused(tmp_path):
     unet = SOURCE_WEIGHTS_DIR / "tiny" / "sdxl-tiny" / "unet"
     with pytest.raises(ModelUnavailable, match="expected a ControlNetModel, got a UNet2D"):
-        bake_canny(tmp_path, source=str(unet))
+        bake_one(tmp_path, source=str(unet))
+
+
+def test_baked_refiner_has_the_same_weights(tmp_path):
+    bake_one(tmp_path, extra=EXTRAS["sdxl-refiner-tiny"])
+    name = "diffusion_pytorch_model.safetensors"
+    stored = load_file(tmp_path / "sdxl-refiner-tiny" / name)
+    shipped = load_file(SOURCE_WEIGHTS_DIR / "tiny" / "sdxl-tiny" / "unet" / name)
+    assert stored.keys() == shipped.keys()
+    assert all(torch.equal(stored[each], shipped[each]) for each in stored)
+    assert problems(tmp_path) == []
 
 
 def test_damage_is_found(tmp_path):
-    bake_canny(tmp_path)
+    bake_one(tmp_path)
     flip(tmp_path / NAME / "diffusion_pytorch_model.safetensors")
     assert problems(tmp_path) != []
 
@@ -86,7 +96,7 @@ def test_baked_net_gives_the_images_of_the_shipped_one(tmp_path):
     weights = tmp_path / "weights"
     options = SourceOptions(location=None, own_models=SOURCE_WEIGHTS_DIR)
     bake(weights, parse_recipe("sdxl-tiny=bfloat16"), load_catalog(), options, 10**9)
-    bake_canny(weights, Precision.FLOAT32)
+    bake_one(weights, Precision.FLOAT32)
     baked, shipped = (run_in(tmp_path, directory) for directory in (weights, SOURCE_WEIGHTS_DIR))
     assert largest_difference(baked, shipped) == 0
 

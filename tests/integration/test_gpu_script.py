@@ -178,7 +178,9 @@ def test_stacks_are_measured(runner):
         replace(scenario, num_inference_steps=2)
         for scenario in make_slices(TINY)["stacks"]
         if isinstance(scenario, StackScenario)
-        if scenario.variant.model == "flux-tiny" or scenario.batch_size == 4
+        if scenario.variant.model == "flux-tiny"
+        or scenario.batch_size == 4
+        or scenario.stack.refiner_steps
     ]
     runner.run("stacks", scenarios)
     results = {entry.scenario: entry.result for entry in runner.journal.entries()}

@@ -114,7 +114,13 @@ def _nets(case, types):
     return {"controlnets": [case.control(type, scale=0.8) for type in types]}
 
 
-FEATURES = (_source, _loras, _controls)
+def _refiner(chance, model, case):
+    if model != "sdxl-tiny":
+        return {}
+    return {"refiner": {"high_noise_frac": 0.75}}  # a step, also with the least strength
+
+
+FEATURES = (_source, _loras, _controls, _refiner)
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,7 @@ from pixpod.engine.adapters.store import AdapterStore
 from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.conditions import LoraCondition, Prepared
 from pixpod.engine.execution.conditions.text import TextCondition, text_key
-from pixpod.engine.execution.pipelines import calls_of
+from pixpod.engine.execution.pipelines import calls_of, refiner_calls_of
 from pixpod.errors import InvalidInput
 from pixpod.job import LongPrompt
 from pixpod.methods import StageName, batch_key_of
@@ -128,14 +128,13 @@ def test_without_weights_the_embeddings_are_equal(model):
         assert are_equal(plain, weighted), text
 
 
-def test_weights_of_one_fill_no_other_kernel(model):
+def test_compel_computes_what_diffusers_does(model):
     """What compel computes is byte-equal to diffusers where nothing has a weight."""
     plain = encoded(model, prompt=PROMPT, negative_prompt="green")
-    calls = calls_of(model.spec.family)
-    request = prepared(model, prompt=PROMPT, negative_prompt="green")
-    with torch.inference_mode():
-        found = calls._encode_parts(model.full_pipeline(), request, plain)
-    assert are_equal(plain | found, plain)
+    text = plain["prompt_embeds"].shape[1]
+    chunked = encoded(model, prompt=PROMPT, negative_prompt="green", num_chunks=2)
+    for name in ("prompt_embeds", "negative_prompt_embeds"):
+        assert torch.equal(chunked[name][:, :text], plain[name])
 
 
 def test_brackets_are_letters_without_the_field(desk, model):
@@ -189,6 +188,26 @@ def test_what_is_no_weight_is_refused(desk, text, part):
     assert reply["error"].startswith("invalid_input: ")
     assert '"field": "negative_prompt"' in reply["error"]
     assert part in reply["error"]
+
+
+def test_refiner_reads_weights_chunks_and_clip_skip_too(desk):
+    model = desk.worker.engine.loader.load("sdxl-tiny").result().loaded
+    text = long_prompt(model, "a (red)1.5 circle")
+    name = "prompt_embeds"
+
+    def refined(**given):
+        request = prepared(model, prompt_weights=True, guidance_scale=5.0, **given)
+        with torch.inference_mode():
+            calls = refiner_calls_of(model.spec.family)
+            found = calls.encode_text(model.full_pipeline(), request, model.device)
+        assert found[name].shape == found["negative_prompt_embeds"].shape
+        return found[name]
+
+    plain, weighted = (refined(prompt=f"a {red} circle") for red in ("red", "(red)1.5"))
+    skipped = refined(prompt="a red circle", clip_skip=1)
+    assert plain.shape == weighted.shape == skipped.shape
+    assert not torch.equal(plain, weighted) and not torch.equal(plain, skipped)
+    assert refined(prompt=text, on_long_prompt=LongPrompt.CHUNK).shape[1] == 231
 
 
 # --- long prompts --------------------------------------------------------------------------

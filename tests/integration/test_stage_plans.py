@@ -22,17 +22,18 @@ from support.factories import CATALOG
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.rules import Capabilities
-from pixpod.engine.component_key import ComponentKey
+from pixpod.engine.component_key import ComponentKey, extra_key
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.execution.batch import Batch
 from pixpod.engine.execution.condition_cache import ConditionCache
-from pixpod.engine.execution.conditions import SourceCondition, TextCondition
+from pixpod.engine.execution.conditions import RefinerCondition, SourceCondition, TextCondition
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.runnable_model import RunnableModel
 from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
     EncodeStage,
+    RefineStage,
     Stage,
     StageContext,
 )
@@ -41,7 +42,7 @@ from pixpod.engine.memory.needs import Need
 from pixpod.engine.memory.offloading import OffloadableWeights
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.memory.residency import make_plan
-from pixpod.engine.model import ComponentNotOnloaded, LoadedModel, Pipeline
+from pixpod.engine.model import ComponentNotOnloaded, LoadedExtra, LoadedModel, Pipeline
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.families import Precision
 from pixpod.inputs.client import GuardedClient
@@ -56,6 +57,7 @@ from pixpod.job import (
     Mode,
     Quality,
     RawImage,
+    RefinerOptions,
 )
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 from pixpod.outputs.storage import InlineImageStore
@@ -75,8 +77,18 @@ PLANNED_SIZE = (96, 96)
 """The size that plans are made for; requests are not larger."""
 
 
+REFINER = "refiner"
+
+
 def load(name: str) -> LoadedModel:
-    return loading.load(name, loading.shipped(name), PRECISIONS[name], CPU)
+    """A model; one with refiners has one of the same weights."""
+    model, other = (
+        loading.load(name, loading.shipped(name), PRECISIONS[name], CPU) for _ in range(2)
+    )
+    if model.spec.family.refiner:
+        key = extra_key(REFINER, PRECISIONS[name])
+        model.extras[REFINER] = LoadedExtra(module=other.denoiser, key=key)
+    return model
 
 
 def need_of(model: LoadedModel) -> Need:
@@ -88,14 +100,20 @@ def need_of(model: LoadedModel) -> Need:
         model=spec.name,
         precision=PRECISIONS[spec.name],
         denoiser=spec.family.denoiser,
-        keys=model.keys,
-        sizes={
-            model.keys[name]: OffloadableWeights(module, CPU).size_bytes
-            for name, module in model.components.items()
-        },
+        keys={name: model.key_of(name) for name in (*model.components, *model.extras)},
+        sizes=sizes_of(model),
         stages=stages_of(spec, method_of(spec, request)),
         saved_bytes=0,
     )
+
+
+def sizes_of(model: LoadedModel) -> dict[ComponentKey, int]:
+    """The bytes of all that is loaded."""
+    names = (*model.components, *model.extras)
+    return {
+        model.key_of(name): OffloadableWeights(model.module_of(name), CPU).size_bytes
+        for name in names
+    }
 
 
 def budget_of(needs: list[Need], percent: int) -> Budget:
@@ -130,11 +148,13 @@ class Observer:
         self._before: frozenset[ComponentKey] = frozenset()
 
     def stages(self) -> dict[StageName, Stage]:
-        source = SourceCondition(ConditionCache(0))
+        cache = ConditionCache(0)
+        source, refiner = SourceCondition(cache), RefinerCondition(cache)
         real: dict[StageName, Stage] = {
-            StageName.TEXT_ENCODE: EncodeStage([TextCondition(ConditionCache(0))], "a text"),
+            StageName.TEXT_ENCODE: EncodeStage([TextCondition(cache), refiner], "a text"),
             StageName.IMAGE_ENCODE: EncodeStage([source], "an image"),
             StageName.DENOISE: DenoiseStage([source]),
+            StageName.REFINE: RefineStage([source, refiner]),
             StageName.DECODE: DecodeStage([source]),
         }
         return {name: _ObservedStage(name, stage, self) for name, stage in real.items()}
@@ -178,7 +198,8 @@ def _note(used: set[str], component: str, *call: object) -> None:
 def entry_modules(model: LoadedModel) -> Iterator[tuple[str, torch.nn.Module]]:
     """Yield the modules of which one runs whenever their component computes something."""
     vae = model.spec.family.vae
-    for name, module in model.components.items():
+    for name in (*model.components, *model.extras):
+        module = model.module_of(name)
         if name == vae:
             yield from ((name, module.encoder), (name, module.decoder))
         else:
@@ -214,6 +235,9 @@ def requests(draw, name: str) -> GenerationRequest:
         changes |= {"quality": Quality.TURBO, "num_inference_steps": 8, "seeds": (0,)}
     elif draw(st.booleans()):
         changes |= with_image(changes["width"], changes["height"])
+    scheduler = spec.family.schedulers[changes["scheduler"]]
+    if spec.family.refiner and scheduler.can_be_split and draw(st.booleans()):
+        changes["refiner"] = RefinerOptions(name=REFINER, num_inference_steps=1)
     return spec.default_request(**changes)
 
 
@@ -229,7 +253,7 @@ def workloads(draw) -> tuple[int, list[GenerationRequest]]:
 def test_stages_hold_to_any_plan(workload):
     percent, work = workload
     observed, placement = run_observed(percent, work)
-    optional = {StageName.ADAPT, StageName.IMAGE_ENCODE}
+    optional = {StageName.ADAPT, StageName.IMAGE_ENCODE, StageName.REFINE}
     assert {seen.plan.name for seen in observed} - optional == {*StageName} - optional
     for seen in observed:
         assert_holds(seen, placement)
@@ -255,16 +279,34 @@ def test_stages_hold_to_the_tightest_plan_and_offload(names):
     assert moved
 
 
+def test_model_and_refiner_take_turns_on_the_device():
+    """The tightest plan has room for one of both."""
+    width, height = PLANNED_SIZE
+    refiner = RefinerOptions(name=REFINER, num_inference_steps=1)
+    request = CATALOG["sdxl-tiny"].default_request(
+        width=width, height=height, num_inference_steps=2, refiner=refiner
+    )
+    observed, placement = run_observed(0, [request, request])
+    seen = [each for each in observed if each.plan.name in (StageName.DENOISE, StageName.REFINE)]
+    assert len(seen) == 4
+    for each in seen:
+        assert_holds(each, placement)
+        model = each.model
+        there = {model.key_of("unet"), model.key_of(REFINER)} & each.during
+        assert there == {model.key_of(each.plan.components[0])}
+
+
 def offloads(name: str, placement: Placement) -> bool:
     return any(key.model == name for key in placement.plan.offloaded)
 
 
 def assert_holds(seen: Observed, placement: Placement) -> None:
-    wanted = {seen.model.keys[name] for name in seen.plan.components}
+    wanted = {seen.model.key_of(name) for name in seen.plan.components}
     assert seen.used == set(seen.plan.components)
     assert wanted <= seen.during
     assert seen.during - seen.before <= wanted
-    resident_bytes = sum(placement.plan.sizes[key] for key in seen.during)
+    sizes = {key: size for need in placement.plan.needs for key, size in need.sizes.items()}
+    resident_bytes = sum(sizes[key] for key in seen.during)
     assert placement.plan.budget is not None
     free_bytes = placement.plan.budget.free_bytes
     assert resident_bytes + seen.plan.working_bytes(seen.batch_size) <= free_bytes
@@ -299,6 +341,9 @@ def run_all(
     """Images of each item, which is a batch of its own."""
     for model in models.values():
         placement.add(model)
+        for extra in model.extras.values():
+            size_bytes = sizes_of(model)[extra.key]
+            placement.admit(extra.key, size_bytes, CPU, partial(getattr, extra, "module"))
     runner = ModelRunner(placement, ConditionCache(0), stages=stages)
     images = []
     for item in items:

@@ -60,8 +60,11 @@ def test_56_trained_prompts_are_obeyed(judge, model):
 
 
 @pytest.mark.acceptance
-def test_float8_loses_at_most_3_points_of_56_prompts_against_16_bit(judge):
-    in_float8 = rights(judge("flux-tiny", MANY))
-    in_bfloat16 = rights(judge("flux-tiny", MANY, "bfloat16"))
-    print(f"\nflux-tiny, {MANY} prompts\n{in_float8:7.1%}  float8\n{in_bfloat16:7.1%}  bfloat16")
+def test_float8_loses_at_most_3_points_of_168_prompts_against_16_bit(judge):
+    """One of 56 prompts would be 1.8 points."""
+    in_float8 = rights(judge("flux-tiny", 3 * MANY))
+    in_bfloat16 = rights(judge("flux-tiny", 3 * MANY, "bfloat16"))
+    print(
+        f"\nflux-tiny, {3 * MANY} prompts\n{in_float8:7.1%}  float8\n{in_bfloat16:7.1%}  bfloat16"
+    )
     assert in_float8 >= in_bfloat16 - MAX_FLOAT8_LOSS

@@ -653,19 +653,141 @@ _CONTROLS = (
     _bad_controls("controlnet of others", ("controlnet", "here it is controlnets"), controlnet=1),
 )
 
+_FRACTION = {"high_noise_frac": 0.5}
+
+
+def _bad_refiner(id, *expected, model="sdxl-tiny", refiner=_FRACTION, **fields):
+    return _bad(id, *expected, model=model, refiner=refiner, **fields)
+
+
+_REFINERS = (
+    _bad_refiner("refiner a number", ("refiner", "an object"), refiner=10),
+    _bad_refiner("refiner a list", ("refiner", "an object"), refiner=[_FRACTION]),
+    _bad_refiner("refiner of nothing", ("refiner", "num_inference_steps or"), refiner={}),
+    _bad_refiner(
+        "refiner of nulls",
+        ("refiner", "num_inference_steps or high_noise_frac in it"),
+        refiner={"num_inference_steps": None, "high_noise_frac": None},
+    ),
+    _bad_refiner(
+        "refiner of both",
+        ("refiner", "not both"),
+        refiner=_FRACTION | {"num_inference_steps": 4},
+    ),
+    _bad_refiner(
+        "refiner steps 0",
+        ("refiner.num_inference_steps", "at least 1"),
+        refiner={"num_inference_steps": 0},
+    ),
+    _bad_refiner(
+        "refiner steps a text",
+        ("refiner.num_inference_steps", _WHOLE),
+        refiner={"num_inference_steps": "10"},
+    ),
+    _bad_refiner(
+        "refiner steps over the limit",
+        ("refiner.num_inference_steps", "at most 50"),
+        refiner={"num_inference_steps": 39},
+    ),
+    _bad_refiner(
+        "refiner share 0",
+        ("refiner.high_noise_frac", "more than 0"),
+        refiner={"high_noise_frac": 0},
+    ),
+    _bad_refiner(
+        "refiner share 1",
+        ("refiner.high_noise_frac", "less than 1"),
+        refiner={"high_noise_frac": 1},
+    ),
+    _bad_refiner(
+        "refiner share NaN",
+        ("refiner.high_noise_frac", "finite"),
+        refiner={"high_noise_frac": float("nan")},
+    ),
+    _bad_refiner(
+        "refiner without a step",
+        ("refiner.high_noise_frac", "0.083 to 0.917"),
+        refiner={"high_noise_frac": 0.97},
+    ),
+    _bad_refiner(
+        "no step before the refiner",
+        ("refiner.high_noise_frac", "0.083 to 0.917"),
+        refiner={"high_noise_frac": 0.03},
+    ),
+    _bad_refiner("one step to share", ("num_inference_steps", "at least 2"), num_inference_steps=1),
+    _bad_refiner(
+        "strength that leaves the refiner's steps only",
+        ("strength", "at least 0.584, which is one of 12 steps before 6 of the refiner"),
+        image="https://example.org/a.png",
+        strength=0.5,
+    ),
+    _bad_refiner(
+        "refiner name unknown",
+        ("refiner.name", "one of sdxl-refiner-tiny"),
+        refiner=_FRACTION | {"name": "other"},
+    ),
+    _bad_refiner(
+        "refiner name misspelt",
+        ("refiner.name", "did you mean 'sdxl-refiner-tiny'"),
+        refiner=_FRACTION | {"name": "sdxl-refner-tiny"},
+    ),
+    _bad_refiner(
+        "refiner name of a net",
+        ("refiner.name", "one of sdxl-refiner-tiny"),
+        refiner=_FRACTION | {"name": "sdxl-canny-tiny"},
+    ),
+    _bad_refiner(
+        "refiner name empty",
+        ("refiner.name", "not empty"),
+        refiner=_FRACTION | {"name": ""},
+    ),
+    _bad_refiner("refiner for SD 1.5", ("refiner", "SD 1.5 models have none"), model="sd15-tiny"),
+    _bad_refiner("refiner for FLUX", ("refiner", "FLUX models have none"), model="flux-tiny"),
+    _bad_refiner("refiner with Heun", ("scheduler", "one of Euler"), scheduler="Heun"),
+    _bad_refiner(
+        "refiner's steps with LCM",
+        ("num_inference_steps", "at most 50 steps with the scheduler LCM those of the refiner"),
+        ("refiner.num_inference_steps", "at most 50"),
+        scheduler="LCM",
+        num_inference_steps=45,
+        refiner={"num_inference_steps": 6},
+    ),
+    _bad_refiner(
+        "control after the model's steps",
+        ("controlnets[0].start", "one whole step of the first 6"),
+        controlnets=[_CANNY | {"start": 0.5}],
+    ),
+    _bad_refiner("refiner unknown field", ("refiner.flavour", "a field"), refiner={"flavour": 1}),
+    _bad_refiner(
+        "refiner switch_at",
+        ("refiner.switch_at", "here it is high_noise_frac"),
+        refiner={"switch_at": 0.8},
+    ),
+    _bad(
+        "refiner fields of others",
+        ("refiner_switch_at", "here it is refiner.high_noise_frac"),
+        refiner_switch_at=0.8,
+    ),
+    _bad_refiner(
+        "several mistakes about a refiner",
+        ("refiner.num_inference_steps", "at least 1"),
+        ("refiner.name", "one of"),
+        ("scheduler", "one of Euler"),
+        scheduler="HeunDiscreteScheduler",
+        refiner={"name": "other", "num_inference_steps": 0},
+    ),
+)
+
 _NOT_SUPPORTED = (
     _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
-    _not_supported("refiner", {}),
     _not_supported("upscale", 2),
     _not_supported("safety", False),
     _bad(
         "several features",
         ("ip_adapter", "not supported"),
-        ("refiner", "not supported"),
         ("upscale", "not supported"),
         code="not_supported",
         ip_adapter={},
-        refiner={},
         upscale=2,
     ),
     _bad(
@@ -741,6 +863,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_CONDITIONS,
     *_LORAS,
     *_CONTROLS,
+    *_REFINERS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

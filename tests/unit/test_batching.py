@@ -26,6 +26,7 @@ from pixpod.job import (
     Prompts,
     Quality,
     RawImage,
+    RefinerOptions,
     Sampling,
     TextOptions,
     WeightedText,
@@ -106,6 +107,7 @@ SHARED = {
     "strength": 0.5,
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
+    "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
 }
 
 

@@ -15,7 +15,7 @@ from PIL import Image
 from support.factories import make_request
 
 import pixpod
-from pixpod.job import ControlOptions, ImageFormat, ModelIdentity, RawImage
+from pixpod.job import ControlOptions, ImageFormat, ModelIdentity, RawImage, RefinerOptions
 from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
     base64_bytes,
@@ -170,6 +170,14 @@ def test_generation_text_names_nets_as_the_extension_for_controlnets_does():
     text = generation_text(flux_request(controls=(control, control)), 7, MODEL)
     written = '"Model: canny, Weight: 0.8, Guidance Start: 0, Guidance End: 0.75"'
     assert f"ControlNet 0: {written}, ControlNet 1: {written}, Version" in text
+
+
+def test_generation_text_names_the_refiner_as_the_web_ui_does():
+    refiner = RefinerOptions(name="sdxl-refiner", num_inference_steps=10)
+    request = make_request(num_inference_steps=40, refiner=refiner)
+    text = generation_text(request, 7, MODEL)
+    assert "Steps: 40," in text
+    assert "Refiner: sdxl-refiner, Refiner switch at: 0.75, Version" in text
 
 
 def test_generation_text_quotes_a_value_with_a_separator():

@@ -45,6 +45,23 @@ def test_extra_of_a_file_fits_all_models_of_its_family(load):
     assert mine.class_name == "ControlNetModel"
 
 
+def test_refiner_is_an_extra_without_types(load):
+    text = ENTRY.replace('"controlnet"', '"refiner"').replace('types = ["pose", "canny"]', "")
+    mine = load(text)["mine"]
+    assert (mine.class_name, mine.types) == ("UNet2DConditionModel", ())
+
+
+def test_refiner_with_types_is_refused(load):
+    with pytest.raises(InvalidSettings, match="types: expected no such field for a refiner"):
+        load(ENTRY.replace('"controlnet"', '"refiner"'))
+
+
+def test_refiner_of_a_family_that_has_none_is_refused(load):
+    text = ENTRY.replace('"controlnet"', '"refiner"').replace('"sdxl"', '"flux"')
+    with pytest.raises(InvalidSettings, match="family: expected one of sdxl, got 'flux'"):
+        load(text)
+
+
 def test_file_may_have_models_and_extras(tmp_path):
     path = tmp_path / "models.toml"
     path.write_text(ENTRY, encoding="utf-8")
@@ -100,7 +117,7 @@ def test_deployment_offers_those_that_it_names():
 @pytest.mark.parametrize(
     ("name", "text"),
     [
-        ("canny", "extra 'canny' is not in the catalog, which has sdxl-canny-tiny"),
+        ("canny", "extra 'canny' is not in the catalog, which has sdxl-refiner"),
         ("flux-canny-tiny", "flux-canny-tiny fits none of sdxl-tiny"),
     ],
 )

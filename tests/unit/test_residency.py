@@ -13,13 +13,14 @@ from pixpod.engine.memory.needs import Need, all_sizes, need_of
 from pixpod.engine.memory.residency import make_plan
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import ModelUnavailable
-from pixpod.extras import ExtraKind, ExtraSpec
+from pixpod.extras import ExtraKind, ExtraSpec, load_extras
 from pixpod.families import GIB, Precision
 from pixpod.families import SDXL as SDXL_FAMILY
 from pixpod.job import ControlOptions
 from pixpod.methods import StageName, StagePlan, method_of, stages_of
 
 CATALOG = load_catalog()
+EXTRAS = load_extras()
 FP8, BF16, FP16 = Precision.FLOAT8_DYNAMIC, Precision.BFLOAT16, Precision.FLOAT16
 
 FLUX = ("flux-dev", QuantizationPlan(precision=FP8, t5=FP8))
@@ -182,6 +183,20 @@ def test_extra_that_does_not_fit_beside_its_model_is_refused_by_name():
         match=r"sdxl in float16 with net-1 needs 12\.78 .*leave net-1 out of PIXPOD_EXTRAS",
     ):
         sdxl_with_nets(12, 2.33, 6.0)
+
+
+def test_refiner_needs_room_in_the_place_of_the_denoiser_only():
+    """The UNet takes 4.78 GiB, and activations with CUDA 2.0."""
+
+    def plan_with(size_gib):
+        refiner = replace(EXTRAS["sdxl-refiner"], gib_16=size_gib)
+        need = need_of(CATALOG["sdxl"], SDXL[1], extras={refiner.name: refiner})
+        return make_plan([need], budget_for(None, 8))
+
+    assert plan_with(4.21)
+    assert plan_with(5.9)
+    with pytest.raises(ModelUnavailable, match=r"with sdxl-refiner needs 8\.1 .* stage refine"):
+        plan_with(6.1)
 
 
 def test_extras_of_a_request_leave_less_room_for_its_batch():

@@ -61,8 +61,8 @@ def test_refusal_says_what_to_leave_out():
     assert str(caught.value) == (
         "model_unavailable: sdxl+canny+depth+loras=256 in float16 needs 12.92 GiB of the GPU for "
         "its stage denoise (unet 4.78, canny 2.33, depth 2.33, activations 1.0, LoRAs 1.48, CUDA "
-        "1.0), and there are 11.5: choose a GPU with 12.92 GiB for us, or leave canny out of it, "
-        "which takes 10.59 GiB, or leave depth out of it, which takes 10.59 GiB, or leave "
+        "1.0), and there are 11.5: choose a GPU with 12.92 GiB for models, or leave canny out "
+        "of it, which takes 10.59 GiB, or leave depth out of it, which takes 10.59 GiB, or leave "
         "loras=256 out of it, which takes 11.44 GiB"
     )
     with pytest.raises(ModelUnavailable, match=r"or leave canny and depth out of it, which takes"):

@@ -113,6 +113,14 @@ def test_job_that_comes_again_is_answered_from_its_stored_result():
     assert second["worker"]["images_served"] == 2, "no more were generated"
 
 
+def test_refiner_is_named_both_times():
+    job = make_job(refiner={"num_inference_steps": 2})
+    worker = build(MemoryBucket())
+    first, second = handle(worker, job), handle(worker, job)
+    assert is_stored(second)
+    assert first["refiner"] == second["refiner"] == {"name": "sdxl-refiner-tiny", "steps": 2}
+
+
 def test_another_worker_takes_the_job_from_its_queue(bucket):
     engine = FakeEngine(seconds=600)
     assert is_stored(handle(build(bucket, engine)))

@@ -1,10 +1,10 @@
-"""Conditions of a request, as JSON: LoRAs and control images."""
+"""Conditions of a request, as JSON: LoRAs, control images and a refiner."""
 
 from typing import Annotated
 
 from pydantic import Field
 
-from pixpod.contract.scalars import SHA256, Edge, Share
+from pixpod.contract.scalars import SHA256, Count, Edge, Share
 
 MAX_LORA_SCALE = 4.0
 """Sliders, which are trained to be used at any scale, go from -4 to 4 (Gandikota et al., Concept
@@ -65,4 +65,26 @@ class ControlNetInput(Edge):
     )
     end: Share | None = Field(
         default=None, description="Share of the steps after which it ends; 1 unless given."
+    )
+
+
+class RefinerInput(Edge):
+    """A second model, which ends the denoising: num_inference_steps or high_noise_frac."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description=(
+            "Which refiner of the deployment; the only one unless given. A refusal lists those of "
+            "the model, and so does describe."
+        ),
+    )
+    num_inference_steps: Count | None = Field(
+        default=None,
+        description="Steps of the refiner, after those of the model.",
+        examples=[10],
+    )
+    high_noise_frac: Annotated[float, Field(gt=0, lt=1, allow_inf_nan=False)] | None = Field(
+        default=None,
+        description="Share of the steps that the model runs; the refiner runs the others.",
+        examples=[0.8],
     )

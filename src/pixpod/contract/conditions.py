@@ -1,12 +1,13 @@
 """Checks what a payload says about conditions, and finds what has to be fetched for them."""
 
-import math
 from collections.abc import Collection, Iterator, Mapping
+from dataclasses import replace
 
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import elements
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import wrong
+from pixpod.contract.refiner import num_refined, total_steps
 from pixpod.errors import Problem
 from pixpod.inputs.intake import ImageSource, parse_source
 from pixpod.inputs.named import NamedImages, control_path
@@ -54,16 +55,22 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
             yield wrong("quality", given.quality.value, accepted)
 
 
-def num_calls_of(given: JobInput, spec: ModelSpec) -> int:
-    """Return the denoiser calls of an image; 1 where a field is wrong that decides about them."""
+def num_calls_of(given: JobInput, spec: ModelSpec) -> tuple[int, int]:
+    """Return the denoiser calls of an image, and those of them that are before a refiner's.
+
+    1 where a field is wrong that decides about them.
+    """
     scheduler = spec.family.schedulers.get(given.scheduler or spec.defaults.scheduler)
-    steps = num_steps(spec.family, _sampling(given, spec))
-    return scheduler.num_calls(steps) if scheduler and steps > 0 else 1
+    steps, refined = num_steps(spec.family, _sampling(given, spec)), num_refined(given, spec)
+    if scheduler is None or steps <= refined:
+        return 1, 1
+    num_calls = scheduler.num_calls(steps)
+    return num_calls, num_calls - refined
 
 
 def _sampling(given: JobInput, spec: ModelSpec) -> Sampling:
     return Sampling(
-        num_inference_steps=given.num_inference_steps or spec.defaults.num_inference_steps,
+        num_inference_steps=total_steps(given, spec),
         scheduler=given.scheduler or spec.defaults.scheduler,
         strength=strength_of(given),
     )
@@ -71,10 +78,15 @@ def _sampling(given: JobInput, spec: ModelSpec) -> Sampling:
 
 def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
     sampling = _sampling(given, spec)
-    steps = sampling.num_inference_steps
-    if num_steps(spec.family, sampling) < 1:
-        least = math.ceil(1000 / steps) / 1000
-        accepted = f"at least {least:g}, which is one of {steps} steps"
+    steps, refined = sampling.num_inference_steps, num_refined(given, spec)
+    if 0 <= refined < steps and num_steps(spec.family, sampling) <= refined:
+        least = next(
+            share
+            for share in (thousandths / 1000 for thousandths in range(1, 1001))
+            if num_steps(spec.family, replace(sampling, strength=share)) > refined
+        )
+        before = f" before {refined} of the refiner" if refined else ""
+        accepted = f"at least {least:g}, which is one of {steps} steps{before}"
         yield wrong("strength", given.strength, accepted)
 
 

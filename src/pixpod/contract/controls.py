@@ -61,11 +61,11 @@ def elements(given: JobInput) -> Iterator[tuple[int, ControlNetInput]]:
 
 
 def check_controls(
-    given: JobInput, spec: ModelSpec, extras: Extras, mode: Mode, num_calls: int
+    given: JobInput, spec: ModelSpec, extras: Extras, mode: Mode, calls: tuple[int, int]
 ) -> Iterator[Problem]:
     """Yield the problems of the list, apart from the images that it names.
 
-    `num_calls` is the number of denoiser calls of an image.
+    `calls` are the denoiser calls of an image, and those of them in which nets can take part.
     """
     if not given.controlnets:
         return
@@ -91,7 +91,7 @@ def check_controls(
         if control.type not in types:
             accepted = f"one of {', '.join(sorted(types))} for {spec.name}"
             yield wrong(f"{path}.type", control.type, accepted, _hint(control.type, types, extras))
-        yield from _check_range(path, control, num_calls)
+        yield from _check_range(path, control, *calls)
 
 
 def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[ControlOptions, ...]:
@@ -124,7 +124,9 @@ def _controlnet(family: FamilySpec) -> ControlNetSpec:
     return family.controlnet
 
 
-def _check_range(path: str, control: ControlNetInput, num_calls: int) -> Iterator[Problem]:
+def _check_range(
+    path: str, control: ControlNetInput, num_calls: int, num_controlled: int
+) -> Iterator[Problem]:
     start, end = _start(control), _end(control)
     if start >= end:
         field, value = ("start", start) if control.start is not None else ("end", end)
@@ -133,9 +135,11 @@ def _check_range(path: str, control: ControlNetInput, num_calls: int) -> Iterato
             accepted = f"more than start, which is {start:g}"
         yield wrong(f"{path}.{field}", value, accepted)
     elif not any(
-        start <= call / num_calls and (call + 1) / num_calls <= end for call in range(num_calls)
+        start <= call / num_calls and (call + 1) / num_calls <= end
+        for call in range(num_controlled)
     ):
-        accepted = f"a range with at least one whole step of {num_calls} in it"
+        steps = num_calls if num_controlled == num_calls else f"the first {num_controlled}"
+        accepted = f"a range with at least one whole step of {steps} in it"
         field, value = ("end", end) if control.end is not None else ("start", start)
         yield wrong(f"{path}.{field}", value, accepted)
 

@@ -20,6 +20,8 @@ class ServedModelReply(BaseModel):
     """Modes that take controlnets."""
     control_types: list[str]
     """Types of controlnets that the worker has for the model."""
+    refiners: list[str]
+    """Names of the refiners that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     prompt_fields: list[str]
@@ -32,7 +34,7 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with, such as a ControlNet."""
+    """Something that models are served with: a ControlNet or a refiner."""
 
     name: str
     kind: str

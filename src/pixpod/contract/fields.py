@@ -10,8 +10,7 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from pixpod.contract.delivery_input import OutputInput
-from pixpod.contract.job_input import LISTS, JobInput
+from pixpod.contract.job_input import LISTS, OBJECTS, JobInput
 from pixpod.contract.problems import (
     MAX_PROBLEMS,
     is_unicode,
@@ -52,7 +51,7 @@ def check_types(given: dict[str, Any]) -> Checked:
 
 
 def fields_of(given: Mapping[str, Any]) -> dict[FieldPath, object]:
-    """Return the values of all fields: of the input, of its output, and of elements of LISTS."""
+    """Return the values of all fields: of the input, of OBJECTS, and of elements of LISTS."""
     found: dict[FieldPath, object] = {(name,): value for name, value in given.items()}
     for path, inner in _inner_objects(given):
         found |= {(*path, name): value for name, value in inner.items()}
@@ -62,7 +61,7 @@ def fields_of(given: Mapping[str, Any]) -> dict[FieldPath, object]:
 def without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, Any]:
     """Return a copy without these fields, which shares no object that `payload` changes."""
     kept = dict(given)
-    for name in ("output", *LISTS):
+    for name in (*OBJECTS, *LISTS):
         if isinstance(kept.get(name), dict):
             kept[name] = dict(kept[name])
         elif isinstance(kept.get(name), list) and name in LISTS:
@@ -76,9 +75,10 @@ def without(given: Mapping[str, Any], paths: Iterable[FieldPath]) -> dict[str, A
 
 
 def _inner_objects(given: Mapping[str, Any]) -> Iterator[tuple[FieldPath, dict[str, Any]]]:
-    output = given.get("output")
-    if isinstance(output, dict):
-        yield ("output",), output
+    for name in OBJECTS:
+        inner = given.get(name)
+        if isinstance(inner, dict):
+            yield (name,), inner
     for name in LISTS:
         listed = given.get(name)
         for index, element in enumerate(listed if isinstance(listed, list) else ()):
@@ -88,14 +88,15 @@ def _inner_objects(given: Mapping[str, Any]) -> Iterator[tuple[FieldPath, dict[s
 
 def _partial_input(sound: dict[str, Any], bad_paths: Iterable[FieldPath]) -> JobInput:
     """Build the input from sound fields; missing ones are None although the type has no None."""
-    output = sound.pop("output", None)
+    objects = {name: sound.pop(name, None) for name in OBJECTS}
     lists = {name: sound.pop(name, None) for name in LISTS}
     filled = JobInput.model_validate({"model": "-", "prompt": "-", **sound})
     required = {"model": None, "prompt": None}
     found = {name: getattr(filled, name) for name in sound}
     partial = JobInput.model_construct(**{**required, **found})
-    if isinstance(output, dict):
-        partial.output = OutputInput.model_validate(output)
+    for name, inner in objects.items():
+        if isinstance(inner, dict):
+            setattr(partial, name, OBJECTS[name].model_validate(inner))
     bad_elements = {path[:2] for path in bad_paths}
     for name, listed in lists.items():
         if isinstance(listed, list):
@@ -116,4 +117,4 @@ def _path_of(loc: Sequence[str | int]) -> FieldPath:
     """Return a field's path: `("output", "quality")` unchanged, `("seed",)` for `("seed", 2)`."""
     if loc[0] in LISTS:
         return tuple(loc[:3])
-    return tuple(str(part) for part in loc[: 2 if loc[0] == "output" else 1])
+    return tuple(str(part) for part in loc[: 2 if loc[0] in OBJECTS else 1])

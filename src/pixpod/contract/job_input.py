@@ -5,7 +5,7 @@ from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pixpod.contract.condition_inputs import ControlNetInput, LoraInput
+from pixpod.contract.condition_inputs import ControlNetInput, LoraInput, RefinerInput
 from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.scalars import (
     API_VERSION,
@@ -24,7 +24,6 @@ from pixpod.job import LongPrompt, Quality, Resize, WebhookEvent
 NOT_SUPPORTED = frozenset(
     {
         "ip_adapter",
-        "refiner",
         "upscale",
         "safety",
     }
@@ -130,6 +129,9 @@ class JobInput(Edge):
         default=None,
         description="Control images, whose effects add up. See controlnets.md.",
     )
+    refiner: RefinerInput | None = Field(
+        default=None, description="SDXL only: a second model for the last steps. See refiner.md."
+    )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]
     )
@@ -227,6 +229,9 @@ class JobInput(Edge):
     )
     output: OutputInput | None = None
 
+
+OBJECTS: Mapping[str, type[BaseModel]] = {"output": OutputInput, "refiner": RefinerInput}
+"""Fields that are objects, and what they are."""
 
 LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}
 """Fields that are lists of objects, and what their elements are."""

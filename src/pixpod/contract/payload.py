@@ -21,6 +21,7 @@ from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import first_ones, is_unicode, wrong
+from pixpod.contract.refiner import build_refiner, total_steps
 from pixpod.contract.reply import Reply
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
@@ -41,6 +42,7 @@ from pixpod.job import (
     JobResult,
     LongPrompt,
     OutputOptions,
+    RefinerOptions,
     StoredImage,
 )
 from pixpod.outputs.keys import idempotent_name
@@ -156,6 +158,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "worker": result.worker,
             "warnings": list(result.warnings),
             "adapters": list(result.adapters),
+            "refiner": _render_refiner(result.refiner),
         },
         from_attributes=True,
     )
@@ -173,6 +176,12 @@ def render_error(error: WorkerError) -> dict[str, Any]:
 def is_describe(raw: Mapping[str, Any]) -> bool:
     """Return whether a job requests a description of the deployment: `{"describe": true}`."""
     return raw.get("input") == {"describe": True}
+
+
+def _render_refiner(refiner: RefinerOptions | None) -> dict[str, Any] | None:
+    if refiner is None:
+        return None
+    return {"name": refiner.name, "steps": refiner.num_inference_steps}
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
@@ -218,7 +227,7 @@ def _build_request(
     changes = {
         "width": given.width,
         "height": given.height,
-        "num_inference_steps": given.num_inference_steps,
+        "num_inference_steps": total_steps(given, spec),
         "scheduler": given.scheduler,
         "guidance_scale": given.guidance_scale,
         "max_sequence_length": given.max_sequence_length,
@@ -237,6 +246,7 @@ def _build_request(
         clip_skip=given.clip_skip or 0,
         seeds=_choose_seeds(job_name, given),
         controls=build_controls(given, spec, extras),
+        refiner=build_refiner(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

@@ -9,8 +9,7 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from pixpod.contract.delivery_input import OutputInput
-from pixpod.contract.job_input import LISTS, JobInput
+from pixpod.contract.job_input import LISTS, OBJECTS, JobInput
 from pixpod.contract.scalars import MAX_SEED, PATTERNS
 from pixpod.errors import Problem
 
@@ -25,11 +24,15 @@ KNOWN_ELSEWHERE = {
     "control_image": "controlnets",
     "controlnet": "controlnets",
     "guidance": "guidance_scale",
+    "high_noise_frac": "refiner.high_noise_frac",
     "image_url": "image",
     "lora": "loras",
     "n": "num_images",
     "num_outputs": "num_images",
     "output_format": "output.format",
+    "refine_steps": "refiner.num_inference_steps",
+    "refiner_inference_steps": "refiner.num_inference_steps",
+    "refiner_switch_at": "refiner.high_noise_frac",
     "response_format": "output.delivery",
     "sampler": "scheduler",
     "sampler_name": "scheduler",
@@ -40,7 +43,7 @@ KNOWN_ELSEWHERE = {
 }
 """Names of our fields in other image APIs."""
 
-ELSEWHERE_IN_LISTS = {
+ELSEWHERE_INSIDE = {
     "loras": {
         "file": "source",
         "lora_scale": "scale",
@@ -64,8 +67,16 @@ ELSEWHERE_IN_LISTS = {
         "strength": "scale",
         "weight": "scale",
     },
+    "refiner": {
+        "denoising_end": "high_noise_frac",
+        "denoising_start": "high_noise_frac",
+        "model": "name",
+        "num_steps": "num_inference_steps",
+        "steps": "num_inference_steps",
+        "switch_at": "high_noise_frac",
+    },
 }
-"""Names of our fields of elements of lists in other image APIs."""
+"""Names of our fields of objects, and of elements of lists, in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
     r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
@@ -145,10 +156,10 @@ def unknown_field(loc: Sequence[str | int]) -> Problem:
     """Describe a field that the contract does not have, by its path in the payload."""
     outer, name = str(loc[0]), str(loc[-1])
     known, others = JobInput.model_fields, KNOWN_ELSEWHERE
-    if outer == "output" and len(loc) > 1:
-        known = OutputInput.model_fields
-    elif outer in LISTS and len(loc) > 1:
-        known, others = LISTS[outer].model_fields, ELSEWHERE_IN_LISTS[outer]
+    if len(loc) > 1 and outer in OBJECTS:
+        known, others = OBJECTS[outer].model_fields, ELSEWHERE_INSIDE.get(outer, others)
+    elif len(loc) > 1 and outer in LISTS:
+        known, others = LISTS[outer].model_fields, ELSEWHERE_INSIDE[outer]
     elsewhere = others.get(name)
     hint = f"here it is {elsewhere}" if elsewhere else did_you_mean(name, list(known))
     accepted = "a field of the contract"

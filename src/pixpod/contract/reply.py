@@ -53,6 +53,7 @@ class TimingsReply(BaseModel):
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
+    refine: float | None = None
     decode: float | None = None
     encode: float | None = None
     upload: float | None = None
@@ -79,6 +80,13 @@ class AdapterReply(BaseModel):
     cached: bool
 
 
+class RefinerReply(BaseModel):
+    """The refiner that ran the last `steps`, denoiser calls of one image; null without one."""
+
+    name: str
+    steps: int = Field(ge=1)
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -100,6 +108,7 @@ class Reply(BaseModel):
     worker: WorkerReply
     warnings: list[str]
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
+    refiner: RefinerReply | None
 
 
 class ErrorReply(BaseModel):

@@ -15,6 +15,7 @@ from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
+from pixpod.contract.refiner import check_refiner, total_steps
 from pixpod.contract.texts import check_texts
 from pixpod.errors import Problem
 from pixpod.extras import Extras
@@ -81,6 +82,7 @@ def check_values(
     yield from check_controls(
         given, spec, capabilities.extras, mode_of(given), num_calls_of(given, spec)
     )
+    yield from check_refiner(given, spec, capabilities.extras, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)
@@ -192,12 +194,13 @@ def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
         yield wrong("scheduler", given.scheduler, accepted, hint)
         return
     name = given.scheduler or spec.defaults.scheduler
-    steps = given.num_inference_steps or spec.defaults.num_inference_steps
+    steps = total_steps(given, spec)
     most = schedulers[name].max_steps
     if most is not None and steps > most:
         field = "scheduler" if given.num_inference_steps is None else "num_inference_steps"
-        value = name if given.num_inference_steps is None else steps
-        yield wrong(field, value, f"at most {most} steps with the scheduler {name}")
+        value = given.num_inference_steps or name
+        hint = "those of the refiner count, too" if given.refiner else None
+        yield wrong(field, value, f"at most {most} steps with the scheduler {name}", hint)
 
 
 def _check_quality(

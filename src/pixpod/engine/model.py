@@ -152,7 +152,7 @@ class LoadedModel:
     ) -> Pipeline:
         """Return a new pipeline with some other components in the place of the model's own."""
         return self.with_components({**self.components, **replaced})._build_pipeline(
-            class_name, frozenset(components), nets
+            class_name, frozenset((*components, *replaced)), nets
         )
 
     def with_components(self, components: Mapping[str, Component]) -> "LoadedModel":

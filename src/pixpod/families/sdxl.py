@@ -16,6 +16,7 @@ from pixpod.families.spec import (
     FamilySpec,
     Guidance,
     LoraSpec,
+    RefinerSpec,
     Role,
     WorkingMemory,
 )
@@ -90,5 +91,10 @@ SDXL = FamilySpec(
             Mode.IMAGE_TO_IMAGE: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
             Mode.INPAINT: "StableDiffusionXLControlNetUnionImg2ImgPipeline",
         },
+    ),
+    refiner=RefinerSpec(
+        class_name="UNet2DConditionModel",
+        pipeline="StableDiffusionXLImg2ImgPipeline",
+        calls="pixpod.engine.execution.pipelines.sdxl_refiner:SdxlRefinerCalls",
     ),
 )

@@ -54,6 +54,7 @@ class Role(StrEnum):
     DENOISER = "denoiser"
     VAE = "vae"
     CONTROLNET = "controlnet"
+    REFINER = "refiner"
 
 
 class Guidance(StrEnum):
@@ -103,6 +104,11 @@ class SchedulerSpec:
     options: Mapping[str, object] = field(default_factory=dict)
     calls_per_step: int = 1
     max_steps: int | None = None
+
+    @property
+    def can_be_split(self) -> bool:
+        """Return whether two pipelines can share its steps: each of them is one call."""
+        return self.calls_per_step == 1
 
     def num_calls(self, num_inference_steps: int) -> int:
         """Denoiser calls of a whole image; Heun's 2n - 1 is `len(scheduler.timesteps)`."""
@@ -235,6 +241,19 @@ class ControlNetSpec:
     max_controls: int = 4
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RefinerSpec:
+    """Refiners of a family: denoisers that run the last steps in the place of the model's own.
+
+    `class_name` is that of a refiner. `pipeline` is the diffusers class that goes on with latents.
+    `calls` is where the code that reads texts for it is found, as `module:object`.
+    """
+
+    class_name: str
+    pipeline: str
+    calls: str
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -249,8 +268,9 @@ class FamilySpec:
     steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
     `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
     perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
-    `controlnet` for one that takes no control image, and `clip_text` for one whose texts are read
-    by other encoders too: it has no prompt weights, chunks and `clip_skip`.
+    `controlnet` for one that takes no control image, `refiner` for one that has none, and
+    `clip_text` for one whose texts are read by other encoders too: it has no prompt weights,
+    chunks and `clip_skip`.
     """
 
     name: str
@@ -277,6 +297,7 @@ class FamilySpec:
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
     clip_text: ClipTextSpec | None = None
+    refiner: RefinerSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

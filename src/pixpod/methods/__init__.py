@@ -2,8 +2,15 @@
 
 from pixpod.methods.batch_key import BatchKey, batch_key_of, num_tokens
 from pixpod.methods.guidance import is_guided, uses_negative_prompt
-from pixpod.methods.method import Method, method_of, num_steps, pipelines_of
-from pixpod.methods.stages import StageName, StagePlan, extras_of, stack_extras, stages_of
+from pixpod.methods.method import Method, method_of, num_steps, pipelines_of, refining
+from pixpod.methods.stages import (
+    StageName,
+    StagePlan,
+    extras_of,
+    pipeline_for,
+    stack_extras,
+    stages_of,
+)
 
 __all__ = [
     "BatchKey",
@@ -16,7 +23,9 @@ __all__ = [
     "method_of",
     "num_steps",
     "num_tokens",
+    "pipeline_for",
     "pipelines_of",
+    "refining",
     "stack_extras",
     "stages_of",
     "uses_negative_prompt",

@@ -8,6 +8,7 @@ from pixpod.job import (
     LoraSlots,
     Mode,
     Quality,
+    RefinerOptions,
     Sampling,
     TextOptions,
 )
@@ -32,6 +33,7 @@ class BatchKey:
     sampling: Sampling
     text: TextOptions
     controls: tuple[ControlOptions, ...] = ()
+    refiner: RefinerOptions | None = None
     slots: LoraSlots | None = None
 
 
@@ -46,6 +48,7 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         sampling=request.sampling,
         text=request.text,
         controls=request.controls,
+        refiner=request.refiner,
         slots=request.conditions.slots,
     )
 

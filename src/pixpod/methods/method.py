@@ -1,18 +1,19 @@
-"""The pipeline of a request and the denoiser calls that it really takes."""
+"""The pipelines of a request and the denoiser calls that it really takes."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, LoraSlots, Mode, Sampling
+from pixpod.job import Conditions, GenerationRequest, LoraSlots, Mode, Sampling
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Method:
-    """The pipeline and denoiser calls that generate the images of one request.
+    """The pipelines and denoiser calls that generate the images of one request.
 
-    `pipeline` is the name of a diffusers class. `num_calls` counts the denoiser calls of one image.
+    `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
+    then those of the refiner if there is one, whose name is `refiner`.
     `nets` are the ControlNets of the request's controls, in their order.
     `slots` are those for LoRAs, None without any.
     """
@@ -20,9 +21,15 @@ class Method:
     pipeline: str
     mode: Mode
     size: Size
-    num_calls: int
+    calls: tuple[int, ...]
     nets: tuple[str, ...] = ()
+    refiner: str | None = None
     slots: LoraSlots | None = None
+
+    @property
+    def num_calls(self) -> int:
+        """Return the denoiser calls of one image, a refiner's included."""
+        return sum(self.calls)
 
 
 def pipelines_of(
@@ -49,18 +56,40 @@ def num_steps(family: FamilySpec, sampling: Sampling) -> int:
 
 
 def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
-    """Return the pipeline and the denoiser calls of a request to this model.
+    """Return the pipelines and the denoiser calls of a request to this model.
 
     Raises KeyError for a mode, a control or a scheduler that the model's family does not have.
     """
-    scheduler = spec.family.schedulers[request.sampling.scheduler]
+    scheduler, refiner = spec.family.schedulers[request.sampling.scheduler], request.refiner
+    num_calls = scheduler.num_calls(num_steps(spec.family, request.sampling))
+    refined = (refiner.num_inference_steps,) if refiner else ()
     is_union = any(control.union_mode is not None for control in request.controls)
     pipelines = pipelines_of(spec.family, has_controls=bool(request.controls), is_union=is_union)
     return Method(
         pipeline=pipelines[request.mode],
         mode=request.mode,
         size=(request.width, request.height),
-        num_calls=scheduler.num_calls(num_steps(spec.family, request.sampling)),
+        calls=(num_calls - sum(refined), *refined),
         nets=tuple(control.net for control in request.controls),
+        refiner=refiner.name if refiner else None,
         slots=request.conditions.slots,
+    )
+
+
+def refining(request: GenerationRequest) -> GenerationRequest:
+    """Return what a refiner is asked for: the last steps, without LoRAs and control images.
+
+    Those are made for the model that runs before. The request has a refiner, and the result has a
+    strength that leaves its steps.
+    """
+    assert request.refiner is not None
+    steps = request.sampling.num_inference_steps
+    # in the middle of the range that is rounded down to its steps
+    strength = (request.refiner.num_inference_steps + 0.5) / steps
+    return replace(
+        request,
+        mode=Mode.IMAGE_TO_IMAGE,
+        sampling=replace(request.sampling, strength=strength),
+        controls=(),
+        conditions=Conditions(),
     )

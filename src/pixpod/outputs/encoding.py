@@ -24,6 +24,8 @@ from pixpod.job import (
     LongPrompt,
     ModelIdentity,
     RawImage,
+    RefinerOptions,
+    Sampling,
 )
 
 PNG_COMPRESS_LEVEL = 1
@@ -103,6 +105,7 @@ def generation_text(
             f"ControlNet {index}": _control_text(control)
             for index, control in enumerate(request.controls)
         },
+        **(_refiner_settings(request.refiner, request.sampling) if request.refiner else {}),
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -122,6 +125,12 @@ def _control_text(control: ControlOptions) -> str:
         f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
         f"Guidance End: {control.end:g}"
     )
+
+
+def _refiner_settings(refiner: RefinerOptions, sampling: Sampling) -> dict[str, object]:
+    """Return a refiner as the web UI has it, with the share of the steps before it."""
+    share = 1 - refiner.num_inference_steps / sampling.num_inference_steps
+    return {"Refiner": refiner.name, "Refiner switch at": f"{share:g}"}
 
 
 def encode(

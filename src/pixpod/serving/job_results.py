@@ -3,7 +3,15 @@
 from dataclasses import dataclass, field
 
 from pixpod.engine.base import Engine
-from pixpod.job import Cost, EncodedResult, Generation, JobResult, StoredResult, WorkerReport
+from pixpod.job import (
+    Cost,
+    EncodedResult,
+    Generation,
+    Job,
+    JobResult,
+    StoredResult,
+    WorkerReport,
+)
 from pixpod.pricing import estimate_cost
 from pixpod.serving.delivery import Delivered
 from pixpod.serving.refresh import Refresh
@@ -23,7 +31,12 @@ class JobResults:
     images_served: int = field(default=0, init=False)
 
     def of_generated(
-        self, engine: Engine, generation: Generation, delivered: Delivered, timeline: Timeline
+        self,
+        engine: Engine,
+        job: Job,
+        generation: Generation,
+        delivered: Delivered,
+        timeline: Timeline,
     ) -> JobResult:
         """Return a result of images that the GPU has made, and count them."""
         is_first = self.images_served == 0
@@ -40,14 +53,22 @@ class JobResults:
             worker=self._report(engine, is_first),
             warnings=(*generation.warnings, *delivered.warnings),
             adapters=generation.adapters,
+            refiner=job.request.refiner,
         )
 
-    def of_stored(self, engine: Engine, stored: StoredResult, timeline: Timeline) -> JobResult:
+    def of_stored(
+        self, engine: Engine, job: Job, stored: StoredResult, timeline: Timeline
+    ) -> JobResult:
         """Return a result whose images are where they were."""
-        return self._repeat(engine, stored, ANSWERED_FROM_STORED, timeline)
+        return self._repeat(engine, job, stored, ANSWERED_FROM_STORED, timeline)
 
     def of_spooled(
-        self, engine: Engine, spooled: EncodedResult, delivered: Delivered, timeline: Timeline
+        self,
+        engine: Engine,
+        job: Job,
+        spooled: EncodedResult,
+        delivered: Delivered,
+        timeline: Timeline,
     ) -> JobResult:
         """Return a result whose images have come from the spool."""
         stored = StoredResult(
@@ -57,10 +78,10 @@ class JobResults:
             warnings=(*spooled.warnings, *delivered.warnings),
             adapters=spooled.adapters,
         )
-        return self._repeat(engine, stored, FROM_SPOOL, timeline)
+        return self._repeat(engine, job, stored, FROM_SPOOL, timeline)
 
     def _repeat(
-        self, engine: Engine, result: StoredResult, reason: str, timeline: Timeline
+        self, engine: Engine, job: Job, result: StoredResult, reason: str, timeline: Timeline
     ) -> JobResult:
         return JobResult(
             images=result.images,
@@ -76,6 +97,7 @@ class JobResults:
             worker=self._report(engine, is_first=self.images_served == 0),
             warnings=(*result.warnings, reason),
             adapters=result.adapters,
+            refiner=job.request.refiner,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:

@@ -217,12 +217,12 @@ class Worker:
                 if files is not None:
                     delivered = await self._deliver(job, files, timeline)
         if isinstance(made, StoredResult):
-            result = self._job_results.of_stored(self.engine, made, timeline)
+            result = self._job_results.of_stored(self.engine, job, made, timeline)
         elif isinstance(made, EncodedResult):
-            result = self._job_results.of_spooled(self.engine, made, delivered, timeline)
+            result = self._job_results.of_spooled(self.engine, job, made, delivered, timeline)
         else:
             result = self._job_results.of_generated(
-                self.engine, made.generation, delivered, timeline
+                self.engine, job, made.generation, delivered, timeline
             )
         reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):

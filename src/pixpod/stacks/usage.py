@@ -8,7 +8,14 @@ from typing import Any
 from pixpod.catalog import ModelSpec
 from pixpod.extras import ExtraKind, Extras, ExtraSpec
 from pixpod.families import FamilySpec
-from pixpod.job import ControlOptions, GenerationRequest, InputImage, LoraSlots, RawImage
+from pixpod.job import (
+    ControlOptions,
+    GenerationRequest,
+    InputImage,
+    LoraSlots,
+    RawImage,
+    RefinerOptions,
+)
 from pixpod.stacks.stack import Stack
 
 
@@ -41,10 +48,24 @@ def _add_controls(request: GenerationRequest, nets: Sequence[ExtraSpec]) -> Gene
     )
 
 
+def _add_refiner(request: GenerationRequest, refiners: Sequence[ExtraSpec]) -> GenerationRequest:
+    """Have a refiner run one step more than the request has."""
+    sampling = request.sampling
+    return replace(
+        request,
+        sampling=replace(sampling, num_inference_steps=sampling.num_inference_steps + 1),
+        refiner=RefinerOptions(name=refiners[0].name, num_inference_steps=1),
+    )
+
+
 def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
     """Return whether a pipeline takes both nets; some take union nets alone."""
     spec = one.family.controlnet
     return one.is_union == other.is_union or spec is None or not spec.union_pipelines
+
+
+def _max_refiners(family: FamilySpec) -> int:
+    return 1 if family.refiner else 0
 
 
 def _max_controls(family: FamilySpec) -> int:
@@ -61,6 +82,7 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
     ExtraKind.CONTROLNET: Usage(
         add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
     ),
+    ExtraKind.REFINER: Usage(add=_add_refiner, most=_max_refiners, in_studio=1),
 }
 """None for a kind that no request names: another extra brings it along."""
 

@@ -119,20 +119,23 @@ class Stack:
     """What images are generated with beside a text; nothing by default.
 
     `loras` are the numbers of LoRAs of each row of a batch, none the same, of `rank`. `nets` are
-    types of ControlNets. `strength` is that of a given image.
+    types of ControlNets. `strength` is that of a given image. `refiner_steps` follow those of the
+    model.
     """
 
     loras: tuple[int, ...] = ()
     rank: int = 16
     nets: tuple[str, ...] = ()
     strength: float | None = None
+    refiner_steps: int = 0
 
     @property
     def name(self) -> str:
         counts = sorted(set(self.loras))
         loras = f"{'/'.join(map(str, counts))} LoRA rank {self.rank}" if any(counts) else ""
         image = f"image at {self.strength:g}" if self.strength else ""
-        return " + ".join(filter(None, (loras, *self.nets, image))) or PLAIN
+        refiner = f"refiner in {self.refiner_steps} steps" if self.refiner_steps else ""
+        return " + ".join(filter(None, (loras, *self.nets, image, refiner))) or PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

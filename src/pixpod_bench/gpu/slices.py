@@ -27,7 +27,7 @@ SLICES: Mapping[str, str] = {
     "memory": "FLUX and SDXL on one GPU, and within 24 GB of it",
     "load": "mixed requests at random times, with and without batching",
     "unets": "SD 1.5 and SDXL over batch sizes and ways to run",
-    "stacks": "LoRAs, ControlNets and images to begin with, beside plain images",
+    "stacks": "LoRAs, ControlNets, given images and refiners, beside plain images",
 }
 
 
@@ -188,7 +188,8 @@ def _stacks(scale: Scale) -> Iterator[StackScenario]:
     """Yield each model's plain images first: the others are compared with them."""
     first, *others = scale.ranks
     all_four = Stack(loras=(1, 1, 1, 1), rank=first)
-    studio = Stack(loras=(3,), rank=first, nets=("canny",))
+    num_refiner = scale.sdxl_steps // 3
+    studio = Stack(loras=(3,), rank=first, nets=("canny",), refiner_steps=num_refiner)
     sdxl = Variant(
         side=Side.OURS, model=scale.sdxl, precision=scale.unet_precision, mode=Mode.COMPILED
     )
@@ -199,7 +200,9 @@ def _stacks(scale: Scale) -> Iterator[StackScenario]:
         Stack(nets=("canny",)),
         Stack(nets=("canny", "depth")),
         Stack(strength=0.6),
+        Stack(refiner_steps=num_refiner),
         studio,
+        Stack(loras=(8,), rank=first, nets=("canny", "depth"), refiner_steps=num_refiner),
     ):
         yield _stack(sdxl, stack, scale.sizes_px[0], 1, scale.sdxl_steps)
     for stack, is_alone in (

@@ -1,15 +1,16 @@
-"""Measures images with LoRAs, ControlNets and a given image, all of them random."""
+"""Measures images with LoRAs, ControlNets, a given image and a refiner, all of them random."""
 
 import hashlib
 import statistics
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import diffusers
+from diffusers import UNet2DConditionModel
 
 from pixpod.engine.compilation.compile import compile_model
 from pixpod.engine.compilation.store import CompiledStore
@@ -24,6 +25,7 @@ from pixpod.job import (
     LoraFile,
     Mode,
     RawImage,
+    RefinerOptions,
 )
 from pixpod.testing.random_loras import random_lora
 from pixpod.testing.random_models import build_random_module
@@ -38,11 +40,25 @@ FEWER_BLOCKS = {"num_layers": 6, "num_single_layers": 0}
 """Of the ControlNets for FLUX that are used most: six double blocks."""
 
 
+REFINER = "refiner"
+SDXL_CHANNELS = 320
+REFINER_BLOCKS = {
+    "block_out_channels": (384, 768, 1536, 1536),
+    "down_block_types": ("DownBlock2D", *["CrossAttnDownBlock2D"] * 2, "DownBlock2D"),
+    "up_block_types": ("UpBlock2D", *["CrossAttnUpBlock2D"] * 2, "UpBlock2D"),
+    "transformer_layers_per_block": 4,
+    "attention_head_dim": (6, 12, 24, 24),
+}
+"""Of stabilityai/stable-diffusion-xl-refiner-1.0, whose UNet takes 4.21 GiB in 16 bits."""
+
+
 def measure_stack(
     model: LoadedModel, scenario: StackScenario, compiled_dir: Path, *, warmups: int, repeats: int
 ) -> StackRow:
     """Generate one image for each row of the batch."""
     add_random_nets(model, scenario.stack.nets)
+    if scenario.stack.refiner_steps:
+        add_random_refiner(model)
     store = CompiledStore(compiled_dir)
     runner = LocalRunner(model, compile_copy=lambda copied: compile_model(copied, store))
     with tempfile.TemporaryDirectory() as folder:
@@ -89,6 +105,30 @@ def add_random_nets(model: LoadedModel, names: Sequence[str]) -> None:
         model.extras[name] = LoadedExtra(module=net, key=key)
 
 
+def add_random_refiner(model: LoadedModel) -> None:
+    """Load a refiner with random weights as an extra: of SDXL's size beside SDXL."""
+    if REFINER in model.extras:
+        return
+    config = refiner_config(model.denoiser.config, model.components["text_encoder_2"].config)
+    refiner = build_random_module(
+        lambda: UNet2DConditionModel.from_config(config), model.device, model.denoiser.dtype
+    )
+    key = extra_key(REFINER, Precision(model.identity.precision))
+    model.extras[REFINER] = LoadedExtra(module=refiner, key=key)
+
+
+def refiner_config(unet: Mapping[str, Any], text: Any) -> dict[str, Any]:  # noqa: ANN401 - untyped
+    """Return the config of a refiner: it reads the second text encoder and an aesthetic score."""
+    width = 5 * unet["addition_time_embed_dim"] + text.projection_dim
+    blocks = REFINER_BLOCKS if unet["block_out_channels"][0] == SDXL_CHANNELS else {}
+    return {
+        **unet,
+        **blocks,
+        "cross_attention_dim": text.hidden_size,
+        "projection_class_embeddings_input_dim": width,
+    }
+
+
 def _net_like(net_class: type[Any], denoiser: Component) -> Any:  # noqa: ANN401 - untyped
     if net_class is diffusers.FluxControlNetModel:
         return net_class.from_config({**denoiser.config, **FEWER_BLOCKS})
@@ -108,10 +148,13 @@ def _requests(
         text_tokens=scenario.text_tokens,
     )
     image = _image(scenario.size_px)
+    steps = scenario.num_inference_steps + stack.refiner_steps
+    refiner = RefinerOptions(name=REFINER, num_inference_steps=stack.refiner_steps)
     base = replace(
         base,
+        refiner=refiner if stack.refiner_steps else None,
         mode=Mode.IMAGE_TO_IMAGE if stack.strength else Mode.TEXT_TO_IMAGE,
-        sampling=replace(base.sampling, strength=stack.strength),
+        sampling=replace(base.sampling, num_inference_steps=steps, strength=stack.strength),
         controls=tuple(
             ControlOptions(net=name, scale=1.0, start=0.0, end=1.0) for name in stack.nets
         ),

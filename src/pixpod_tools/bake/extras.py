@@ -9,7 +9,7 @@ from pathlib import Path
 from pixpod.engine.loading.components import DTYPE
 from pixpod.errors import InvalidSettings
 from pixpod.extras import ExtraSpec
-from pixpod.families import ComponentSpec, Precision, Role
+from pixpod.families import ComponentSpec, Precision
 from pixpod.weights.disk import check_space, disk_faults
 from pixpod.weights.hub_repository import extra_files
 from pixpod.weights.layout import Weights, check_extra_layout
@@ -120,7 +120,7 @@ def _local(extra: ExtraSpec, options: SourceOptions, path: Path) -> Origin:
 def _component_spec(extra: ExtraSpec) -> ComponentSpec:
     return ComponentSpec(
         name=extra.name,
-        role=Role.CONTROLNET,
+        role=extra.kind.role,
         class_name=extra.class_name,
         gib_16=extra.gib_16,
     )

@@ -85,6 +85,8 @@ def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
 def _type(field: Mapping[str, Any]) -> str:
     if "$ref" in field:
         return str(field["$ref"].rpartition("/")[2])
+    if "anyOf" in field:
+        return " | ".join(map(_type, field["anyOf"]))
     if "const" in field:
         return f"Literal[{field['const']!r}]"
     if field["type"] == "array":

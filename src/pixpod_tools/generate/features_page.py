@@ -32,6 +32,8 @@ _IMAGE = {"image": IMAGE}
 _MASK = {"image": IMAGE, "mask": MASK}
 _LORA = {"loras": [{"source": LORA}]}
 _CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
+_REFINER = {"refiner": {"high_noise_frac": 0.5}}
+_HEUN = {"scheduler": "Heun"}
 _TURBO = {"quality": "turbo", "num_inference_steps": 12}
 _TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": "blurred"}
 
@@ -49,12 +51,20 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`controlnets`, `image`": _CONTROL | _IMAGE,
     "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
     "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`refiner`": _REFINER,
+    "`refiner`, `image`": _REFINER | _IMAGE,
+    "`refiner`, `image`, `mask`": _REFINER | _MASK,
+    "`refiner`, `loras`": _REFINER | _LORA,
+    "`refiner`, `controlnets`": _REFINER | _CONTROL,
+    "`refiner`, `controlnets`, `image`": _REFINER | _CONTROL | _IMAGE,
+    "`refiner`, `scheduler: Heun`": _REFINER | _HEUN,
     "`prompt_weights`": _WEIGHTS,
     "`on_long_prompt: chunk`": _CHUNKS,
     "`clip_skip`": _CLIP_SKIP,
     "`prompt_weights`, `on_long_prompt: chunk`, `clip_skip`": _CHUNKS | _CLIP_SKIP | _WEIGHTS,
     "`prompt_weights`, `loras`": _WEIGHTS | _LORA,
     "`on_long_prompt: chunk`, `controlnets`": _CHUNKS | _CONTROL,
+    "`prompt_weights`, `on_long_prompt: chunk`, `refiner`": _CHUNKS | _WEIGHTS | _REFINER,
     "`quality: turbo`": _TURBO,
     "`quality: turbo`, `image`": _TURBO | _IMAGE,
     "`quality: turbo`, `loras`": _TURBO | _LORA,
@@ -77,7 +87,7 @@ a cell is refused with the code `invalid_input`, and the message says what is ex
 
 _TAIL = """
 How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
-[prompts](prompts.md).
+[refiners](refiner.md), [prompts](prompts.md).
 """
 
 

@@ -39,7 +39,8 @@ Limits of requests:
 _EXTRAS = """
 ## Extras
 
-Models can be served with these, as [controlnets.md](controlnets.md) describes:
+Models can be served with these, as [controlnets.md](controlnets.md) and [refiner.md](refiner.md)
+describe:
 
 """
 
@@ -137,6 +138,7 @@ def _extra_rows() -> Iterator[tuple[str, ...]]:
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "modes", *(code(sorted(each.pipelines)) for each in families)
     yield "modes with `controlnets`", *(code(_controlled(each)) for each in families)
+    yield "takes a `refiner`", *("yes" if each.refiner else "no" for each in families)
     yield "pipeline", *(code(each.pipelines.values()) for each in families)
     yield "components", *(code(each.component_names) for each in families)
     yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
@@ -173,9 +175,10 @@ def _schedulers(family: FamilySpec, families: list[FamilySpec]) -> str:
                 options,
                 str(spec.calls_per_step),
                 _or_dash(spec.max_steps),
+                "yes" if spec.can_be_split else "no",
             )
         )
-    head = ("name", "alias of", "options", "denoiser calls per step", "most steps")
+    head = ("name", "alias of", "options", "denoiser calls per step", "most steps", "can be split")
     return f"\n### Schedulers of {' and '.join(peers)}\n\n" + table(head, rows)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixpod.catalog import Defaults
 from pixpod.contract.describe_reply import DescribeReply
-from pixpod.contract.job_input import LISTS, NOT_SUPPORTED
+from pixpod.contract.job_input import LISTS, NOT_SUPPORTED, OBJECTS
 from pixpod.contract.reply import TimingsReply
 from pixpod.contract.scalars import PATTERNS
 from pixpod.errors import Fault, WorkerError
@@ -21,8 +21,8 @@ _REQUEST = """\
 A job is sent as `{"input": {...}}`. `model` and `prompt` are required. A field that is left out,
 or is null, takes the default. A model has limits of its own for sizes, steps, guidance and number
 of images: see [models.md](models.md). The names are those of diffusers where it has one. Unknown
-fields are refused, and nothing is changed silently. Fields of `output` are written with a dot,
-those of the objects of a list with `[]` and a dot.
+fields are refused, and nothing is changed silently. Fields of objects are written with a dot, those
+of the objects of a list with `[]` and a dot.
 
 ```json
 {"input": {"model": "sdxl", "prompt": "a lighthouse", "output": {"format": "webp"}}}
@@ -121,11 +121,11 @@ def _request_rows() -> Iterator[tuple[str, ...]]:
 def _flatten(schema: Mapping[str, Any]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """Yield fields with their paths. Any: a JSON Schema."""
     for name, field in schema["properties"].items():
-        if name == "output":
-            nested = schema["$defs"]["OutputInput"]["properties"]
-            yield from ((f"output.{inner}", each) for inner, each in nested.items())
-            continue
-        yield name, field
+        if name not in OBJECTS or "description" in field:
+            yield name, field
+        if name in OBJECTS:
+            nested = schema["$defs"][OBJECTS[name].__name__]["properties"]
+            yield from ((f"{name}.{inner}", each) for inner, each in nested.items())
         if name in LISTS:
             nested = schema["$defs"][LISTS[name].__name__]["properties"]
             yield from ((f"{name}[].{inner}", each) for inner, each in nested.items())
@@ -176,7 +176,9 @@ def _limits(forms: list[Mapping[str, Any]]) -> str:
     form = forms[0]
     low, high = form.get("minimum", form.get("exclusiveMinimum")), form.get("maximum")
     limits = []
-    if low is not None and high is not None:
+    if "exclusiveMaximum" in form:
+        limits.append(f"above {low:g} and below {form['exclusiveMaximum']:g}")
+    elif low is not None and high is not None:
         limits.append(f"{low} to {high}" if low != high else str(low))
     elif low is not None:
         limits.append(f"{'above' if 'exclusiveMinimum' in form else 'at least'} {low:g}")
@@ -203,6 +205,7 @@ def _reply_rows() -> Iterator[tuple[str, ...]]:
     for name, field in definitions["Reply"]["properties"].items():
         path = f"{name}[]" if field.get("type") == "array" else name
         item = field.get("items", field)
+        item = next((form for form in item.get("anyOf", ()) if "$ref" in form), item)
         if "$ref" not in item or name == "timings_ms":
             kind = "object" if "$ref" in item else _type(_resolve(field, {}))
             yield f"`{name}`", kind, field.get("description", "")

@@ -1,5 +1,6 @@
 """A batch on its way through the stages, and the rows that it consists of."""
 
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -12,27 +13,36 @@ from pixpod.engine.model import LoadedModel
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult, bucket
 from pixpod.errors import WorkerError
 from pixpod.job import GenerationRequest, ImageResult, RawImage
-from pixpod.methods import Method, method_of
+from pixpod.methods import Method, StageName, method_of
 from pixpod.timeline import Timeline
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class ItemState:
-    """One request's rows of a batch. `arguments` are its conditions, ready for the pipeline."""
+    """One request's rows of a batch.
+
+    `arguments` are its conditions, ready for the pipeline's call of a stage.
+    """
 
     item: BatchItem
-    arguments: Arguments = field(default_factory=dict)
+    arguments: defaultdict[StageName, Arguments] = field(default_factory=lambda: defaultdict(dict))
     warnings: list[str] = field(default_factory=list)
     error: WorkerError | None = None
 
 
 @dataclass(slots=True, kw_only=True, eq=False)
 class Row:
-    """One image of a batch: a tensor's first dimension is 1. `image` is the result or its error."""
+    """One image of a batch: a tensor's first dimension is 1. `image` is the result or its error.
+
+    `num_calls` counts the denoiser calls that have made `latents`, and `generator` is as they have
+    left it.
+    """
 
     state: ItemState
     seed: int
     latents: torch.Tensor | None = None
+    num_calls: int = 0
+    generator: torch.Generator | None = None
     image: RawImage | WorkerError | None = None
 
 
@@ -68,6 +78,11 @@ class Batch:
     def request(self) -> GenerationRequest:
         """The first request; only what the batch key holds may be read from it."""
         return self.items[0].item.request
+
+    @property
+    def num_calls(self) -> int:
+        """Return the denoiser calls that all rows together have had."""
+        return sum(row.num_calls for row in self.rows)
 
     @property
     def rows(self) -> list[Row]:

@@ -19,6 +19,7 @@ from pixpod.engine.execution.conditions import (
     ControlNetCondition,
     LoraCondition,
     Prepared,
+    RefinerCondition,
     SourceCondition,
     TextCondition,
 )
@@ -27,6 +28,7 @@ from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
     EncodeStage,
+    RefineStage,
     Stage,
     StageContext,
 )
@@ -36,7 +38,7 @@ from pixpod.engine.scheduling.batching import BatchItem, ItemResult
 from pixpod.engine.scheduling.device_watch import pausing_watch
 from pixpod.errors import OutOfMemory, WorkerError
 from pixpod.job import GenerationRequest
-from pixpod.methods import StageName, StagePlan, stages_of
+from pixpod.methods import StageName, StagePlan, pipeline_for, stages_of
 
 
 class ModelRunner:
@@ -58,13 +60,14 @@ class ModelRunner:
         self._placement = placement
         lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
         text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
-        controls = ControlNetCondition(cache)
-        self._conditions: Sequence[Condition] = (lora, text, source, controls)
+        controls, refiner = ControlNetCondition(cache), RefinerCondition(cache)
+        self._conditions: Sequence[Condition] = (lora, text, source, controls, refiner)
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
-            StageName.TEXT_ENCODE: EncodeStage([text], "a text"),
+            StageName.TEXT_ENCODE: EncodeStage([text, refiner], "a text"),
             StageName.IMAGE_ENCODE: EncodeStage([source, controls], "encoding an image"),
             StageName.DENOISE: DenoiseStage([source, controls]),
+            StageName.REFINE: RefineStage([source, refiner]),
             StageName.DECODE: DecodeStage([source]),
             **stages,
         }
@@ -113,11 +116,11 @@ class ModelRunner:
             onload_ms = self._onload(model, plan, len(batch.rows))
         if onload_ms:
             batch.timeline.add("onload", onload_ms)
-        class_name = batch.method.pipeline
+        class_name, nets = pipeline_for(model.spec, batch.method, plan.name)
         context = StageContext(
             name=plan.name,
-            pipe=model.pipeline(class_name, plan.components, batch.method.nets),
-            pipe_with=partial(model.pipeline_with, class_name, plan.components, batch.method.nets),
+            pipe=model.pipeline(class_name, plan.components, nets),
+            pipe_with=partial(model.pipeline_with, class_name, plan.components, nets),
             conditions=self._conditions,
             free_cache=self._free_cache,
             offload_others=partial(self._placement.offload_others, model),

@@ -77,7 +77,7 @@ def _shortage(
         gpu_bytes=budget.gpu_bytes,
         ways=(
             *([f"run it in 8 bits, which takes {_gib(smaller)} GiB"] if in_8_bits else []),
-            f"choose a GPU with {_gib(needed)} GiB for us",
+            f"choose a GPU with {_gib(needed)} GiB for models",
             *ways,
         ),
     )

@@ -3,6 +3,7 @@
 from pixpod.engine.execution.conditions.base import AfterStep, Condition, Prepared
 from pixpod.engine.execution.conditions.controls import ControlNetCondition
 from pixpod.engine.execution.conditions.lora import LoraCondition
+from pixpod.engine.execution.conditions.refiner import RefinerCondition
 from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
 
@@ -12,6 +13,7 @@ __all__ = [
     "ControlNetCondition",
     "LoraCondition",
     "Prepared",
+    "RefinerCondition",
     "SourceCondition",
     "TextCondition",
 ]

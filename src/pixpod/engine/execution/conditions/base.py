@@ -31,10 +31,12 @@ class Condition(ABC):
     """Prepares a part of a request as tensors for the pipeline's call.
 
     `methods.batch_key` says what rows of a batch must share. `stage` computes the condition, and
-    its plan names the components that `compute` may use.
+    its plan names the components that `compute` may use. `used_by` is the stage whose call gets the
+    arguments.
     """
 
     stage: StageName
+    used_by = StageName.DENOISE
 
     def prepare(self, model: LoadedModel, prepared: Prepared) -> Prepared:
         """Read and check files that a request names, before it is queued, from any thread.
@@ -42,6 +44,10 @@ class Condition(ABC):
         Raises a WorkerError.
         """
         return prepared
+
+    def request_of(self, request: GenerationRequest) -> GenerationRequest:
+        """Return the part of a request that `find` and `compute` are for."""
+        return request
 
     def components(
         self, model: LoadedModel, stage: StageName, requests: Sequence[GenerationRequest]
@@ -68,7 +74,10 @@ class Condition(ABC):
         return False
 
     def check(self, model: LoadedModel, request: GenerationRequest) -> list[str]:
-        """Return warnings for the caller. Raises InvalidInput; needs no component."""
+        """Return warnings for the caller; needs no component.
+
+        Raises InvalidInput for this request, or another WorkerError for all that share its batch.
+        """
         return []
 
     @abstractmethod
@@ -83,8 +92,13 @@ class Condition(ABC):
         """Return the arguments of the pipeline's call from those of all rows, which are joined."""
         return arguments
 
-    def after_step(self, batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> AfterStep | None:
-        """Return what changes the latents of these rows after each step; None for nothing."""
+    def after_step(
+        self, batch: Batch, pipe: Pipeline, rows: Sequence[Row], num_calls: int
+    ) -> AfterStep | None:
+        """Return what changes the latents of these rows after each step; None for nothing.
+
+        `num_calls` are the denoiser calls from the first of these steps to the end of the schedule.
+        """
         return None
 
     def finish(self, request: GenerationRequest, image: torch.Tensor) -> torch.Tensor:

@@ -39,11 +39,13 @@ class SourceCondition(Condition):
         self._cache.put(key, arguments)
         return arguments
 
-    def after_step(self, batch: Batch, pipe: Pipeline, rows: Sequence[Row]) -> AfterStep | None:
+    def after_step(
+        self, batch: Batch, pipe: Pipeline, rows: Sequence[Row], num_calls: int
+    ) -> AfterStep | None:
         masks = [row.state.item.request.conditions.mask for row in rows]
         if not any(masks):
             return None
-        arguments = [row.state.arguments for row in rows]
+        arguments = [row.state.arguments[self.used_by] for row in rows]
         given = torch.cat([each["image"] for each in arguments]).to(arguments[0]["prompt_embeds"])
         noise = torch.cat([_noise(row, given) for row in rows])
         size = (given.shape[-2], given.shape[-1])
@@ -51,7 +53,7 @@ class SourceCondition(Condition):
         given, noise, shares = (
             batch.calls.pack(pipe, each) for each in (given, noise, shares.expand_as(given))
         )
-        scheduler, num_calls = pipe.scheduler, batch.method.num_calls
+        scheduler = pipe.scheduler
 
         def restore(step: int, latents: torch.Tensor) -> torch.Tensor:
             timesteps = scheduler.timesteps[-num_calls:]

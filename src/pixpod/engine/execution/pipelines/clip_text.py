@@ -9,14 +9,13 @@ from compel.embeddings_provider import EmbeddingsProvider, SplitLongTextMode
 
 from pixpod.engine.model import Component, Tokenizer
 from pixpod.families import ClipTextSpec
-from pixpod.job import Prompts, WeightedText
+from pixpod.job import WeightedText
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ClipEncoder:
-    """A text encoder, and the field of the text that it reads."""
+    """A text encoder and its tokenizer."""
 
-    field: str
     tokenizer: Tokenizer
     module: Component
 
@@ -54,26 +53,26 @@ def count_chunks(tokenizer: Tokenizer, text: WeightedText) -> int:
 
 def encode(
     encoders: Sequence[ClipEncoder],
-    prompts: Prompts,
+    texts: Sequence[WeightedText],
     spec: ClipTextSpec,
     *,
     clip_skip: int,
     num_chunks: int,
 ) -> torch.Tensor:
-    """Return embeddings of (1, tokens of all chunks, channels of all encoders).
+    """Encode one text for each encoder, as (1, tokens of all chunks, channels of all encoders).
 
     Shorter texts are filled up with chunks of no text. A longer one is cut if one chunk is
     all there is.
     """
     found = []
-    for each in encoders:
+    for each, text in zip(encoders, texts, strict=True):
         module = _HiddenStates(
             each.module, spec.state + clip_skip, is_normalized=spec.is_normalized
         )
         provider = _provider(each.tokenizer, module, module.device, is_cut=num_chunks == 1)
-        texts, weights = _lists(prompts.parts_of(each.field))
+        parts, weights = _lists(text)
         embeds = provider.get_embeddings_for_weighted_prompt_fragments(
-            [texts], [weights], device=module.device
+            [parts], [weights], device=module.device
         )
         length = int(each.tokenizer.model_max_length)
         missing = num_chunks - embeds.shape[1] // length

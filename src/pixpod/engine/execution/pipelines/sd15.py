@@ -1,17 +1,19 @@
 """SD 1.5 pipelines: one CLIP text encoder, classifier-free guidance above a scale of 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
+    EncoderNames,
     TokenLimit,
     clip_limit,
     decode_latents,
     encode_latents,
     image_arguments,
+    replace_embeddings,
 )
 from pixpod.engine.model import Pipeline, Tokenizer
 from pixpod.families import ClipTextSpec
@@ -24,7 +26,7 @@ class Sd15Calls:
     """Calls SD 1.5, whose only text encoder reads prompt and negative prompt."""
 
     clip_text: ClipTextSpec = SD15_TEXT
-    encoders: tuple[tuple[str, str], ...] = (("tokenizer", "text_encoder"),)
+    encoders: Sequence[EncoderNames] = (("prompt", "tokenizer", "text_encoder"),)
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
@@ -37,41 +39,8 @@ class Sd15Calls:
     def encode_text(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
-        arguments = self._encode_plain(pipe, request, device)
-        # clip_skip of SD 1.5 fails in diffusers with this transformers (diffusers#14124)
-        if request.prompts.weighted or request.text.num_chunks > 1 or request.text.clip_skip:
-            arguments |= self._encode_parts(pipe, request, arguments)
-        return arguments
-
-    def _encode_parts(
-        self, pipe: Pipeline, request: GenerationRequest, plain: Arguments
-    ) -> Arguments:
-        """Return embeddings that take the place of plain ones; pooled ones stay as they are."""
-        # imported late, because it takes time at boot and few requests need it
-        from pixpod.engine.execution.pipelines.clip_text import ClipEncoder, encode
-
-        prompts, text = request.prompts, request.text
-
-        def encode_fields(fields: tuple[str, ...], clip_skip: int) -> torch.Tensor:
-            encoders = [
-                ClipEncoder(
-                    field=field, tokenizer=getattr(pipe, tokenizer), module=getattr(pipe, module)
-                )
-                for field, (tokenizer, module) in zip(fields, self.encoders, strict=True)
-            ]
-            return encode(
-                encoders, prompts, self.clip_text, clip_skip=clip_skip, num_chunks=text.num_chunks
-            )
-
-        second = "prompt" if prompts.prompt_2 is None else "prompt_2"
-        embeds = encode_fields(("prompt", second)[: len(self.encoders)], text.clip_skip)
-        if plain["negative_prompt_embeds"] is None:
-            return {"prompt_embeds": embeds}
-        if prompts.negative_prompt is None and pipe.config.get("force_zeros_for_empty_prompt"):
-            negative = torch.zeros_like(embeds)
-        else:  # as in diffusers, clip_skip is for the prompt alone
-            negative = encode_fields(("negative_prompt",) * len(self.encoders), 0)
-        return {"prompt_embeds": embeds, "negative_prompt_embeds": negative}
+        plain = self._encode_plain(pipe, request, device)
+        return replace_embeddings(plain, pipe, request, self.clip_text, self.encoders)
 
     def _encode_plain(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device

@@ -1,6 +1,6 @@
 """SDXL pipelines: two CLIP text encoders, classifier-free guidance above a scale of 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
@@ -21,7 +21,10 @@ class SdxlCalls(Sd15Calls):
     """Calls SDXL, whose two encoders read the negative prompt. The first is that of SD 1.5."""
 
     clip_text = SDXL_TEXT
-    encoders = (("tokenizer", "text_encoder"), ("tokenizer_2", "text_encoder_2"))
+    encoders = (
+        ("prompt", "tokenizer", "text_encoder"),
+        ("prompt_2", "tokenizer_2", "text_encoder_2"),
+    )
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
@@ -41,16 +44,18 @@ class SdxlCalls(Sd15Calls):
     def _encode_plain(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
-        embeds, negative_embeds, pooled, negative_pooled = pipe.encode_prompt(
-            prompt=request.prompts.prompt,
-            prompt_2=request.prompts.prompt_2,
-            device=device,
-            negative_prompt=request.prompts.negative_prompt,
-            do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
+        return embeddings(
+            pipe.encode_prompt(
+                prompt=request.prompts.prompt,
+                prompt_2=request.prompts.prompt_2,
+                device=device,
+                negative_prompt=request.prompts.negative_prompt,
+                do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
+            )
         )
-        return {
-            "prompt_embeds": embeds,
-            "negative_prompt_embeds": negative_embeds,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
+
+
+def embeddings(encoded: Sequence[torch.Tensor | None]) -> Arguments:
+    """Return what `encode_prompt` of SDXL has returned as arguments of the pipeline's call."""
+    names = ("prompt", "negative_prompt", "pooled_prompt", "negative_pooled_prompt")
+    return {f"{name}_embeds": tensor for name, tensor in zip(names, encoded, strict=True)}

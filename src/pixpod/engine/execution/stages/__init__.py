@@ -5,5 +5,14 @@ from pixpod.engine.execution.stages.base import Stage, StageContext
 from pixpod.engine.execution.stages.decode import DecodeStage
 from pixpod.engine.execution.stages.denoise import DenoiseStage
 from pixpod.engine.execution.stages.encode import EncodeStage
+from pixpod.engine.execution.stages.refine import RefineStage
 
-__all__ = ["AdaptStage", "DecodeStage", "DenoiseStage", "EncodeStage", "Stage", "StageContext"]
+__all__ = [
+    "AdaptStage",
+    "DecodeStage",
+    "DenoiseStage",
+    "EncodeStage",
+    "RefineStage",
+    "Stage",
+    "StageContext",
+]

@@ -37,16 +37,16 @@ class EncodeStage:
         except InvalidInput as error:
             state.error = error
             return True
-        found = condition.find(batch.model, state.item.request)
+        found = condition.find(batch.model, condition.request_of(state.item.request))
         if found is not None:
-            state.arguments |= found
+            state.arguments[condition.used_by] |= found
         return found is not None
 
     def _compute(self, batch: Batch, state: ItemState, context: StageContext) -> None:
-        request = state.item.request
         for condition in self._conditions:
+            request = condition.request_of(state.item.request)
             found = condition.find(batch.model, request)
             if found is None:
                 pipe = context.pipe_for(batch, [request])
                 found = condition.compute(batch.model, pipe, request)
-            state.arguments |= found
+            state.arguments[condition.used_by] |= found
