@@ -35,8 +35,6 @@ class _HiddenStates:
     def __call__(
         self, token_ids: torch.Tensor, mask: torch.Tensor | None = None, **options: object
     ) -> SimpleNamespace:
-        if mask is not None and bool(mask.all()):
-            mask = None  # diffusers gives none, and a kernel for masks rounds differently
         found = self._module(token_ids, attention_mask=mask, output_hidden_states=True)
         state = found.hidden_states[-self._state]
         if self._is_normalized:
