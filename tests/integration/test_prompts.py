@@ -157,6 +157,10 @@ def test_negative_prompt_and_second_prompt_have_weights_too(model):
     plain = encoded(model, **given, negative_prompt="green")
     weighted = encoded(model, **given, negative_prompt="(green)1.4")
     assert torch.equal(plain["prompt_embeds"], weighted["prompt_embeds"])
+    if "pooled_prompt_embeds" in plain:  # of the text without the syntax
+        name = "pooled_prompt_embeds"
+        marked = encoded(model, prompt=PROMPT.replace("red", "(red)1.5"), prompt_weights=True)
+        assert torch.equal(marked[name], plain[name])
     assert not torch.equal(plain["negative_prompt_embeds"], weighted["negative_prompt_embeds"])
     if "prompt_2" in model.spec.family.prompt_fields:
         first, second = (encoded(model, **given, prompt_2=text) for text in ("x", "(x)1.4"))
