@@ -3,6 +3,9 @@
 import threading
 from collections.abc import Sequence
 from concurrent.futures import Future
+from types import SimpleNamespace
+
+from support.factories import CATALOG
 
 from pixpod.engine.base import OnStep
 from pixpod.engine.scheduling.batching import BatchItem, ItemResult
@@ -14,6 +17,7 @@ class HangingModel:
     """Returns from a batch once `may_return` is set."""
 
     identity = ModelIdentity(name="m", revision="r", precision="float32", weights="baked")
+    loaded = SimpleNamespace(spec=CATALOG["sdxl-tiny"])
 
     def __init__(self) -> None:
         self.has_begun = threading.Event()

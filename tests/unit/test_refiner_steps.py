@@ -1,5 +1,8 @@
 """Steps of a model and of its refiner: as many as the payload says, and never none."""
 
+from dataclasses import replace
+
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from support.factories import CATALOG, OFFER, make_request
@@ -9,6 +12,7 @@ from pixpod.errors import InvalidInput
 from pixpod.families import SDXL
 from pixpod.job import Conditions, ControlOptions, LoraSlots, RefinerOptions
 from pixpod.methods import StageName, extras_of, method_of, num_steps, refining, stages_of
+from pixpod.stacks import parse_stacks, stack_request
 
 SPEC = CATALOG["sdxl"]
 IMAGE = "https://example.org/a.png"
@@ -119,3 +123,17 @@ def test_refiner_has_a_stage_of_its_own():
     assert components[StageName.REFINE] == ("refiner",)
     assert [*components][-2:] == [StageName.REFINE, StageName.DECODE]
     assert extras_of(spec, request) == ("refiner",)
+
+
+def test_deployment_without_refiners_refuses_them():
+    fields = {"prompt": "a lighthouse", "refiner": {"high_noise_frac": 0.8}}
+    job = {"id": "job-1", "input": {"model": "sdxl", **fields}}
+    with pytest.raises(InvalidInput, match="absent: sdxl has no refiner here"):
+        parse_job(job, replace(OFFER, extras={}))
+
+
+def test_stack_with_a_refiner_uses_it_for_a_step():
+    spec, extras = CATALOG["sdxl-tiny"], OFFER.extras
+    (stack,) = parse_stacks(["sdxl-tiny+sdxl-refiner-tiny"], {spec.name: spec}, extras)
+    calls = method_of(spec, stack_request(stack, spec, extras, num_inference_steps=2)).calls
+    assert calls == (2, 1)

@@ -71,7 +71,10 @@ PROFILES: Mapping[str, Profile] = {
             _in("sdxl-tiny", Precision.BFLOAT16),
             _in("sd15-tiny", Precision.BFLOAT16),
         ),
-        extras=("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
+        extras=(
+            *("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
+            *("sdxl-refiner-tiny", "flux-redux-tiny"),
+        ),
     ),
     "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),
     "flux-dev": Profile(models=(_float8("flux-dev"),)),

@@ -121,7 +121,8 @@ def _check_pinned(model: str, field: str, repository: str | None, revision: str 
 
 
 def _version(spec: ServedSpec) -> str:
-    others = (
-        (spec.folder,) if isinstance(spec, ExtraSpec) else (spec.vae_repository, spec.vae_revision)
-    )
-    return "\n".join(str(part) for part in (spec.repository, spec.revision, *others))
+    if isinstance(spec, ExtraSpec):
+        others = f"{spec.folder}\n{spec.file}"
+    else:
+        others = f"{spec.vae_repository}\n{spec.vae_revision}"
+    return f"{spec.repository}\n{spec.revision}\n{others}"
