@@ -456,6 +456,11 @@ def test_fingerprint_depends_on_the_secret(bucket):
 
 
 def test_fingerprint_depends_on_how_texts_are_read():
-    ways = [{}, {"clip_skip": 1}, {"prompt_weights": True}, {"on_long_prompt": "chunk"}]
+    ways: list[dict[str, object]] = [
+        {},
+        {"clip_skip": 1},
+        {"prompt_weights": True},
+        {"on_long_prompt": "chunk"},
+    ]
     jobs = [parse_job(make_job(**way), OFFER) for way in ways]
     assert len({fingerprint(job, SecretStr("secret")) for job in jobs}) == len(ways)
