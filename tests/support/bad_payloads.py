@@ -121,6 +121,9 @@ _TYPES = (
     _bad("deterministic a number", ("deterministic", _BOOLEAN), deterministic=1),
     _bad("deterministic a string", ("deterministic", _BOOLEAN), deterministic="true"),
     _bad("on_long_prompt unknown", ("on_long_prompt", "'truncate'"), on_long_prompt="truncat"),
+    _bad("prompt_weights a number", ("prompt_weights", _BOOLEAN), prompt_weights=1),
+    _bad("clip_skip negative", ("clip_skip", "at least 0"), clip_skip=-1),
+    _bad("clip_skip a boolean", ("clip_skip", _WHOLE), clip_skip=True),
     _bad("api_version 2", ("api_version", "at most 1"), api_version=2),
     _bad("api_version 0", ("api_version", "at least 1"), api_version=0),
     _bad("api_version a string", ("api_version", _WHOLE), api_version="1"),
@@ -313,6 +316,19 @@ _MODEL_RULES = (
         ("max_sequence_length", "at least 1"),
         model="flux-dev",
         max_sequence_length=0,
+    ),
+    _bad("weights on flux", ("prompt_weights", "absent"), model="flux-dev", prompt_weights=True),
+    _bad("clip_skip on flux", ("clip_skip", "absent"), model="flux-dev", clip_skip=0),
+    _bad(
+        "chunks on flux", ("on_long_prompt", "truncate"), model="flux-dev", on_long_prompt="chunk"
+    ),
+    _bad("clip_skip of all layers", ("clip_skip", "at most 11"), model="sd15", clip_skip=12),
+    _bad("clip_skip of sdxl", ("clip_skip", "at most 10"), model="sdxl", clip_skip=11),
+    _bad(
+        "weighted prompt too long",
+        ("prompt", "at most 2000"),
+        prompt_weights=True,
+        prompt="x" * 2001,
     ),
     _bad(
         "prompt_2 on sd15",

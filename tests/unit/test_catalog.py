@@ -77,9 +77,9 @@ def test_only_families_that_are_quantized_run_in_float8(spec):
 
 def test_default_request_takes_fields_of_all_its_values():
     spec = load_catalog()["flux-dev"]
-    request = spec.default_request(width=512, prompt="x", guidance_scale=2.0, truncate=True)
+    request = spec.default_request(width=512, prompt="x", guidance_scale=2.0, clip_skip=1)
     assert (request.model, request.width, request.height) == ("flux-dev", 512, 1024)
-    assert (request.prompts.prompt, request.text.truncate) == ("x", True)
+    assert (request.prompts.prompt, request.text.clip_skip) == ("x", 1)
     assert request.text.max_sequence_length == spec.defaults.max_sequence_length
     assert (request.sampling.guidance_scale, request.sampling.num_inference_steps) == (2.0, 28)
     with pytest.raises(TypeError, match="colour"):

@@ -26,7 +26,7 @@ from pixpod.errors import (
 )
 from pixpod.extras import ExtraKind, ExtraSpec, load_extras
 from pixpod.families import Guidance
-from pixpod.job import Delivery, ImageFormat, Mode
+from pixpod.job import Delivery, ImageFormat, LongPrompt, Mode
 
 MAX_ERROR_BYTES = 20_000
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -329,7 +329,8 @@ def test_shortest_input_takes_the_defaults_of_its_model(spec):
     for field, default in asdict(spec.defaults).items():
         assert found[field] == default
     assert len(parsed.seeds) == 1
-    assert not found["truncate"]
+    assert found["on_long_prompt"] is LongPrompt.REFUSE
+    assert not found["prompt_weights"] and found["clip_skip"] == 0
     assert not parsed.isolated
     assert [found[name] for name in ("negative_prompt", "prompt_2", "true_cfg_scale")] == [None] * 3
 
@@ -366,8 +367,9 @@ def test_whole_number_is_a_guidance():
 
 
 def test_long_prompt_may_be_truncated():
-    assert request(on_long_prompt="truncate").text.truncate
-    assert not request(on_long_prompt="refuse").text.truncate
+    for choice in LongPrompt:
+        assert request(model="sdxl", on_long_prompt=choice).text.on_long_prompt is choice
+    assert request().text.on_long_prompt is LongPrompt.REFUSE
 
 
 def test_empty_negative_prompt_turns_true_cfg_on():

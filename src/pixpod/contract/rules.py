@@ -17,6 +17,7 @@ from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
+from pixpod.contract.texts import check_texts
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance
@@ -75,7 +76,7 @@ def check_values(
     yield from _check_counts(given, spec)
     yield from _check_scheduler(given, spec)
     yield from _check_guidance(given, spec, malformed)
-    yield from _check_text(given, spec)
+    yield from check_texts(given, spec)
     yield from _check_quality(given, spec, capabilities)
     yield from check_images(given, spec, malformed)
     yield from check_loras(given, spec)
@@ -206,19 +207,6 @@ _GUIDANCE_RULES: Mapping[
     Guidance.EMBEDDED: _check_true_cfg,
     Guidance.EMBEDDED_ONLY: _check_embedded_only,
 }
-
-
-def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    family = spec.family
-    length, longest = given.max_sequence_length, spec.limits.max_sequence_length
-    if length is not None and longest is None:
-        accepted = f"absent: {family.title} models do not have it"
-        yield wrong("max_sequence_length", length, accepted)
-    elif length is not None and longest is not None and length > longest:
-        yield wrong("max_sequence_length", length, f"at most {longest} for {spec.name}")
-    if given.prompt_2 is not None and "prompt_2" not in family.prompt_fields:
-        accepted = f"absent: {family.title} models do not have it"
-        yield wrong("prompt_2", given.prompt_2, accepted)
 
 
 def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:

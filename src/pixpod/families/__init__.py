@@ -13,6 +13,7 @@ from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
     STORED_PRECISIONS,
+    ClipTextSpec,
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
@@ -38,6 +39,7 @@ __all__ = [
     "SD15",
     "SDXL",
     "STORED_PRECISIONS",
+    "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
     "ControlNetSpec",

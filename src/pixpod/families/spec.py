@@ -209,6 +209,24 @@ class LoraSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipTextSpec:
+    """Hidden states of CLIP encoders that a denoiser sees as text.
+
+    `state` is the one that is read, counted from the last; `is_normalized`: through the encoder's
+    last norm. `num_layers` are those of the smallest encoder. A text has at most `max_chunks`.
+    """
+
+    state: int
+    is_normalized: bool
+    num_layers: int = 12
+    max_chunks: int = 4
+
+    @property
+    def max_clip_skip(self) -> int:
+        return self.num_layers - self.state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlNetSpec:
     """ControlNets of a family: the class of a net, and the pipelines that take several of them.
 
@@ -273,7 +291,9 @@ class FamilySpec:
     a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
     one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
     is None for a family that takes no LoRA, `controlnet` for one that takes no control image,
-    `refiner` for one that has none, and `image_prompt` for one that takes none.
+    `refiner` for one that has none, and `image_prompt` for one that takes none; `clip_text` is None
+    for one whose texts are read by other encoders too: it has no prompt weights, chunks and
+    `clip_skip`.
     """
 
     name: str
@@ -300,6 +320,7 @@ class FamilySpec:
     has_denoiser_files: bool = False
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
+    clip_text: ClipTextSpec | None = None
     refiner: RefinerSpec | None = None
     image_prompt: ImagePromptSpec | None = None
 
