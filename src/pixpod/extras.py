@@ -1,10 +1,10 @@
-"""Extras that models can be served with, as data: ControlNets and refiners.
+"""Extras that models can be served with, as data: ControlNets, refiners, parts of image prompts.
 
 They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of files or devices.
 """
 
 import tomllib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 from enum import StrEnum
@@ -14,14 +14,24 @@ from typing import Annotated, Any
 
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
-from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, ModelSpec, read_catalog_file
+from pixpod.catalog import CHECKS, EXTRAS_TABLE, Catalog, Count, ModelSpec, read_catalog_file
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, ControlNetSpec, FamilySpec, RefinerSpec, Role
+from pixpod.families import (
+    FAMILIES,
+    ComponentSpec,
+    ControlNetSpec,
+    FamilySpec,
+    ImagePromptSpec,
+    RefinerSpec,
+    Role,
+)
+from pixpod.job import ImagePromptOptions
 
 LORAS = "loras"
 """Name of room for LoRAs beside extras, which no extra may have."""
 
 ControlType = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
+FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")]
 
 
 class ExtraKind(StrEnum):
@@ -29,30 +39,45 @@ class ExtraKind(StrEnum):
 
     CONTROLNET = "controlnet"
     REFINER = "refiner"
+    IMAGE_ENCODER = "image_encoder"
+    IP_ADAPTER = "ip_adapter"
+    REDUX = "redux"
 
     @property
     def role(self) -> Role:
         return Role(self.value)
 
+    @property
+    def is_image_prompt(self) -> bool:
+        """Return whether requests name it for their image prompts."""
+        return self in (ExtraKind.IP_ADAPTER, ExtraKind.REDUX)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ExtraSpec:
-    """One extra of the catalog: weights in diffusers' layout of a single component.
+    """One extra of the catalog: weights in the layout in which they are published.
 
+    `family` is None for an image encoder, which fits where an adapter names it as its `encoder`.
     `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
     the number of each type for a net that must be told it (a union net), and is empty for others.
     It fits the models named in `models`, or all of the family. `gib_16` is its size in 16 bits.
-    `folder` is its place in the repository, "" for the top.
+    `folder` is its place in the repository, "" for the top, and `file` the name of its only file
+    there, None for whole components. An image encoder sees squares with sides of `size_px`, and
+    each image adds `num_tokens` to the text, which only some adapters do.
     """
 
     __pydantic_config__ = CHECKS
 
     name: str
     kind: ExtraKind
-    family: InstanceOf[FamilySpec]
+    family: InstanceOf[FamilySpec] | None
     licence: str
     gib_16: Annotated[float, Field(gt=0)]
     types: tuple[ControlType, ...] = ()
+    encoder: str | None = None
+    file: FileName | None = None
+    size_px: Count | None = None
+    num_tokens: Count | None = None
     modes: Mapping[ControlType, Annotated[int, Field(ge=0)]] = dataclass_field(default_factory=dict)
     models: tuple[str, ...] = ()
     repository: str | None = None
@@ -61,13 +86,39 @@ class ExtraSpec:
     licence_must_be_accepted: bool = False
 
     @property
-    def class_name(self) -> str:
-        """Name of the diffusers class."""
-        spec = _spec_of(self.family, self.kind)
-        assert spec is not None, "load_extras has checked it"
+    def components(self) -> tuple[ComponentSpec, ...]:
+        """Its components, which are named after their folders: "" for `folder` itself."""
+        return tuple(
+            ComponentSpec(name=folder, role=role, class_name=class_name, gib_16=self.gib_16)
+            for folder, role, class_name in self._parts()
+        )
+
+    def _parts(self) -> Iterator[tuple[str, Role, str]]:
+        match self.kind:
+            case ExtraKind.CONTROLNET | ExtraKind.REFINER:
+                yield "", self.kind.role, self._class_name
+            case ExtraKind.IMAGE_ENCODER:
+                yield "", self.kind.role, "CLIPVisionModelWithProjection"
+            case ExtraKind.REDUX:
+                yield "image_encoder", Role.IMAGE_ENCODER, "SiglipVisionModel"
+                yield "image_embedder", self.kind.role, "ReduxImageEncoder"
+            case ExtraKind.IP_ADAPTER:
+                pass  # a file of its own format
+
+    @property
+    def _class_name(self) -> str:
+        """Name of the class that the family has for this kind."""
+        spec = _spec_of(self.family, self.kind) if self.family else None
+        assert isinstance(spec, ControlNetSpec | RefinerSpec), "load_extras has checked it"
         if self.is_union and isinstance(spec, ControlNetSpec) and spec.union_class_name:
             return spec.union_class_name
         return spec.class_name
+
+    @property
+    def sets_attention_backend(self) -> bool:
+        """Return whether it is a net whose attention runs on the kernels of the denoiser."""
+        is_net = self.kind is ExtraKind.CONTROLNET
+        return is_net and self.family is not None and self.family.sets_attention_backend
 
     @property
     def is_union(self) -> bool:
@@ -75,17 +126,20 @@ class ExtraSpec:
         return bool(self.modes)
 
     def fits(self, spec: ModelSpec) -> bool:
-        """Return whether a model can be served with it."""
+        """Return whether a model can be served with it. Of image encoders, adapters decide."""
         return spec.family is self.family and (not self.models or spec.name in self.models)
 
 
-def _spec_of(family: FamilySpec, kind: ExtraKind) -> ControlNetSpec | RefinerSpec | None:
+def _spec_of(
+    family: FamilySpec, kind: ExtraKind
+) -> ControlNetSpec | RefinerSpec | ImagePromptSpec | None:
     """Return a family's own part of a kind of extras, None if it has none of the kind."""
-    specs: Mapping[ExtraKind, ControlNetSpec | RefinerSpec | None] = {
-        ExtraKind.CONTROLNET: family.controlnet,
-        ExtraKind.REFINER: family.refiner,
-    }
-    return specs[kind]
+    if kind is ExtraKind.CONTROLNET:
+        return family.controlnet
+    if kind is ExtraKind.REFINER:
+        return family.refiner
+    prompt = family.image_prompt
+    return prompt if prompt and prompt.adapter is kind.role else None
 
 
 Extras = Mapping[str, ExtraSpec]
@@ -105,17 +159,23 @@ def load_extras(
     """
     builtin = resources.files("pixpod").joinpath("catalog.toml").read_text(encoding="utf-8")
     found = _parse(tomllib.loads(builtin), "catalog.toml", families)
-    if extra_file is None:
-        return found
-    return {**found, **_parse(read_catalog_file(extra_file), str(extra_file), families)}
+    if extra_file is not None:
+        found |= _parse(read_catalog_file(extra_file), str(extra_file), families)
+    _check_encoders(found)
+    return found
 
 
 def extras_for(
     spec: ModelSpec, extras: Extras, kind: ExtraKind | None = None
 ) -> tuple[ExtraSpec, ...]:
-    """Return the extras of a kind that fit a model; None for any kind."""
-    fitting = (extra for extra in extras.values() if extra.fits(spec))
-    return tuple(extra for extra in fitting if kind in (None, extra.kind))
+    """Return the extras of a kind that fit a model, and image encoders of those; None for any."""
+    fitting = [extra for extra in extras.values() if extra.fits(spec)]
+    encoders = {extra.encoder for extra in fitting}
+    return tuple(
+        extra
+        for extra in extras.values()
+        if (extra in fitting or extra.name in encoders) and kind in (None, extra.kind)
+    )
 
 
 def choose_extras(
@@ -128,27 +188,47 @@ def choose_extras(
 ) -> Extras:
     """Return the named extras; without names, those that are there and fit a model.
 
-    Raises InvalidSettings, which names `source`, for a name that is not known or fits no model.
+    An adapter brings its image encoder along. Raises InvalidSettings, which names `source`, for a
+    name that is not known or fits no model.
     """
+    fitting = {extra.name for spec in models.values() for extra in extras_for(spec, known)}
     if names is None:
-        names = [
-            name for name in there if name in known and any(map(known[name].fits, models.values()))
-        ]
+        usable = (None, *there)
+        names = [name for name in there if name in fitting and known[name].encoder in usable]
     for name in names:
         if name not in known:
             listed = ", ".join(known)
             raise InvalidSettings(
                 f"{source}: extra {name!r} is not in the catalog, which has {listed}"
             )
-        if not any(map(known[name].fits, models.values())):
+        if name not in fitting:
             raise InvalidSettings(f"{source}: {name} fits none of {', '.join(models)}")
-    return {name: known[name] for name in names}
+    encoders = [encoder for name in names if (encoder := known[name].encoder)]
+    return {name: known[name] for name in (*names, *encoders)}
+
+
+def image_prompt_options(
+    adapter: ExtraSpec, extras: Extras, num_images: int, scale: float
+) -> ImagePromptOptions:
+    """Return the options of a prompt of so many images; `extras` have the adapter's encoder."""
+    encoder = extras[adapter.encoder] if adapter.encoder else adapter
+    assert encoder.size_px is not None, "load_extras has checked it"
+    return ImagePromptOptions(
+        adapter=adapter.name,
+        encoder=adapter.encoder,
+        num_images=num_images,
+        size_px=encoder.size_px,
+        text_tokens=num_images * (adapter.num_tokens or 0),
+        scale=scale,
+    )
 
 
 def check_names(extras: Extras, models: Catalog) -> None:
     """Raise InvalidSettings for a name that a model or a component of a pipeline has, too."""
+    families = {spec.family for spec in models.values()}
+    components = {name for family in families for name in family.component_names}
     for extra in extras.values():
-        if extra.name in (LORAS, *models, *extra.family.component_names):
+        if extra.name in (LORAS, *models, *components):
             raise InvalidSettings(f"extra {extra.name!r}: expected a name that nothing else has")
 
 
@@ -169,12 +249,11 @@ def _parse_one(
     if not isinstance(entry, dict) or "name" in entry:
         raise InvalidSettings(f"{where}: expected a table without a name of its own")
     kind = ExtraKind(_choice(entry, "kind", tuple(ExtraKind), where))
-    fitting = [each for each, family in families.items() if _spec_of(family, kind)]
-    family = families[_choice(entry, "family", fitting, where)]
-    sees_images = kind is ExtraKind.CONTROLNET
-    if bool(entry.get("types")) is not sees_images:
-        accepted = "some types" if sees_images else "no such field"
-        raise InvalidSettings(f"{where}: types: expected {accepted} for a {kind}")
+    family = None
+    if kind is not ExtraKind.IMAGE_ENCODER:
+        fitting = [each for each, family in families.items() if _spec_of(family, kind)]
+        family = families[_choice(entry, "family", fitting, where)]
+    _check_fields(entry, kind, where)
     try:
         # strict types have no tuples in TOML
         lists = {key: tuple(value) for key, value in entry.items() if isinstance(value, list)}
@@ -187,15 +266,23 @@ def _parse_one(
     return extra
 
 
-def _check_modes(extra: ExtraSpec, where: str) -> None:
-    if not extra.is_union:
-        return
-    assert extra.family.controlnet is not None
-    if extra.family.controlnet.union_class_name is None:
-        raise InvalidSettings(f"{where}: modes: {extra.family.title} has no nets for several types")
-    if set(extra.modes) != set(extra.types):
-        types, modes = ", ".join(extra.types), ", ".join(extra.modes)
-        raise InvalidSettings(f"{where}: modes: expected one for each of {types}, got {modes}")
+_FIELDS: Mapping[str, frozenset[ExtraKind]] = {
+    "types": frozenset({ExtraKind.CONTROLNET}),
+    "encoder": frozenset({ExtraKind.IP_ADAPTER}),
+    "file": frozenset({ExtraKind.IP_ADAPTER}),
+    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX}),
+    "num_tokens": frozenset({ExtraKind.REDUX}),
+    "family": frozenset(ExtraKind) - {ExtraKind.IMAGE_ENCODER},
+}
+"""Fields that only some kinds have: these must."""
+
+
+def _check_fields(entry: dict[str, Any], kind: ExtraKind, where: str) -> None:
+    """Check fields that depend on the kind. Any: TOML is untyped."""
+    for field, kinds in _FIELDS.items():
+        if bool(entry.get(field)) is not (kind in kinds):
+            accepted = "a value" if kind in kinds else "no such field"
+            raise InvalidSettings(f"{where}: {field}: expected {accepted} for a {kind}")
 
 
 def _choice(entry: dict[str, Any], field: str, accepted: Sequence[str], where: str) -> str:
@@ -205,3 +292,27 @@ def _choice(entry: dict[str, Any], field: str, accepted: Sequence[str], where: s
         known = ", ".join(accepted)
         raise InvalidSettings(f"{where}: {field}: expected one of {known}, got {found!r}")
     return str(found)
+
+
+def _check_encoders(extras: Extras) -> None:
+    """Raise InvalidSettings for an adapter whose image encoder is not there."""
+    for extra in extras.values():
+        encoder = extras.get(extra.encoder) if extra.encoder else None
+        if extra.encoder and (encoder is None or encoder.kind is not ExtraKind.IMAGE_ENCODER):
+            raise InvalidSettings(
+                f"extra {extra.name!r}: encoder: expected the name of an extra of the kind "
+                f"{ExtraKind.IMAGE_ENCODER}, got {extra.encoder!r}"
+            )
+
+
+def _check_modes(extra: ExtraSpec, where: str) -> None:
+    if not extra.is_union:
+        return
+    spec = extra.family.controlnet if extra.family else None
+    if extra.kind is not ExtraKind.CONTROLNET or extra.family is None or spec is None:
+        raise InvalidSettings(f"{where}: modes: expected no such field for a {extra.kind}")
+    if spec.union_class_name is None:
+        raise InvalidSettings(f"{where}: modes: {extra.family.title} has no nets for several types")
+    if set(extra.modes) != set(extra.types):
+        types, modes = ", ".join(extra.types), ", ".join(extra.modes)
+        raise InvalidSettings(f"{where}: modes: expected one for each of {types}, got {modes}")

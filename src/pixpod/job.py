@@ -175,7 +175,7 @@ class RawMask:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class InputImage:
-    """A caller's image at the size of the images to generate.
+    """A caller's image at the size of the images to generate, or of an image encoder's input.
 
     `digest` is the SHA-256 of size and pixels in hex: equal images are encoded once.
     """
@@ -208,6 +208,23 @@ class RefinerOptions:
 
     name: str
     num_inference_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePromptOptions:
+    """Influence of images that are shown to the model as a prompt.
+
+    `adapter` is the name of an extra, and `encoder` that of its image encoder, None for an adapter
+    with one of its own. The encoder sees squares with sides of `size_px`. `text_tokens` are those
+    that all images add to the text. `scale` is above 0.
+    """
+
+    adapter: str
+    encoder: str | None
+    num_images: int
+    size_px: int
+    text_tokens: int
+    scale: float
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -244,14 +261,16 @@ class Conditions:
     """Steers images beside their texts; fetched, decoded and scaled.
 
     White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
-    are the control images of the request's `controls`, in the same order. `loras` are in the order
-    of their hashes, so that the order in which a caller lists them does not matter. `slots` are
-    those that they need, once they are read for a model.
+    are the control images of the request's `controls`, in the same order. `prompt_images` are those
+    of its image prompt, as its image encoder sees them. `loras` are in the order of their hashes,
+    so that the order in which a caller lists them does not matter. `slots` are those that they
+    need, once they are read for a model.
     """
 
     image: InputImage | None = None
     mask: RawMask | None = None
     controls: tuple[InputImage, ...] = ()
+    prompt_images: tuple[InputImage, ...] = ()
     loras: tuple[LoraFile, ...] = ()
     slots: LoraSlots | None = None
 
@@ -287,6 +306,7 @@ class GenerationRequest:
     seeds: tuple[int, ...]
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
+    image_prompt: ImagePromptOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
 
@@ -443,7 +463,7 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `refiner` is None if the job named none.
+    `refiner` and `image_prompt` are None if the job has none.
     """
 
     images: tuple[StoredImage, ...]
@@ -455,3 +475,4 @@ class JobResult:
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
     refiner: RefinerOptions | None = None
+    image_prompt: ImagePromptOptions | None = None

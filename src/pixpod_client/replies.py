@@ -96,6 +96,18 @@ class RefinerReply(TypedDict):
     steps: int
 
 
+class IpAdapterReply(TypedDict):
+    """The image prompt that was used; null without one. `images` is their number.
+
+    `encoder` is null for an adapter with an image encoder of its own.
+    """
+
+    name: str
+    encoder: str | None
+    images: int
+    scale: float
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -112,6 +124,7 @@ class Reply(TypedDict):
     adapters: list[AdapterReply]
     """The LoRAs that were used."""
     refiner: RefinerReply | None
+    ip_adapter: IpAdapterReply | None
 
 
 class ErrorReply(TypedDict):

@@ -5,6 +5,7 @@ import json
 
 import pytest
 from support.bad_payloads import BAD_PAYLOADS
+from support.factories import EXTRAS_FILE, OFFER
 from support.tiny_models import Desk, build_tiny_worker
 
 from pixpod.catalog import load_catalog
@@ -12,8 +13,12 @@ from pixpod.catalog import load_catalog
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    names = ",".join(load_catalog())
-    worker = build_tiny_worker(tmp_path_factory.mktemp("out"), PIXPOD_MODELS=names)
+    worker = build_tiny_worker(
+        tmp_path_factory.mktemp("out"),
+        PIXPOD_MODELS=",".join(load_catalog()),
+        PIXPOD_CATALOG=str(EXTRAS_FILE),
+        PIXPOD_EXTRAS=",".join(OFFER.extras),
+    )
     worker.start()
     yield Desk(worker)
     worker.stop()

@@ -4,6 +4,7 @@ import pytest
 import torch
 from support import loading
 from support.feature_jobs import check_features
+from support.image_prompts import weights_with_adapters
 from support.tiny_models import MODELS as TINY
 from support.tiny_models import Desk, build_tiny_worker
 
@@ -45,7 +46,11 @@ def desk(tmp_path_factory):
     for name in TINY:
         loaded = loading.load(name, loading.shipped(name), Precision.FLOAT32, torch.device("cpu"))
         random_lora(loaded, folder, 1).rename(folder / f"{name}-style.safetensors")
-    worker = build_tiny_worker(tmp_path_factory.mktemp("out"), PIXPOD_LORA_DIR=str(folder))
+    worker = build_tiny_worker(
+        tmp_path_factory.mktemp("out"),
+        PIXPOD_LORA_DIR=str(folder),
+        **weights_with_adapters(tmp_path_factory.mktemp("adapters")),
+    )
     worker.start()
     yield Desk(worker)
     worker.stop()

@@ -17,6 +17,7 @@ import numpy as np
 import pytest
 import torch
 from support.control_images import as_png, cases
+from support.image_prompts import weights_with_adapters
 from support.leaks import Fault, injecting_faults, snapshot_of
 from support.lora_worker import LORAS
 from support.tiny_models import MODELS, Desk, build_tiny_worker, to_pixels
@@ -114,13 +115,18 @@ def _nets(case, types):
     return {"controlnets": [case.control(type, scale=0.8) for type in types]}
 
 
+def _image_prompt(chance, model, case):
+    images = [as_png(chance.choice(CASES).given) for _ in range(chance.randint(1, 2))]
+    return {"ip_adapter": {"images": images, "scale": chance.choice((0.5, 1.0))}}
+
+
 def _refiner(chance, model, case):
     if model != "sdxl-tiny":
         return {}
     return {"refiner": {"high_noise_frac": 0.75}}  # a step, also with the least strength
 
 
-FEATURES = (_source, _loras, _controls, _refiner)
+FEATURES = (_source, _loras, _controls, _image_prompt, _refiner)
 
 
 @pytest.fixture(scope="module")
@@ -130,7 +136,11 @@ def desk(tmp_path_factory):
         (folder / path.name).write_bytes(path.read_bytes())
     for model in MODELS:
         (folder / f"{_short(model)}-broken.safetensors").write_bytes(b"\x08" + bytes(15))
-    worker = build_tiny_worker(tmp_path_factory.mktemp("out"), PIXPOD_LORA_DIR=str(folder))
+    worker = build_tiny_worker(
+        tmp_path_factory.mktemp("out"),
+        PIXPOD_LORA_DIR=str(folder),
+        **weights_with_adapters(tmp_path_factory.mktemp("adapters")),
+    )
     worker.start()
     yield Desk(worker)
     worker.stop()

@@ -829,16 +829,80 @@ _REFINERS = (
     ),
 )
 
+_STYLE = {"image": "https://example.org/style.png"}
+
+
+def _bad_prompt(id, *expected, model="sd15-tiny", **fields):
+    """`expected` has names of fields of the image prompt, "" for itself."""
+    named = ((f"ip_adapter.{name}".rstrip("."), text) for name, text in expected)
+    return _bad(id, *named, model=model, ip_adapter=_STYLE | fields)
+
+
+def _bad_images(id, *expected, **fields):
+    named = ((f"ip_adapter.{name}".rstrip("."), text) for name, text in expected)
+    return _bad(id, *named, model="sd15-tiny", ip_adapter=fields)
+
+
+_IMAGE_PROMPTS = (
+    _bad("image prompt a text", ("ip_adapter", "an object"), model="sd15-tiny", ip_adapter="a"),
+    _bad("image prompt a list", ("ip_adapter", "an object"), model="sd15-tiny", ip_adapter=[]),
+    _bad("image prompt without adapter", ("ip_adapter", "sdxl takes no"), ip_adapter=_STYLE),
+    _bad_images("image prompt empty", ("", "image or images in it")),
+    _bad_images("image prompt of a scale", ("", "image or images in it"), scale=1),
+    _bad_prompt("image and images", ("", "not both"), images=["https://example.org/a.png"]),
+    _bad_prompt("prompt image empty", ("image", "not empty"), image=""),
+    _bad_prompt("prompt image a number", ("image", "a string"), image=1),
+    _bad_prompt("prompt image ftp", ("image", "http"), image="ftp://a.org/a"),
+    _bad_prompt("prompt image private", ("image", "public"), image="http://10.0.0.1/a"),
+    _bad_prompt("prompt image no base64", ("image", "base64"), image="?"),
+    _bad_images("prompt images a text", ("images", "a list"), images="https://example.org/a"),
+    _bad_images("prompt images empty", ("images", "not empty"), images=[]),
+    _bad_images("prompt image null", ("images[1]", "a string"), images=["https://a.org/a", None]),
+    _bad_images(
+        "prompt images of two addresses",
+        ("images[0]", "public"),
+        ("images[2]", "http"),
+        images=["http://10.0.0.1/a", "https://a.org/a", "ftp://a.org/a"],
+    ),
+    _bad_images("too many prompt images", ("images", "at most 4"), images=["https://a.org/a"] * 5),
+    _bad_prompt("image scale a text", ("scale", "a number"), scale="1"),
+    _bad_prompt("image scale 1.1", ("scale", "at most 1"), scale=1.1),
+    _bad_prompt("image scale -1", ("scale", "at least 0"), scale=-1),
+    _bad_prompt("image scale NaN", ("scale", "finite"), scale=float("nan")),
+    _bad_prompt("adapter unknown", ("name", "one of sd15-plus"), name="face"),
+    _bad_prompt("adapter misspelt", ("name", "did you mean 'sd15-plus'"), name="sd15-pus"),
+    _bad_prompt("adapter of others", ("name", "ip_adapter for SDXL models"), name="sdxl-plus"),
+    _bad_prompt("adapter empty", ("name", "not empty"), name=""),
+    _bad_prompt("image prompt unknown field", ("colour", "a field"), colour=1),
+    _bad_prompt("image prompt misspelt field", ("scal", "'scale'"), scal=1),
+    _bad_prompt("image prompt weight", ("weight", "here it is scale"), weight=1),
+    _bad(
+        "true CFG with an image prompt",
+        ("true_cfg_scale", "1 or absent with ip_adapter"),
+        model="flux-tiny",
+        true_cfg_scale=2.0,
+        negative_prompt="text",
+        ip_adapter=_STYLE,
+    ),
+    _bad(
+        "resize of an image prompt",
+        ("resize", "absent without an image"),
+        model="sd15-tiny",
+        resize="stretch",
+        ip_adapter=_STYLE,
+    ),
+    _bad("image prompt of others", ("image_prompt", "here it is ip_adapter"), image_prompt=1),
+)
+
 _NOT_SUPPORTED = (
-    _not_supported("ip_adapter", {"image": "https://example.org/a.png"}),
     _not_supported("upscale", 2),
     _not_supported("safety", False),
     _bad(
         "several features",
-        ("ip_adapter", "not supported"),
+        ("safety", "not supported"),
         ("upscale", "not supported"),
         code="not_supported",
-        ip_adapter={},
+        safety=False,
         upscale=2,
     ),
     _bad(
@@ -915,6 +979,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_LORAS,
     *_CONTROLS,
     *_REFINERS,
+    *_IMAGE_PROMPTS,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

@@ -7,19 +7,31 @@ from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.extras import load_extras
-from pixpod.job import Delivery, EncodedImage, EncodedResult, ImageFormat, ModelIdentity
+from pixpod.job import (
+    Delivery,
+    EncodedImage,
+    EncodedResult,
+    ImageFormat,
+    ImagePromptOptions,
+    ModelIdentity,
+)
 from pixpod.settings import Settings
 
 GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 
+EXTRAS_FILE = Path(__file__).with_name("extras.toml")
+
 CATALOG = load_catalog()
+SMALL_EXTRAS = {
+    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if extra.repository is None
+}
 OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
-    extras=load_extras(),
+    extras=SMALL_EXTRAS,
 )
-"""All built-in models and extras, tiny and real, of a deployment without S3."""
+"""All built-in models, tiny and real, and extras for tiny ones, of a deployment without S3."""
 
 
 def make_request(model="sdxl-tiny", **changes):
@@ -31,6 +43,19 @@ def make_request(model="sdxl-tiny", **changes):
         "seeds": (1,),
     }
     return CATALOG[model].default_request(**{**defaults, **changes})
+
+
+def make_image_prompt(**changes):
+    """The image prompt of a request by an IP-Adapter."""
+    defaults = {
+        "adapter": "plus",
+        "encoder": "vit-h",
+        "num_images": 1,
+        "size_px": 224,
+        "text_tokens": 0,
+        "scale": 1.0,
+    }
+    return ImagePromptOptions(**{**defaults, **changes})
 
 
 def make_input(**changes):

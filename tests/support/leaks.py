@@ -88,7 +88,7 @@ def snapshot_of(model: LoadedModel) -> Snapshot:
     names: dict[int, str] = {}
     modules = {**model.components, **{name: each.module for name, each in model.extras.items()}}
     for component, root in modules.items():
-        found[f"{component}.config"] = str(root.config)
+        found[f"{component}.config"] = str(getattr(root, "config", None))
         for name, module in root.named_modules():
             found[f"{component}.{name}"] = _describe(module)
         for name, tensor in [*root.named_parameters(), *root.named_buffers()]:

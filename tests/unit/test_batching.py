@@ -5,7 +5,7 @@ from dataclasses import fields, replace
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from support.factories import make_request
+from support.factories import make_image_prompt, make_request
 
 from pixpod.engine.scheduling.batching import (
     BUCKETS,
@@ -87,6 +87,7 @@ FREE = {
     "isolated": True,
     "conditions": Conditions(image=IMAGE),
 }
+PROMPT = make_image_prompt()
 SHARED = {
     "model": "sd15-tiny",
     "width": 128,
@@ -101,6 +102,7 @@ SHARED = {
     "strength": 0.5,
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
+    "image_prompt": PROMPT,
     "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
 }
 
@@ -120,6 +122,26 @@ def test_free_field_does_not_part(field):
 @pytest.mark.parametrize("field", SHARED)
 def test_shared_field_parts(field):
     assert batch_key_of(make_request(**{field: SHARED[field]})) != batch_key_of(make_request())
+
+
+@pytest.mark.parametrize(
+    ("change", "is_shared"),
+    [({"scale": 0.5}, False), ({"num_images": 2}, True), ({"adapter": "b"}, True)],
+)
+def test_adapter_and_number_of_images_part_and_their_scale_does_not(change, is_shared):
+    keys = [
+        batch_key_of(make_request(image_prompt=each))
+        for each in (PROMPT, replace(PROMPT, **change))
+    ]
+    assert (keys[0] != keys[1]) is is_shared
+
+
+def test_images_of_a_prompt_count_where_they_lengthen_the_text():
+    plain = key_of(512, 512)
+    key = replace(plain, image_prompt=make_image_prompt(num_images=4, text_tokens=4 * 729))
+    assert max_batch_size(FAMILIES["flux"], plain) == 2
+    assert max_batch_size(FAMILIES["flux"], key) == 1
+    assert max_batch_size(FAMILIES["sdxl"], replace(key_of(512), image_prompt=PROMPT)) == 8
 
 
 def key_of(side_px, text=None):

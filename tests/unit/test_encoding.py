@@ -12,10 +12,16 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
-from support.factories import make_request
+from support.factories import make_image_prompt, make_request
 
 import pixpod
-from pixpod.job import ControlOptions, ImageFormat, ModelIdentity, RawImage, RefinerOptions
+from pixpod.job import (
+    ControlOptions,
+    ImageFormat,
+    ModelIdentity,
+    RawImage,
+    RefinerOptions,
+)
 from pixpod.outputs.encoding import (
     MAX_PROMPT_CHARACTERS,
     base64_bytes,
@@ -178,6 +184,12 @@ def test_generation_text_names_the_refiner_as_the_web_ui_does():
     text = generation_text(request, 7, MODEL)
     assert "Steps: 40," in text
     assert "Refiner: sdxl-refiner, Refiner switch at: 0.75, Version" in text
+
+
+def test_generation_text_names_the_adapter_of_an_image_prompt():
+    prompt = make_image_prompt(num_images=2, scale=0.6)
+    text = generation_text(flux_request(image_prompt=prompt), 7, MODEL)
+    assert ', IP-Adapter: "Model: plus, Weight: 0.6, Images: 2", Version' in text
 
 
 def test_generation_text_quotes_a_value_with_a_separator():

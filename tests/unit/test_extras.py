@@ -1,12 +1,12 @@
 """Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
 
 import pytest
-from support.factories import make_settings
+from support.factories import CATALOG, EXTRAS_FILE, SMALL_EXTRAS, make_settings
 
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import load_catalog
 from pixpod.errors import InvalidSettings
-from pixpod.extras import check_names, load_extras
+from pixpod.extras import ExtraKind, check_names, choose_extras, extras_for, load_extras
 
 ENTRY = """
 [extras.mine]
@@ -33,8 +33,9 @@ def load(tmp_path):
 def test_builtin_extras_fit_a_model_and_have_names_of_their_own():
     extras, models = load_extras(), load_catalog()
     check_names(extras, models)
+    fitting = {extra.name for spec in models.values() for extra in extras_for(spec, extras)}
+    assert fitting == extras.keys()
     for extra in extras.values():
-        assert any(map(extra.fits, models.values()))
         assert set(extra.models) <= models.keys()
 
 
@@ -43,13 +44,13 @@ def test_extra_of_a_file_fits_all_models_of_its_family(load):
     models = load_catalog()
     fitting = [name for name, spec in models.items() if mine.fits(spec)]
     assert fitting == ["sdxl", "sdxl-lightning", "sdxl-turbo", "sdxl-tiny"]
-    assert mine.class_name == "ControlNetModel"
+    assert [each.class_name for each in mine.components] == ["ControlNetModel"]
 
 
 def test_refiner_is_an_extra_without_types(load):
     text = ENTRY.replace('"controlnet"', '"refiner"').replace('types = ["pose", "canny"]', "")
     mine = load(text)["mine"]
-    assert (mine.class_name, mine.types) == ("UNet2DConditionModel", ())
+    assert (mine.components[0].class_name, mine.types) == ("UNet2DConditionModel", ())
 
 
 def test_refiner_with_types_is_refused(load):
@@ -134,8 +135,9 @@ UNION = ENTRY.replace("[extras.mine]", "[extras.union]").replace(
 
 def test_union_net_is_of_the_class_that_is_told_types(load):
     extras = load(ENTRY + UNION)
-    assert extras["union"].class_name == "ControlNetUnionModel"
-    assert load(UNION.replace("sdxl", "flux"))["union"].class_name == "FluxControlNetModel"
+    flux = load(UNION.replace("sdxl", "flux"))
+    assert extras["union"].components[0].class_name == "ControlNetUnionModel"
+    assert flux["union"].components[0].class_name == "FluxControlNetModel"
 
 
 @pytest.mark.parametrize(
@@ -151,3 +153,60 @@ def test_modes_that_do_not_fit_are_refused(load, old, new, reason):
     assert old in UNION
     with pytest.raises(InvalidSettings, match=f"extra 'union': {reason}"):
         load(UNION.replace(old, new))
+
+
+PROMPTS = EXTRAS_FILE.read_text(encoding="utf-8")
+
+
+def names_for(model, extras, kind=None):
+    return [extra.name for extra in extras_for(CATALOG[model], extras, kind)]
+
+
+def test_image_encoder_fits_where_an_adapter_names_it():
+    check_names(SMALL_EXTRAS, CATALOG)
+    assert names_for("sd15-tiny", SMALL_EXTRAS) == ["sd15-canny-tiny", "tiny-vit", "sd15-plus"]
+    assert names_for("sdxl-tiny", SMALL_EXTRAS, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
+    assert names_for("flux-tiny", SMALL_EXTRAS, ExtraKind.REDUX) == ["flux-redux-tiny"]
+    assert names_for("sdxl", SMALL_EXTRAS) == []
+    real = load_extras()
+    assert names_for("sdxl", real) == ["sdxl-refiner", "vit-h", "ip-adapter-plus-sdxl"]
+    assert names_for("sd15", real) == ["vit-h", "ip-adapter-plus-sd15"]
+    assert names_for("flux-dev", real) == ["redux"]
+
+
+def test_adapter_brings_its_image_encoder_along():
+    extras = SMALL_EXTRAS
+    models = {"sd15-tiny": CATALOG["sd15-tiny"]}
+    assert list(choose_extras(["sd15-plus"], extras, models)) == ["sd15-plus", "tiny-vit"]
+    there = ["sd15-canny-tiny", "sd15-plus", "flux-redux-tiny"]
+    assert list(choose_extras(None, extras, models, there)) == ["sd15-canny-tiny"]
+    there += ["tiny-vit"]
+    found = choose_extras(None, extras, models, there)
+    assert set(found) == {"sd15-canny-tiny", "sd15-plus", "tiny-vit"}
+    with pytest.raises(InvalidSettings, match="sdxl-plus fits none of sd15-tiny"):
+        choose_extras(["sdxl-plus"], extras, models)
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ('encoder = "tiny-vit"', "", "extra 'sd15-plus': encoder: expected a value"),
+        ('encoder = "tiny-vit"', 'encoder = "vit"', "encoder: expected the name of an extra"),
+        ('encoder = "tiny-vit"', 'encoder = "redux"', "encoder: expected the name of an extra"),
+        ('file = "ip-adapter-plus_sd15.safetensors"', "", "extra 'sd15-plus': file: expected a"),
+        ("plus_sd15.safetensors", "plus_sd15.bin", "extra 'sd15-plus': file: "),
+        ('"ip-adapter-plus_sd15', '"../ip-adapter-plus_sd15', "extra 'sd15-plus': file: "),
+        ('family = "sd15"', 'family = "flux"', "family: expected one of sdxl, sd15, got 'flux'"),
+        ('family = "sd15"', 'family = "sd15"\ntypes = ["a"]', "types: expected no such field"),
+        ('family = "sd15"', 'family = "sd15"\nmodes = { a = 1 }', "modes: expected no such field"),
+        ('family = "sd15"', 'family = "sd15"\nsize_px = 224', "size_px: expected no such field"),
+        ("size_px = 224", "", "extra 'tiny-vit': size_px: expected a value"),
+        ("size_px = 224", "size_px = -1", "extra 'tiny-vit': size_px: "),
+        ("size_px = 224", 'size_px = 224\nfamily = "sd15"', "family: expected no such field"),
+        ('"ip_adapter"\nfamily = "sd15"', '"redux"\nfamily = "flux"', "expected no such field"),
+    ],
+)
+def test_broken_entry_of_an_image_prompt_is_refused(load, old, new, reason):
+    assert old in PROMPTS
+    with pytest.raises(InvalidSettings, match=reason):
+        load(PROMPTS.replace(old, new))

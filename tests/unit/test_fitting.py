@@ -4,9 +4,12 @@ import hashlib
 
 import numpy as np
 import pytest
+from PIL import Image
 from support.factories import OFFER
 
-from pixpod.inputs.fitting import choose_size, fit_image, fit_mask
+from pixpod.families import FLUX as FLUX_FAMILY
+from pixpod.families import SD15
+from pixpod.inputs.fitting import choose_size, fit_image, fit_mask, fit_prompt_image
 from pixpod.inputs.refusals import Refused
 from pixpod.job import RawImage, RawMask, Resize
 
@@ -124,3 +127,32 @@ def test_mask_that_cannot_be_used_is_refused(levels, said):
     with pytest.raises(Refused) as caught:
         fit_mask(mask_of(levels), (64, 64), (64, 64), Resize.COVER, 0)
     assert said in caught.value.accepted
+
+
+@pytest.mark.parametrize("size", [(96, 64), (223, 500), (224, 224), (301, 299), (40, 999)])
+def test_image_of_a_prompt_is_as_the_encoders_preprocessing_makes_it(size):
+    """The shorter side is scaled, and then the centre is cropped."""
+    colours = np.random.default_rng(1).integers(0, 256, (8, 8, 3), dtype=np.uint8)
+    image = Image.fromarray(colours).resize(size, Image.Resampling.BICUBIC)
+    raw = RawImage(width=image.width, height=image.height, pixels=image.tobytes())
+    found = fit_prompt_image(raw, 224, SD15).raw
+    assert (found.width, found.height) == (224, 224)
+    width, height = (224 * each // min(size) for each in size)
+    left, top = (width - 224) // 2, (height - 224) // 2
+    scaled = image.resize((width, height), Image.Resampling.BICUBIC)
+    cropped = scaled.crop((left, top, left + 224, top + 224)).tobytes()
+    levels = (np.frombuffer(each, np.uint8).astype(int) for each in (found.pixels, cropped))
+    assert np.abs(np.subtract(*levels)).max() <= 2
+
+
+def test_image_of_a_prompt_of_flux_is_stretched_to_a_square():
+    raw = RawImage(width=2, height=1, pixels=b"\0\0\0\xff\xff\xff")
+    found = fit_prompt_image(raw, 384, FLUX_FAMILY)
+    levels = np.frombuffer(found.raw.pixels, np.uint8).reshape(384, 384, 3)
+    assert levels[:, 0].max() == 0
+    assert levels[:, -1].min() == 255
+
+
+def test_longest_image_of_a_prompt_takes_no_more_memory_than_others():
+    raw = RawImage(width=16, height=16384, pixels=bytes(3 * 16 * 16384))
+    assert len(fit_prompt_image(raw, 224, SD15).raw.pixels) == 3 * 224 * 224

@@ -72,13 +72,13 @@ def test_images_named_as_files_become_base64(tmp_path):
     given = {
         "image": name,
         "mask": name,
-        "ip_adapter": {"image": name},
+        "ip_adapter": {"images": [name, name]},
         "controlnets": [{"type": "canny", "image": name}],
     }
     assert run_input(given)["output"]["echo"]["input"] == {
         "image": "iVBORw==",
         "mask": "iVBORw==",
-        "ip_adapter": {"image": "iVBORw=="},
+        "ip_adapter": {"images": ["iVBORw==", "iVBORw=="]},
         "controlnets": [{"type": "canny", "image": "iVBORw=="}],
     }
 

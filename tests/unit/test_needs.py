@@ -3,12 +3,14 @@
 import json
 
 import pytest
+from support.factories import make_image_prompt
 
 from pixpod.catalog import load_catalog
 from pixpod.engine.memory.needs import NoFootprint, known_bytes, measured_bytes
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import GIB, Precision
-from pixpod.methods import StageName, method_of, stages_of
+from pixpod.job import Mode
+from pixpod.methods import StageName, extras_of, method_of, stages_of
 from pixpod.weights.layout import Weights
 
 CATALOG = load_catalog()
@@ -76,6 +78,34 @@ def test_memory_for_decoding_follows_pixels(model, size, batch_size, gib):
 
 def test_texts_take_little_whatever_the_size():
     assert working_gib("flux-dev", StageName.TEXT_ENCODE, SQUARE, 8) == pytest.approx(0.3)
+
+
+def plans_with(model, encoder, text_tokens=0, **changes):
+    spec = CATALOG[model]
+    prompt = make_image_prompt(adapter="adapter", encoder=encoder, text_tokens=text_tokens)
+    request = spec.default_request(image_prompt=prompt, **changes)
+    plans = {plan.name: plan for plan in stages_of(spec, method_of(spec, request))}
+    return plans[StageName.IMAGE_ENCODE], plans[StageName.DENOISE], extras_of(spec, request)
+
+
+def test_image_prompt_of_a_unet_is_read_and_then_attended_to():
+    encode, denoise, extras = plans_with("sdxl", "vit-h")
+    assert encode.components == ("vit-h", "adapter")
+    assert denoise.components == ("unet", "adapter")
+    assert extras == ("vit-h", "adapter")
+    plain = working_gib("sdxl", StageName.DENOISE, SQUARE, 4)
+    assert denoise.working_bytes(4) / GIB == pytest.approx(plain)
+    encode, _, _ = plans_with("sdxl", "vit-h", mode=Mode.IMAGE_TO_IMAGE, strength=0.5)
+    assert encode.components == ("vae", "vit-h", "adapter")
+
+
+def test_image_prompt_of_flux_is_read_and_makes_the_text_longer():
+    encode, denoise, extras = plans_with("flux-dev", None, 2 * 729)
+    assert encode.components == ("adapter",)
+    assert denoise.components == ("transformer",)
+    assert extras == ("adapter",)
+    plain = working_gib("flux-dev", StageName.DENOISE, SQUARE, 4) - 0.4
+    assert denoise.working_bytes(4) / GIB - 0.4 == pytest.approx(plain * (1 + 2 * 729 / 4096))
 
 
 @pytest.fixture

@@ -1,11 +1,21 @@
 """Which files of a repository are needed, and in which order."""
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from support.factories import EXTRAS_FILE
 from support.weights_directories import CATALOG
 
-from pixpod.weights.hub_repository import VAE_FILES, choose_files, in_boot_order, needed_files
+from pixpod.extras import load_extras
+from pixpod.weights.hub_repository import (
+    VAE_FILES,
+    choose_files,
+    extra_files,
+    in_boot_order,
+    needed_files,
+)
 
 
 def listed(text):
@@ -104,6 +114,60 @@ def test_sharded_variant_is_taken_with_all_its_shards():
     listing = [f"unet/d.fp16-0000{n}-of-00002.safetensors" for n in (2, 1)]
     listing += ["unet/d-00001-of-00001.safetensors"]
     assert choose("sd15", listing) == tuple(reversed(listing[:2]))
+
+
+IP_ADAPTER = listed("""
+    README.md fig1.png models/image_encoder/config.json models/image_encoder/model.safetensors
+    models/image_encoder/pytorch_model.bin models/ip-adapter-plus_sd15.bin
+    models/ip-adapter-plus_sd15.safetensors models/ip-adapter-plus-face_sd15.safetensors
+    models/ip-adapter_sd15.safetensors sdxl_models/image_encoder/model.safetensors
+    sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors sdxl_models/ip-adapter_sdxl.safetensors
+""")
+
+REDUX = listed("""
+    .gitattributes LICENSE.md README.md feature_extractor/preprocessor_config.json
+    flux1-redux-dev.safetensors image_embedder/config.json
+    image_embedder/diffusion_pytorch_model.safetensors image_encoder/config.json
+    image_encoder/model.safetensors model_index.json redux.png
+    text_encoder/model.safetensors
+""")
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "listing", "chosen"),
+    [
+        (
+            "tiny-vit",
+            {"folder": "models/image_encoder"},
+            IP_ADAPTER,
+            "models/image_encoder/config.json models/image_encoder/model.safetensors",
+        ),
+        (
+            "sd15-plus",
+            {"folder": "models", "file": "ip-adapter-plus_sd15.safetensors"},
+            IP_ADAPTER,
+            "models/ip-adapter-plus_sd15.safetensors",
+        ),
+        (
+            "sdxl-plus",
+            {"folder": "sdxl_models", "file": "ip-adapter-plus_sdxl_vit-h.safetensors"},
+            IP_ADAPTER,
+            "sdxl_models/ip-adapter-plus_sdxl_vit-h.safetensors",
+        ),
+        (
+            "redux",
+            {},
+            REDUX,
+            "image_embedder/config.json image_encoder/config.json"
+            " image_embedder/diffusion_pytorch_model.safetensors image_encoder/model.safetensors",
+        ),
+    ],
+)
+def test_extra_for_image_prompts_is_taken_from_its_place(name, changes, listing, chosen):
+    extra = replace(load_extras(EXTRAS_FILE)[name], **changes)
+    found = choose_files(listing, extra_files(extra))
+    beside = {"README.md", "LICENSE.md"}
+    assert [path for path in found if path not in beside] == chosen.split()
 
 
 @given(listing=st.permutations(FLUX_DEV))

@@ -1,4 +1,4 @@
-"""Conditions of a request, as JSON: LoRAs, control images and a refiner."""
+"""Conditions of a request, as JSON: LoRAs, control images, an image prompt and a refiner."""
 
 from typing import Annotated
 
@@ -87,4 +87,33 @@ class RefinerInput(Edge):
         default=None,
         description="Share of the steps that the model runs; the refiner runs the others.",
         examples=[0.8],
+    )
+
+
+MAX_IMAGE_SCALE = 1.0
+"""diffusers' documentation of IP-Adapter: at 1 images are all that counts, and 0.5 is usual."""
+
+ImageText = Annotated[str, Field(min_length=1)]
+
+
+class IpAdapterInput(Edge):
+    """Images that are shown to the model beside the text: `image` or `images`."""
+
+    name: Annotated[str, Field(min_length=1, max_length=64)] | None = Field(
+        default=None,
+        description=(
+            "Which adapter of the deployment; the only one unless given. A refusal lists those of "
+            "the model, and so does describe."
+        ),
+    )
+    image: ImageText | None = Field(
+        default=None,
+        description="An image whose content or style the result takes up, named like `image`.",
+        examples=["https://app.example/style.jpg"],
+    )
+    images: Annotated[list[ImageText], Field(min_length=1)] | None = Field(
+        default=None, description="Several such images, up to four."
+    )
+    scale: Annotated[float, Field(ge=0, le=MAX_IMAGE_SCALE, allow_inf_nan=False)] | None = Field(
+        default=None, description="Strength of the images: 0 is none; 1 unless given."
     )

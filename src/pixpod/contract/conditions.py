@@ -5,6 +5,7 @@ from dataclasses import replace
 
 from pixpod.catalog import DEFAULT_STRENGTHS, ModelSpec
 from pixpod.contract.controls import elements
+from pixpod.contract.image_prompt import prompt_images
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.problems import wrong
 from pixpod.contract.refiner import num_refined, total_steps
@@ -108,9 +109,10 @@ def find_images(given: JobInput, targets: Targets) -> tuple[NamedImages | None, 
     """Return the images that a payload names, None if it names none or one is refused."""
     texts = {"image": given.image, "mask": given.mask}
     controls = {control_path(index): each.image for index, each in elements(given)}
+    prompts = prompt_images(given)
     sources: dict[str, ImageSource] = {}
     problems = []
-    for field, text in {**texts, **controls}.items():
+    for field, text in {**texts, **controls, **prompts}.items():
         try:
             if text is not None:
                 sources[field] = parse_source(text, targets)
@@ -122,6 +124,7 @@ def find_images(given: JobInput, targets: Targets) -> tuple[NamedImages | None, 
         image=sources.get("image"),
         mask=sources.get("mask"),
         controls=tuple(sources[field] for field in controls),
+        prompts={field: sources[field] for field in prompts},
         resize=given.resize or Resize.COVER,
         mask_blur_px=given.mask_blur or 0,
         width=given.width,

@@ -146,7 +146,9 @@ def _check_range(
 
 def _hint(name: str, types: Collection[str], extras: Extras) -> str | None:
     """Return the type that was meant, or the families that have nets of this one."""
-    families = {extra.family.title for extra in extras.values() if name in extra.types}
+    families = {
+        extra.family.title for extra in extras.values() if extra.family and name in extra.types
+    }
     if families:
         return f"{name} is for {', '.join(sorted(families))} models here"
     return did_you_mean(name, sorted(types))

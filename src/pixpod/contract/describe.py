@@ -9,11 +9,12 @@ import pixpod
 from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
 from pixpod.contract.describe_reply import DescribeReply
+from pixpod.contract.image_prompt import adapters_of
 from pixpod.contract.job_input import NOT_SUPPORTED
 from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.scalars import API_VERSION
-from pixpod.extras import ExtraSpec
+from pixpod.extras import ExtraSpec, extras_for
 from pixpod.methods import pipelines_of
 
 
@@ -48,6 +49,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
         "refiners": refiners_of(spec, capabilities.extras),
+        "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(spec.scheduler_specs),
         "step_counts": list(spec.step_counts),
@@ -65,9 +67,13 @@ def _describe_extra(extra: ExtraSpec, capabilities: Capabilities) -> dict[str, o
     return {
         "name": extra.name,
         "kind": extra.kind,
-        "family": extra.family.name,
+        "family": extra.family.name if extra.family else None,
         "licence": extra.licence,
         "revision": extra.revision,
         "types": list(extra.types),
-        "models": [spec.name for spec in capabilities.models.values() if extra.fits(spec)],
+        "models": [
+            spec.name
+            for spec in capabilities.models.values()
+            if extra in extras_for(spec, capabilities.extras)
+        ],
     }

@@ -22,6 +22,8 @@ class ServedModelReply(BaseModel):
     """Types of controlnets that the worker has for the model."""
     refiners: list[str]
     """Names of the refiners that the worker has for the model."""
+    image_prompts: list[str]
+    """Names for ip_adapter that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     step_counts: list[int]
@@ -36,11 +38,14 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with: a ControlNet or a refiner."""
+    """Something that models are served with: a ControlNet, a refiner, or a part of image prompts.
+
+    `family` is null for an image encoder, which adapters of several families may use.
+    """
 
     name: str
     kind: str
-    family: str
+    family: str | None
     licence: str
     revision: str | None
     types: list[str]

@@ -5,7 +5,12 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-from pixpod.contract.condition_inputs import ControlNetInput, LoraInput, RefinerInput
+from pixpod.contract.condition_inputs import (
+    ControlNetInput,
+    IpAdapterInput,
+    LoraInput,
+    RefinerInput,
+)
 from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.scalars import (
     API_VERSION,
@@ -23,7 +28,6 @@ from pixpod.job import Quality, Resize, WebhookEvent
 
 NOT_SUPPORTED = frozenset(
     {
-        "ip_adapter",
         "upscale",
         "safety",
     }
@@ -129,6 +133,9 @@ class JobInput(Edge):
         default=None,
         description="Control images, whose effects add up. See controlnets.md.",
     )
+    ip_adapter: IpAdapterInput | None = Field(
+        default=None, description="Images as a part of the prompt. See image-prompts.md."
+    )
     refiner: RefinerInput | None = Field(
         default=None, description="SDXL only: a second model for the last steps. See refiner.md."
     )
@@ -212,7 +219,11 @@ class JobInput(Edge):
     output: OutputInput | None = None
 
 
-OBJECTS: Mapping[str, type[BaseModel]] = {"output": OutputInput, "refiner": RefinerInput}
+OBJECTS: Mapping[str, type[BaseModel]] = {
+    "output": OutputInput,
+    "ip_adapter": IpAdapterInput,
+    "refiner": RefinerInput,
+}
 """Fields that are objects, and what they are."""
 
 LISTS: Mapping[str, type[BaseModel]] = {"loras": LoraInput, "controlnets": ControlNetInput}

@@ -17,6 +17,7 @@ from pixpod.contract.conditions import find_images, mode_of, strength_of
 from pixpod.contract.controls import build_controls
 from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.fields import check_types, fields_of, without
+from pixpod.contract.image_prompt import build_image_prompt
 from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
@@ -39,6 +40,7 @@ from pixpod.job import (
     Delivery,
     GenerationRequest,
     ImageFormat,
+    ImagePromptOptions,
     JobResult,
     OutputOptions,
     RefinerOptions,
@@ -158,6 +160,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "warnings": list(result.warnings),
             "adapters": list(result.adapters),
             "refiner": _render_refiner(result.refiner),
+            "ip_adapter": _render_image_prompt(result.image_prompt),
         },
         from_attributes=True,
     )
@@ -181,6 +184,17 @@ def _render_refiner(refiner: RefinerOptions | None) -> dict[str, Any] | None:
     if refiner is None:
         return None
     return {"name": refiner.name, "steps": refiner.num_inference_steps}
+
+
+def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | None:
+    if prompt is None:
+        return None
+    return {
+        "name": prompt.adapter,
+        "encoder": prompt.encoder,
+        "images": prompt.num_images,
+        "scale": prompt.scale,
+    }
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
@@ -244,6 +258,7 @@ def _build_request(
         seeds=_choose_seeds(job_name, given),
         controls=build_controls(given, spec, extras),
         refiner=build_refiner(given, spec, extras),
+        image_prompt=build_image_prompt(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

@@ -25,7 +25,10 @@ KNOWN_ELSEWHERE = {
     "controlnet": "controlnets",
     "guidance": "guidance_scale",
     "high_noise_frac": "refiner.high_noise_frac",
+    "image_prompt": "ip_adapter",
     "image_url": "image",
+    "ip_adapter_image": "ip_adapter.image",
+    "ip_adapter_scale": "ip_adapter.scale",
     "lora": "loras",
     "n": "num_images",
     "num_outputs": "num_images",
@@ -44,6 +47,15 @@ KNOWN_ELSEWHERE = {
 """Names of our fields in other image APIs."""
 
 ELSEWHERE_INSIDE = {
+    "ip_adapter": {
+        "image_url": "image",
+        "ip_adapter_image": "image",
+        "ip_adapter_scale": "scale",
+        "model": "name",
+        "strength": "scale",
+        "type": "name",
+        "weight": "scale",
+    },
     "loras": {
         "file": "source",
         "lora_scale": "scale",
@@ -80,7 +92,8 @@ ELSEWHERE_INSIDE = {
 
 PRIVATE_FIELDS = re.compile(
     r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
-    r"|controlnets(\[\d+\](\.image)?)?|webhook_url|output\.put_urls.*|s3Config.*"
+    r"|controlnets(\[\d+\](\.image)?)?|ip_adapter(\.images?(\[\d+\])?)?"
+    r"|webhook_url|output\.put_urls.*|s3Config.*"
 )
 
 

@@ -87,6 +87,18 @@ class RefinerReply(BaseModel):
     steps: int = Field(ge=1)
 
 
+class IpAdapterReply(BaseModel):
+    """The image prompt that was used; null without one. `images` is their number.
+
+    `encoder` is null for an adapter with an image encoder of its own.
+    """
+
+    name: str
+    encoder: str | None
+    images: int = Field(ge=1)
+    scale: float
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -109,6 +121,7 @@ class Reply(BaseModel):
     warnings: list[str]
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
     refiner: RefinerReply | None
+    ip_adapter: IpAdapterReply | None
 
 
 class ErrorReply(BaseModel):

@@ -12,6 +12,7 @@ from pixpod.catalog import Catalog, ModelSpec
 from pixpod.contract.conditions import check_images, mode_of, num_calls_of
 from pixpod.contract.controls import check_controls
 from pixpod.contract.delivery_input import OutputInput
+from pixpod.contract.image_prompt import check_image_prompt
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
@@ -82,6 +83,7 @@ def check_values(
         given, spec, capabilities.extras, mode_of(given, spec), num_calls_of(given, spec)
     )
     yield from check_refiner(given, spec, capabilities.extras, malformed)
+    yield from check_image_prompt(given, spec, capabilities.extras, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

@@ -8,13 +8,14 @@ from pixpod.families.spec import (
     ControlNetSpec,
     FamilySpec,
     Guidance,
+    ImagePromptSpec,
     LoraSpec,
     QuantizationSpec,
     RegionSpec,
     Role,
     WorkingMemory,
 )
-from pixpod.job import Mode
+from pixpod.job import Mode, Resize
 
 FLUX = FamilySpec(
     name="flux",
@@ -105,5 +106,13 @@ FLUX = FamilySpec(
         },
         true_cfg_modes=frozenset({Mode.TEXT_TO_IMAGE}),
         sees_latents=True,
+    ),
+    # SigLIP's own preprocessing
+    image_prompt=ImagePromptSpec(
+        adapter=Role.REDUX,
+        resize=Resize.STRETCH,
+        mean=(0.5, 0.5, 0.5),
+        std=(0.5, 0.5, 0.5),
+        extends_text=True,
     ),
 )

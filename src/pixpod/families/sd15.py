@@ -2,6 +2,7 @@
 
 from pixpod.families.components import (
     CLIP_TEXT_ENCODER,
+    UNET_IMAGE_PROMPT,
     UNET_LORA_LAYERS,
     UNET_REGION,
     VAE,
@@ -67,4 +68,5 @@ SD15 = FamilySpec(
             Mode.INPAINT: "StableDiffusionControlNetImg2ImgPipeline",
         },
     ),
+    image_prompt=UNET_IMAGE_PROMPT,
 )

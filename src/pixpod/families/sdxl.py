@@ -2,6 +2,7 @@
 
 from pixpod.families.components import (
     CLIP_TEXT_ENCODER,
+    UNET_IMAGE_PROMPT,
     UNET_LORA_LAYERS,
     UNET_REGION,
     VAE,
@@ -93,4 +94,5 @@ SDXL = FamilySpec(
         pipeline="StableDiffusionXLImg2ImgPipeline",
         calls="pixpod.engine.execution.pipelines.sdxl_refiner:SdxlRefinerCalls",
     ),
+    image_prompt=UNET_IMAGE_PROMPT,
 )

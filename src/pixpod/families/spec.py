@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 
-from pixpod.job import LoraSlots, Mode
+from pixpod.job import LoraSlots, Mode, Resize
 
 GIB = 2**30
 
@@ -55,6 +55,9 @@ class Role(StrEnum):
     VAE = "vae"
     CONTROLNET = "controlnet"
     REFINER = "refiner"
+    IMAGE_ENCODER = "image_encoder"
+    IP_ADAPTER = "ip_adapter"
+    REDUX = "redux"
 
 
 class Guidance(StrEnum):
@@ -89,7 +92,8 @@ class ComponentSpec:
     @property
     def library(self) -> str:
         """Name of the library that has the class."""
-        return "transformers" if self.role is Role.TEXT_ENCODER else "diffusers"
+        is_encoder = self.role in (Role.TEXT_ENCODER, Role.IMAGE_ENCODER)
+        return "transformers" if is_encoder else "diffusers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -237,6 +241,23 @@ class RefinerSpec:
     calls: str
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ImagePromptSpec:
+    """Image prompts of a family: the role of its adapters, and what their image encoder sees.
+
+    The encoder sees squares that are made from images by `resize`, with values that are normalised
+    by `mean` and `std`. Tokens of images are appended to those of the text if `extends_text`,
+    otherwise the denoiser attends to them by weights of the adapter.
+    """
+
+    adapter: Role
+    resize: Resize
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    extends_text: bool = False
+    max_images: int = 4
+
+
 @dataclass(frozen=True, slots=True, kw_only=True, eq=False)
 class FamilySpec:
     """Everything that distinguishes one model architecture from another.
@@ -251,8 +272,8 @@ class FamilySpec:
     steps cannot be skipped. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
     a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
     one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
-    is None for a family that takes no LoRA, `controlnet` for one that takes no control image, and
-    `refiner` for one that has none.
+    is None for a family that takes no LoRA, `controlnet` for one that takes no control image,
+    `refiner` for one that has none, and `image_prompt` for one that takes none.
     """
 
     name: str
@@ -280,6 +301,7 @@ class FamilySpec:
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
     refiner: RefinerSpec | None = None
+    image_prompt: ImagePromptSpec | None = None
 
     @property
     def component_names(self) -> tuple[str, ...]:

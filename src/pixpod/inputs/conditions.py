@@ -10,7 +10,7 @@ from pixpod.inputs.lora_cache import LoraUse
 from pixpod.inputs.loras import Loras
 from pixpod.inputs.named import NamedImages, ParsedJob, control_path
 from pixpod.inputs.refusals import Refused, to_error
-from pixpod.job import Conditions, RawImage, RawMask
+from pixpod.job import Conditions, GenerationRequest, RawImage, RawMask
 
 T = TypeVar("T")
 
@@ -47,8 +47,7 @@ async def _complete_images(
     job: ParsedJob, named: NamedImages, spec: ModelSpec, intake: Intake
 ) -> CompletedJob:
     read = await _read(named, intake)
-    asked = (job.request.width, job.request.height)
-    size, conditions = await intake.run(_fit, named, read, asked, spec)
+    size, conditions = await intake.run(_fit, named, read, job.request, spec)
     request = replace(job.request, width=size[0], height=size[1], conditions=conditions)
     warnings = _size_warning(named, read.image, size)
     return CompletedJob(job=replace(job, request=request), warnings=warnings)
@@ -61,6 +60,7 @@ class _ReadImages:
     image: RawImage | None
     mask: RawMask | None
     controls: tuple[RawImage, ...]
+    prompts: tuple[RawImage, ...]
 
 
 async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
@@ -70,7 +70,7 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
         return lambda: intake.read_image(source, decode)
 
     paths = [control_path(index) for index in range(len(named.controls))]
-    sources = dict(zip(paths, named.controls, strict=True))
+    sources = {**dict(zip(paths, named.controls, strict=True)), **named.prompts}
     if named.image is not None:
         sources["image"] = named.image
     reads: dict[str, Callable[[], Awaitable[RawImage | RawMask]]] = {
@@ -85,20 +85,22 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
         image=images.get("image"),
         mask=mask if isinstance(mask, RawMask) else None,
         controls=tuple(images[path] for path in paths),
+        prompts=tuple(images[path] for path in named.prompts),
     )
 
 
 def _fit(
-    named: NamedImages, read: _ReadImages, asked: Size, spec: ModelSpec
+    named: NamedImages, read: _ReadImages, request: GenerationRequest, spec: ModelSpec
 ) -> tuple[Size, Conditions]:
     """Scale all images, which takes up to a second. Raises ImageRefused.
 
-    `asked` is the size without an image, which else has one of its own.
+    The size of `request` counts without an image, which else has one of its own.
     """
-    from pixpod.inputs.fitting import choose_size, fit_image, fit_mask
+    from pixpod.inputs.fitting import choose_size, fit_image, fit_mask, fit_prompt_image
 
     checks = _Checks()
-    image, mask, size = read.image, read.mask, asked
+    image, mask, prompt = read.image, read.mask, request.image_prompt
+    size = (request.width, request.height)
     fitted_mask = None
     if image is not None:
         own = (image.width, image.height)
@@ -112,6 +114,9 @@ def _fit(
         image=fit_image(image, size, named.resize) if image is not None else None,
         mask=fitted_mask,
         controls=tuple(fit_image(each, size, named.resize) for each in read.controls),
+        prompt_images=()
+        if prompt is None
+        else tuple(fit_prompt_image(each, prompt.size_px, spec.family) for each in read.prompts),
     )
 
 

@@ -7,6 +7,7 @@ from PIL import Image, ImageFilter, ImageOps
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.errors import ImageRefused
+from pixpod.families import FamilySpec
 from pixpod.inputs.refusals import Refused
 from pixpod.job import InputImage, RawImage, RawMask, Resize
 
@@ -60,10 +61,42 @@ def _served(size: tuple[float, float], spec: ModelSpec) -> Size:
 
 def fit_image(image: RawImage, size: Size, resize: Resize) -> InputImage:
     """Return an image of this size; one that has it already keeps its pixels."""
-    fitted = _fit(Image.frombytes("RGB", (image.width, image.height), image.pixels), size, resize)
-    pixels = fitted.tobytes()
-    digest = hashlib.sha256(f"{size[0]}x{size[1]} ".encode() + pixels).hexdigest()
-    return InputImage(raw=RawImage(width=size[0], height=size[1], pixels=pixels), digest=digest)
+    return _as_input(_fit(_as_rgb(image), size, resize))
+
+
+def fit_prompt_image(image: RawImage, side: int, family: FamilySpec) -> InputImage:
+    """Return an image as an image encoder of the family sees it, a square with this side.
+
+    The encoder's own preprocessing scales the shorter side and then crops the longer one around its
+    centre, to whole pixels. The same part of the image is scaled alone here: the other one may be
+    a thousand times as long.
+    """
+    spec = family.image_prompt
+    assert spec is not None, "the contract refuses image prompts of other families"
+    rgb = _as_rgb(image)
+    box = None
+    if spec.resize is Resize.COVER:
+        shorter = min(rgb.size)
+        (left, right), (top, bottom) = (_crop(each, shorter, side) for each in rgb.size)
+        box = (left, top, right, bottom)
+    return _as_input(rgb.resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+def _crop(length: int, shorter: int, side: int) -> tuple[float, float]:
+    """Return where the crop of a scaled side begins and ends in the image itself."""
+    scaled = side * length // shorter
+    begin = (scaled - side) // 2
+    return begin * length / scaled, (begin + side) * length / scaled
+
+
+def _as_rgb(image: RawImage) -> Image.Image:
+    return Image.frombytes("RGB", (image.width, image.height), image.pixels)
+
+
+def _as_input(image: Image.Image) -> InputImage:
+    (width, height), pixels = image.size, image.tobytes()
+    digest = hashlib.sha256(f"{width}x{height} ".encode() + pixels).hexdigest()
+    return InputImage(raw=RawImage(width=width, height=height, pixels=pixels), digest=digest)
 
 
 def fit_mask(mask: RawMask, image: Size, size: Size, resize: Resize, blur_px: int) -> RawMask:

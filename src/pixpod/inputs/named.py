@@ -2,8 +2,8 @@
 
 import hashlib
 import json
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pixpod.inputs.intake import ImageSource, InlineData
 from pixpod.inputs.targets import Target
@@ -12,13 +12,15 @@ from pixpod.job import Job, Resize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedImages:
-    """The image that a job begins with, its mask, and control images. `width` and `height` are as
-    the job gives them; `mask_blur_px` is the radius by which the mask is blurred.
+    """The image that a job begins with, its mask, control images, and those of its prompt by their
+    places in the payload. `width` and `height` are as the job gives them; `mask_blur_px` is the
+    radius by which the mask is blurred.
     """
 
     image: ImageSource | None
     mask: ImageSource | None
     controls: tuple[ImageSource, ...] = ()
+    prompts: Mapping[str, ImageSource] = field(default_factory=dict)
     resize: Resize
     mask_blur_px: int
     width: int | None
@@ -28,7 +30,8 @@ class NamedImages:
         """Return a SHA-256 in hex. Of a URL the query is left out, which may be a signature."""
         named = (self.image, self.mask, *self.controls)
         files = [_identity(each) if each else None for each in named]
-        others = (self.resize, self.mask_blur_px, self.width, self.height)
+        prompts = [_identity(each) for each in self.prompts.values()]
+        others = (self.resize, self.mask_blur_px, self.width, self.height, prompts)
         return hashlib.sha256(json.dumps([*files, *others]).encode()).hexdigest()
 
 

@@ -1,10 +1,11 @@
 """The key that requests of one batch have in common."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from pixpod.job import (
     ControlOptions,
     GenerationRequest,
+    ImagePromptOptions,
     LoraSlots,
     Mode,
     Quality,
@@ -21,8 +22,9 @@ PIXELS_PER_TOKEN = 256
 class BatchKey:
     """Everything that requests of one batch have in common.
 
-    It has everything that shapes or scales the denoiser's call. Prompts, seeds and LoRAs may
-    differ, but requests with and without slots for LoRAs run apart.
+    It has everything that shapes the denoiser's call. Prompts, seeds, LoRAs and image prompts may
+    differ, also in their scales (that of an image prompt is 1 here). Requests with and without
+    slots for LoRAs run apart, and so do those with other adapters or numbers of images.
     """
 
     model: str
@@ -34,11 +36,13 @@ class BatchKey:
     text: TextOptions
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
+    image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
 
 
 def batch_key_of(request: GenerationRequest) -> BatchKey:
     """Return the key of the batches that a request may be part of."""
+    prompt = request.image_prompt
     return BatchKey(
         model=request.model,
         mode=request.mode,
@@ -49,16 +53,22 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         text=request.text,
         controls=request.controls,
         refiner=request.refiner,
+        image_prompt=replace(prompt, scale=1.0) if prompt else None,
         slots=request.conditions.slots,
     )
 
 
 def num_tokens(key: BatchKey) -> int:
     """Count the latent and text tokens of one image."""
-    num_latents = key.width * key.height // PIXELS_PER_TOKEN * latents_per_image(key.mode)
-    return num_latents + (key.text.max_sequence_length or 0)
+    text = (key.text.max_sequence_length or 0) + prompt_tokens(key.image_prompt)
+    return key.width * key.height // PIXELS_PER_TOKEN * latents_per_image(key.mode) + text
 
 
 def latents_per_image(mode: Mode) -> int:
     """Return how often an image is part of the denoiser's input: edits have the given one, too."""
     return 2 if mode is Mode.EDIT else 1
+
+
+def prompt_tokens(prompt: ImagePromptOptions | None) -> int:
+    """Count the tokens by which an image prompt makes the text longer."""
+    return prompt.text_tokens if prompt else 0

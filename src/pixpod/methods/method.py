@@ -5,7 +5,14 @@ from dataclasses import dataclass, replace
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.families import FamilySpec
-from pixpod.job import Conditions, GenerationRequest, LoraSlots, Mode, Sampling
+from pixpod.job import (
+    Conditions,
+    GenerationRequest,
+    ImagePromptOptions,
+    LoraSlots,
+    Mode,
+    Sampling,
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -15,7 +22,7 @@ class Method:
     `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
     then those of the refiner if there is one, whose name is `refiner`.
     `nets` are the ControlNets of the request's controls, in their order.
-    `slots` are those for LoRAs, None without any.
+    `image_prompt` is None without one, and so are `slots` for LoRAs.
     """
 
     pipeline: str
@@ -24,6 +31,7 @@ class Method:
     calls: tuple[int, ...]
     nets: tuple[str, ...] = ()
     refiner: str | None = None
+    image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
 
     @property
@@ -72,12 +80,13 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         calls=(num_calls - sum(refined), *refined),
         nets=tuple(control.net for control in request.controls),
         refiner=refiner.name if refiner else None,
+        image_prompt=request.image_prompt,
         slots=request.conditions.slots,
     )
 
 
 def refining(request: GenerationRequest) -> GenerationRequest:
-    """Return what a refiner is asked for: the last steps, without LoRAs and control images.
+    """Return what a refiner is asked for: the last steps without LoRAs, controls and image prompt.
 
     Those are made for the model that runs before. The request has a refiner, and the result has a
     strength that leaves its steps.
@@ -91,5 +100,6 @@ def refining(request: GenerationRequest) -> GenerationRequest:
         mode=Mode.IMAGE_TO_IMAGE,
         sampling=replace(request.sampling, strength=strength),
         controls=(),
+        image_prompt=None,
         conditions=Conditions(),
     )

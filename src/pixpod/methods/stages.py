@@ -5,9 +5,9 @@ from enum import StrEnum
 
 from pixpod.catalog import ModelSpec
 from pixpod.extras import Extras
-from pixpod.families import GIB
+from pixpod.families import GIB, FamilySpec
 from pixpod.job import GenerationRequest, Mode
-from pixpod.methods.batch_key import latents_per_image
+from pixpod.methods.batch_key import PIXELS_PER_TOKEN, latents_per_image, prompt_tokens
 from pixpod.methods.method import Method, method_of
 from pixpod.stacks import Stack, stack_request
 
@@ -15,6 +15,7 @@ IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT, Mode.EDIT})
 """Modes with a given image."""
 
 _SQUARE_PX = 1024 * 1024
+_SQUARE_TOKENS = _SQUARE_PX / PIXELS_PER_TOKEN
 
 
 class StageName(StrEnum):
@@ -52,18 +53,21 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     family, memory = spec.family, spec.family.working_memory
     width, height = method.size
     squares = width * height / _SQUARE_PX
+    latent_tokens = width * height / PIXELS_PER_TOKEN * latents_per_image(method.mode)
+    tokens = prompt_tokens(method.image_prompt) + latent_tokens
     fixed_bytes = round(memory.fixed_gib * GIB)
+    uses_vae = method.mode in IMAGE_MODES or bool(method.nets)
     image_encode = StagePlan(
         name=StageName.IMAGE_ENCODE,
-        components=(family.vae,),
+        components=(*((family.vae,) if uses_vae else ()), *_prompt_extras(method)),
         fixed_bytes=fixed_bytes + round(memory.encode_gib * squares * GIB),
     )
     adapt = StagePlan(name=StageName.ADAPT, components=(), fixed_bytes=0)
     denoise = StagePlan(
         name=StageName.DENOISE,
-        components=(family.denoiser, *dict.fromkeys(method.nets)),
+        components=(family.denoiser, *dict.fromkeys(method.nets), *_adapters(family, method)),
         fixed_bytes=fixed_bytes,
-        image_bytes=round(memory.denoise_gib * squares * latents_per_image(method.mode) * GIB),
+        image_bytes=round(memory.denoise_gib * tokens / _SQUARE_TOKENS * GIB),
     )
     refine = (
         (replace(denoise, name=StageName.REFINE, components=(method.refiner,)),)
@@ -77,7 +81,7 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             components=family.text_encoders,
             fixed_bytes=round(memory.text_gib * GIB),
         ),
-        *((image_encode,) if method.mode in IMAGE_MODES or method.nets else ()),
+        *((image_encode,) if image_encode.components else ()),
         denoise,
         *refine,
         StagePlan(
@@ -91,6 +95,18 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
         return plans
     slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
     return tuple(replace(plan, slot_bytes=slot_bytes) for plan in plans)
+
+
+def _prompt_extras(method: Method) -> tuple[str, ...]:
+    """Return the extras that read an image prompt, in the order in which they do."""
+    prompt = method.image_prompt
+    return tuple(filter(None, (prompt.encoder, prompt.adapter))) if prompt else ()
+
+
+def _adapters(family: FamilySpec, method: Method) -> tuple[str, ...]:
+    """Return the adapter of an image prompt that the denoiser attends to."""
+    spec = family.image_prompt
+    return _prompt_extras(method)[-1:] if spec and not spec.extends_text else ()
 
 
 def pipeline_for(spec: ModelSpec, method: Method, stage: StageName) -> tuple[str, tuple[str, ...]]:

@@ -21,6 +21,7 @@ from pixpod.job import (
     EncodedImage,
     GenerationRequest,
     ImageFormat,
+    ImagePromptOptions,
     ModelIdentity,
     RawImage,
     RefinerOptions,
@@ -102,6 +103,7 @@ def generation_text(
             for index, control in enumerate(request.controls)
         },
         **(_refiner_settings(request.refiner, request.sampling) if request.refiner else {}),
+        "IP-Adapter": _image_prompt_text(request.image_prompt) if request.image_prompt else None,
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -123,6 +125,10 @@ def _refiner_settings(refiner: RefinerOptions, sampling: Sampling) -> dict[str, 
     """Return a refiner as the web UI has it, with the share of the steps before it."""
     share = 1 - refiner.num_inference_steps / sampling.num_inference_steps
     return {"Refiner": refiner.name, "Refiner switch at": f"{share:g}"}
+
+
+def _image_prompt_text(prompt: ImagePromptOptions) -> str:
+    return f"Model: {prompt.adapter}, Weight: {prompt.scale:g}, Images: {prompt.num_images}"
 
 
 def encode(

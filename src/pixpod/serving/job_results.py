@@ -54,6 +54,7 @@ class JobResults:
             warnings=(*generation.warnings, *delivered.warnings),
             adapters=generation.adapters,
             refiner=job.request.refiner,
+            image_prompt=job.request.image_prompt,
         )
 
     def of_stored(
@@ -98,6 +99,7 @@ class JobResults:
             warnings=(*result.warnings, reason),
             adapters=result.adapters,
             refiner=job.request.refiner,
+            image_prompt=job.request.image_prompt,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:

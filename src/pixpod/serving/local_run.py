@@ -13,8 +13,8 @@ from pixpod.contract.payload import render_error
 from pixpod.errors import InvalidInput, Problem, WorkerError
 from pixpod.serving.worker import Handler
 
-FILE_FIELDS = frozenset({"image", "mask"})
-"""Fields, at any depth of the input, whose `@FILE` is read."""
+FILE_FIELDS = frozenset({"image", "images", "mask"})
+"""Fields, at any depth of the input, whose `@FILE` is read, also in a list."""
 
 DEFAULT_ID = "local_test"
 DEFAULT_FILE = Path("test_input.json")
@@ -63,18 +63,18 @@ def _read(path: Path) -> str:
         raise _refusal(f"a file that can be read; {path}: {reason}") from exc
 
 
-def _with_files(value: object, path: str = "") -> object:
-    """Return a copy in which images named as `@FILE` are base64."""
+def _with_files(value: object, path: str = "", name: str = "") -> object:
+    """Return a copy in which images named as `@FILE` are base64. `name` is that of the field."""
     if isinstance(value, list):
-        return [_with_files(each, f"{path}[{index}]") for index, each in enumerate(value)]
-    if not isinstance(value, dict):
-        return value
-    found = {}
-    for name, each in value.items():
-        field = f"{path}.{name}" if path else name
-        is_file = name in FILE_FIELDS and isinstance(each, str) and each.startswith("@")
-        found[name] = _read_base64(each[1:], field) if is_file else _with_files(each, field)
-    return found
+        return [_with_files(each, f"{path}[{index}]", name) for index, each in enumerate(value)]
+    if isinstance(value, dict):
+        return {
+            field: _with_files(each, f"{path}.{field}" if path else field, field)
+            for field, each in value.items()
+        }
+    if isinstance(value, str) and value.startswith("@") and name in FILE_FIELDS:
+        return _read_base64(value[1:], path)
+    return value
 
 
 def _read_base64(name: str, field: str) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.catalog import ModelSpec
-from pixpod.extras import ExtraKind, Extras, ExtraSpec
+from pixpod.extras import ExtraKind, Extras, ExtraSpec, image_prompt_options
 from pixpod.families import FamilySpec
 from pixpod.job import (
     ControlOptions,
@@ -23,17 +23,20 @@ from pixpod.stacks.stack import Stack
 class Usage:
     """The use of extras of one kind by a request.
 
-    `add` makes a request use some. `most` is the largest number that one may use, `in_studio`
-    that of the preset `studio`. `go_together` says whether one request may use these two.
+    `add` makes a request use some of all that there are. `most` is the largest number that one may
+    use, `in_studio` that of the preset `studio`. `go_together` says whether one request may use
+    these two.
     """
 
-    add: Callable[[GenerationRequest, Sequence[ExtraSpec]], GenerationRequest]
+    add: Callable[[GenerationRequest, Sequence[ExtraSpec], Extras], GenerationRequest]
     most: Callable[[FamilySpec], int]
     in_studio: int
     go_together: Callable[[ExtraSpec, ExtraSpec], bool] = lambda one, other: True
 
 
-def _add_controls(request: GenerationRequest, nets: Sequence[ExtraSpec]) -> GenerationRequest:
+def _add_controls(
+    request: GenerationRequest, nets: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
     image = _black_image(request.width, request.height)
     controls = (
         ControlOptions(
@@ -48,7 +51,18 @@ def _add_controls(request: GenerationRequest, nets: Sequence[ExtraSpec]) -> Gene
     )
 
 
-def _add_refiner(request: GenerationRequest, refiners: Sequence[ExtraSpec]) -> GenerationRequest:
+def _add_image_prompt(
+    request: GenerationRequest, adapters: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    prompt = image_prompt_options(adapters[0], extras, 1, 1.0)
+    images = (_black_image(prompt.size_px, prompt.size_px),)
+    conditions = replace(request.conditions, prompt_images=images)
+    return replace(request, image_prompt=prompt, conditions=conditions)
+
+
+def _add_refiner(
+    request: GenerationRequest, refiners: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
     """Have a refiner run one step more than the request has."""
     sampling = request.sampling
     return replace(
@@ -60,12 +74,16 @@ def _add_refiner(request: GenerationRequest, refiners: Sequence[ExtraSpec]) -> G
 
 def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
     """Return whether a pipeline takes both nets; some take union nets alone."""
-    spec = one.family.controlnet
+    spec = one.family.controlnet if one.family else None
     return one.is_union == other.is_union or spec is None or not spec.union_pipelines
 
 
 def _max_refiners(family: FamilySpec) -> int:
     return 1 if family.refiner else 0
+
+
+def _max_adapters(family: FamilySpec) -> int:
+    return 1 if family.image_prompt else 0
 
 
 def _max_controls(family: FamilySpec) -> int:
@@ -83,6 +101,9 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
         add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
     ),
     ExtraKind.REFINER: Usage(add=_add_refiner, most=_max_refiners, in_studio=1),
+    ExtraKind.IMAGE_ENCODER: None,
+    ExtraKind.IP_ADAPTER: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
+    ExtraKind.REDUX: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
 }
 """None for a kind that no request names: another extra brings it along."""
 
@@ -107,7 +128,7 @@ def stack_request(
     for kind, usage in USAGES.items():
         named = [extras[name] for name in stack.extras if extras[name].kind is kind]
         if usage and named:
-            request = usage.add(request, named)
+            request = usage.add(request, named, extras)
     if not stack.lora_rank:
         return request
     return with_slots(request, LoraSlots(rank=stack.lora_rank, is_whole=True))

@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from pydantic import SecretStr
@@ -26,6 +26,9 @@ from pixpod.weights.manifest import WeightFile
 
 if TYPE_CHECKING:
     from huggingface_hub import RepoFile
+
+STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
+"""Names of weight files by library."""
 
 VAE_FILES = ("config.json", "diffusion_pytorch_model*.safetensors", "LICENSE*", "README.md")
 """Patterns for a repository that holds nothing but a VAE, which goes into the folder `vae`."""
@@ -88,14 +91,13 @@ def resolve_revision(
 
 def extra_files(extra: ExtraSpec) -> tuple[str, ...]:
     """Return patterns for the files of an extra's repository that are needed."""
-    inside = f"{extra.folder}/" if extra.folder else ""
-    return (
-        f"{inside}config.json",
-        f"{inside}diffusion_pytorch_model*.safetensors",
-        f"{inside}diffusion_pytorch_model*.json",
-        "LICENSE*",
-        "README.md",
-    )
+    root = PurePosixPath(extra.folder)
+    chosen = [str(root / extra.file)] if extra.file else []
+    for component in extra.components:
+        folder, stem = root / component.name, STEMS[component.library]
+        chosen += [f"{folder / 'config.json'}", f"{folder / stem}*.safetensors"]
+        chosen += [f"{folder / stem}*.json"]
+    return (*chosen, "LICENSE*", "README.md")
 
 
 def choose_files(paths: Iterable[str], patterns: Sequence[str]) -> tuple[str, ...]:

@@ -72,22 +72,31 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
 
 
 def check_extra_layout(extra: ExtraSpec, weights: Weights) -> None:
-    """Check that the folder has a component of the extra's class. Raises ModelUnavailable if it has
-    not, and WeightsUnreadable if its configuration is damaged.
+    """Check that the folder has components of the extra's classes, or its file. Raises
+    ModelUnavailable if it has not, and WeightsUnreadable if a configuration is damaged.
     """
-    config = weights.folder / "config.json"
+    if extra.file and not (weights.folder / extra.file).is_file():
+        raise ModelUnavailable(f"{extra.name}: {weights.folder} has no {extra.file}")
+    for component in extra.components:
+        config = weights.folder / component.name / "config.json"
+        found = _class_of(extra, config)
+        if found != component.class_name:
+            raise ModelUnavailable(
+                f"{extra.name}: {config}: expected a {component.class_name}, got a {found}"
+            )
+
+
+def _class_of(extra: ExtraSpec, config: Path) -> str:
+    """Return the class that a configuration of diffusers or transformers names."""
     try:
-        found = json.loads(config.read_text(encoding="utf-8"))["_class_name"]
+        facts = json.loads(config.read_text(encoding="utf-8"))
+        return str(facts.get("_class_name") or facts["architectures"][0])
     except (FileNotFoundError, NotADirectoryError, PermissionError) as exc:
         raise ModelUnavailable(f"{extra.name}: {config}: {exc.strerror}") from exc
-    except (KeyError, TypeError) as exc:
+    except (LookupError, TypeError, AttributeError) as exc:
         raise ModelUnavailable(f"{extra.name}: {config} names no class of diffusers") from exc
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{extra.name}: {config} cannot be read as JSON") from exc
-    if found != extra.class_name:
-        raise ModelUnavailable(
-            f"{extra.name}: {config}: expected a {extra.class_name}, got a {found}"
-        )
 
 
 def check_small_files(weights: Weights) -> None:
@@ -191,12 +200,21 @@ def files_to_read(spec: ModelSpec, weights: Weights) -> dict[Path, WeightFile]:
     }
 
 
-def extra_files_to_read(weights: Weights) -> dict[Path, WeightFile]:
+def extra_files_to_read(extra: ExtraSpec, weights: Weights) -> dict[Path, WeightFile]:
     """Return all weight files of an extra; see `files_to_read`."""
     listed = {(weights.folder / file.path).resolve(): file for file in weights.files}
     return {
-        path: listed.get(path.resolve()) or _unlisted(path) for path in tensor_paths(weights.folder)
+        path: listed.get(path.resolve()) or _unlisted(path)
+        for path in extra_tensor_paths(extra, weights)
     }
+
+
+def extra_tensor_paths(extra: ExtraSpec, weights: Weights) -> tuple[Path, ...]:
+    """Return the safetensors files of an extra, in order. Raises WeightsUnreadable."""
+    if extra.file:
+        return (weights.folder / extra.file,)
+    folders = [weights.folder / component.name for component in extra.components]
+    return tuple(path for folder in folders for path in tensor_paths(folder))
 
 
 def _unlisted(path: Path) -> WeightFile:

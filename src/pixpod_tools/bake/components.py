@@ -48,9 +48,6 @@ _ORDER: Mapping[str, tuple[str, ...]] = {
 Other modules come after those, in the order in which they are created.
 """
 
-STEMS: Mapping[str, str] = {"diffusers": "diffusion_pytorch_model", "transformers": "model"}
-"""Names of weight files by library."""
-
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Storage:

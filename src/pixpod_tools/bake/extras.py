@@ -4,21 +4,19 @@ import logging
 import shutil
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 from pixpod.engine.loading.components import DTYPE
 from pixpod.errors import InvalidSettings
 from pixpod.extras import ExtraSpec
-from pixpod.families import ComponentSpec, Precision
+from pixpod.families import Precision
 from pixpod.weights.disk import check_space, disk_faults
 from pixpod.weights.hub_repository import extra_files
 from pixpod.weights.layout import Weights, check_extra_layout
 from pixpod.weights.manifest import MANIFEST, ManifestEntry, read_manifest
 from pixpod_tools.bake.bars import byte_bar
-from pixpod_tools.bake.components import Storage, plan_component
-from pixpod_tools.bake.convert import ComponentReader, read_json
 from pixpod_tools.bake.directory import add_model, is_baked
-from pixpod_tools.bake.layout import write_component_files
+from pixpod_tools.bake.extra_parts import plan_parts
 from pixpod_tools.bake.sources import (
     DOWNLOADS,
     HUB,
@@ -52,28 +50,22 @@ def bake_extra(
         if is_baked(directory, entry):
             log.info("already baked", extra={"extra": extra.name})
             return
-        component = plan_component(
-            _component_spec(extra),
-            read_json(origin.folder / "config.json"),
-            Storage(dtype=DTYPE[precision]),
-            None,
-        )
-        check_space(directory, component.size_bytes, extra.name)
+        with ExitStack() as files:
+            parts = plan_parts(extra, origin.folder, DTYPE[precision], files)
+            size_bytes = sum(part.size_bytes for part in parts)
+            check_space(directory, size_bytes, extra.name)
 
-        def make(folder: Path) -> None:
-            with (
-                ExitStack() as files,
-                byte_bar(f"{extra.name}: converting", component.size_bytes) as bar,
-            ):
-                reader = ComponentReader(files, origin.folder, component)
-                write_component_files(folder, component, reader.read, max_shard_bytes, bar.update)
+            def make(folder: Path) -> None:
+                with byte_bar(f"{extra.name}: converting", size_bytes) as bar:
+                    for part in parts:
+                        part.write(folder, max_shard_bytes, bar.update)
 
-        add_model(directory, entry, make)
+            add_model(directory, entry, make)
 
 
 @contextmanager
 def _opened(extra: ExtraSpec, options: SourceOptions, directory: Path) -> Iterator[Origin]:
-    """Yield a folder with the extra's component, which exists during the block."""
+    """Yield a folder of the extra's layout, which exists during the block."""
     check_licence(extra, options.accepted_licences)
     location = options.location or (HUB if extra.repository else str(options.own_models))
     if location != HUB:
@@ -94,7 +86,7 @@ def _opened(extra: ExtraSpec, options: SourceOptions, directory: Path) -> Iterat
 
 
 def _local(extra: ExtraSpec, options: SourceOptions, path: Path) -> Origin:
-    """Return an origin: a component's folder, or a weights directory with this extra."""
+    """Return an origin: a folder of the extra's layout, or a weights directory with this extra."""
     if (path / MANIFEST).is_file():
         manifest = read_manifest(path)
         if extra.name not in manifest:
@@ -106,23 +98,15 @@ def _local(extra: ExtraSpec, options: SourceOptions, path: Path) -> Origin:
             revision=options.revision or entry.revision,
             repository=entry.repository,
         )
-    if not (path / "config.json").is_file():
+    wanted = extra.file or str(PurePosixPath(extra.components[0].name, "config.json"))
+    if not (path / wanted).is_file():
         raise InvalidSettings(
-            f"--from {path}: expected {HUB}, or a folder with config.json or {MANIFEST}"
+            f"--from {path}: expected {HUB}, or a folder with {wanted} or {MANIFEST}"
         )
     return Origin(
         folder=path,
         revision=options.revision or revision_of(path),
         repository=extra.repository,
-    )
-
-
-def _component_spec(extra: ExtraSpec) -> ComponentSpec:
-    return ComponentSpec(
-        name=extra.name,
-        role=extra.kind.role,
-        class_name=extra.class_name,
-        gib_16=extra.gib_16,
     )
 
 

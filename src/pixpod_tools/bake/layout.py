@@ -4,7 +4,8 @@ import json
 from collections.abc import Mapping
 from pathlib import Path
 
-from pixpod_tools.bake.components import STEMS, Component
+from pixpod.weights.hub_repository import STEMS
+from pixpod_tools.bake.components import Component
 from pixpod_tools.bake.shards import Progress, Read, write_shards
 
 

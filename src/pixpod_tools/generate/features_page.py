@@ -9,7 +9,7 @@ from pixpod.contract.payload import parse_job
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import PayloadError
-from pixpod.extras import load_extras
+from pixpod.extras import ExtraKind, extras_for, load_extras
 from pixpod.job import Delivery
 from pixpod_tools.generate.markdown import generated_from, table
 
@@ -32,6 +32,7 @@ _IMAGE = {"image": IMAGE}
 _MASK = {"image": IMAGE, "mask": MASK}
 _LORA = {"loras": [{"source": LORA}]}
 _CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
+_PROMPT = {"ip_adapter": {"image": IMAGE}}
 _REFINER = {"refiner": {"high_noise_frac": 0.5}}
 _HEUN = {"scheduler": "Heun"}
 _TURBO = {"quality": "turbo", "num_inference_steps": 12}
@@ -47,6 +48,13 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`controlnets`, `image`": _CONTROL | _IMAGE,
     "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
     "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`ip_adapter`": _PROMPT,
+    "`ip_adapter`, `image`": _PROMPT | _IMAGE,
+    "`ip_adapter`, `image`, `mask`": _PROMPT | _MASK,
+    "`ip_adapter`, `loras`": _PROMPT | _LORA,
+    "`ip_adapter`, `controlnets`": _PROMPT | _CONTROL,
+    "`ip_adapter`, `controlnets`, `loras`, `image`": _PROMPT | _CONTROL | _LORA | _IMAGE,
+    "`ip_adapter`, `refiner`": _PROMPT | _REFINER,
     "`refiner`": _REFINER,
     "`refiner`, `image`": _REFINER | _IMAGE,
     "`refiner`, `image`, `mask`": _REFINER | _MASK,
@@ -58,8 +66,10 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`quality: turbo`, `image`": _TURBO | _IMAGE,
     "`quality: turbo`, `loras`": _TURBO | _LORA,
     "`quality: turbo`, `controlnets`": _TURBO | _CONTROL,
+    "`quality: turbo`, `ip_adapter`": _TURBO | _PROMPT,
     "`true_cfg_scale`": _TRUE_CFG,
     "`true_cfg_scale`, `image`": _TRUE_CFG | _IMAGE,
+    "`true_cfg_scale`, `ip_adapter`": _TRUE_CFG | _PROMPT,
     "`true_cfg_scale`, `controlnets`": _TRUE_CFG | _CONTROL,
     "`true_cfg_scale`, `controlnets`, `image`": _TRUE_CFG | _CONTROL | _IMAGE,
 }
@@ -76,7 +86,7 @@ a cell is refused with the code `invalid_input`, and the message says what is ex
 
 _TAIL = """
 How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
-[refiners](refiner.md).
+[image prompts](image-prompts.md), [refiners](refiner.md).
 """
 
 
@@ -112,11 +122,18 @@ def _cell(fields: tuple[str, ...]) -> str:
 
 
 def _capabilities() -> Capabilities:
-    models = load_catalog()
+    """Return a deployment of MODELS with one extra of each kind for each of them."""
+    models = {name: load_catalog()[name] for name in MODELS}
+    extras = {
+        extra.name: extra
+        for spec in models.values()
+        for kind in ExtraKind
+        for extra in extras_for(spec, load_extras(), kind)[:1]
+    }
     return Capabilities(
         models=models,
         qualities={name: offered_qualities(spec, None, None) for name, spec in models.items()},
         deliveries=(Delivery.INLINE,),
-        extras=load_extras(),
+        extras=extras,
         lora_names=frozenset({LORA}),
     )

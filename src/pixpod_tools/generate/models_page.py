@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 
 from pixpod.catalog import ModelSpec, load_catalog
-from pixpod.extras import load_extras
+from pixpod.extras import ExtraSpec, ServedSpec, load_extras
 from pixpod.families import FAMILIES, STORED_PRECISIONS, FamilySpec
 from pixpod.methods import pipelines_of
 from pixpod_tools.generate.markdown import code, generated_from, table
@@ -45,8 +45,8 @@ These are distilled to few steps, and refuse other values:
 _EXTRAS = """
 ## Extras
 
-Models can be served with these, as [controlnets.md](controlnets.md) and [refiner.md](refiner.md)
-describe:
+Models can be served with these, as [controlnets.md](controlnets.md), [refiner.md](refiner.md) and
+[image-prompts.md](image-prompts.md) describe:
 
 """
 
@@ -96,7 +96,7 @@ def render() -> str:
 
 def _rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
     for model in models:
-        licence = model.licence + (", must be accepted" if model.licence_must_be_accepted else "")
+        licence = _licence(model)
         parts = [part for part in (model.repository, model.vae_repository) if part]
         weights = " with the VAE of ".join(f"`{part}`" for part in parts) or "in this repository"
         if model.denoiser_file:
@@ -105,6 +105,10 @@ def _rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
         precision = "; ".join(f"{device}: `{each}`" for device, each in model.precision.items())
         is_cuda = "yes" if model.requires_cuda else "no"
         yield f"`{model.name}`", model.family.title, weights, licence, is_cuda, precision
+
+
+def _licence(spec: ServedSpec) -> str:
+    return spec.licence + (", must be accepted" if spec.licence_must_be_accepted else "")
 
 
 def _default_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
@@ -147,16 +151,21 @@ def _extra_rows() -> Iterator[tuple[str, ...]]:
             f"`{extra.name}`",
             extra.kind,
             code(extra.types),
-            code(extra.models) if extra.models else extra.family.title,
-            extra.licence,
+            code(extra.models) if extra.models else _families_of(extra),
+            _licence(extra),
             f"`{extra.repository}`" if extra.repository else "in this repository",
         )
+
+
+def _families_of(extra: ExtraSpec) -> str:
+    return extra.family.title if extra.family else "adapters that name it"
 
 
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "modes", *(code(sorted(each.pipelines)) for each in families)
     yield "modes with `controlnets`", *(code(_controlled(each)) for each in families)
     yield "takes a `refiner`", *("yes" if each.refiner else "no" for each in families)
+    yield "image prompts", *(_image_prompt(each) for each in families)
     yield "pipeline", *(code(each.pipelines.values()) for each in families)
     yield "components", *(code(each.component_names) for each in families)
     yield "sizes", *(f"multiples of {each.size_multiple_px}" for each in families)
@@ -164,6 +173,11 @@ def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:
     yield "guidance", *(f"`{each.guidance}`" for each in families)
     yield "precisions in files", *(code(_stored(each)) for each in families)
     yield "skips steps (`turbo`)", *("yes" if each.step_cache_blocks else "no" for each in families)
+
+
+def _image_prompt(family: FamilySpec) -> str:
+    spec = family.image_prompt
+    return f"`{spec.adapter}`, up to {spec.max_images} images" if spec else "no"
 
 
 def _controlled(family: FamilySpec) -> list[str]:

@@ -135,7 +135,8 @@ def _extras() -> Extras:
 
 def _extra_rows(extras: Extras) -> Iterator[tuple[str, ...]]:
     for extra in extras.values():
-        yield f"`{extra.name}`", extra.kind, extra.family.title, f"{extra.gib_16:.2f}"
+        title = extra.family.title if extra.family else "adapters that name it"
+        yield f"`{extra.name}`", extra.kind, title, f"{extra.gib_16:.2f}"
 
 
 def _plans(gpu_name: str, extras: Extras) -> str:

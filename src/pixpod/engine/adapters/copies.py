@@ -7,7 +7,6 @@ import torch
 
 from pixpod.engine.adapters.side_path import Pair, add_side_paths, can_have_side_path
 from pixpod.engine.adapters.weight_sharing import share_weights
-from pixpod.engine.component_key import ComponentKey
 from pixpod.engine.model import Compilation, Component, LoadedModel
 from pixpod.job import LoraSlots
 
@@ -20,7 +19,8 @@ CompileCopy = Callable[[LoadedModel], Compilation]
 Stack = Sequence[tuple[Mapping[str, Pair], float]]
 """The LoRAs of one row: pairs by layer, and the scale."""
 
-_Key = tuple[ComponentKey, LoraSlots]
+_Key = tuple[Component, LoraSlots]
+"""The original and the slots of a copy."""
 
 
 class AdaptedCopy:
@@ -29,7 +29,6 @@ class AdaptedCopy:
     def __init__(
         self, original: Component, layers: Sequence[str], rank: int, max_rows: int
     ) -> None:
-        self.original = original
         self.max_rows = max_rows
         self.module: Component = share_weights(original)
         self.compilation: Compilation | None = None
@@ -67,10 +66,9 @@ class AdaptedCopies:
         self, model: LoadedModel, component: str, slots: LoraSlots, num_rows: int
     ) -> AdaptedCopy:
         """Return a copy with slots for these rows, which is in use until `release`."""
-        key = (model.keys[component], slots)
+        key = (model.components[component], slots)
         copy = self._copies.get(key)
-        original = model.components[component]
-        if copy is None or copy.original is not original or copy.max_rows < num_rows:
+        if copy is None or copy.max_rows < num_rows:
             copy = None
             self._copies.pop(key, None)  # first: its slots make room for the new ones
             copy = self._copies[key] = self._build(model, component, slots, num_rows)

@@ -49,8 +49,12 @@ class ConditionCache:
 def cache_key(kind: str, model: LoadedModel, *inputs: object) -> bytes:
     """Return a digest of all that determines what a model's encoders return for `inputs`."""
     identity = model.identity
-    named = (kind, model.spec.name, identity.revision, identity.weights, *inputs)
-    return hashlib.sha256(json.dumps(named).encode()).digest()
+    return digest_key(kind, model.spec.name, identity.revision, identity.weights, *inputs)
+
+
+def digest_key(*inputs: object) -> bytes:
+    """Return a digest of values that JSON has."""
+    return hashlib.sha256(json.dumps(inputs).encode()).digest()
 
 
 def _count_bytes(entry: Arguments) -> int:

@@ -7,6 +7,7 @@ from types import MappingProxyType
 import torch
 
 from pixpod.engine.adapters.copies import AdaptedCopies, CompileCopy
+from pixpod.engine.adapters.image_copies import ImageCopies
 from pixpod.engine.adapters.store import AdapterStore
 from pixpod.engine.base import OnStep
 from pixpod.engine.compilation.calls import collecting_eager_calls, pausing_watch_while_compiling
@@ -17,6 +18,7 @@ from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.conditions import (
     Condition,
     ControlNetCondition,
+    ImagePromptCondition,
     LoraCondition,
     Prepared,
     RefinerCondition,
@@ -62,8 +64,10 @@ class ModelRunner:
         lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
         text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
         mask, controls = SeenMaskCondition(cache), ControlNetCondition(cache)
-        images, refiner = [source, mask, controls], RefinerCondition(cache)
-        self._conditions: Sequence[Condition] = (lora, text, *images, refiner)
+        prompt = ImagePromptCondition(cache, ImageCopies(compile_copy))
+        images, refiner = [source, mask, controls, prompt], RefinerCondition(cache)
+        # LoRAs also go on the copies that attend to images
+        self._conditions: Sequence[Condition] = (prompt, lora, text, *images[:-1], refiner)
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
             StageName.TEXT_ENCODE: EncodeStage([text, refiner], "a text"),

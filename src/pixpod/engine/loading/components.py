@@ -11,7 +11,6 @@ from pathlib import Path
 import diffusers
 import torch
 import transformers
-from safetensors import SafetensorError
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.loading.binding import (
@@ -27,8 +26,6 @@ from pixpod.engine.loading.device_memory import file_bytes
 from pixpod.engine.model import Component, LoadedModel
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.engine.precision.quantization import convert
-from pixpod.errors import OutOfMemory, WeightsUnreadable
-from pixpod.extras import ExtraSpec
 from pixpod.families import Precision
 from pixpod.timeline import BootTimeline
 from pixpod.weights.layout import MODEL_INDEX, Weights, component_folder, tensor_paths
@@ -59,42 +56,12 @@ class LoadJob:
     timeline: BootTimeline
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ExtraLoadJob:
-    """An extra to be loaded: its spec, weights, format (of 16 bits or wider) and device."""
-
-    extra: ExtraSpec
-    weights: Weights
-    precision: Precision
-    device: torch.device
-    prefetch: Prefetch
-    timeline: BootTimeline
-
-
 def build_skeleton(job: LoadJob, component: str) -> Component:
     """Build a component without memory, of the class that the model's index names."""
     index = json.loads((job.weights.folder / MODEL_INDEX).read_text(encoding="utf-8"))
     library, class_name = index[component]
     folder = component_folder(job.weights, component)
-    return _build(library, class_name, folder)
-
-
-def load_extra(job: ExtraLoadJob) -> Component:
-    """Load an extra onto the device.
-
-    Raises WeightsUnreadable if its files cannot be read, OutOfMemory if it does not fit.
-    """
-    name, folder, device = job.extra.name, job.weights.folder, job.device
-    try:
-        with job.timeline.span("build", name):
-            skeleton = _build("diffusers", job.extra.class_name, folder)
-        files = [_read(path, device, job.prefetch) for path in tensor_paths(folder)]
-        with job.timeline.span("bind", name):
-            return _bind(skeleton, files, folder, DTYPE[job.precision], device)
-    except torch.OutOfMemoryError as exc:
-        raise OutOfMemory(f"{name} does not fit on {device}") from exc
-    except (OSError, ValueError, KeyError, SafetensorError) as exc:
-        raise WeightsUnreadable(f"{name}: the files in {folder} are broken") from exc
+    return build_module(library, class_name, folder)
 
 
 def wide_precision(model: LoadedModel) -> Precision:
@@ -103,7 +70,7 @@ def wide_precision(model: LoadedModel) -> Precision:
     return next(precision for precision, each in DTYPE.items() if each is dtype)
 
 
-def _build(library: str, class_name: str, folder: Path) -> Component:
+def build_module(library: str, class_name: str, folder: Path) -> Component:
     """Build a module without memory from its configuration."""
     module_class = getattr(
         {"diffusers": diffusers, "transformers": transformers}[library], class_name
@@ -122,9 +89,9 @@ def load_component(job: LoadJob, name: str, skeleton: Component) -> Component:
     folder = component_folder(job.weights, name)
     is_streamed = job.plan.is_streamed and name == job.spec.family.denoiser
     bind_device = torch.device("cpu") if is_streamed else device
-    files = [_read(path, bind_device, job.prefetch) for path in tensor_paths(folder)]
+    files = [read_tensors(path, bind_device, job.prefetch) for path in tensor_paths(folder)]
     with job.timeline.span("bind", subject):
-        bound = _bind(skeleton, files, folder, DTYPE[job.plan.precision], bind_device)
+        bound = bind_files(skeleton, files, folder, DTYPE[job.plan.precision], bind_device)
     del files  # they keep the bytes of the component that is converted now
     if precision := target_precision(job.spec, name, job.plan):
         with job.timeline.span("quantize", subject):
@@ -160,13 +127,14 @@ def _decode_in_float32(vae: Component) -> None:
     )
 
 
-def _read(path: Path, device: torch.device, prefetch: Prefetch) -> TensorFile:
+def read_tensors(path: Path, device: torch.device, prefetch: Prefetch) -> TensorFile:
+    """Return the tensors of a file that is being read. Raises WeightsUnreadable."""
     data = file_bytes(prefetch, path, device)
     header = read_header(prefetch.mapped(path).bytes, str(path))
     return open_tensors(data, header, str(path))
 
 
-def _bind(
+def bind_files(
     skeleton: Component,
     files: list[TensorFile],
     folder: Path,

@@ -241,7 +241,7 @@ class ModelLoader:
 
     def _read_extra(self, extra: ExtraSpec, weights: Weights) -> None:
         check_extra_layout(extra, weights)
-        self._prefetch.add(extra.name, extra_files_to_read(weights))
+        self._prefetch.add(extra.name, extra_files_to_read(extra, weights))
         if self._verify is not Verify.SIZES:
             check_small_files(weights)
 

@@ -20,13 +20,8 @@ from pixpod.engine.component_key import ComponentKey, extra_key
 from pixpod.engine.execution.condition_cache import ConditionCache
 from pixpod.engine.execution.model_runner import ModelRunner
 from pixpod.engine.execution.runnable_model import RunnableModel
-from pixpod.engine.loading.components import (
-    ExtraLoadJob,
-    LoadJob,
-    load_extra,
-    target_precision,
-    wide_precision,
-)
+from pixpod.engine.loading.components import LoadJob, target_precision, wide_precision
+from pixpod.engine.loading.extras import ExtraLoadJob, load_extra
 from pixpod.engine.loading.model_loading import load_model
 from pixpod.engine.memory.budget import budget_for
 from pixpod.engine.memory.host import free_bytes
@@ -127,7 +122,7 @@ class Variants:
                 module = self.placement.admit(
                     key, size_bytes, self.device, partial(load_extra, job)
                 )
-                if extra.family.sets_attention_backend:
+                if extra.sets_attention_backend:
                     set_attention(module, self.hardware.attention, self.device)
                 self._components[key] = module
             loaded.extras[extra.name] = LoadedExtra(module=self._components[key], key=key)

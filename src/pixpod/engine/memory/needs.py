@@ -16,7 +16,12 @@ from pixpod.extras import Extras, ExtraSpec, extras_for
 from pixpod.families import GIB, ComponentSpec, Precision, Role
 from pixpod.methods import StagePlan, method_of, stack_extras, stages_of
 from pixpod.stacks import Stack, can_be_named, stack_request
-from pixpod.weights.layout import Weights, component_folder, tensor_paths
+from pixpod.weights.layout import (
+    Weights,
+    component_folder,
+    extra_tensor_paths,
+    tensor_paths,
+)
 
 _SHIPPED_BYTES = round(0.02 * GIB)
 """Size of each component of this repository's small models, whatever their family."""
@@ -74,7 +79,7 @@ def extra_bytes(extra: ExtraSpec, precision: Precision, weights: Weights | None)
         stored, size_bytes = Precision.BFLOAT16, round(extra.gib_16 * GIB)
     else:
         stored = weights.precision or Precision.BFLOAT16
-        size_bytes = _bytes_on_disk(tensor_paths(weights.folder))
+        size_bytes = _bytes_on_disk(extra_tensor_paths(extra, weights))
     bits = {Precision.FLOAT32: 32}
     return size_bytes * bits.get(precision, 16) // bits.get(stored, 16)
 

@@ -136,7 +136,7 @@ def _parts(spec: ServedSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
 def _version(spec: ServedSpec) -> str:
     others: tuple[str | None, ...]
     if isinstance(spec, ExtraSpec):
-        others = (spec.folder,)
+        others = (spec.folder, spec.file)
     else:
         others = (spec.vae_repository, spec.vae_revision)
         if spec.denoiser_file:

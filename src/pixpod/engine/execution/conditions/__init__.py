@@ -2,6 +2,7 @@
 
 from pixpod.engine.execution.conditions.base import AfterStep, Condition, Prepared
 from pixpod.engine.execution.conditions.controls import ControlNetCondition
+from pixpod.engine.execution.conditions.image_prompt import ImagePromptCondition
 from pixpod.engine.execution.conditions.lora import LoraCondition
 from pixpod.engine.execution.conditions.refiner import RefinerCondition
 from pixpod.engine.execution.conditions.seen_mask import SeenMaskCondition
@@ -12,6 +13,7 @@ __all__ = [
     "AfterStep",
     "Condition",
     "ControlNetCondition",
+    "ImagePromptCondition",
     "LoraCondition",
     "Prepared",
     "RefinerCondition",

@@ -54,8 +54,8 @@ class Condition(ABC):
     ) -> Mapping[str, Component]:
         """Return components that take the place of the model's own while a stage runs these rows.
 
-        They are ready for just these rows, in their order, until the next call. May raise
-        torch.OutOfMemoryError.
+        `model` has those that other conditions have put in place before. They are ready for just
+        these rows, in their order, until the next call. May raise torch.OutOfMemoryError.
         """
         return {}
 

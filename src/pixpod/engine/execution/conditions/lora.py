@@ -64,7 +64,7 @@ class LoraCondition(Condition):
         self, model: LoadedModel, stage: StageName, requests: Sequence[GenerationRequest]
     ) -> Mapping[str, Component]:
         slots = requests[0].conditions.slots
-        if slots is None:
+        if slots is None or stage not in (StageName.TEXT_ENCODE, StageName.DENOISE):
             return {}
         if stage is StageName.TEXT_ENCODE:
             return dict(self._text_encoders(model, requests))

@@ -8,7 +8,8 @@ import torch
 
 from pixpod.catalog import Size
 from pixpod.engine.model import Component, LoadedModel, Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Prompts
+from pixpod.errors import ModelUnavailable
+from pixpod.job import GenerationRequest, ImagePromptOptions, Prompts
 
 Arguments = dict[str, Any]
 """Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
@@ -67,6 +68,37 @@ class PipelineCalls(Protocol):
         """
         ...
 
+    def check_image_prompt(self, model: LoadedModel, prompt: ImagePromptOptions) -> None:
+        """Raise ModelUnavailable if an adapter does not go with the model or the image encoder."""
+        ...
+
+    def see_image(
+        self, model: LoadedModel, prompt: ImagePromptOptions, pixels: torch.Tensor
+    ) -> torch.Tensor:
+        """Return what the image encoder sees in (1, 3, height, width), which are normalised."""
+        ...
+
+    def image_tokens(
+        self, model: LoadedModel, prompt: ImagePromptOptions, seen: torch.Tensor
+    ) -> torch.Tensor:
+        """Return the adapter's tokens of what was seen in one image: (1, tokens, channels)."""
+        ...
+
+    def with_images(
+        self,
+        pipe: Pipeline,
+        arguments: Arguments,
+        tokens: torch.Tensor,
+        negative: torch.Tensor | None,
+        scales: torch.Tensor,
+    ) -> Arguments:
+        """Return the arguments of all rows with the tokens of their images.
+
+        `tokens` and `negative`, the tokens of no images, are (rows, tokens, channels), and `scales`
+        (rows, 1, 1). May change the pipeline for this call.
+        """
+        ...
+
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         """Return latents of (rows, channels, height, width) as the denoiser has them."""
         ...
@@ -111,6 +143,22 @@ class RefinerCalls(Protocol):
     def prepare(self, pipe: Pipeline) -> None:
         """Change the refiner's pipeline, which is used once, to suit its denoiser."""
         ...
+
+
+def check_side(name: str, encoder: Component, prompt: ImagePromptOptions) -> None:
+    """Raise ModelUnavailable for an image encoder that sees images of another size."""
+    expected, got = prompt.size_px, encoder.config.image_size
+    if expected != got:
+        raise ModelUnavailable(
+            f"{name}: expected an image encoder for {expected} pixels a side, got one for {got}: "
+            "correct size_px in the catalog"
+        )
+
+
+def check_channels(name: str, expected: int, got: int, subject: str) -> None:
+    """Raise ModelUnavailable for an adapter that was made for something else."""
+    if expected != got:
+        raise ModelUnavailable(f"{name}: expected {expected} channels for {subject}, got {got}")
 
 
 def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:

@@ -11,12 +11,14 @@ from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
     TokenLimit,
+    check_channels,
+    check_side,
     encode_pixels,
     image_arguments,
     second_texts,
 )
-from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest
+from pixpod.engine.model import LoadedModel, Pipeline, Tokenizer
+from pixpod.job import GenerationRequest, ImagePromptOptions
 from pixpod.methods import is_guided
 
 PIXEL_CHANNELS = 3
@@ -109,6 +111,39 @@ class FluxCalls:
             "control_image": [pixels.expand(shape) for _ in images],
             "control_mode": [control.union_mode for control in request.controls],
         }
+
+    def check_image_prompt(self, model: LoadedModel, prompt: ImagePromptOptions) -> None:
+        name, redux = prompt.adapter, model.extras[prompt.adapter].module
+        embedder, encoder = redux.image_embedder.config, redux.image_encoder
+        check_side(name, encoder, prompt)
+        check_channels(name, encoder.config.hidden_size, embedder.redux_dim, "its image encoder")
+        wanted = model.denoiser.config.joint_attention_dim
+        check_channels(name, wanted, embedder.txt_in_features, model.spec.name)
+
+    def see_image(
+        self, model: LoadedModel, prompt: ImagePromptOptions, pixels: torch.Tensor
+    ) -> torch.Tensor:
+        encoder = model.extras[prompt.adapter].module.image_encoder
+        seen: torch.Tensor = encoder(pixels.to(encoder.dtype)).last_hidden_state
+        return seen
+
+    def image_tokens(
+        self, model: LoadedModel, prompt: ImagePromptOptions, seen: torch.Tensor
+    ) -> torch.Tensor:
+        redux = model.extras[prompt.adapter].module
+        tokens: torch.Tensor = redux.image_embedder(seen).image_embeds
+        return tokens
+
+    def with_images(
+        self,
+        pipe: Pipeline,
+        arguments: Arguments,
+        tokens: torch.Tensor,
+        negative: torch.Tensor | None,
+        scales: torch.Tensor,
+    ) -> Arguments:
+        text = arguments["prompt_embeds"]
+        return {**arguments, "prompt_embeds": torch.cat([text, tokens * scales], dim=1)}
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         packed: torch.Tensor = pipe._pack_latents(latents, *latents.shape)

@@ -8,13 +8,16 @@ from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
     TokenLimit,
+    check_channels,
+    check_side,
     clip_limit,
     decode_latents,
     encode_latents,
     image_arguments,
 )
-from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.job import GenerationRequest, Mode
+from pixpod.engine.model import LoadedModel, Pipeline, Tokenizer
+from pixpod.errors import ModelUnavailable
+from pixpod.job import GenerationRequest, ImagePromptOptions, Mode
 from pixpod.methods import is_guided
 
 
@@ -53,6 +56,46 @@ class Sd15Calls:
     ) -> Arguments:
         is_text = request.mode is Mode.TEXT_TO_IMAGE  # else `image` is the given one
         return {"image" if is_text else "control_image": images}
+
+    def check_image_prompt(self, model: LoadedModel, prompt: ImagePromptOptions) -> None:
+        assert prompt.encoder is not None, "an IP-Adapter names its image encoder"
+        name, adapter = prompt.adapter, model.extras[prompt.adapter].module
+        encoder = model.extras[prompt.encoder].module
+        check_side(prompt.encoder, encoder, prompt)
+        seen = adapter.projection.proj_in.in_features
+        check_channels(name, encoder.config.hidden_size, seen, f"the encoder {prompt.encoder}")
+        if reason := adapter.misfit(model.denoiser):
+            raise ModelUnavailable(f"{name} does not go with {model.spec.name}: {reason}")
+
+    def see_image(
+        self, model: LoadedModel, prompt: ImagePromptOptions, pixels: torch.Tensor
+    ) -> torch.Tensor:
+        assert prompt.encoder is not None
+        encoder = model.extras[prompt.encoder].module
+        states = encoder(pixels.to(encoder.dtype), output_hidden_states=True).hidden_states
+        seen: torch.Tensor = states[-2]  # as IP-Adapter Plus was trained
+        return seen
+
+    def image_tokens(
+        self, model: LoadedModel, prompt: ImagePromptOptions, seen: torch.Tensor
+    ) -> torch.Tensor:
+        tokens: torch.Tensor = model.extras[prompt.adapter].module.projection(seen)
+        return tokens
+
+    def with_images(
+        self,
+        pipe: Pipeline,
+        arguments: Arguments,
+        tokens: torch.Tensor,
+        negative: torch.Tensor | None,
+        scales: torch.Tensor,
+    ) -> Arguments:
+        if negative is not None:
+            tokens, scales = torch.cat([negative, tokens]), torch.cat([scales, scales])
+        embeds = [tokens, scales]
+        # the pipeline would repeat the images of one row for all of them
+        pipe.prepare_ip_adapter_image_embeds = lambda *others: embeds
+        return {**arguments, "ip_adapter_image_embeds": embeds}
 
     def pack(self, pipe: Pipeline, latents: torch.Tensor) -> torch.Tensor:
         return latents

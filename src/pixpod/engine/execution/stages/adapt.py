@@ -19,7 +19,6 @@ class AdaptStage:
     def run(self, batch: Batch, context: StageContext) -> None:
         def attempt(rows: Sequence[Row]) -> None:
             requests = [row.state.item.request for row in rows]
-            for condition in context.conditions:
-                condition.components(batch.model, StageName.DENOISE, requests)
+            context.put_in_place(batch, StageName.DENOISE, requests)
 
         context.run_within_memory(batch, "LoRAs", batch.buckets()[:1], attempt)

@@ -36,13 +36,27 @@ class StageContext:
 
         May raise torch.OutOfMemoryError.
         """
+        replaced = self.put_in_place(batch, self.name, requests)
+        for condition in self.conditions:
+            for component in replaced.values():
+                batch.warnings += condition.warnings(component)
+        return self.pipe_with(replaced) if replaced else self.pipe
+
+    def put_in_place(
+        self, batch: Batch, stage: StageName, requests: Sequence[GenerationRequest]
+    ) -> dict[str, Component]:
+        """Return what takes the place of the model's components while a stage runs these rows.
+
+        Each condition builds on what those before it have put in place. May raise
+        torch.OutOfMemoryError.
+        """
+        model = batch.model
         replaced: dict[str, Component] = {}
         for condition in self.conditions:
-            found = condition.components(batch.model, self.name, requests)
-            for component in found.values():
-                batch.warnings += condition.warnings(component)
-            replaced |= found
-        return self.pipe_with(replaced) if replaced else self.pipe
+            if found := condition.components(model, stage, requests):
+                replaced |= found
+                model = model.with_components({**model.components, **found})
+        return replaced
 
     def run_within_memory(
         self,
