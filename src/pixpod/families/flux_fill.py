@@ -17,6 +17,7 @@ FLUX_FILL = replace(
     sees_mask=True,
     # its pipeline opens no cache context around the denoiser (diffusers 0.42), which skipping needs
     step_cache_blocks=(),
-    # diffusers has no pipeline of Fill with ControlNets
+    # diffusers has no pipeline of Fill with ControlNets or image prompts
     controlnet=None,
+    image_prompt=None,
 )

@@ -16,6 +16,7 @@ FLUX_KONTEXT = replace(
     calls="pixpod.engine.execution.pipelines.flux_kontext:FluxKontextCalls",
     # its pipeline opens no cache context around the denoiser (diffusers 0.42), which skipping needs
     step_cache_blocks=(),
-    # diffusers has no pipeline of Kontext with ControlNets
+    # diffusers has no pipeline of Kontext with ControlNets or image prompts
     controlnet=None,
+    image_prompt=None,
 )
