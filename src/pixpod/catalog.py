@@ -13,13 +13,23 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, FamilySpec, Precision
-from pixpod.job import GenerationRequest, Mode, Prompts, Quality, Sampling, TextOptions
+from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
+from pixpod.job import (
+    GenerationRequest,
+    Mode,
+    Prompts,
+    Quality,
+    Sampling,
+    TextOptions,
+    grey_conditions,
+)
 
 CHECKS = ConfigDict(extra="forbid", allow_inf_nan=False)
 Count = Annotated[int, Field(gt=0, strict=True)]
 Scale = Annotated[float, Field(ge=0, strict=True)]
 
+
+DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAINT: 1.0}
 
 Size = tuple[int, int]
 """Width and height in pixels."""
@@ -59,7 +69,9 @@ class ModelSpec:
     """One entry of the catalog.
 
     `precision` maps a device type to the default precision there; for families that can be
-    quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used.
+    quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used, unless the
+    model `keeps_16_bit`. `denoiser_file` replaces the denoiser's weights in the repository.
+    `schedulers` and `step_counts` are the only ones that the model takes, empty for all.
     """
 
     __pydantic_config__ = CHECKS
@@ -74,9 +86,26 @@ class ModelSpec:
     revision: str | None = None
     vae_repository: str | None = None
     vae_revision: str | None = None
+    denoiser_repository: str | None = None
+    denoiser_revision: str | None = None
+    denoiser_file: str | None = None
     licence_must_be_accepted: bool = False
     requires_cuda: bool = False
     takes_guidance: bool = True
+    keeps_16_bit: bool = False
+    schedulers: tuple[str, ...] = ()
+    step_counts: tuple[Count, ...] = ()
+
+    @property
+    def quantization(self) -> QuantizationSpec | None:
+        """The layers that 8-bit formats spare; None if the model does not run in 8 bits."""
+        return None if self.keeps_16_bit else self.family.quantization
+
+    @property
+    def scheduler_specs(self) -> Mapping[str, SchedulerSpec]:
+        """The schedulers that requests may name."""
+        offered = self.family.schedulers
+        return {name: offered[name] for name in self.schedulers or offered}
 
     def is_size_served(self, width: int, height: int) -> bool:
         limits, multiple = self.limits, self.family.size_multiple_px
@@ -88,8 +117,9 @@ class ModelSpec:
     def default_request(self, **changes: Any) -> GenerationRequest:  # noqa: ANN401 - types differ
         """A request with the model's defaults, for all callers that are not jobs.
 
-        `changes` are fields of GenerationRequest or of the values inside of it. Raises TypeError
-        for an unknown field.
+        `changes` are fields of GenerationRequest or of the values inside of it. Without a mode, it
+        is the family's main one, with a grey image where that needs one. Raises TypeError for an
+        unknown field.
         """
         defaults = self.defaults
         values: dict[str, Any] = {
@@ -99,13 +129,18 @@ class ModelSpec:
             "max_sequence_length": defaults.max_sequence_length,
             "prompt": "a photo of a lighthouse",
             "model": self.name,
-            "mode": Mode.TEXT_TO_IMAGE,
+            "mode": self.family.default_mode,
             "quality": Quality.DEFAULT,
             "width": defaults.width,
             "height": defaults.height,
             "seeds": (0,),
             **changes,
         }
+        if "mode" not in changes and values["mode"] is not Mode.TEXT_TO_IMAGE:
+            values.setdefault("strength", DEFAULT_STRENGTHS.get(values["mode"]))
+            has_mask = values["mode"] is Mode.INPAINT
+            grey = grey_conditions(values["width"], values["height"], has_mask=has_mask)
+            values.setdefault("conditions", grey)
         for name, part in _PARTS.items():
             given = {
                 each.name: values.pop(each.name) for each in fields(part) if each.name in values
@@ -183,14 +218,21 @@ def _check_fit(spec: ModelSpec, where: str) -> None:
     """Refuse a catalog whose own defaults break its limits: it would refuse plain requests."""
     defaults, limits, family = spec.defaults, spec.limits, spec.family
     multiple = family.size_multiple_px
+    schedulers = spec.schedulers or tuple(family.schedulers)
+    counts = spec.step_counts or (defaults.num_inference_steps,)
     sides = range(limits.min_side_px, limits.max_side_px + 1)
     has_length = family.has_sequence_length
     is_good = {
         "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
-        "defaults.scheduler": defaults.scheduler in family.schedulers,
+        "denoiser_file": spec.denoiser_file is None or "/" not in spec.denoiser_file,
+        "denoiser_repository": bool(spec.denoiser_repository) == bool(spec.denoiser_file),
+        "schedulers": set(schedulers) <= family.schedulers.keys(),
+        "step_counts": max(spec.step_counts, default=0) <= limits.max_steps,
+        "defaults.scheduler": defaults.scheduler in schedulers,
         "defaults.width": defaults.width in sides and defaults.width % multiple == 0,
         "defaults.height": defaults.height in sides and defaults.height % multiple == 0,
-        "defaults.num_inference_steps": defaults.num_inference_steps <= limits.max_steps,
+        "defaults.num_inference_steps": defaults.num_inference_steps in counts
+        and defaults.num_inference_steps <= limits.max_steps,
         "defaults.guidance_scale": (defaults.guidance_scale is not None) == spec.takes_guidance
         and (defaults.guidance_scale or 0) <= limits.max_guidance,
         "defaults.max_sequence_length": (defaults.max_sequence_length is not None) == has_length,

@@ -82,6 +82,17 @@ class Quality(StrEnum):
     TURBO = "turbo"
 
 
+class LongPrompt(StrEnum):
+    """Ways to treat a text of more tokens than its encoder reads at once.
+
+    `CHUNK` encodes it in several parts, whose embeddings are joined.
+    """
+
+    REFUSE = "refuse"
+    TRUNCATE = "truncate"
+    CHUNK = "chunk"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Encoding and delivery of finished images.
@@ -121,23 +132,55 @@ class CallerBucket:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WeightedText:
+    """Parts of a text, each with its weight: 1 has no effect, 0 removes the part."""
+
+    parts: tuple[tuple[str, float], ...] = field(repr=False)
+
+    @property
+    def text(self) -> str:
+        return " ".join(text for text, _ in self.parts)
+
+    @property
+    def has_weights(self) -> bool:
+        return any(weight != 1 for _, weight in self.parts)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Prompts:
-    """Texts of one request; None where the caller gave none. Kept out of `repr`."""
+    """Texts of one request; None where the caller gave none. Kept out of `repr`.
+
+    `weighted` has the texts with weights by the names of their fields, which are plain then, once
+    the syntax was read.
+    """
 
     prompt: str = field(repr=False)
     prompt_2: str | None = field(default=None, repr=False)
     negative_prompt: str | None = field(default=None, repr=False)
+    weighted: Mapping[str, WeightedText] = field(default_factory=dict, repr=False)
+
+    def parts_of(self, name: str) -> WeightedText:
+        """Return the text that a field stands for; without weights, it is one part."""
+        if name == "prompt_2" and self.prompt_2 is None:
+            name = "prompt"
+        text: str = getattr(self, name) or ""
+        return self.weighted.get(name, WeightedText(parts=((text, 1.0),)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
     """Reading of texts. `max_sequence_length` counts T5 tokens, None for families without T5.
 
-    `truncate` cuts texts that are too long; they are refused otherwise.
+    `prompt_weights`: brackets and signs of a text are syntax. `clip_skip` counts the last layers
+    of CLIP encoders that do not read the prompt. `num_chunks` is the length of all texts of a
+    request that are read in chunks, once it is known.
     """
 
     max_sequence_length: int | None = None
-    truncate: bool = False
+    on_long_prompt: LongPrompt = LongPrompt.REFUSE
+    prompt_weights: bool = False
+    clip_skip: int = 0
+    num_chunks: int = 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -274,10 +317,13 @@ class Conditions:
     loras: tuple[LoraFile, ...] = ()
     slots: LoraSlots | None = None
 
-    @property
-    def has_files(self) -> bool:
-        """Return whether files have to be read before the request can run."""
-        return bool(self.loras)
+
+def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
+    """Return a grey image, all of it masked, for requests that nobody looks at, as warm-ups."""
+    num_pixels = width * height
+    raw = RawImage(width=width, height=height, pixels=b"\x80" * 3 * num_pixels)
+    mask = RawMask(width=width, height=height, pixels=b"\xff" * num_pixels) if has_mask else None
+    return Conditions(image=InputImage(raw=raw, digest=f"grey {width}x{height}"), mask=mask)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -301,6 +347,12 @@ class GenerationRequest:
     image_prompt: ImagePromptOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
+
+    @property
+    def needs_preparation(self) -> bool:
+        """Return whether files or texts have to be read before the request can be queued."""
+        is_chunked = self.text.on_long_prompt is LongPrompt.CHUNK
+        return bool(self.conditions.loras) or is_chunked or self.text.prompt_weights
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

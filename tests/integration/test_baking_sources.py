@@ -9,7 +9,7 @@ import pytest
 import torch
 from diffusers import FluxTransformer2DModel
 from pydantic import SecretStr
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save, save_file
 from support.hub_server import TOKEN, Repository, running_hub
 from support.ldm_layout import single_file_of
 
@@ -115,9 +115,31 @@ def test_missing_revision_is_named(bake_from_hub):
         bake_from_hub(revision="3" * 40)
 
 
-def test_model_without_a_pinned_revision_is_refused(bake_from_hub):
-    with pytest.raises(InvalidSettings, match="no repository and revision"):
-        bake_from_hub(spec=replace(SDXL, revision=None))
+def test_model_without_a_pinned_revision_is_baked_from_the_newest_commit(bake_from_hub):
+    entry = read_manifest(bake_from_hub(spec=replace(SDXL, revision=None)))["sdxl-tiny"]
+    assert entry.revision == REVISION
+
+
+def test_model_without_a_repository_is_refused(bake_from_hub):
+    with pytest.raises(InvalidSettings, match="no repository in the catalog"):
+        bake_from_hub(spec=replace(SDXL, repository=None))
+
+
+def test_unet_of_another_repository_takes_the_place_of_the_models_own(hub, bake_from_hub):
+    tensors = load_file(TINY / "sdxl-tiny/unet" / VAE_WEIGHTS)
+    tensors["conv_out.bias"] = tensors["conv_out.bias"] + 1
+    files = {"4step_unet.safetensors": save(tensors), "8step_unet.safetensors": b"x"}
+    hub.repositories["org/unets"] = Repository(revision="4" * 40, files=files)
+    spec = replace(SDXL, denoiser_repository="org/unets", denoiser_file="4step_unet.safetensors")
+    directory = bake_from_hub(spec=spec)
+    recipe = str(read_manifest(directory)["sdxl-tiny"].recipe)
+    assert recipe.endswith(f"denoiser of org/unets/4step_unet.safetensors at {'4' * 40}")
+    (file,) = (directory / "sdxl-tiny/unet").glob("*.safetensors")
+    expected = tensors["conv_out.bias"].to(torch.bfloat16)
+    assert torch.equal(load_file(file)["conv_out.bias"], expected)
+    fetched = [path for path, _ in hub.downloads]
+    assert "unet/config.json" in fetched
+    assert not {f"unet/{VAE_WEIGHTS}", "8step_unet.safetensors"} & {*fetched}
 
 
 def test_licence_that_was_not_accepted_stops_before_anything_is_fetched(hub, bake_from_hub):

@@ -4,14 +4,17 @@ import json
 import math
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import pytest
 import torch
+from diffusers import UNet2DConditionModel
 from support.rehearsal import rehearse
 
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod.testing.random_models import build_random_component
 from pixpod_bench.gpu import __main__ as command
+from pixpod_bench.gpu import random_extras
 from pixpod_bench.gpu.engine import measure_load, measure_memory
 from pixpod_bench.gpu.results import Failure, Journal, Row, StackRow
 from pixpod_bench.gpu.runner import Runner
@@ -181,6 +184,7 @@ def test_stacks_are_measured(runner):
         if scenario.variant.model == "flux-tiny"
         or scenario.batch_size == 4
         or scenario.stack.refiner_steps
+        or scenario.stack.num_images
     ]
     runner.run("stacks", scenarios)
     results = {entry.scenario: entry.result for entry in runner.journal.entries()}
@@ -246,3 +250,21 @@ def test_full_size_components_have_the_published_number_of_parameters(model, com
         torch.bfloat16,
     )
     assert round(sum(each.numel() for each in module.parameters()) / 1e6, 1) == millions
+
+
+def test_full_size_extras_have_the_published_number_of_parameters():
+    """In millions: the files of h94/IP-Adapter and of the repositories of Redux and the refiner."""
+    sdxl, sd15 = (get_architecture(name).components for name in ("sdxl", "sd15"))
+    text = SimpleNamespace(**sdxl["text_encoder_2"])
+    flux = SimpleNamespace(config=SimpleNamespace(joint_attention_dim=4096))
+    with torch.device("meta"):
+        unet, old_unet = (UNet2DConditionModel(**each["unet"]) for each in (sdxl, sd15))
+        found = (
+            random_extras._ip_adapter(unet, is_small=False),
+            random_extras._ip_adapter(old_unet, is_small=False),
+            random_extras._vit_h(is_small=False),
+            random_extras._redux(flux, 384, 14, is_small=False),
+            UNet2DConditionModel.from_config(random_extras.refiner_config(unet.config, text)),
+        )
+    millions = [sum(each.numel() for each in module.parameters()) / 1e6 for module in found]
+    assert [round(each, 1) for each in millions] == [423.7, 49.1, 632.1, 492.7, 2259.5]

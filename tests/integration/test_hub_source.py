@@ -117,6 +117,24 @@ def test_vae_of_another_repository_takes_the_place_of_the_models_own(source):
     assert {file.path for file in weights.files} == found.keys()
 
 
+def test_denoiser_of_another_repository_takes_the_place_of_the_models_own(source, hub):
+    files = {"4step.safetensors": b"4 steps", "8step.safetensors": b"8 steps"}
+    hub.repositories["org/unets"] = Repository(revision="4" * 40, files=files)
+    spec = replace(
+        SDXL,
+        denoiser_repository="org/unets",
+        denoiser_revision="4" * 40,
+        denoiser_file="4step.safetensors",
+    )
+    weights = source().fetch(spec)
+    unet = {path for path in bytes_below(weights.folder) if path.startswith("unet/")}
+    assert unet == {"unet/config.json", "unet/4step.safetensors"}
+    assert {file.path for file in weights.files} == bytes_below(weights.folder).keys()
+    assert source().find(replace(spec, denoiser_revision="5" * 40)) is None
+    with pytest.raises(ModelUnavailable, match="denoiser_revision is missing in the catalog"):
+        source().fetch(replace(spec, denoiser_revision=None))
+
+
 def test_download_that_breaks_off_goes_on_where_it_was(source, hub, small_blocks):
     size = len(files_of(FLUX)[TRANSFORMER])
     hub.breaks = {TRANSFORMER: [300]}

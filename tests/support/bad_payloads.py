@@ -41,6 +41,7 @@ def _not_supported(field, value):
 
 _GOOD_INPUT = {"model": "sdxl", "prompt": PROMPT}
 _NUL_TEXT = "without NUL"
+_IMAGE_URL = "https://app.example/image.png"
 _UNICODE = "valid Unicode"
 _WHOLE = "a whole number"
 _BOOLEAN = "true or false"
@@ -120,6 +121,9 @@ _TYPES = (
     _bad("deterministic a number", ("deterministic", _BOOLEAN), deterministic=1),
     _bad("deterministic a string", ("deterministic", _BOOLEAN), deterministic="true"),
     _bad("on_long_prompt unknown", ("on_long_prompt", "'truncate'"), on_long_prompt="truncat"),
+    _bad("prompt_weights a number", ("prompt_weights", _BOOLEAN), prompt_weights=1),
+    _bad("clip_skip negative", ("clip_skip", "at least 0"), clip_skip=-1),
+    _bad("clip_skip a boolean", ("clip_skip", _WHOLE), clip_skip=True),
     _bad("api_version 2", ("api_version", "at most 1"), api_version=2),
     _bad("api_version 0", ("api_version", "at least 1"), api_version=0),
     _bad("api_version a string", ("api_version", _WHOLE), api_version="1"),
@@ -175,6 +179,72 @@ _MODEL_RULES = (
         model="flux-schnell",
         num_inference_steps=13,
     ),
+    _bad(
+        "steps for lightning",
+        ("num_inference_steps", "4, for which sdxl-lightning is made"),
+        model="sdxl-lightning",
+        num_inference_steps=8,
+    ),
+    _bad(
+        "steps for sdxl-turbo",
+        ("num_inference_steps", "1 or 2 or 3 or 4"),
+        model="sdxl-turbo",
+        num_inference_steps=5,
+    ),
+    _bad(
+        "scheduler for lightning",
+        ("scheduler", "one of Euler trailing"),
+        model="sdxl-lightning",
+        scheduler="Euler",
+    ),
+    _bad(
+        "guidance on lightning",
+        ("guidance_scale", "distilled"),
+        ("negative_prompt", "runs without guidance"),
+        model="sdxl-lightning",
+        guidance_scale=2,
+        negative_prompt="blurred",
+    ),
+    _bad(
+        "guidance on sdxl-turbo",
+        ("guidance_scale", "distilled"),
+        model="sdxl-turbo",
+        guidance_scale=0,
+    ),
+    _bad(
+        "mask for kontext",
+        ("mask", "absent: flux-kontext takes none"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        mask=_IMAGE_URL,
+    ),
+    _bad(
+        "strength for kontext",
+        ("strength", "absent: flux-kontext edits an image as a whole"),
+        model="flux-kontext",
+        image=_IMAGE_URL,
+        strength=0.5,
+    ),
+    _bad(
+        "nothing to fill",
+        ("image", "required by flux-fill"),
+        ("mask", "required by flux-fill"),
+        model="flux-fill",
+    ),
+    _bad("no mask to fill", ("mask", "required"), model="flux-fill", image=_IMAGE_URL),
+    _bad("no image to fill", ("image", "required"), model="flux-fill", mask=_IMAGE_URL),
+    _bad(
+        "true_cfg_scale for fill",
+        ("true_cfg_scale", "use guidance_scale"),
+        ("negative_prompt", "no effect on FLUX Fill"),
+        model="flux-fill",
+        image=_IMAGE_URL,
+        mask=_IMAGE_URL,
+        true_cfg_scale=2,
+        negative_prompt="blurred",
+    ),
+    _bad("turbo for kontext", ("quality", "max, default"), model="flux-kontext", quality="turbo"),
+    _bad("two images for kontext", ("image", "a string"), model="flux-kontext", image=["a", "b"]),
     _bad("turbo for sdxl", ("quality", "max, default for sdxl"), quality="turbo"),
     _bad("turbo for schnell", ("quality", "many steps"), model="flux-schnell", quality="turbo"),
     _bad("steps for sdxl", ("num_inference_steps", "at most 150"), num_inference_steps=151),
@@ -246,6 +316,19 @@ _MODEL_RULES = (
         ("max_sequence_length", "at least 1"),
         model="flux-dev",
         max_sequence_length=0,
+    ),
+    _bad("weights on flux", ("prompt_weights", "absent"), model="flux-dev", prompt_weights=True),
+    _bad("clip_skip on flux", ("clip_skip", "absent"), model="flux-dev", clip_skip=0),
+    _bad(
+        "chunks on flux", ("on_long_prompt", "truncate"), model="flux-dev", on_long_prompt="chunk"
+    ),
+    _bad("clip_skip of all layers", ("clip_skip", "at most 11"), model="sd15", clip_skip=12),
+    _bad("clip_skip of sdxl", ("clip_skip", "at most 10"), model="sdxl", clip_skip=11),
+    _bad(
+        "weighted prompt too long",
+        ("prompt", "at most 2000"),
+        prompt_weights=True,
+        prompt="x" * 2001,
     ),
     _bad(
         "prompt_2 on sd15",

@@ -69,6 +69,8 @@ FULL = {
         "width": 1208,
         "height": 832,
         "quality": "max",
+        "prompt_weights": True,
+        "clip_skip": 1,
         "seed": [0, 9007199254740991],
         "scheduler": "DPMSolverMultistepScheduler",
     },

@@ -106,6 +106,7 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Server
 
     ROUTES: ClassVar = {
+        "_info": re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)"),
         "_tree": re.compile(r"/api/models/(?P<repo>[^/]+/[^/]+)/tree/(?P<revision>[^/]+)"),
         "_resolve": re.compile(r"/(?P<repo>[^/]+/[^/]+)/resolve/(?P<revision>[^/]+)/(?P<path>.+)"),
         "_cdn": re.compile(r"/cdn/(?P<repo>[^/]+/[^/]+)/(?P<path>.+)"),
@@ -126,6 +127,14 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: object) -> None:
         pass
+
+    def _info(self, repo: str) -> None:
+        repository = self.server.hub.repositories.get(repo)
+        if repository is None:
+            self._error(401, "RepoNotFound")
+            return
+        info = json.dumps({"id": repo, "sha": repository.revision}).encode()
+        self._reply(200, {"Content-Type": "application/json"}, info)
 
     def _tree(self, repo: str, revision: str) -> None:
         """The hub lists gated repositories to everybody."""

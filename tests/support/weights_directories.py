@@ -31,7 +31,7 @@ def pinned(spec: ModelSpec) -> tuple[str, str]:
 def files_of(spec: ModelSpec, *, salt: str = "") -> dict[str, bytes]:
     """What a model's folder holds, in boot order. Bytes differ by model, file and salt."""
     parts = {part: ["diffusers", "AClass"] for part in ("scheduler", *spec.family.component_names)}
-    index = {"_class_name": spec.family.text_to_image, **parts}
+    index = {"_class_name": spec.family.default_pipeline, **parts}
     files = {
         "model_index.json": json.dumps(index).encode(),
         "scheduler/scheduler_config.json": b"{}",

@@ -21,6 +21,7 @@ from pixpod.job import (
     ControlOptions,
     GenerationRequest,
     InputImage,
+    LongPrompt,
     Mode,
     Prompts,
     Quality,
@@ -28,6 +29,7 @@ from pixpod.job import (
     RefinerOptions,
     Sampling,
     TextOptions,
+    WeightedText,
 )
 from pixpod.methods import batch_key_of
 
@@ -83,6 +85,7 @@ FREE = {
     "prompt": "x",
     "prompt_2": "y",
     "negative_prompt": "z",
+    "weighted": {"prompt": WeightedText(parts=(("x", 1.5),))},
     "seeds": (7,),
     "isolated": True,
     "conditions": Conditions(image=IMAGE),
@@ -97,7 +100,10 @@ SHARED = {
     "true_cfg_scale": 2.0,
     "max_sequence_length": 48,
     "scheduler": "DDIMScheduler",
-    "truncate": True,
+    "on_long_prompt": LongPrompt.TRUNCATE,
+    "prompt_weights": True,
+    "clip_skip": 1,
+    "num_chunks": 2,
     "mode": Mode.INPAINT,
     "strength": 0.5,
     "quality": Quality.TURBO,

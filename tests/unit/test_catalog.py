@@ -45,15 +45,24 @@ def load(tmp_path):
 
 
 def test_builtin_models_are_these():
-    names = {"flux-dev", "flux-schnell", "sdxl", "sd15", "flux-tiny", "sdxl-tiny", "sd15-tiny"}
-    assert load_catalog().keys() == names
+    flux = {
+        "flux-dev",
+        "flux-dev-16bit",
+        "flux-krea-dev",
+        "flux-kontext",
+        "flux-fill",
+        "flux-schnell",
+    }
+    others = {"sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
+    tiny = {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
+    assert load_catalog().keys() == flux | others | tiny
 
 
 @pytest.mark.parametrize("spec", load_catalog().values(), ids=lambda spec: spec.name)
-def test_builtin_model_is_pinned_or_ships_with_the_source(spec):
+def test_builtin_model_is_on_the_hub_or_ships_with_the_source(spec):
     is_tiny = spec.name.endswith("-tiny")
     assert (spec.repository is None) == is_tiny
-    for revision in filter(None, (spec.revision, spec.vae_revision)):
+    for revision in filter(None, (spec.revision, spec.vae_revision, spec.denoiser_revision)):
         assert len(revision) == 40
     assert (spec.vae_repository is None) == (spec.vae_revision is None)
     assert spec.requires_cuda == (not is_tiny)
@@ -68,9 +77,9 @@ def test_only_families_that_are_quantized_run_in_float8(spec):
 
 def test_default_request_takes_fields_of_all_its_values():
     spec = load_catalog()["flux-dev"]
-    request = spec.default_request(width=512, prompt="x", guidance_scale=2.0, truncate=True)
+    request = spec.default_request(width=512, prompt="x", guidance_scale=2.0, clip_skip=1)
     assert (request.model, request.width, request.height) == ("flux-dev", 512, 1024)
-    assert (request.prompts.prompt, request.text.truncate) == ("x", True)
+    assert (request.prompts.prompt, request.text.clip_skip) == ("x", 1)
     assert request.text.max_sequence_length == spec.defaults.max_sequence_length
     assert (request.sampling.guidance_scale, request.sampling.num_inference_steps) == (2.0, 28)
     with pytest.raises(TypeError, match="colour"):
@@ -80,7 +89,10 @@ def test_default_request_takes_fields_of_all_its_values():
 def test_catalog_takes_other_families(load):
     other = replace(FAMILIES["flux"], name="mine")
     entry = ENTRY.replace('family = "flux"', 'family = "mine"')
-    with pytest.raises(InvalidSettings, match="expected one of flux, sdxl, sd15, got 'mine'"):
+    with pytest.raises(
+        InvalidSettings,
+        match="expected one of flux, flux-kontext, flux-fill, sdxl, sd15, got 'mine'",
+    ):
         load(entry)
     assert load(entry, families={"mine": other, **FAMILIES})["mine"].family is other
 
@@ -125,6 +137,16 @@ def test_extra_file_replaces_a_model(load):
         ("max_sequence_length = 512", "", "limits.max_sequence_length"),
         ("max_sequence_length = 512", "max_sequence_length = 255", "limits.max_sequence_length"),
         ("FlowMatchEulerDiscreteScheduler", "EulerDiscreteScheduler", "defaults.scheduler"),
+        ('licence = "MIT"', 'licence = "MIT"\nschedulers = ["Heun"]', "schedulers"),
+        ('licence = "MIT"', 'licence = "MIT"\nschedulers = ["Euler"]', "defaults.scheduler"),
+        ('licence = "MIT"', 'licence = "MIT"\nstep_counts = [4]', "num_inference_steps"),
+        ('licence = "MIT"', 'licence = "MIT"\nstep_counts = [20, 60]', "step_counts"),
+        ('licence = "MIT"', 'licence = "MIT"\ndenoiser_file = "a"', "denoiser_repository"),
+        (
+            'licence = "MIT"',
+            'licence = "MIT"\ndenoiser_file = "a/b"\ndenoiser_repository = "c/d"',
+            "denoiser_file",
+        ),
         ("min_side_px = 256", "min_side_px = 250", "limits.min_side_px"),
         ("max_side_px = 1024", "max_side_px = 1030", "limits.max_side_px"),
         ("max_pixels = 1_048_576", "max_pixels = 512", "limits.max_pixels"),

@@ -61,6 +61,7 @@ def wanted(**keys):
         ({"secrets": {"A": "has space"}}, "secrets.A"),
         ({"env": {"1A": "b"}}, "env.1A"),
         (CACHED | {"models": ["sdxl", "sd15"]}, "the platform caches one"),
+        (CACHED | {"models": ["sdxl-lightning"]}, "the denoiser of this one is in another"),
         (CACHED | {"models": ["sdxl-tiny"]}, "this one ships with the source"),
         ({"profile": "flux-dev"}, "'flux-1-dev-non-commercial' for flux-dev: read it"),
     ],

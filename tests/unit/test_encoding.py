@@ -18,6 +18,7 @@ import pixpod
 from pixpod.job import (
     ControlOptions,
     ImageFormat,
+    LongPrompt,
     ModelIdentity,
     RawImage,
     RefinerOptions,
@@ -158,6 +159,14 @@ def test_generation_text_is_what_other_tools_parse():
         "Steps: 8, Sampler: FlowMatchEulerDiscreteScheduler, CFG scale: 3.5, Seed: 7, Size: 64x64, "
         f"Model: flux-tiny, Model hash: 0123456789, Version: pixpod {pixpod.__version__}"
     )
+
+
+def test_generation_text_says_how_texts_were_read():
+    """The web UI counts `Clip skip` from 1."""
+    request = make_request(clip_skip=1, prompt_weights=True, on_long_prompt=LongPrompt.CHUNK)
+    text = generation_text(request, 7, MODEL)
+    assert "Clip skip: 2, Prompt weights: compel, Long prompts: chunk, Size: " in text
+    assert "Clip skip" not in generation_text(make_request(), 7, MODEL)
 
 
 def test_generation_text_has_the_negative_prompt_on_its_own_line():

@@ -42,7 +42,8 @@ def test_builtin_extras_fit_a_model_and_have_names_of_their_own():
 def test_extra_of_a_file_fits_all_models_of_its_family(load):
     mine = load(ENTRY)["mine"]
     models = load_catalog()
-    assert [name for name, spec in models.items() if mine.fits(spec)] == ["sdxl", "sdxl-tiny"]
+    fitting = [name for name, spec in models.items() if mine.fits(spec)]
+    assert fitting == ["sdxl", "sdxl-lightning", "sdxl-turbo", "sdxl-tiny"]
     assert [each.class_name for each in mine.components] == ["ControlNetModel"]
 
 

@@ -24,9 +24,9 @@ from pixpod.errors import (
     PutRefused,
     StorageDenied,
 )
-from pixpod.extras import ExtraKind, ExtraSpec
+from pixpod.extras import ExtraKind, ExtraSpec, load_extras
 from pixpod.families import Guidance
-from pixpod.job import Delivery, ImageFormat
+from pixpod.job import Delivery, ImageFormat, LongPrompt, Mode
 
 MAX_ERROR_BYTES = 20_000
 few = settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.too_slow])
@@ -315,14 +315,22 @@ def test_value_is_shown_short(value, shown):
 # --- what is accepted ----------------------------------------------------------------------
 
 
+def needed_images(spec):
+    """The fields that a model requires beside the prompt."""
+    is_plain = Mode.TEXT_TO_IMAGE in spec.family.pipelines
+    url = "https://app.example/image.png"
+    return {} if is_plain else {"image": url, "mask": url}
+
+
 @pytest.mark.parametrize("spec", OFFER.models.values(), ids=lambda spec: spec.name)
 def test_shortest_input_takes_the_defaults_of_its_model(spec):
-    parsed = request(model=spec.name)
+    parsed = request(model=spec.name, **needed_images(spec))
     found = fields_of(parsed)
     for field, default in asdict(spec.defaults).items():
         assert found[field] == default
     assert len(parsed.seeds) == 1
-    assert not found["truncate"]
+    assert found["on_long_prompt"] is LongPrompt.REFUSE
+    assert not found["prompt_weights"] and found["clip_skip"] == 0
     assert not parsed.isolated
     assert [found[name] for name in ("negative_prompt", "prompt_2", "true_cfg_scale")] == [None] * 3
 
@@ -359,8 +367,9 @@ def test_whole_number_is_a_guidance():
 
 
 def test_long_prompt_may_be_truncated():
-    assert request(on_long_prompt="truncate").text.truncate
-    assert not request(on_long_prompt="refuse").text.truncate
+    for choice in LongPrompt:
+        assert request(model="sdxl", on_long_prompt=choice).text.on_long_prompt is choice
+    assert request().text.on_long_prompt is LongPrompt.REFUSE
 
 
 def test_empty_negative_prompt_turns_true_cfg_on():
@@ -450,15 +459,16 @@ def good_inputs(draw):
         lambda count: count * multiple
     )
     has_true_cfg = spec.family.guidance is Guidance.EMBEDDED
+    has_negative = "negative_prompt" in spec.family.prompt_fields
     options = {
         "prompt": st.text(min_size=1, max_size=20).filter(
             lambda text: "\0" not in text and text.strip()
         ),
         "width": side,
-        "num_inference_steps": st.integers(1, limits.max_steps),
+        "num_inference_steps": st.sampled_from(spec.step_counts or range(1, limits.max_steps + 1)),
         "num_images": st.integers(1, limits.max_images),
         "seed": st.integers(0, MAX_SEED),
-        "scheduler": st.sampled_from(sorted(spec.family.schedulers)),
+        "scheduler": st.sampled_from(sorted(spec.scheduler_specs)),
         "deterministic": st.booleans(),
         "on_long_prompt": st.sampled_from(["refuse", "truncate"]),
         "output": st.fixed_dictionaries(
@@ -467,7 +477,7 @@ def good_inputs(draw):
     }
     if spec.takes_guidance:
         options["guidance_scale"] = st.floats(1.5, limits.max_guidance)
-    if has_true_cfg:
+    if spec.family.has_sequence_length:
         options["max_sequence_length"] = st.integers(1, limits.max_sequence_length)
     if "prompt_2" in spec.family.prompt_fields:
         options["prompt_2"] = st.text("abc", min_size=1, max_size=5)
@@ -480,11 +490,11 @@ def good_inputs(draw):
         lowest = limits.min_side_px // multiple
         at_most = min(highest, limits.max_side_px // multiple)
         given["height"] = draw(st.integers(lowest, at_most)) * multiple
-    if draw(st.booleans()):
+    if has_negative and (has_true_cfg or spec.takes_guidance) and draw(st.booleans()):
         given["negative_prompt"] = "text"
         if has_true_cfg:
             given["true_cfg_scale"] = draw(st.floats(1.1, limits.max_guidance))
-    return make_input(model=spec.name) | given
+    return make_input(model=spec.name) | given | needed_images(spec)
 
 
 @few
@@ -505,3 +515,11 @@ def test_error_is_a_string_and_leaves_refreshing_to_the_worker():
 
 
 DERIVED_OF_JOB_1 = (5565097425218564, 6707663495029744)
+
+
+def test_refiner_is_refused_by_a_model_of_its_own_steps():
+    refiner = replace(load_extras()["sdxl-refiner"], models=("sdxl-lightning",))
+    offer = replace(OFFER, extras={"sdxl-refiner": refiner})
+    given = make_input(model="sdxl-lightning", refiner={"num_inference_steps": 1})
+    with pytest.raises(InvalidInput, match="whole schedules of its own steps"):
+        parse_job({"id": "job-1", "input": given}, offer)

@@ -203,6 +203,16 @@ def test_what_the_deployment_asks_for_is_what_runs(requested):
     assert choose_precision(FLUX, BAKED_16, H100, requested=requested).precision is requested
 
 
+@pytest.mark.parametrize("is_compiling", [False, True])
+def test_model_that_keeps_16_bits_is_never_quantized(is_compiling):
+    spec = CATALOG["flux-dev-16bit"]
+    choice = choose_precision(spec, BAKED_16, H100, is_compiling=is_compiling)
+    assert (choice.precision, choice.t5) == (BF16, None)
+    for checkpoint, requested in ((BAKED_16, FLOAT8), (BAKED_8, None)):
+        with pytest.raises(ModelUnavailable, match="flux-dev-16bit"):
+            choose_precision(spec, checkpoint, H100, requested=requested)
+
+
 def test_float8_weights_can_be_used_to_save_memory_only():
     assert choose_precision(FLUX, BAKED_8, H100, requested=WEIGHT_ONLY).precision is WEIGHT_ONLY
 
@@ -216,6 +226,8 @@ def test_float8_weights_can_be_used_to_save_memory_only():
         ("flux-dev", BF16, FLOAT8, "default turbo"),
         ("flux-dev", BF16, INT8, "default turbo"),
         ("flux-dev", BF16, BF16, "max default turbo"),
+        ("flux-dev-16bit", BF16, None, "max default turbo"),
+        ("sdxl-lightning", None, None, "max default"),
         ("flux-schnell", BF16, None, "max default"),
         ("flux-schnell", FLOAT8, None, "default"),
         ("sdxl", Precision.FLOAT16, None, "max default"),
@@ -257,7 +269,7 @@ def test_nothing_is_chosen_that_the_place_cannot_run_or_the_files_do_not_hold(
     except WorkerError as error:
         assert isinstance(error, DeviceUnavailable | ModelUnavailable | InvalidInput)
         return
-    is_quantized = spec.family.quantization is not None
+    is_quantized = spec.quantization is not None
     assert choice.precision is not FLOAT8 or where.gpu is None or where.has_float8
     assert is_quantized or not choice.precision.is_8_bit
     assert choice.is_dequantized == (

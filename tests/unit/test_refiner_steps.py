@@ -9,12 +9,14 @@ from support.factories import CATALOG, OFFER, make_request
 
 from pixpod.contract.payload import parse_job
 from pixpod.errors import InvalidInput
+from pixpod.extras import load_extras
 from pixpod.families import SDXL
 from pixpod.job import Conditions, ControlOptions, LoraSlots, RefinerOptions
 from pixpod.methods import StageName, extras_of, method_of, num_steps, refining, stages_of
 from pixpod.stacks import parse_stacks, stack_request
 
 SPEC = CATALOG["sdxl"]
+REFINING = replace(OFFER, extras=load_extras())
 IMAGE = "https://example.org/a.png"
 
 shares = st.floats(0, 1, exclude_min=True, exclude_max=True).map(
@@ -26,7 +28,7 @@ numbers = st.integers(1, 160).map(lambda steps: {"num_inference_steps": steps})
 def method(**fields):
     """Raises InvalidInput."""
     job = {"id": "job-1", "input": {"model": "sdxl", "prompt": "a lighthouse", **fields}}
-    return method_of(SPEC, parse_job(job, OFFER).request)
+    return method_of(SPEC, parse_job(job, REFINING).request)
 
 
 def test_steps_of_the_refiner_come_after_the_models():

@@ -2,6 +2,7 @@
 
 import logging
 import os
+from dataclasses import replace
 
 import pytest
 from support.weights_directories import (
@@ -115,6 +116,13 @@ def test_snapshot_that_main_names_is_taken_with_its_own_revision(tmp_path):
     other = write_flux(tmp_path, OTHER_COMMIT)
     weights = cache_source(tmp_path).find(FLUX_DEV)
     assert (weights.folder, weights.revision) == (other, OTHER_COMMIT)
+
+
+def test_cached_base_of_a_model_with_another_denoiser_is_not_taken_for_it(tmp_path):
+    write_flux(tmp_path)
+    spec = replace(FLUX_DEV, denoiser_repository="org/other", denoiser_file="other.safetensors")
+    assert cache_source(tmp_path).find(spec) is None
+    assert "denoiser is in another" in cache_source(tmp_path).why_not(spec)
 
 
 @pytest.mark.parametrize("main", ["", "../../../etc", "2" * 40, "\u00fc"])

@@ -11,12 +11,13 @@ from pydantic import SecretStr
 from support.factories import OFFER, make_job
 
 import pixpod
+from pixpod.contract.payload import parse_job
 from pixpod.errors import OutOfMemory, StorageDenied, StorageUnavailable
 from pixpod.inputs.client import GuardedClient
 from pixpod.inputs.intake import Intake
 from pixpod.inputs.targets import Targets
 from pixpod.job import Delivery
-from pixpod.outputs.result_file import MAX_RESULT_BYTES
+from pixpod.outputs.result_file import MAX_RESULT_BYTES, fingerprint
 from pixpod.outputs.storage import InlineImageStore
 from pixpod.serving.concurrency import Concurrency
 from pixpod.serving.delivery import ImageDelivery
@@ -452,3 +453,14 @@ def test_fingerprint_depends_on_the_secret(bucket):
     ]
     assert contents[0]["fingerprint"] != contents[1]["fingerprint"]
     assert contents[0]["images"] == contents[1]["images"]
+
+
+def test_fingerprint_depends_on_how_texts_are_read():
+    ways: list[dict[str, object]] = [
+        {},
+        {"clip_skip": 1},
+        {"prompt_weights": True},
+        {"on_long_prompt": "chunk"},
+    ]
+    jobs = [parse_job(make_job(**way), OFFER) for way in ways]
+    assert len({fingerprint(job, SecretStr("secret")) for job in jobs}) == len(ways)

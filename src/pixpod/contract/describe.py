@@ -51,7 +51,8 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "refiners": refiners_of(spec, capabilities.extras),
         "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
         "qualities": capabilities.qualities[spec.name],
-        "schedulers": list(family.schedulers),
+        "schedulers": list(spec.scheduler_specs),
+        "step_counts": list(spec.step_counts),
         "prompt_fields": sorted(family.prompt_fields),
         "defaults": spec.defaults,
         "limits": {

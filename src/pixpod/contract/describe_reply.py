@@ -26,6 +26,8 @@ class ServedModelReply(BaseModel):
     """Names for ip_adapter that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
+    step_counts: list[int]
+    """The only values of `num_inference_steps` that the model takes; empty if it takes any."""
     prompt_fields: list[str]
     defaults: Defaults
     """Null where the model has no such field."""

@@ -1,7 +1,7 @@
 """The `input` of a job, as JSON. Only the edge uses it; the rest sees dataclasses."""
 
 from collections.abc import Mapping
-from typing import Annotated, Literal
+from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -24,7 +24,7 @@ from pixpod.contract.scalars import (
     Side,
     Text,
 )
-from pixpod.job import Quality, Resize, WebhookEvent
+from pixpod.job import LongPrompt, Quality, Resize, WebhookEvent
 
 NOT_SUPPORTED = frozenset(
     {
@@ -153,9 +153,27 @@ class JobInput(Edge):
     max_sequence_length: Count | None = Field(
         default=None, description="FLUX only: tokens that the T5 encoder reads."
     )
-    on_long_prompt: Literal["refuse", "truncate"] | None = Field(
+    on_long_prompt: Annotated[LongPrompt, Field(strict=False)] | None = Field(
         default=None,
-        description="What to do with a prompt of more tokens than are read; refuse unless given.",
+        description=(
+            "What to do with a prompt of more tokens than are read at once: refuse it, truncate "
+            "it, or read it in several chunks (SD 1.5 and SDXL); refuse unless given. See "
+            "prompts.md."
+        ),
+    )
+    prompt_weights: bool | None = Field(
+        default=None,
+        description=(
+            "SD 1.5 and SDXL: read weights such as (red)1.5 in all prompts; without it, brackets "
+            "and signs are text. See prompts.md."
+        ),
+    )
+    clip_skip: Annotated[int, Field(ge=0)] | None = Field(
+        default=None,
+        description=(
+            "SD 1.5 and SDXL: number of the last layers of the text encoders that do not read the "
+            "prompt; 0 unless given."
+        ),
     )
     num_images: Count | None = Field(
         default=None, description="1 unless given, or as many as there are seeds."

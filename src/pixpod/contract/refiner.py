@@ -50,6 +50,10 @@ def check_refiner(
     if not names:
         yield wrong("refiner", _shown(refiner), f"absent: {spec.name} has no refiner here")
         return
+    if spec.step_counts:
+        accepted = f"absent: {spec.name} is made for whole schedules of its own steps"
+        yield wrong("refiner", _shown(refiner), accepted)
+        return
     yield from _check_name(refiner, names, malformed)
     yield from _check_scheduler(given, spec)
     if not any(path.startswith(("refiner.", "num_inference_steps")) for path in malformed):
@@ -81,7 +85,7 @@ def _check_name(
 
 
 def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    schedulers = spec.family.schedulers
+    schedulers = spec.scheduler_specs
     name = given.scheduler or spec.defaults.scheduler
     if name in schedulers and not schedulers[name].can_be_split:
         accepted = ", ".join(each for each in schedulers if schedulers[each].can_be_split)

@@ -4,7 +4,7 @@ Rules are independent of each other, so that all problems are found at once.
 """
 
 import math
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import dataclass
 from dataclasses import field as dataclass_field
 
@@ -17,6 +17,7 @@ from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
+from pixpod.contract.texts import check_texts
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance
@@ -75,12 +76,12 @@ def check_values(
     yield from _check_counts(given, spec)
     yield from _check_scheduler(given, spec)
     yield from _check_guidance(given, spec, malformed)
-    yield from _check_text(given, spec)
+    yield from check_texts(given, spec)
     yield from _check_quality(given, spec, capabilities)
     yield from check_images(given, spec, malformed)
     yield from check_loras(given, spec)
     yield from check_controls(
-        given, spec, capabilities.extras, mode_of(given), num_calls_of(given, spec)
+        given, spec, capabilities.extras, mode_of(given, spec), num_calls_of(given, spec)
     )
     yield from check_refiner(given, spec, capabilities.extras, malformed)
     yield from check_image_prompt(given, spec, capabilities.extras, malformed)
@@ -125,7 +126,10 @@ def _nearest_size(width: int, height: int, spec: ModelSpec) -> str | None:
 def _check_counts(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
     limits = spec.limits
     steps, num_images, seeds = given.num_inference_steps, given.num_images, given.seed
-    if steps is not None and steps > limits.max_steps:
+    if steps is not None and spec.step_counts and steps not in spec.step_counts:
+        counts = " or ".join(map(str, spec.step_counts))
+        yield wrong("num_inference_steps", steps, f"{counts}, for which {spec.name} is made")
+    elif steps is not None and steps > limits.max_steps:
         accepted = f"at most {limits.max_steps} for {spec.name}"
         yield wrong("num_inference_steps", steps, accepted)
     if num_images is not None and num_images > limits.max_images:
@@ -147,10 +151,7 @@ def _check_guidance(
         yield wrong("guidance_scale", guidance, accepted)
     elif guidance is not None and guidance > highest:
         yield wrong("guidance_scale", guidance, f"0 to {highest:g} for {spec.name}")
-    if spec.family.guidance is Guidance.EMBEDDED:
-        yield from _check_true_cfg(given, spec, malformed)
-    else:
-        yield from _check_classifier_free(given, spec, malformed)
+    yield from _GUIDANCE_RULES[spec.family.guidance](given, spec, malformed)
 
 
 def _check_classifier_free(
@@ -187,21 +188,29 @@ def _check_true_cfg(
         yield wrong("negative_prompt", given.negative_prompt, accepted)
 
 
-def _check_text(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    family = spec.family
-    length, longest = given.max_sequence_length, spec.limits.max_sequence_length
-    if length is not None and longest is None:
-        accepted = f"absent: {family.title} models do not have it"
-        yield wrong("max_sequence_length", length, accepted)
-    elif length is not None and longest is not None and length > longest:
-        yield wrong("max_sequence_length", length, f"at most {longest} for {spec.name}")
-    if given.prompt_2 is not None and "prompt_2" not in family.prompt_fields:
-        accepted = f"absent: {family.title} models do not have it"
-        yield wrong("prompt_2", given.prompt_2, accepted)
+def _check_embedded_only(
+    given: JobInput, spec: ModelSpec, malformed: Collection[str]
+) -> Iterator[Problem]:
+    title = spec.family.title
+    if given.true_cfg_scale is not None:
+        accepted = f"absent: {title} models do not have it"
+        yield wrong("true_cfg_scale", given.true_cfg_scale, accepted, "use guidance_scale")
+    if given.negative_prompt:
+        accepted = f"absent: it has no effect on {title} models"
+        yield wrong("negative_prompt", given.negative_prompt, accepted)
+
+
+_GUIDANCE_RULES: Mapping[
+    Guidance, Callable[[JobInput, ModelSpec, Collection[str]], Iterator[Problem]]
+] = {
+    Guidance.CLASSIFIER_FREE: _check_classifier_free,
+    Guidance.EMBEDDED: _check_true_cfg,
+    Guidance.EMBEDDED_ONLY: _check_embedded_only,
+}
 
 
 def _check_scheduler(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
-    schedulers = spec.family.schedulers
+    schedulers = spec.scheduler_specs
     if given.scheduler is not None and given.scheduler not in schedulers:
         accepted = f"one of {', '.join(schedulers)}"
         hint = did_you_mean(given.scheduler, tuple(schedulers))

@@ -96,7 +96,7 @@ class DiffusionEngine:
             await asyncio.shield(extra)
         load_ms = (time.perf_counter() - started) * 1e3
         prepared = None
-        if request.conditions.has_files:
+        if request.needs_preparation:
             prepared = await asyncio.to_thread(model.prepare, request)
             request = prepared.request
         execution = self._queue.submit(model, request, cancel=cancel, on_step=on_step)

@@ -162,7 +162,7 @@ class LoadedModel:
     def full_pipeline(self) -> Pipeline:
         """Return the text-to-image pipeline with all components, for tools and tests."""
         family = self.spec.family
-        return self.pipeline(family.text_to_image, family.component_names)
+        return self.pipeline(family.default_pipeline, family.component_names)
 
     def _build_pipeline(
         self, class_name: str, usable: frozenset[str], nets: tuple[str, ...]

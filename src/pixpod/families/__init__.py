@@ -6,11 +6,14 @@
 from collections.abc import Mapping
 
 from pixpod.families.flux import FLUX
+from pixpod.families.flux_fill import FLUX_FILL
+from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
 from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
     STORED_PRECISIONS,
+    ClipTextSpec,
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
@@ -30,10 +33,13 @@ from pixpod.families.spec import (
 __all__ = [
     "FAMILIES",
     "FLUX",
+    "FLUX_FILL",
+    "FLUX_KONTEXT",
     "GIB",
     "SD15",
     "SDXL",
     "STORED_PRECISIONS",
+    "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
     "ControlNetSpec",
@@ -50,4 +56,6 @@ __all__ = [
     "WorkingMemory",
 ]
 
-FAMILIES: Mapping[str, FamilySpec] = {family.name: family for family in (FLUX, SDXL, SD15)}
+FAMILIES: Mapping[str, FamilySpec] = {
+    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
+}

@@ -11,7 +11,14 @@ _EULER = SchedulerSpec(
     class_name="EulerDiscreteScheduler",
     options={"use_karras_sigmas": False, "use_exponential_sigmas": False, "use_beta_sigmas": False},
 )
+_TRAILING = {"timestep_spacing": "trailing"}
+"""Few-step models are distilled to begin at the noisiest timestep."""
+
+_EULER_TRAILING = SchedulerSpec(
+    class_name=_EULER.class_name, options={**_EULER.options, **_TRAILING}
+)
 _EULER_ANCESTRAL = SchedulerSpec(class_name="EulerAncestralDiscreteScheduler")
+_EULER_ANCESTRAL_TRAILING = SchedulerSpec(class_name=_EULER_ANCESTRAL.class_name, options=_TRAILING)
 _UNIPC = SchedulerSpec(
     class_name="UniPCMultistepScheduler", options={"use_karras_sigmas": False, "solver_order": 2}
 )
@@ -51,6 +58,8 @@ UNET_SCHEDULERS: Mapping[str, SchedulerSpec] = {
     **{each.class_name: each for each in _BY_CLASS},
     "Euler": _EULER,
     "Euler a": _EULER_ANCESTRAL,
+    "Euler trailing": _EULER_TRAILING,
+    "Euler a trailing": _EULER_ANCESTRAL_TRAILING,
     "DPM++ 2M": _DPM_2M,
     "DPM++ 2M Karras": _dpm(algorithm_type="dpmsolver++", use_karras_sigmas=True),
     "DPM++ 2M SDE": _dpm(algorithm_type="sde-dpmsolver++", use_karras_sigmas=False),

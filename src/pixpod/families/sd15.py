@@ -10,6 +10,7 @@ from pixpod.families.components import (
 )
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
+    ClipTextSpec,
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
@@ -20,6 +21,8 @@ from pixpod.families.spec import (
     WorkingMemory,
 )
 from pixpod.job import Mode
+
+SD15_TEXT = ClipTextSpec(state=1, is_normalized=True)
 
 SD15 = FamilySpec(
     name="sd15",
@@ -59,6 +62,7 @@ SD15 = FamilySpec(
         text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
     ),
     pipeline_options={"requires_safety_checker": False},
+    clip_text=SD15_TEXT,
     lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.05, whole_gib_at_64=0.13),
     controlnet=ControlNetSpec(
         class_name="ControlNetModel",

@@ -10,6 +10,7 @@ from pixpod.families.components import (
 )
 from pixpod.families.schedulers import UNET_SCHEDULERS
 from pixpod.families.spec import (
+    ClipTextSpec,
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
@@ -21,6 +22,8 @@ from pixpod.families.spec import (
     WorkingMemory,
 )
 from pixpod.job import Mode
+
+SDXL_TEXT = ClipTextSpec(state=2, is_normalized=False)
 
 SDXL = FamilySpec(
     name="sdxl",
@@ -74,6 +77,7 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
+    clip_text=SDXL_TEXT,
     lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.37),
     controlnet=ControlNetSpec(
         class_name="ControlNetModel",

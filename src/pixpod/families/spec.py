@@ -65,11 +65,12 @@ class Guidance(StrEnum):
 
     `CLASSIFIER_FREE` runs the denoiser for the prompt and the negative prompt if
     `guidance_scale` is above 1. `EMBEDDED` feeds `guidance_scale` to the denoiser, and does the
-    former for `true_cfg_scale`.
+    former for `true_cfg_scale`. `EMBEDDED_ONLY` has no `true_cfg_scale`.
     """
 
     CLASSIFIER_FREE = "classifier_free"
     EMBEDDED = "embedded"
+    EMBEDDED_ONLY = "embedded_only"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +209,24 @@ class LoraSpec:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ClipTextSpec:
+    """Hidden states of CLIP encoders that a denoiser sees as text.
+
+    `state` is the one that is read, counted from the last; `is_normalized`: through the encoder's
+    last norm. `num_layers` are those of the smallest encoder. A text has at most `max_chunks`.
+    """
+
+    state: int
+    is_normalized: bool
+    num_layers: int = 12
+    max_chunks: int = 4
+
+    @property
+    def max_clip_skip(self) -> int:
+        return self.num_layers - self.state
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlNetSpec:
     """ControlNets of a family: the class of a net, and the pipelines that take several of them.
 
@@ -262,17 +281,19 @@ class FamilySpec:
     """Everything that distinguishes one model architecture from another.
 
     `components` are in the order in which an image needs them. `pipelines` has the diffusers
-    class for each mode; other modes are refused. `calls` is where the code for
+    class for each mode, the main one first; other modes are refused. `calls` is where the code for
     text encoding, pipeline arguments and decoding is found, as `module:object`. `size_multiple_px`
     divides both sides. `pipeline_options` are arguments of the pipeline's constructor beside
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
     `runs_started_steps`: of the steps that a strength leaves, a part of one is run as a whole step.
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
-    steps cannot be skipped. `upcasts_vae`: a float16 VAE decodes in float32 if its config says
-    `force_upcast`. `has_denoiser_files`: one-file checkpoints hold the denoiser and
-    perhaps the VAE, otherwise the whole pipeline. `lora` is None for a family that takes no LoRA,
-    `controlnet` for one that takes no control image, `refiner` for one that has none, and
-    `image_prompt` for one that takes none.
+    steps cannot be skipped. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
+    a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
+    one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
+    is None for a family that takes no LoRA, `controlnet` for one that takes no control image,
+    `refiner` for one that has none, and `image_prompt` for one that takes none; `clip_text` is None
+    for one whose texts are read by other encoders too: it has no prompt weights, chunks and
+    `clip_skip`.
     """
 
     name: str
@@ -293,11 +314,13 @@ class FamilySpec:
     pipeline_options: Mapping[str, object] = field(default_factory=dict)
     sets_attention_backend: bool = False
     upcasts_vae: bool = False
+    sees_mask: bool = False
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
+    clip_text: ClipTextSpec | None = None
     refiner: RefinerSpec | None = None
     image_prompt: ImagePromptSpec | None = None
 
@@ -325,9 +348,13 @@ class FamilySpec:
         return next(names, None)
 
     @property
-    def text_to_image(self) -> str:
+    def default_mode(self) -> Mode:
+        return next(iter(self.pipelines))
+
+    @property
+    def default_pipeline(self) -> str:
         """Class that the `model_index.json` of this family's repositories names."""
-        return self.pipelines[Mode.TEXT_TO_IMAGE]
+        return self.pipelines[self.default_mode]
 
     def names_of(self, role: Role) -> tuple[str, ...]:
         return tuple(component.name for component in self.components if component.role is role)

@@ -60,10 +60,15 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
 
 def num_tokens(key: BatchKey) -> int:
     """Count the latent and text tokens of one image."""
-    text = (key.text.max_sequence_length or 0) + prompt_tokens(key.image_prompt)
-    return key.width * key.height // PIXELS_PER_TOKEN + text
+    num_latents = key.width * key.height // PIXELS_PER_TOKEN * latents_per_image(key.mode)
+    return num_latents + (key.text.max_sequence_length or 0) + prompt_tokens(key.image_prompt)
 
 
 def prompt_tokens(prompt: ImagePromptOptions | None) -> int:
     """Count the tokens by which an image prompt makes the text longer."""
     return prompt.text_tokens if prompt else 0
+
+
+def latents_per_image(mode: Mode) -> int:
+    """Return how often an image is part of the denoiser's input: edits have the given one, too."""
+    return 2 if mode is Mode.EDIT else 1

@@ -11,6 +11,6 @@ def is_guided(scale: float | None) -> bool:
 
 def uses_negative_prompt(family: FamilySpec, sampling: Sampling) -> bool:
     """Return whether a request's sampling reads the negative prompt."""
-    if family.guidance is Guidance.EMBEDDED:
-        return is_guided(sampling.true_cfg_scale)
-    return is_guided(sampling.guidance_scale)
+    if family.guidance is Guidance.CLASSIFIER_FREE:
+        return is_guided(sampling.guidance_scale)
+    return is_guided(sampling.true_cfg_scale)

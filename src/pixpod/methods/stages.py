@@ -7,12 +7,12 @@ from pixpod.catalog import ModelSpec
 from pixpod.extras import Extras
 from pixpod.families import GIB, FamilySpec
 from pixpod.job import GenerationRequest, Mode
-from pixpod.methods.batch_key import PIXELS_PER_TOKEN, prompt_tokens
+from pixpod.methods.batch_key import PIXELS_PER_TOKEN, latents_per_image, prompt_tokens
 from pixpod.methods.method import Method, method_of
 from pixpod.stacks import Stack, stack_request
 
-IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT})
-"""Modes that begin with a given image."""
+IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT, Mode.EDIT})
+"""Modes with a given image."""
 
 _SQUARE_PX = 1024 * 1024
 _SQUARE_TOKENS = _SQUARE_PX / PIXELS_PER_TOKEN
@@ -53,7 +53,8 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     family, memory = spec.family, spec.family.working_memory
     width, height = method.size
     squares = width * height / _SQUARE_PX
-    tokens = prompt_tokens(method.image_prompt) + width * height / PIXELS_PER_TOKEN
+    num_latents = width * height / PIXELS_PER_TOKEN * latents_per_image(method.mode)
+    tokens = prompt_tokens(method.image_prompt) + num_latents
     fixed_bytes = round(memory.fixed_gib * GIB)
     uses_vae = method.mode in IMAGE_MODES or bool(method.nets)
     image_encode = StagePlan(

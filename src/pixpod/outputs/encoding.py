@@ -22,6 +22,7 @@ from pixpod.job import (
     GenerationRequest,
     ImageFormat,
     ImagePromptOptions,
+    LongPrompt,
     ModelIdentity,
     RawImage,
     RefinerOptions,
@@ -83,7 +84,7 @@ def generation_text(
 
     Other tools read it, too:
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
-    Without prompts it is the line of settings alone.
+    Without prompts it is the line of settings alone. The web UI counts `Clip skip` from 1.
     """
     prompts, loras = request.prompts, request.conditions.loras
     settings = {
@@ -93,6 +94,9 @@ def generation_text(
         "True CFG scale": request.sampling.true_cfg_scale,
         "Denoising strength": request.sampling.strength,
         "Seed": seed,
+        "Clip skip": request.text.clip_skip + 1 if request.text.clip_skip else None,
+        "Prompt weights": "compel" if request.text.prompt_weights else None,
+        "Long prompts": request.text.on_long_prompt if _is_chunked(request) else None,
         "Size": f"{request.width}x{request.height}",
         "Model": model.name,
         "Model hash": model.revision[:10],
@@ -111,6 +115,10 @@ def generation_text(
     if has_prompts and prompts.negative_prompt:
         lines.append(f"Negative prompt: {_shortened(prompts.negative_prompt)}")
     return "\n".join([*lines, ", ".join(known)])
+
+
+def _is_chunked(request: GenerationRequest) -> bool:
+    return request.text.on_long_prompt is LongPrompt.CHUNK
 
 
 def _control_text(control: ControlOptions) -> str:

@@ -58,15 +58,35 @@ _CONNECTIONS = 4
 def needed_files(spec: ModelSpec) -> tuple[str, ...]:
     """Return patterns for the files of the spec's repository that are needed to serve it.
 
-    Leaves out single-file checkpoints, other formats, images, and a VAE that another
-    repository's replaces (VAE_FILES). `choose_files` and `fetch_repository` take them.
+    Leaves out single-file checkpoints, other formats, images, and what another repository's
+    files replace: the VAE (VAE_FILES), and the denoiser's weights.
+    `choose_files` and `fetch_repository` take them.
     """
+    denoiser = spec.family.denoiser
     folders = [
-        each for each in spec.family.component_names if each != "vae" or not spec.vae_repository
+        each
+        for each in spec.family.component_names
+        if not (each == "vae" and spec.vae_repository)
+        and not (each == denoiser and spec.denoiser_file)
     ]
-    return _SMALL_FILES + tuple(
-        f"{folder}/*.{kind}" for folder in folders for kind in ("json", "safetensors")
+    config = (f"{denoiser}/config.json",) if spec.denoiser_file else ()
+    return (
+        *_SMALL_FILES,
+        *config,
+        *(f"{folder}/*.{kind}" for folder in folders for kind in ("json", "safetensors")),
     )
+
+
+def resolve_revision(
+    repository: str, *, token: SecretStr | None = None, endpoint: str | None = None
+) -> str:
+    """Return the commit of the repository's main branch. Raises as `fetch_repository`."""
+    from huggingface_hub import HfApi
+
+    api = HfApi(endpoint=endpoint, token=token.get_secret_value() if token else False)
+    request = _HubRequest(repository=repository, revision="main", has_token=token is not None)
+    with request.translated():
+        return str(api.repo_info(repository).sha)
 
 
 def extra_files(extra: ExtraSpec) -> tuple[str, ...]:

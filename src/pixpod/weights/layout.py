@@ -64,7 +64,7 @@ def check_layout(spec: ModelSpec, weights: Weights) -> None:
         raise ModelUnavailable(f"{spec.name}: {index} is no model index of diffusers") from exc
     except (OSError, ValueError) as exc:
         raise WeightsUnreadable(f"{spec.name}: {index} cannot be read as JSON") from exc
-    expected = spec.family.text_to_image
+    expected = spec.family.default_pipeline
     if found != expected:
         raise ModelUnavailable(f"{spec.name}: {index}: expected a {expected}, got a {found}")
     if weights.vae and not (weights.vae / "config.json").is_file():

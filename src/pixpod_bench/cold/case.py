@@ -47,7 +47,7 @@ class Case:
     @property
     def pipeline(self) -> str:
         """Name of diffusers' class."""
-        return self.spec.family.text_to_image
+        return self.spec.family.default_pipeline
 
     def weights(self) -> Weights:
         """The model's weights. Raises FileNotFoundError for a directory without the model."""

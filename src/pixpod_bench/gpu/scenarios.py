@@ -120,7 +120,7 @@ class Stack:
 
     `loras` are the numbers of LoRAs of each row of a batch, none the same, of `rank`. `nets` are
     types of ControlNets. `strength` is that of a given image. `refiner_steps` follow those of the
-    model.
+    model. `num_images` are shown as an image prompt.
     """
 
     loras: tuple[int, ...] = ()
@@ -128,6 +128,7 @@ class Stack:
     nets: tuple[str, ...] = ()
     strength: float | None = None
     refiner_steps: int = 0
+    num_images: int = 0
 
     @property
     def name(self) -> str:
@@ -135,7 +136,8 @@ class Stack:
         loras = f"{'/'.join(map(str, counts))} LoRA rank {self.rank}" if any(counts) else ""
         image = f"image at {self.strength:g}" if self.strength else ""
         refiner = f"refiner in {self.refiner_steps} steps" if self.refiner_steps else ""
-        return " + ".join(filter(None, (loras, *self.nets, image, refiner))) or PLAIN
+        shown = f"{self.num_images} shown" if self.num_images else ""
+        return " + ".join(filter(None, (loras, *self.nets, image, shown, refiner))) or PLAIN
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -27,7 +27,7 @@ SLICES: Mapping[str, str] = {
     "memory": "FLUX and SDXL on one GPU, and within 24 GB of it",
     "load": "mixed requests at random times, with and without batching",
     "unets": "SD 1.5 and SDXL over batch sizes and ways to run",
-    "stacks": "LoRAs, ControlNets, given images and refiners, beside plain images",
+    "stacks": "LoRAs, ControlNets, given and shown images, refiners, beside plain images",
 }
 
 
@@ -200,9 +200,10 @@ def _stacks(scale: Scale) -> Iterator[StackScenario]:
         Stack(nets=("canny",)),
         Stack(nets=("canny", "depth")),
         Stack(strength=0.6),
+        Stack(num_images=1),
         Stack(refiner_steps=num_refiner),
         studio,
-        Stack(loras=(8,), rank=first, nets=("canny", "depth"), refiner_steps=num_refiner),
+        replace(studio, loras=(8,), nets=("canny", "depth"), num_images=1),
     ):
         yield _stack(sdxl, stack, scale.sizes_px[0], 1, scale.sdxl_steps)
     for stack, is_alone in (
@@ -219,6 +220,7 @@ def _stacks(scale: Scale) -> Iterator[StackScenario]:
         *(Stack(loras=(1,), rank=rank) for rank in (first, *others)),
         Stack(nets=("canny",)),
         Stack(strength=0.6),
+        Stack(num_images=1),
     ):
         yield _stack(flux, stack, scale.sizes_px[0], 1, scale.flux_steps, tokens=tokens)
     for stack in (Stack(), all_four):

@@ -5,11 +5,11 @@ Names are those of the catalog, whose entries have the defaults and limits of re
 
 import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FLUX, SD15, SDXL, FamilySpec
+from pixpod.families import FLUX, FLUX_FILL, FLUX_KONTEXT, SD15, SDXL, FamilySpec
 
 Config = Mapping[str, object]
 
@@ -128,19 +128,45 @@ _EULER = {
     "steps_offset": 1,
 }
 
+_FLUX_DEV = Architecture(
+    name="flux-dev",
+    family=FLUX,
+    components={
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": _T5_XXL,
+        "transformer": _FLUX_TRANSFORMER,
+        "vae": _FLUX_VAE,
+    },
+    scheduler=_FLOW_MATCH,
+)
+_SDXL = Architecture(
+    name="sdxl",
+    family=SDXL,
+    components={
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": _CLIP_BIG_G,
+        "unet": _SDXL_UNET,
+        "vae": _SDXL_VAE,
+    },
+    scheduler=_EULER,
+)
+
 FULL_SIZE: Mapping[str, Architecture] = {
     architecture.name: architecture
     for architecture in (
-        Architecture(
-            name="flux-dev",
-            family=FLUX,
+        _FLUX_DEV,
+        replace(_FLUX_DEV, name="flux-dev-16bit"),
+        replace(_FLUX_DEV, name="flux-krea-dev"),
+        replace(_FLUX_DEV, name="flux-kontext", family=FLUX_KONTEXT),
+        replace(
+            _FLUX_DEV,
+            name="flux-fill",
+            family=FLUX_FILL,
             components={
-                "text_encoder": _CLIP_L,
-                "text_encoder_2": _T5_XXL,
-                "transformer": _FLUX_TRANSFORMER,
-                "vae": _FLUX_VAE,
+                **_FLUX_DEV.components,
+                # packed latents, those of the masked image, and 64 pixels of the mask for each
+                "transformer": {**_FLUX_TRANSFORMER, "in_channels": 384, "out_channels": 64},
             },
-            scheduler=_FLOW_MATCH,
         ),
         Architecture(
             name="flux-schnell",
@@ -163,17 +189,9 @@ FULL_SIZE: Mapping[str, Architecture] = {
             },
             scheduler=_EULER,
         ),
-        Architecture(
-            name="sdxl",
-            family=SDXL,
-            components={
-                "text_encoder": _CLIP_L,
-                "text_encoder_2": _CLIP_BIG_G,
-                "unet": _SDXL_UNET,
-                "vae": _SDXL_VAE,
-            },
-            scheduler=_EULER,
-        ),
+        _SDXL,
+        replace(_SDXL, name="sdxl-lightning"),
+        replace(_SDXL, name="sdxl-turbo"),
     )
 }
 TINY: Mapping[str, FamilySpec] = {"flux-tiny": FLUX, "sdxl-tiny": SDXL, "sd15-tiny": SD15}

@@ -83,9 +83,9 @@ def _get_spec(recipe: ModelRecipe, catalog: Catalog) -> ModelSpec:
     if recipe.model not in catalog:
         raise InvalidSettings(f"model {recipe.model}: expected {', '.join(catalog)}")
     spec = catalog[recipe.model]
-    if recipe.plan.precision is Precision.FLOAT8_DYNAMIC and spec.family.quantization is None:
-        title = spec.family.title
-        raise InvalidSettings(f"model {spec.name}: {title} models have no float8_dynamic form")
+    if recipe.plan.precision is Precision.FLOAT8_DYNAMIC and spec.quantization is None:
+        whose = spec.name if spec.keeps_16_bit else f"{spec.family.title} models"
+        raise InvalidSettings(f"model {spec.name}: {whose} have no float8_dynamic form")
     return spec
 
 
@@ -93,6 +93,8 @@ def _entry(spec: ModelSpec, recipe: ModelRecipe, origin: Origin) -> ManifestEntr
     text = recipe.describe(spec.family)
     if origin.vae is not None:
         text += f"; VAE of {spec.vae_repository or 'another folder'}"
+    if origin.denoiser is not None:
+        text += f"; denoiser of {origin.denoiser}"
     return ManifestEntry(
         name=spec.name,
         path=spec.name,

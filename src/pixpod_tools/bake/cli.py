@@ -68,7 +68,7 @@ def _parser() -> argparse.ArgumentParser:
     command.add_argument(
         "--random",
         metavar="NAME[=PRECISION..]",
-        help="random weights of the full size of flux-dev, flux-schnell, sdxl or sd15",
+        help="random weights of the full size of a FLUX, SDXL or SD 1.5 model of the catalog",
     )
     command.add_argument("--verify", type=Path, metavar="DIR", help="check every byte; 1 if wrong")
     command.add_argument(

@@ -138,7 +138,7 @@ def _write_small_parts(
     folder: Path, architecture: Architecture, components: tuple[Component, ...]
 ) -> None:
     family = architecture.family
-    pipeline_class = getattr(diffusers, family.text_to_image)
+    pipeline_class = getattr(diffusers, family.default_pipeline)
     scheduler = family.schedulers[next(iter(family.schedulers))].class_name
     index: dict[str, object] = {
         name: [None, None]
@@ -147,7 +147,7 @@ def _write_small_parts(
     }
     index |= {
         **family.pipeline_options,
-        "_class_name": family.text_to_image,
+        "_class_name": family.default_pipeline,
         "_diffusers_version": diffusers.__version__,
         "scheduler": ["diffusers", scheduler],
     }

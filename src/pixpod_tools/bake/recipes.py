@@ -80,6 +80,13 @@ PROFILES: Mapping[str, Profile] = {
     "flux-dev": Profile(models=(_float8("flux-dev"),)),
     "flux-dev-24gb": Profile(models=(_float8("flux-dev", t5=Precision.FLOAT8_DYNAMIC),)),
     "flux-dev-adaln16": Profile(models=(_float8("flux-dev", adaln=Precision.BFLOAT16),)),
+    "flux-dev-16bit": Profile(models=(_in("flux-dev-16bit", Precision.BFLOAT16),)),
+    "flux-krea-dev": Profile(models=(_float8("flux-krea-dev"),)),
+    "flux-kontext": Profile(models=(_float8("flux-kontext"),)),
+    "flux-fill": Profile(models=(_float8("flux-fill"),)),
+    "sdxl-few-steps": Profile(
+        models=(_in("sdxl-lightning", Precision.FLOAT16), _in("sdxl-turbo", Precision.FLOAT16))
+    ),
     "all": Profile(
         models=(
             _float8("flux-dev"),
@@ -150,5 +157,7 @@ def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:
     """See `parse_recipe`; a name alone means the format that images of the model ship in."""
     if "=" in text:
         return parse_recipe(text)
-    is_quantized = text in catalog and catalog[text].family.quantization is not None
-    return _float8(text) if is_quantized else _in(text, Precision.FLOAT16)
+    spec = catalog.get(text)
+    if spec is None or spec.family.quantization is None:
+        return _in(text, Precision.FLOAT16)
+    return _in(text, Precision.BFLOAT16) if spec.keeps_16_bit else _float8(text)

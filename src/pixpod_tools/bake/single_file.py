@@ -43,7 +43,7 @@ def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, fol
 def _convert_pipeline(
     family: FamilySpec, file: Path, config: Path, dtype: torch.dtype, folder: Path
 ) -> None:
-    pipeline_class = getattr(diffusers, family.text_to_image)
+    pipeline_class = getattr(diffusers, family.default_pipeline)
     parameters = inspect.signature(pipeline_class.__init__).parameters
     without = {"safety_checker": None} if "safety_checker" in parameters else {}
     pipe = pipeline_class.from_single_file(

@@ -16,7 +16,12 @@ from pydantic import SecretStr
 from pixpod.catalog import ModelSpec
 from pixpod.errors import InvalidSettings, LicenceNotAccepted
 from pixpod.extras import ServedSpec
-from pixpod.weights.hub_repository import VAE_FILES, fetch_repository, needed_files
+from pixpod.weights.hub_repository import (
+    VAE_FILES,
+    fetch_repository,
+    needed_files,
+    resolve_revision,
+)
 from pixpod.weights.layout import MODEL_INDEX
 from pixpod.weights.manifest import MANIFEST, read_manifest
 from pixpod_tools.bake.bars import byte_bar
@@ -32,13 +37,15 @@ DOWNLOADS = ".download"
 class Origin:
     """A folder in the layout of diffusers, and its description for the manifest.
 
-    `vae` is a folder that replaces the one inside.
+    `vae` is a folder that replaces the one inside. `denoiser` describes the origin of the
+    denoiser's weights where it is another one.
     """
 
     folder: Path
     revision: str
     repository: str | None = None
     vae: Path | None = None
+    denoiser: str | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -119,19 +126,36 @@ def opened(
 
 
 def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path) -> Origin:
-    revision = options.revision or spec.revision
-    if spec.repository is None or revision is None:
+    """Download a model at the pinned commits, else at those that are the newest now."""
+    if spec.repository is None:
         raise InvalidSettings(
-            f"{spec.name} has no repository and revision in the catalog: "
-            "give them there, or a folder with --from"
+            f"{spec.name} has no repository in the catalog: give it there, or a folder with --from"
         )
+    revision = options.revision or spec.revision or _newest(spec.repository, options)
     folder = downloads / "model"
     vae = options.vae
-    if vae is None and spec.vae_repository and spec.vae_revision:
+    if vae is None and spec.vae_repository:
         vae = downloads / "vae"
-        fetch_to(vae, spec.vae_repository, spec.vae_revision, VAE_FILES, options)
+        of_vae = spec.vae_revision or _newest(spec.vae_repository, options)
+        fetch_to(vae, spec.vae_repository, of_vae, VAE_FILES, options)
     fetch_to(folder, spec.repository, revision, needed_files(spec), options)
-    return Origin(folder=folder, revision=revision, repository=spec.repository, vae=vae)
+    denoiser = None
+    if spec.denoiser_repository and spec.denoiser_file:
+        of_file = spec.denoiser_revision or _newest(spec.denoiser_repository, options)
+        inside = folder / spec.family.denoiser
+        fetch_to(inside, spec.denoiser_repository, of_file, (spec.denoiser_file,), options)
+        denoiser = f"{spec.denoiser_repository}/{spec.denoiser_file} at {of_file}"
+    return Origin(
+        folder=folder,
+        revision=revision,
+        repository=spec.repository,
+        vae=vae,
+        denoiser=denoiser,
+    )
+
+
+def _newest(repository: str, options: SourceOptions) -> str:
+    return resolve_revision(repository, token=options.token, endpoint=options.endpoint)
 
 
 def fetch_to(

@@ -82,6 +82,9 @@ def _check_cacheable(names: tuple[str, ...], catalog: Catalog) -> None:
         raise InvalidConfiguration(
             "models", ", ".join(names), "one model in mode cached-model: the platform caches one"
         )
+    if catalog[names[0]].denoiser_file:
+        accepted = "a model of one repository; the denoiser of this one is in another"
+        raise InvalidConfiguration("models", names[0], accepted)
     if catalog[names[0]].repository is None:
         accepted = "a model that is on the hub; this one ships with the source"
         raise InvalidConfiguration("models", names[0], accepted)

@@ -13,7 +13,7 @@ from pixpod.extras import ExtraKind, extras_for, load_extras
 from pixpod.job import Delivery
 from pixpod_tools.generate.markdown import generated_from, table
 
-MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+MODELS = ("flux-tiny", "flux-kontext", "flux-fill", "sdxl-tiny", "sd15-tiny")
 """One of each family, as all models of a family take the same."""
 
 IMAGE, MASK, LORA = "https://app.example/image.png", "https://app.example/mask.png", "style"
@@ -37,6 +37,10 @@ _REFINER = {"refiner": {"high_noise_frac": 0.5}}
 _HEUN = {"scheduler": "Heun"}
 _TURBO = {"quality": "turbo", "num_inference_steps": 12}
 _TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": "blurred"}
+
+_WEIGHTS = {"prompt_weights": True, "prompt": "a (red)1.5 circle"}
+_CHUNKS = {"on_long_prompt": "chunk", "prompt": "a red circle, " * 30}
+_CLIP_SKIP = {"clip_skip": 1}
 
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`image`": _IMAGE,
@@ -62,6 +66,14 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`refiner`, `controlnets`": _REFINER | _CONTROL,
     "`refiner`, `controlnets`, `image`": _REFINER | _CONTROL | _IMAGE,
     "`refiner`, `scheduler: Heun`": _REFINER | _HEUN,
+    "`prompt_weights`": _WEIGHTS,
+    "`on_long_prompt: chunk`": _CHUNKS,
+    "`clip_skip`": _CLIP_SKIP,
+    "`prompt_weights`, `on_long_prompt: chunk`, `clip_skip`": _CHUNKS | _CLIP_SKIP | _WEIGHTS,
+    "`prompt_weights`, `loras`": _WEIGHTS | _LORA,
+    "`on_long_prompt: chunk`, `controlnets`": _CHUNKS | _CONTROL,
+    "`prompt_weights`, `on_long_prompt: chunk`, `refiner`": _CHUNKS | _WEIGHTS | _REFINER,
+    "`prompt_weights`, `on_long_prompt: chunk`, `ip_adapter`": _CHUNKS | _WEIGHTS | _PROMPT,
     "`quality: turbo`": _TURBO,
     "`quality: turbo`, `image`": _TURBO | _IMAGE,
     "`quality: turbo`, `loras`": _TURBO | _LORA,
@@ -86,7 +98,7 @@ a cell is refused with the code `invalid_input`, and the message says what is ex
 
 _TAIL = """
 How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
-[image prompts](image-prompts.md), [refiners](refiner.md).
+[image prompts](image-prompts.md), [refiners](refiner.md), [prompts](prompts.md).
 """
 
 

@@ -21,8 +21,9 @@ is an architecture.
 _DEFAULTS = """
 The large models need CUDA and never run on the CPU. The precision in this table is a model's
 default: a GPU may choose another one for FLUX, by its class in
-[gpus.toml](../src/pixpod/gpus.toml), and `PIXPOD_PRECISION` sets it by hand. Each reply says in
-`model.precision` what ran. The tiny models ship with the source:
+[gpus.toml](../src/pixpod/gpus.toml), and `PIXPOD_PRECISION` sets it by hand; `flux-dev-16bit` runs
+in 16 bits everywhere. Each reply says in `model.precision` what ran. The tiny models ship with the
+source:
 [flux-tiny](../model_cache/tiny/flux-tiny/README.md),
 [sdxl-tiny](../model_cache/tiny/sdxl-tiny/README.md),
 [sd15-tiny](../model_cache/tiny/sd15-tiny/README.md).
@@ -33,6 +34,11 @@ Defaults of requests:
 
 _LIMITS = """
 Limits of requests:
+
+"""
+
+_DISTILLED = """
+These are distilled to few steps, and refuse other values:
 
 """
 
@@ -76,6 +82,8 @@ def render() -> str:
             ("model", "side in pixels", "pixels", "steps", "guidance", "images", "sequence length"),
             _limit_rows(models),
         )
+        + _DISTILLED
+        + table(("model", "values of `num_inference_steps`", "`scheduler`"), _distilled(models))
         + _EXTRAS
         + table(("extra", "kind", "types", "for", "licence", "weights"), _extra_rows())
         + _FAMILIES
@@ -91,6 +99,9 @@ def _rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
         licence = _licence(model)
         parts = [part for part in (model.repository, model.vae_repository) if part]
         weights = " with the VAE of ".join(f"`{part}`" for part in parts) or "in this repository"
+        if model.denoiser_file:
+            file = f"`{model.denoiser_file}` of `{model.denoiser_repository}`"
+            weights += f" and {file} as {model.family.denoiser}"
         precision = "; ".join(f"{device}: `{each}`" for device, each in model.precision.items())
         is_cuda = "yes" if model.requires_cuda else "no"
         yield f"`{model.name}`", model.family.title, weights, licence, is_cuda, precision
@@ -125,6 +136,13 @@ def _limit_rows(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
             str(limits.max_images),
             _or_dash(limits.max_sequence_length),
         )
+
+
+def _distilled(models: list[ModelSpec]) -> Iterator[tuple[str, ...]]:
+    for model in models:
+        if model.step_counts:
+            counts = ", ".join(map(str, model.step_counts))
+            yield f"`{model.name}`", counts, code(model.schedulers)
 
 
 def _extra_rows() -> Iterator[tuple[str, ...]]:

@@ -46,7 +46,7 @@ def convert_names(tensors: Tensors, metadata: Mapping[str, str], model: LoadedMo
     num_layers = sum(map(_num_layers, filter(_IS_DOWN.fullmatch, tensors)))
     family = model.spec.family
     options = {} if family.denoiser == "transformer" else {"unet_config": model.denoiser.config}
-    pipeline_class = getattr(diffusers, family.text_to_image)
+    pipeline_class = getattr(diffusers, family.default_pipeline)
     try:
         found = pipeline_class.lora_state_dict(with_alphas(tensors), **options)
     # diffusers' converters raise any of these for names and shapes that they do not know

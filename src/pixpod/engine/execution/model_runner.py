@@ -22,6 +22,7 @@ from pixpod.engine.execution.conditions import (
     LoraCondition,
     Prepared,
     RefinerCondition,
+    SeenMaskCondition,
     SourceCondition,
     TextCondition,
 )
@@ -62,15 +63,24 @@ class ModelRunner:
         self._placement = placement
         lora = LoraCondition(AdapterStore(), AdaptedCopies(compile_copy))
         text, source = TextCondition(cache, lora.text_content), SourceCondition(cache)
-        controls, refiner = ControlNetCondition(cache), RefinerCondition(cache)
+        mask, controls = SeenMaskCondition(cache), ControlNetCondition(cache)
         prompt = ImagePromptCondition(cache, ImageCopies(compile_copy))
+        images, refiner = [source, mask, controls, prompt], RefinerCondition(cache)
         # LoRAs also go on the copies that attend to images
-        self._conditions: Sequence[Condition] = (prompt, lora, text, source, controls, refiner)
+        self._conditions: Sequence[Condition] = (
+            prompt,
+            lora,
+            text,
+            source,
+            mask,
+            controls,
+            refiner,
+        )
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
             StageName.TEXT_ENCODE: EncodeStage([text, refiner], "a text"),
-            StageName.IMAGE_ENCODE: EncodeStage([source, controls, prompt], "encoding an image"),
-            StageName.DENOISE: DenoiseStage([source, controls, prompt]),
+            StageName.IMAGE_ENCODE: EncodeStage(images, "encoding an image"),
+            StageName.DENOISE: DenoiseStage(images),
             StageName.REFINE: RefineStage([source, refiner]),
             StageName.DECODE: DecodeStage([source]),
             **stages,

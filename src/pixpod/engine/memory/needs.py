@@ -186,7 +186,7 @@ def need_of(
     keys = keys or own_keys(spec, plan.precision)
     denoiser = spec.family.denoiser
     saved_bytes = 0
-    if spec.family.quantization and not plan.precision.is_8_bit:
+    if spec.quantization and not plan.precision.is_8_bit:
         smaller = _sizes(spec, replace(plan, precision=Precision.FLOAT8_DYNAMIC), weights)
         saved_bytes = sizes[denoiser] - smaller[denoiser]
     wide = plan.wide_precision

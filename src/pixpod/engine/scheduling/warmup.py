@@ -9,7 +9,7 @@ from typing import Any
 
 from pixpod.catalog import ModelSpec, Size
 from pixpod.extras import Extras
-from pixpod.job import GenerationRequest
+from pixpod.job import GenerationRequest, LongPrompt
 from pixpod.stacks import Stack, stack_request, with_slots
 
 STEPS = 2
@@ -51,5 +51,11 @@ def stack_warmups(
 def _changes(spec: ModelSpec, size: Size) -> dict[str, Any]:
     """Return what makes a request short. Any: types differ."""
     width, height = size
-    steps = min(STEPS, spec.limits.max_steps)
-    return {"width": width, "height": height, "num_inference_steps": steps, "truncate": True}
+    counts = spec.step_counts or range(1, spec.limits.max_steps + 1)
+    steps = min((count for count in counts if count >= STEPS), default=max(counts))
+    return {
+        "width": width,
+        "height": height,
+        "num_inference_steps": steps,
+        "on_long_prompt": LongPrompt.TRUNCATE,
+    }

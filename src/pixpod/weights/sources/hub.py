@@ -1,5 +1,6 @@
 """Weights that are downloaded from the hub, if the deployment allows it."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import ClassVar
@@ -53,6 +54,9 @@ class HubSource:
         _check_pinned(spec.name, "revision", spec.repository, spec.revision)
         if isinstance(spec, ModelSpec):
             _check_pinned(spec.name, "vae_revision", spec.vae_repository, spec.vae_revision)
+            _check_pinned(
+                spec.name, "denoiser_revision", spec.denoiser_repository, spec.denoiser_revision
+            )
         if found := self.find(spec):
             return found
         version = _version(spec)
@@ -68,19 +72,17 @@ class HubSource:
         return "the catalog names no repository"
 
     def _fetch(self, spec: ServedSpec, folder: Path) -> ManifestEntry:
-        """Fetch the model's and the VAE's repository into one folder, as in a baked model; of an
-        extra's repository, its folder only.
+        """Fetch a model's repositories into one folder, as in a baked model; of an extra's
+        repository, its folder only.
         """
         assert spec.repository and spec.revision
         is_extra = isinstance(spec, ExtraSpec)
         patterns = extra_files(spec) if isinstance(spec, ExtraSpec) else needed_files(spec)
         to = folder / spec.name
         files = self._fetch_one(spec, spec.repository, spec.revision, patterns, to)
-        if isinstance(spec, ModelSpec) and spec.vae_repository and spec.vae_revision:
-            of_vae = self._fetch_one(
-                spec, spec.vae_repository, spec.vae_revision, VAE_FILES, to / "vae"
-            )
-            files += tuple(replace(file, path=f"vae/{file.path}") for file in of_vae)
+        for part, repository, revision, wanted in _parts(spec):
+            of_part = self._fetch_one(spec, repository, revision, wanted, to / part)
+            files += tuple(replace(file, path=f"{part}/{file.path}") for file in of_part)
         inside = f"{spec.folder}/" if isinstance(spec, ExtraSpec) and spec.folder else ""
         by_path = {
             file.path.removeprefix(inside): replace(file, path=file.path.removeprefix(inside))
@@ -120,9 +122,23 @@ def _check_pinned(model: str, field: str, repository: str | None, revision: str 
         )
 
 
-def _version(spec: ServedSpec) -> str:
+def _parts(spec: ServedSpec) -> Iterator[tuple[str, str, str, tuple[str, ...]]]:
+    """Yield each component from another repository: its name, repository, commit and patterns."""
     if isinstance(spec, ExtraSpec):
-        others = f"{spec.folder}\n{spec.file}"
+        return
+    if spec.vae_repository and spec.vae_revision:
+        yield spec.family.vae, spec.vae_repository, spec.vae_revision, VAE_FILES
+    if spec.denoiser_repository and spec.denoiser_revision and spec.denoiser_file:
+        wanted = (spec.denoiser_file,)
+        yield spec.family.denoiser, spec.denoiser_repository, spec.denoiser_revision, wanted
+
+
+def _version(spec: ServedSpec) -> str:
+    others: tuple[str | None, ...]
+    if isinstance(spec, ExtraSpec):
+        others = (spec.folder, spec.file)
     else:
-        others = f"{spec.vae_repository}\n{spec.vae_revision}"
-    return f"{spec.repository}\n{spec.revision}\n{others}"
+        others = (spec.vae_repository, spec.vae_revision)
+        if spec.denoiser_file:
+            others += (spec.denoiser_repository, spec.denoiser_revision, spec.denoiser_file)
+    return "\n".join(str(part) for part in (spec.repository, spec.revision, *others))

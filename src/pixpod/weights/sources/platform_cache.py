@@ -44,9 +44,9 @@ class PlatformCacheSource:
         Raises ModelUnavailable for a repository that is not in the layout of diffusers, and
         WeightsUnreadable for an incomplete snapshot: the platform is still filling it, or has
         stopped filling it, on this host only. Extras are not cached: the one repository is a
-        model's.
+        model's. Nor are models whose denoiser is a file of another repository.
         """
-        if spec.repository is None or isinstance(spec, ExtraSpec):
+        if spec.repository is None or isinstance(spec, ExtraSpec) or spec.denoiser_file:
             return None
         repository = self.hub_cache_dir / f"models--{spec.repository.replace('/', '--')}"
         try:
@@ -77,6 +77,8 @@ class PlatformCacheSource:
         return self.find(spec)
 
     def why_not(self, spec: ServedSpec) -> str:
+        if isinstance(spec, ModelSpec) and spec.denoiser_file:
+            return "the platform caches one repository, and the model's denoiser is in another"
         cached = sorted(path.name for path in self.hub_cache_dir.glob("models--*"))
         if not cached:
             return f"{self.hub_cache_dir} has no model"

@@ -5,6 +5,7 @@ from pixpod.engine.execution.conditions.controls import ControlNetCondition
 from pixpod.engine.execution.conditions.image_prompt import ImagePromptCondition
 from pixpod.engine.execution.conditions.lora import LoraCondition
 from pixpod.engine.execution.conditions.refiner import RefinerCondition
+from pixpod.engine.execution.conditions.seen_mask import SeenMaskCondition
 from pixpod.engine.execution.conditions.source import SourceCondition
 from pixpod.engine.execution.conditions.text import TextCondition
 
@@ -16,6 +17,7 @@ __all__ = [
     "LoraCondition",
     "Prepared",
     "RefinerCondition",
+    "SeenMaskCondition",
     "SourceCondition",
     "TextCondition",
 ]

@@ -1,8 +1,8 @@
 """A given image as the start of denoising, and a mask that keeps parts of it.
 
-All families and schedulers do inpainting in the same way: after each step, what the mask keeps is
-replaced by the given image with the noise of that step. In the end the pixels of the given image
-themselves are put back, because no autoencoder returns them.
+Inpainting is the same for all families whose denoiser does not see the mask, with any scheduler:
+after each step, what the mask keeps is replaced by the given image with the noise of that step. In
+the end the pixels of the given image themselves are put back, because no autoencoder returns them.
 """
 
 from collections.abc import Sequence
@@ -43,7 +43,7 @@ class SourceCondition(Condition):
         self, batch: Batch, pipe: Pipeline, rows: Sequence[Row], num_calls: int
     ) -> AfterStep | None:
         masks = [row.state.item.request.conditions.mask for row in rows]
-        if not any(masks):
+        if not any(masks) or batch.model.spec.family.sees_mask:
             return None
         arguments = [row.state.arguments[self.used_by] for row in rows]
         given = torch.cat([each["image"] for each in arguments]).to(arguments[0]["prompt_embeds"])

@@ -5,6 +5,7 @@ from typing import Any
 
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
+    MaskCalls,
     PipelineCalls,
     RefinerCalls,
     TokenLimit,
@@ -13,6 +14,7 @@ from pixpod.families import FamilySpec
 
 __all__ = [
     "Arguments",
+    "MaskCalls",
     "PipelineCalls",
     "RefinerCalls",
     "TokenLimit",

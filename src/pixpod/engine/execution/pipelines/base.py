@@ -1,6 +1,6 @@
 """The protocol of the code of families, and functions that several of them share."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -9,12 +9,17 @@ import torch
 from pixpod.catalog import Size
 from pixpod.engine.model import Component, LoadedModel, Pipeline, Tokenizer
 from pixpod.errors import ModelUnavailable
+from pixpod.families import ClipTextSpec
 from pixpod.job import GenerationRequest, ImagePromptOptions, Prompts
 
 Arguments = dict[str, Any]
 """Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
 types of arguments differ.
 """
+
+
+EncoderNames = tuple[str, str, str]
+"""The field of the text that an encoder reads, and the names of its tokenizer and of itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +113,21 @@ class PipelineCalls(Protocol):
         ...
 
 
+class MaskCalls(PipelineCalls, Protocol):
+    """Calls the pipelines of a family whose denoiser sees the mask."""
+
+    def mask_arguments(
+        self, pipe: Pipeline, image: torch.Tensor, masked: torch.Tensor, mask: torch.Tensor
+    ) -> Arguments:
+        """Return image and mask as the pipeline's call takes them, from those of all rows.
+
+        `image` are scaled latents, `masked` those of the image without what the mask marks, and
+        `mask` is true there, as (rows, 1, height, width) of pixels. May change the pipeline for
+        this call.
+        """
+        ...
+
+
 class RefinerCalls(Protocol):
     """Reads texts for the refiners of a family, and prepares their pipeline."""
 
@@ -158,6 +178,42 @@ def second_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:
         yield "prompt_2", prompts.prompt_2
     if prompts.negative_prompt is not None:
         yield "negative_prompt", prompts.negative_prompt
+
+
+def replace_embeddings(
+    plain: Arguments,
+    pipe: Pipeline,
+    request: GenerationRequest,
+    spec: ClipTextSpec,
+    encoders: Sequence[EncoderNames],
+) -> Arguments:
+    """Put the embeddings of weighted and long texts, and of a `clip_skip`, in the place of plain
+    ones. Pooled embeddings stay as they are.
+
+    diffusers has no weights and no chunks, and its `clip_skip` of SD 1.5 fails with the
+    transformers of today (diffusers#14124).
+    """
+    prompts, text = request.prompts, request.text
+    if not prompts.weighted and text.num_chunks == 1 and not text.clip_skip:
+        return plain
+    # imported late: compel takes time at boot, and few requests need it
+    from pixpod.engine.execution.pipelines.clip_text import ClipEncoder, encode
+
+    fields, tokenizers, modules = zip(*encoders, strict=True)
+    found = [
+        ClipEncoder(tokenizer=getattr(pipe, tokenizer), module=getattr(pipe, module))
+        for tokenizer, module in zip(tokenizers, modules, strict=True)
+    ]
+    texts = [prompts.parts_of(field) for field in fields]
+    embeds = encode(found, texts, spec, clip_skip=text.clip_skip, num_chunks=text.num_chunks)
+    if plain["negative_prompt_embeds"] is None:
+        return {**plain, "prompt_embeds": embeds}
+    if prompts.negative_prompt is None and pipe.config.get("force_zeros_for_empty_prompt"):
+        negative = torch.zeros_like(embeds)
+    else:  # as in diffusers, clip_skip is for the prompt alone
+        texts = [prompts.parts_of("negative_prompt")] * len(found)
+        negative = encode(found, texts, spec, clip_skip=0, num_chunks=text.num_chunks)
+    return {**plain, "prompt_embeds": embeds, "negative_prompt_embeds": negative}
 
 
 def image_arguments(request: GenerationRequest) -> Arguments:

@@ -1,12 +1,13 @@
 """SD 1.5 pipelines: one CLIP text encoder, classifier-free guidance above a scale of 1."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 import torch
 
 from pixpod.catalog import Size
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
+    EncoderNames,
     TokenLimit,
     check_channels,
     check_side,
@@ -14,15 +15,21 @@ from pixpod.engine.execution.pipelines.base import (
     decode_latents,
     encode_latents,
     image_arguments,
+    replace_embeddings,
 )
 from pixpod.engine.model import LoadedModel, Pipeline, Tokenizer
 from pixpod.errors import ModelUnavailable
+from pixpod.families import ClipTextSpec
+from pixpod.families.sd15 import SD15_TEXT
 from pixpod.job import GenerationRequest, ImagePromptOptions, Mode
 from pixpod.methods import is_guided
 
 
 class Sd15Calls:
     """Calls SD 1.5, whose only text encoder reads prompt and negative prompt."""
+
+    clip_text: ClipTextSpec = SD15_TEXT
+    encoders: Sequence[EncoderNames] = (("prompt", "tokenizer", "text_encoder"),)
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
@@ -35,6 +42,12 @@ class Sd15Calls:
     def encode_text(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
+        plain = self._encode_plain(pipe, request, device)
+        return replace_embeddings(plain, pipe, request, self.clip_text, self.encoders)
+
+    def _encode_plain(
+        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
+    ) -> Arguments:
         embeds, negative_embeds = pipe.encode_prompt(
             prompt=request.prompts.prompt,
             device=device,
@@ -45,7 +58,8 @@ class Sd15Calls:
         return {"prompt_embeds": embeds, "negative_prompt_embeds": negative_embeds}
 
     def call_arguments(self, request: GenerationRequest) -> Arguments:
-        return {"guidance_scale": request.sampling.guidance_scale, **image_arguments(request)}
+        scale = request.sampling.guidance_scale or 0.0  # distilled models have none
+        return {"guidance_scale": scale, **image_arguments(request)}
 
     def encode_image(self, pipe: Pipeline, pixels: torch.Tensor) -> torch.Tensor:
         return encode_latents(pipe, pixels)

@@ -12,12 +12,19 @@ from pixpod.engine.execution.pipelines.base import (
 )
 from pixpod.engine.execution.pipelines.sd15 import Sd15Calls
 from pixpod.engine.model import Pipeline, Tokenizer
+from pixpod.families.sdxl import SDXL_TEXT
 from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
 
 
 class SdxlCalls(Sd15Calls):
     """Calls SDXL, whose two encoders read the negative prompt. The first is that of SD 1.5."""
+
+    clip_text = SDXL_TEXT
+    encoders = (
+        ("prompt", "tokenizer", "text_encoder"),
+        ("prompt_2", "tokenizer_2", "text_encoder_2"),
+    )
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
@@ -34,7 +41,7 @@ class SdxlCalls(Sd15Calls):
             return super().control_arguments(pipe, request, images)
         return {"control_image": images, "control_mode": modes}
 
-    def encode_text(
+    def _encode_plain(
         self, pipe: Pipeline, request: GenerationRequest, device: torch.device
     ) -> Arguments:
         return embeddings(

@@ -3,10 +3,11 @@
 import torch
 from diffusers import StableDiffusionXLImg2ImgPipeline
 
-from pixpod.engine.execution.pipelines.base import Arguments
-from pixpod.engine.execution.pipelines.sdxl import embeddings
+from pixpod.engine.execution.pipelines.base import Arguments, replace_embeddings
+from pixpod.engine.execution.pipelines.sdxl import SdxlCalls, embeddings
 from pixpod.engine.model import Component, LoadedModel, Pipeline
 from pixpod.errors import ModelUnavailable
+from pixpod.families.sdxl import SDXL_TEXT
 from pixpod.job import GenerationRequest
 from pixpod.methods import is_guided
 
@@ -56,7 +57,7 @@ class SdxlRefinerCalls:
             requires_aesthetics_score=True,
             add_watermarker=False,
         )
-        return embeddings(
+        plain = embeddings(
             reader.encode_prompt(
                 prompt=prompts.prompt_2 or prompts.prompt,
                 device=device,
@@ -64,6 +65,7 @@ class SdxlRefinerCalls:
                 do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
             )
         )
+        return replace_embeddings(plain, reader, request, SDXL_TEXT, SdxlCalls.encoders[1:])
 
     def prepare(self, pipe: Pipeline) -> None:
         """Have the pipeline give the UNet the numbers that it reads.

@@ -1,0 +1,36 @@
+"""The jobs of docs/features.md, on small models."""
+
+import numpy as np
+from support.control_images import as_png, cases
+from support.tiny_models import Desk
+
+from pixpod_tools.generate.features_page import FEATURES, IMAGE, LORA, MASK, refused_fields
+
+
+def job_of(feature, model):
+    """The job of a row, with images and a LoRA of this model in the place of the page's names."""
+    mask = np.zeros((64, 64), np.uint8)
+    mask[:, 32:] = 255
+    real = {IMAGE: as_png(cases(1)[0].given), MASK: as_png(mask), LORA: f"{model}-style"}
+
+    def with_real(value):
+        if isinstance(value, dict):
+            return {key: with_real(each) for key, each in value.items()}
+        if isinstance(value, list):
+            return [with_real(each) for each in value]
+        return real.get(value, value) if isinstance(value, str) else value
+
+    return {"model": model, "prompt": "a red circle", **with_real(dict(feature.fields))}
+
+
+def check_features(desk: Desk, model: str, listed_as: str) -> None:
+    """Run each row of the table on a small model, and compare with the column of a listed one."""
+    for feature in FEATURES:
+        reply = desk.reply(**job_of(feature, model))
+        refused = refused_fields(feature, listed_as)
+        if not refused:
+            assert "error" not in reply, f"{feature.title}: {reply['error']}"
+        else:
+            assert reply["error"].startswith("invalid_input: "), feature.title
+            for field in refused:
+                assert field in reply["error"], feature.title
