@@ -22,16 +22,21 @@ GOLDEN = Path(__file__).resolve().parents[1] / "golden"
 EXTRAS_FILE = Path(__file__).with_name("extras.toml")
 
 CATALOG = load_catalog()
-SMALL_EXTRAS = {
-    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if extra.repository is None
+PUBLISHED = {"vit-h", "ip-adapter-plus-sd15", "ip-adapter-plus-sdxl", "redux"}
+"""Left out of the offer, in which each tiny model has one adapter."""
+
+OFFERED_EXTRAS = {
+    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if name not in PUBLISHED
 }
 OFFER = Capabilities(
     models=CATALOG,
     qualities={name: offered_qualities(spec, None, None) for name, spec in CATALOG.items()},
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
-    extras=SMALL_EXTRAS,
+    extras=OFFERED_EXTRAS,
 )
-"""All built-in models, tiny and real, and extras for tiny ones, of a deployment without S3."""
+"""All built-in models and extras but for PUBLISHED, tiny and real, and those of EXTRAS_FILE, of a
+deployment without S3.
+"""
 
 
 def make_request(model="sdxl-tiny", **changes):

@@ -1,7 +1,7 @@
 """Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
 
 import pytest
-from support.factories import CATALOG, EXTRAS_FILE, SMALL_EXTRAS, make_settings
+from support.factories import CATALOG, EXTRAS_FILE, OFFERED_EXTRAS, make_settings
 
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import load_catalog
@@ -163,11 +163,11 @@ def names_for(model, extras, kind=None):
 
 
 def test_image_encoder_fits_where_an_adapter_names_it():
-    check_names(SMALL_EXTRAS, CATALOG)
-    assert names_for("sd15-tiny", SMALL_EXTRAS) == ["sd15-canny-tiny", "tiny-vit", "sd15-plus"]
-    assert names_for("sdxl-tiny", SMALL_EXTRAS, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
-    assert names_for("flux-tiny", SMALL_EXTRAS, ExtraKind.REDUX) == ["flux-redux-tiny"]
-    assert names_for("sdxl", SMALL_EXTRAS) == []
+    check_names(OFFERED_EXTRAS, CATALOG)
+    assert names_for("sd15-tiny", OFFERED_EXTRAS) == ["sd15-canny-tiny", "tiny-vit", "sd15-plus"]
+    assert names_for("sdxl-tiny", OFFERED_EXTRAS, ExtraKind.IP_ADAPTER) == ["sdxl-plus"]
+    assert names_for("flux-tiny", OFFERED_EXTRAS, ExtraKind.REDUX) == ["flux-redux-tiny"]
+    assert names_for("sdxl", OFFERED_EXTRAS) == ["sdxl-refiner"]
     real = load_extras()
     assert names_for("sdxl", real) == ["sdxl-refiner", "vit-h", "ip-adapter-plus-sdxl"]
     assert names_for("sd15", real) == ["vit-h", "ip-adapter-plus-sd15"]
@@ -175,7 +175,7 @@ def test_image_encoder_fits_where_an_adapter_names_it():
 
 
 def test_adapter_brings_its_image_encoder_along():
-    extras = SMALL_EXTRAS
+    extras = OFFERED_EXTRAS
     models = {"sd15-tiny": CATALOG["sd15-tiny"]}
     assert list(choose_extras(["sd15-plus"], extras, models)) == ["sd15-plus", "tiny-vit"]
     there = ["sd15-canny-tiny", "sd15-plus", "flux-redux-tiny"]
