@@ -7,6 +7,8 @@ from support.lora_files import BAD_LORAS, FLUX_LAYER, SDXL_LAYER, file_of, pair
 from support.lora_worker import lora_desk
 from support.tiny_models import MODELS
 
+from pixpod.engine.execution.conditions import LoraCondition
+
 PROMPT = "a red circle on a blue background"
 LAYERS = {"flux-tiny": FLUX_LAYER, "sdxl-tiny": SDXL_LAYER, "sd15-tiny": SDXL_LAYER}
 
@@ -118,7 +120,9 @@ def test_file_that_changes_on_the_disk_is_not_used(desk, widths, tmp_path):
     damaged = bytearray(path.read_bytes())
     damaged[-1] ^= 1
     path.write_bytes(damaged)
-    desk.worker.engine.loader._variants.result()._runner._conditions[0]._store._adapters.clear()
+    conditions = desk.worker.engine.loader._variants.result()._runner._conditions
+    (condition,) = (each for each in conditions if isinstance(each, LoraCondition))
+    condition._store._adapters.clear()
     assert desk.reply(**ask)["error"].startswith("weights_unreadable: LoRA changed: ")
     assert not path.exists()
     assert desk.reply(**ask)["adapters"] == [used | {"cached": False}]

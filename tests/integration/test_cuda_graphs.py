@@ -19,7 +19,7 @@ from pixpod.engine.compilation.regions import Call
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.execution.stages import denoise
 from pixpod.engine.memory.offloading import OffloadableWeights
-from pixpod.families import FAMILIES, FLUX, Precision
+from pixpod.families import FAMILIES, Precision
 from pixpod.testing.engines import running_engine
 
 CPU = torch.device("cpu")
@@ -216,4 +216,4 @@ def test_only_unets_on_a_gpu_are_captured(family):
         return [region.component for region in regions if region.has_cuda_graphs]
 
     assert captured("cpu") == []
-    assert captured("cuda") == ([] if family is FLUX else ["unet"])
+    assert captured("cuda") == ([] if family.denoiser == "transformer" else ["unet"])

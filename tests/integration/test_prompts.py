@@ -367,7 +367,7 @@ def test_loras_of_text_encoders_go_with_weights_and_clip_skip(desk, model, tmp_p
     )
     family = model.spec.family
     assert set(replaced) == set(family.text_encoders)
-    pipe = model.pipeline_with(family.text_to_image, family.component_names, (), replaced)
+    pipe = model.pipeline_with(family.default_pipeline, family.component_names, (), replaced)
     found = encoded(model, pipe, **given)["prompt_embeds"]
     without = encoded(model, **given)["prompt_embeds"]
     merged = {name: copy.deepcopy(model.components[name]) for name in family.text_encoders}
@@ -376,7 +376,7 @@ def test_loras_of_text_encoders_go_with_weights_and_clip_skip(desk, model, tmp_p
         for component, module in merged.items():
             for name, pair in adapter.of(component).items():
                 module.get_submodule(name).weight += torch.einsum("or,ri->oi", pair.up, pair.down)
-    pipe = model.pipeline_with(family.text_to_image, family.component_names, (), merged)
+    pipe = model.pipeline_with(family.default_pipeline, family.component_names, (), merged)
     expected = encoded(model, pipe, **given)["prompt_embeds"]
     assert torch.allclose(found, expected, atol=1e-3)
     assert not torch.allclose(found, without, atol=0.1)
