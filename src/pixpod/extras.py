@@ -59,7 +59,7 @@ class ExtraSpec:
 
     `family` is None for an image encoder, which fits where an adapter names it as its `encoder`.
     `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
-    the number of each type for a net that must be told it (a union net), and is empty for others.
+    the number of each type for a net that takes it as an input (a union net), else it is empty.
     It fits the models named in `models`, or all of the family. `gib_16` is its size in 16 bits.
     `folder` is its place in the repository, "" for the top, and `file` the name of its only file
     there, None for whole components. An image encoder sees squares with sides of `size_px`, and
@@ -122,7 +122,7 @@ class ExtraSpec:
 
     @property
     def is_union(self) -> bool:
-        """Return whether it is a net that must be told the type of an image."""
+        """Return whether the net takes the type of an image as an input."""
         return bool(self.modes)
 
     def fits(self, spec: ModelSpec) -> bool:

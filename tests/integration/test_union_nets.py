@@ -1,4 +1,4 @@
-"""Nets that are told the types of their images, with random weights, beside stock diffusers."""
+"""Nets that take the types of their images, too, with random weights, beside stock diffusers."""
 
 import hashlib
 from dataclasses import replace

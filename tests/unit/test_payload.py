@@ -60,7 +60,7 @@ UNION = ExtraSpec(
 
 
 def nets_of(*types, model="sdxl-tiny"):
-    """Names of the nets that see these types, and the modes that they are told.
+    """Names of the nets that see these types, and the modes that they get.
 
     Beside the shipped ones, which see canny or depth, there is one for canny and pose.
     """

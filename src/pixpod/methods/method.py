@@ -45,7 +45,7 @@ def pipelines_of(
 ) -> Mapping[Mode, str]:
     """Return the pipeline class for each mode that the family has, with or without controls.
 
-    `is_union`: the nets are told the types of their images.
+    `is_union`: the nets take the types of their images, too.
     """
     if not has_controls:
         return family.pipelines

@@ -24,7 +24,7 @@ from pixpod.job import ImagePromptOptions
 from pixpod.testing.random_models import build_random_module
 
 FEWER_BLOCKS = {"num_layers": 6, "num_single_layers": 0}
-"""Of the ControlNets for FLUX that are used most: six double blocks."""
+"""Six double blocks, as the ControlNets for FLUX that are used most."""
 
 
 REFINER = "refiner"
@@ -36,7 +36,7 @@ REFINER_BLOCKS = {
     "transformer_layers_per_block": 4,
     "attention_head_dim": (6, 12, 24, 24),
 }
-"""Of stabilityai/stable-diffusion-xl-refiner-1.0, whose UNet takes 4.21 GiB in 16 bits."""
+"""Blocks of stabilityai/stable-diffusion-xl-refiner-1.0, whose UNet takes 4.21 GiB in 16 bits."""
 
 ADAPTER, ENCODER = "adapter", "image-encoder"
 NUM_QUERIES, SD15_TEXT = 16, 768

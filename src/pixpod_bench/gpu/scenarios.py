@@ -1,4 +1,4 @@
-"""What a GPU is asked to do: scenarios as values, each with its name in journals and tables.
+"""Scenarios for a GPU as values, each with its name in journals and tables.
 
 Imports no torch.
 """
@@ -116,7 +116,7 @@ PLAIN = "plain"
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stack:
-    """What images are generated with beside a text; nothing by default.
+    """Conditions of images beside a text; none by default.
 
     `loras` are the numbers of LoRAs of each row of a batch, none the same, of `rank`. `nets` are
     types of ControlNets. `strength` is that of a given image. `refiner_steps` follow those of the

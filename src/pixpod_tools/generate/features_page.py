@@ -17,7 +17,7 @@ MODELS = ("flux-tiny", "flux-kontext", "flux-fill", "sdxl-tiny", "sd15-tiny")
 """One of each family, as all models of a family take the same."""
 
 IMAGE, MASK, LORA = "https://app.example/image.png", "https://app.example/mask.png", "style"
-"""What the jobs of the table name."""
+"""Sources that the jobs of the table name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
