@@ -13,10 +13,11 @@ pytestmark = pytest.mark.sdk
 HANDLER = Path(__file__).resolve().parents[1] / "support" / "handlers" / "hanging_gpu.py"
 BEHAVIOUR = Behaviour(ping_interval_s=1.0, heartbeat_timeout_s=120.0, min_execution_timeout_s=0)
 JOB = {"input": {"model": "sdxl-tiny", "prompt": "a red circle"}}
-LIMITED = {**JOB, "policy": {"executionTimeout": 2000}}
+LIMITED = {**JOB, "policy": {"executionTimeout": 5000}}
 """Milliseconds; the worker ends such a job a second before."""
 
 REPORT = "fitness check host: device_unavailable:"
+HANGS = "hangs"
 LIMIT_S = 60
 
 
@@ -28,7 +29,7 @@ def platform(tmp_path):
         behaviour=BEHAVIOUR,
         workers_min=1,
         workers_max=1,
-        env={"BAD_HOST": str(tmp_path / "bad")},
+        env={"BAD_HOST": str(tmp_path / "bad"), "GPU_HANGS": str(tmp_path / HANGS)},
     )
     with running_emulator(settings) as platform:
         yield platform
@@ -50,8 +51,9 @@ def reason_of(platform: RunningEmulator, worker_id: str) -> str:
 
 
 @pytest.mark.parametrize("end", ["CANCELLED", "FAILED"])
-def test_worker_whose_gpu_hangs_leaves_its_other_job_to_the_next_one(platform, end):
+def test_worker_whose_gpu_hangs_leaves_its_other_job_to_the_next_one(platform, tmp_path, end):
     hanging = submit(platform, LIMITED if end == "FAILED" else JOB)
+    platform.wait_until(lambda state: (tmp_path / HANGS).exists(), LIMIT_S)
     other = submit(platform, JOB)
     platform.wait_until(lambda state: are_taken(platform, hanging, other), LIMIT_S)
     if end == "CANCELLED":

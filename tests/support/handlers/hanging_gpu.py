@@ -1,12 +1,14 @@
 """The product's worker, by the SDK. On the first host, its engine has a GPU that never returns.
 
-The worker that makes the file BAD_HOST is on that host; those that find it are on others.
+The worker that makes the file BAD_HOST is on that host; those that find it are on others. The
+file GPU_HANGS appears when a job is on that GPU.
 """
 
 import logging
 import os
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parents[2]))
 
 from support.hanging_gpu import HangingModel, LoadedAlready
 
+from pixpod.engine.base import OnStep
 from pixpod.engine.engine import DiffusionEngine
+from pixpod.engine.scheduling.batching import BatchItem, ItemResult
+from pixpod.errors import WorkerError
 from pixpod.serving import runpod_sdk
 from pixpod.serving.draining import Drain
 from pixpod.settings import keep_sdk_quiet
@@ -29,8 +34,16 @@ SPEC = ScriptedWorker(
 RETURN_LIMIT_S = 2.0
 
 
+class ReportingModel(HangingModel):
+    def execute(
+        self, items: Sequence[BatchItem], on_step: OnStep
+    ) -> list[ItemResult | WorkerError]:
+        Path(os.environ["GPU_HANGS"]).touch()
+        return super().execute(items, on_step)
+
+
 def hanging_engine(timeline: BootTimeline) -> DiffusionEngine:
-    loader: Any = LoadedAlready(HangingModel(), "NVIDIA H200")
+    loader: Any = LoadedAlready(ReportingModel(), "NVIDIA H200")
     return DiffusionEngine(
         models={},
         loader=loader,
