@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device_probe import cuda_of_torch, probe_gpu, version_of_torch
+from pixpod.engine.imports.libraries import lean_imports
 from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
 from pixpod.extras import Extras, ExtraSpec
@@ -337,7 +338,7 @@ class ModelLoader:
 
     def _import_and_find_device(self) -> "Variants":
         """Import and find the device, on one thread: others would see a half-imported diffusers."""
-        with self._timeline.span("import"), gc_disabled():
+        with self._timeline.span("import"), gc_disabled(), lean_imports():
             from pixpod.engine.device import (
                 find_hardware,
                 limit_memory,

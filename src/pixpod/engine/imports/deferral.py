@@ -1,0 +1,153 @@
+"""Modules whose own code runs once something in it is asked for.
+
+They do what `importlib.util.LazyLoader` does, with two differences: modules inside such a package
+can be imported without running the package, and some names can be given beforehand.
+"""
+
+import ast
+import importlib
+import importlib.util
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib.machinery import PathFinder
+from pathlib import Path
+from types import MappingProxyType, ModuleType
+from typing import Any
+
+_OF_THE_IMPORT_SYSTEM = frozenset(
+    {"__path__", "__file__", "__cached__", "__wrapped__", "__builtins__"}
+)
+"""Names that Python and debuggers look for in any module; a deferred one has them or never will."""
+
+
+@dataclass
+class _State:
+    """Loading state of a deferred module, in its spec, where LazyLoader keeps its own."""
+
+    given: Mapping[str, object]
+    places: Mapping[str, str]
+    afterwards: Callable[[], None]
+    lock: "threading.RLock" = field(default_factory=threading.RLock)
+    is_running: bool = False
+    has_run: bool = False
+    successor: ModuleType | None = None
+    """The module that it has put in its own place, which transformers does."""
+
+
+class DeferredModule(ModuleType):
+    """A module that has not run yet. It becomes a plain one when it runs."""
+
+    def __getattr__(self, name: str) -> Any:
+        """Any: what the module defines under that name."""
+        if name in _OF_THE_IMPORT_SYSTEM:
+            raise AttributeError(name)
+        state = _state_of(self)
+        if place := state.places.get(name):
+            module, _, found_as = place.rpartition(".")
+            return getattr(importlib.import_module(module), found_as)
+        if not state.has_run and _has_module(self, name):
+            return importlib.import_module(f"{self.__name__}.{name}")
+        run(self)
+        if state.successor is not None:
+            return getattr(state.successor, name)
+        if name not in vars(self):
+            raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}")
+        return vars(self)[name]
+
+
+def defer(
+    name: str,
+    *,
+    given: Mapping[str, object] = MappingProxyType({}),
+    places: Mapping[str, str] = MappingProxyType({}),
+    afterwards: Callable[[], None] = lambda: None,
+) -> None:
+    """Put a module in place without running it. Its parents must be there; if it is, it stays.
+
+    `given` are values that it has until it runs, and `places` where some of its names are
+    defined, as `module.name`, to import them without it. `afterwards` is called once it has run.
+    """
+    if name in sys.modules:
+        return
+    parent, _, leaf = name.rpartition(".")
+    spec = importlib.util.find_spec(name)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    module = importlib.util.module_from_spec(spec)
+    module.__class__ = DeferredModule
+    spec.loader_state = _State(given=given, places=places, afterwards=afterwards)
+    vars(module).update(given)
+    sys.modules[name] = module
+    if parent:
+        setattr(sys.modules[parent], leaf, module)
+
+
+def imported_names(name: str) -> dict[str, str]:
+    """Return the `places` of a package: what its own code imports from the modules in it."""
+    spec = importlib.util.find_spec(name)
+    assert spec and spec.origin, "a package with code of its own"
+    code = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    return {
+        alias.asname or alias.name: f"{name}.{node.module}.{alias.name}"
+        for node in ast.walk(code)
+        if isinstance(node, ast.ImportFrom) and node.level == 1 and node.module
+        for alias in node.names
+    }
+
+
+def run(module: ModuleType) -> None:
+    """Run a module's own code if it is deferred, and wait if another thread does."""
+    if not isinstance(module, DeferredModule):
+        return
+    state = _state_of(module)
+    with state.lock:
+        if state.is_running or state.has_run:
+            return
+        state.is_running = True
+        for name in state.given:
+            vars(module).pop(name, None)
+        try:
+            assert module.__spec__ and module.__spec__.loader, "defer has found it"
+            module.__spec__.loader.exec_module(module)
+        except BaseException:
+            vars(module).update(state.given)
+            raise
+        finally:
+            state.is_running = False
+        state.has_run = True
+        in_place = sys.modules[module.__name__]
+        state.successor = in_place if in_place is not module else None
+        state.afterwards()
+
+
+def has_run(module: ModuleType) -> bool:
+    """Return whether a module's own code has run."""
+    return not isinstance(module, DeferredModule) or _state_of(module).has_run
+
+
+@contextmanager
+def hidden(*names: str) -> Iterator[None]:
+    """Have these packages look as if they were not installed, to whoever imports or probes."""
+    there = {name: sys.modules[name] for name in names if name in sys.modules}
+    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type] (None is for this)
+    try:
+        yield
+    finally:
+        for name in names:
+            del sys.modules[name]
+        sys.modules.update(there)
+
+
+def _has_module(package: ModuleType, name: str) -> bool:
+    path = vars(package).get("__path__")
+    return path is not None and PathFinder.find_spec(f"{package.__name__}.{name}", path) is not None
+
+
+def _state_of(module: ModuleType) -> _State:
+    assert module.__spec__, "modules that were imported have one"
+    state = module.__spec__.loader_state
+    assert isinstance(state, _State), "defer has set it"
+    return state
