@@ -5,14 +5,17 @@ can be imported without running the package, and some names can be given beforeh
 """
 
 import ast
+import functools
 import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from importlib.machinery import PathFinder
+from importlib.abc import Loader, MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import spec_from_loader
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 from typing import Any
@@ -30,6 +33,7 @@ class _State:
     given: Mapping[str, object]
     places: Mapping[str, str]
     afterwards: Callable[[], None]
+    runs_first: bool
     lock: "threading.RLock" = field(default_factory=threading.RLock)
     is_running: bool = False
     has_run: bool = False
@@ -48,7 +52,7 @@ class DeferredModule(ModuleType):
         if place := state.places.get(name):
             module, _, found_as = place.rpartition(".")
             return getattr(importlib.import_module(module), found_as)
-        if not state.has_run and _has_module(self, name):
+        if not state.has_run and _has_only_module(self, name):
             return importlib.import_module(f"{self.__name__}.{name}")
         run(self)
         if state.successor is not None:
@@ -64,32 +68,38 @@ def defer(
     given: Mapping[str, object] = MappingProxyType({}),
     places: Mapping[str, str] = MappingProxyType({}),
     afterwards: Callable[[], None] = lambda: None,
+    runs_first: bool = False,
 ) -> None:
     """Put a module in place without running it. Its parents must be there; if it is, it stays.
+
+    With `runs_first` it runs before any module in it is imported, as packages with circular imports
+    need it.
 
     `given` are values that it has until it runs, and `places` where some of its names are
     defined, as `module.name`, to import them without it. `afterwards` is called once it has run.
     """
     if name in sys.modules:
         return
+    if _RUN_FIRST not in sys.meta_path:
+        sys.meta_path.insert(0, _RUN_FIRST)
     parent, _, leaf = name.rpartition(".")
-    spec = importlib.util.find_spec(name)
-    if spec is None:
-        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    spec = _find(name)
     module = importlib.util.module_from_spec(spec)
     module.__class__ = DeferredModule
-    spec.loader_state = _State(given=given, places=places, afterwards=afterwards)
+    spec.loader_state = _State(
+        given=given, places=places, afterwards=afterwards, runs_first=runs_first
+    )
     vars(module).update(given)
     sys.modules[name] = module
-    if parent:
+    if parent and not isinstance(sys.modules[parent], DeferredModule):
         setattr(sys.modules[parent], leaf, module)
 
 
-def imported_names(name: str) -> dict[str, str]:
+@functools.cache
+def imported_names(name: str) -> Mapping[str, str]:
     """Return the `places` of a package: what its own code imports from the modules in it."""
-    spec = importlib.util.find_spec(name)
-    assert spec and spec.origin, "a package with code of its own"
-    code = ast.parse(Path(spec.origin).read_text(encoding="utf-8"))
+    origin = _find(name).origin
+    code = ast.parse(Path(origin).read_text(encoding="utf-8") if origin else "")
     return {
         alias.asname or alias.name: f"{name}.{node.module}.{alias.name}"
         for node in ast.walk(code)
@@ -103,6 +113,9 @@ def run(module: ModuleType) -> None:
     if not isinstance(module, DeferredModule):
         return
     state = _state_of(module)
+    if parent := module.__name__.rpartition(".")[0]:
+        if _runs_first(sys.modules[parent]):
+            run(sys.modules[parent])
     with state.lock:
         if state.is_running or state.has_run:
             return
@@ -141,9 +154,60 @@ def hidden(*names: str) -> Iterator[None]:
         sys.modules.update(there)
 
 
-def _has_module(package: ModuleType, name: str) -> bool:
+class _RunFirst(MetaPathFinder):
+    """Runs deferred packages of `runs_first` before their modules are found."""
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        parent = sys.modules.get(name.rpartition(".")[0])
+        if parent is None or not _runs_first(parent):
+            return None
+        run(parent)
+        there = sys.modules.get(name)
+        return None if there is None else spec_from_loader(name, _Loaded(there))
+
+
+class _Loaded(Loader):
+    """Loader of a module that was imported meanwhile."""
+
+    def __init__(self, module: ModuleType) -> None:
+        self._module = module
+        self._spec = module.__spec__
+
+    def create_module(self, spec: ModuleSpec) -> ModuleType:
+        return self._module
+
+    def exec_module(self, module: ModuleType) -> None:
+        module.__spec__ = self._spec
+
+
+_RUN_FIRST = _RunFirst()
+
+
+def _runs_first(module: ModuleType) -> bool:
+    if not isinstance(module, DeferredModule):
+        return False
+    state = _state_of(module)
+    return state.runs_first and not state.has_run and not state.is_running
+
+
+def _find(name: str) -> ModuleSpec:
+    """Find a module whose parents are there, without running them. Raises ModuleNotFoundError."""
+    parent = name.rpartition(".")[0]
+    spec = PathFinder.find_spec(name, sys.modules[parent].__path__ if parent else None)
+    if spec is None:
+        raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+    return spec
+
+
+def _has_only_module(package: ModuleType, name: str) -> bool:
+    """Return whether a name of a package is a module in it, and nothing that its code imports."""
     path = vars(package).get("__path__")
-    return path is not None and PathFinder.find_spec(f"{package.__name__}.{name}", path) is not None
+    full_name = f"{package.__name__}.{name}"
+    if path is None or PathFinder.find_spec(full_name, path) is None:
+        return False
+    return name not in imported_names(package.__name__)
 
 
 def _state_of(module: ModuleType) -> _State:

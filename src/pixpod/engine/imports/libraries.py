@@ -103,7 +103,7 @@ def lean_imports() -> Iterator[None]:
         yield
         return
     # torch's C++ asks for this class once, at the first operation of any subclass of Tensor
-    defer("torch.distributed.tensor", given={"DTensor": type("DTensor", (torch.Tensor,), {})})
+    defer("torch.distributed.tensor", given={"DTensor": type("DTensor", (torch.Tensor,), {})}, runs_first=True)
     _defer_compiler(is_compiling=torch.compiler.is_compiling)
     _defer_torchao()
     with (
@@ -167,6 +167,7 @@ def _defer_compiler(*, is_compiling: Callable[[], bool]) -> None:
             "eval_frame": SimpleNamespace(OptimizedModule=type("OptimizedModule", (), {})),
         },
         afterwards=lambda: _do(missed),
+        runs_first=True,
     )
     transforms = "torch._dynamo._trace_wrapped_higher_order_op"
     defer(transforms, given={_TRANSFORM: lambda: getattr(_run(transforms), _TRANSFORM)()})
@@ -186,7 +187,7 @@ def _defer_decompositions() -> None:
 
         return register
 
-    defer("torch._inductor")
+    defer("torch._inductor", runs_first=True)
     defer(
         decompositions,
         given={"register_decomposition": register_decomposition},

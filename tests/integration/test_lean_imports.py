@@ -1,0 +1,122 @@
+"""What a worker imports before its first image, in processes of its own.
+
+Each feature that needs more is tried after a boot that has imported nothing of it, and gives the
+images of a process that imported all libraries in the plain way.
+"""
+
+import json
+import os
+import subprocess
+import sys
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod_tools.bake.cli import main as bake
+
+BOOT = Path(__file__).resolve().parents[1] / "support" / "handlers" / "lean_boot.py"
+TINY = SOURCE_WEIGHTS_DIR / "tiny"
+LIMIT_S = 300
+
+CALL = {"prompt": "a red circle on a blue background", "seed": 7, "num_inference_steps": 4}
+FLUX = {"model": "flux-tiny", **CALL}
+SDXL = {"model": "sdxl-tiny", **CALL}
+WITH_LORA = {**FLUX, "loras": [{"source": "flux-frame"}]}
+JOBS = [FLUX, SDXL, {**FLUX, "quality": "turbo", "num_inference_steps": 8}, WITH_LORA]
+
+PACKAGES = frozenset(
+    """
+    PIL _brotli _cares _cffi_backend aiodns aiohappyeyeballs aiohttp aiosignal annotated_types anyio
+    attr backports brotli certifi chardet charset_normalizer colorama diffusers filelock frozenlist
+    h11 httpcore2 httpx2 huggingface_hub idna jinja2 markupsafe multidict numpy packaging pixpod
+    propcache psutil pycares pydantic pydantic_core regex requests safetensors tokenizers torch
+    torchao torchgen tqdm transformers truststore typing_extensions typing_inspection urllib3 xxhash
+    yaml yarl
+    """.split()
+)
+"""All that may be imported before the first image. A longer list makes each boot longer."""
+
+COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor"}
+QUANTISERS = {"torchao", "torchao.quantization"}
+LISTS_OF_MODELS = {"transformers", "transformers.models", "diffusers.models.transformers"}
+
+
+def boot(order, weights, **environ):
+    """The outcomes of jobs in a process that `lean_boot.py` describes."""
+    given = {
+        **os.environ,
+        "PIXPOD_WEIGHTS_DIR": str(weights),
+        "PIXPOD_LORA_DIR": str(TINY / "loras"),
+        "PIXPOD_DEVICE": "cpu",
+        "PIXPOD_WARMUP_SIZES": "",
+        "OMP_NUM_THREADS": "1",
+        **environ,
+    }
+    ended = subprocess.run(
+        [sys.executable, str(BOOT), json.dumps(order)],
+        env=given,
+        capture_output=True,
+        text=True,
+        timeout=LIMIT_S,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    return json.loads(ended.stdout.splitlines()[-1])["outcomes"]
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """flux-tiny in float8 and sdxl-tiny."""
+    folder = tmp_path_factory.mktemp("weights")
+    for model in ("flux-tiny=float8_dynamic", "sdxl-tiny=float32"):
+        source = TINY / model.partition("=")[0]
+        assert bake(["--model", model, "--from", str(source), "--to", str(folder)]) == 0
+    return folder
+
+
+@pytest.fixture(scope="module")
+def outcomes(weights):
+    """The same jobs in a worker and in a process that imported everything; the worker's first."""
+    order = {"jobs": JOBS, "compiles": True}
+    with ThreadPoolExecutor() as threads:
+        lean = threads.submit(boot, order, weights)
+        plain = threads.submit(boot, {**order, "imports_all": True}, weights)
+        return lean.result(), plain.result()
+
+
+def test_first_images_import_only_what_is_listed(outcomes):
+    for outcome in outcomes[0][:2]:
+        modules = {name for name in outcome["packages"] if "mypyc" not in name}
+        ours = {name for name in modules if not name.startswith(("_cython", "_sysconfig", "__m"))}
+        assert ours - PACKAGES <= {"_distutils_hack", "cython_runtime", "_remote_module_non_scriptable"}
+        assert not PACKAGES - ours
+        assert {*outcome["deferred"]} >= COMPILER | QUANTISERS | LISTS_OF_MODELS
+
+
+def test_images_equal_those_of_a_process_that_imports_everything(outcomes):
+    lean, plain = ([each["reply"] for each in found] for found in outcomes)
+    assert lean == plain
+    assert all("images" in reply for reply in lean), lean
+    images = [reply["images"][0] for reply in lean[: len(JOBS)]]
+    assert len({*images}) == len(JOBS)
+
+
+def test_turbo_and_loras_need_no_compiler(outcomes):
+    assert {*outcomes[0][len(JOBS) - 1]["deferred"]} >= COMPILER | QUANTISERS
+
+
+def test_compiler_is_imported_when_it_is_asked_for(outcomes):
+    compiled = outcomes[0][-1]
+    assert compiled["modes"]["transformer"] == "jit"
+    assert not {"torch._dynamo"} & {*compiled["deferred"]}
+    assert compiled["reply"] == outcomes[0][0]["reply"]
+
+
+def test_weights_are_quantised_after_a_boot_without_torchao():
+    jobs = [FLUX, {**FLUX, "quality": "max"}]
+    environ = {"PIXPOD_PRECISION": "flux-tiny=float8_dynamic", "PIXPOD_MODELS": "flux-tiny"}
+    first, best = boot({"jobs": jobs}, SOURCE_WEIGHTS_DIR, **environ)
+    assert first["reply"]["images"] != best["reply"]["images"]
+    assert not {*QUANTISERS} & {*first["deferred"]}
