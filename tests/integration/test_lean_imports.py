@@ -4,6 +4,7 @@ Each feature that needs more is tried after a boot that has imported nothing of 
 images of a process that imported all libraries in the plain way.
 """
 
+import importlib
 import json
 import os
 import subprocess
@@ -13,6 +14,8 @@ from pathlib import Path
 
 import pytest
 
+from pixpod.engine.imports.deferral import imported_names
+from pixpod.engine.imports.libraries import DIFFUSERS, TORCHAO, TRANSFORMERS_PLACES
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod_tools.bake.cli import main as bake
 
@@ -26,17 +29,18 @@ SDXL = {"model": "sdxl-tiny", **CALL}
 WITH_LORA = {**FLUX, "loras": [{"source": "flux-frame"}]}
 JOBS = [FLUX, SDXL, {**FLUX, "quality": "turbo", "num_inference_steps": 8}, WITH_LORA]
 
-PACKAGES = frozenset(
-    """
-    PIL _brotli _cares _cffi_backend aiodns aiohappyeyeballs aiohttp aiosignal annotated_types anyio
-    attr backports brotli certifi chardet charset_normalizer colorama diffusers filelock frozenlist
-    h11 httpcore2 httpx2 huggingface_hub idna jinja2 markupsafe multidict numpy packaging pixpod
-    propcache psutil pycares pydantic pydantic_core regex requests safetensors tokenizers torch
-    torchao torchgen tqdm transformers truststore typing_extensions typing_inspection urllib3 xxhash
-    yaml yarl
-    """.split()
-)
+LISTED = """
+PIL _brotli _cares _cffi_backend aiodns aiohappyeyeballs aiohttp aiosignal annotated_types anyio
+attr backports brotli certifi chardet charset_normalizer colorama diffusers filelock frozenlist
+h11 httpcore2 httpx2 huggingface_hub idna jinja2 markupsafe multidict numpy packaging pixpod
+propcache psutil pycares pydantic pydantic_core regex requests safetensors tokenizers torch
+torchao torchgen tqdm transformers truststore typing_extensions typing_inspection urllib3 xxhash
+yaml yarl
+"""
+PACKAGES = frozenset(LISTED.split())
 """All that may be imported before the first image. A longer list makes each boot longer."""
+
+OF_OTHERS = ("__", "_cython", "_distutils", "_remote_module", "_sysconfigdata")
 
 COMPILER = {"torch._dynamo", "torch._inductor", "torch.distributed.tensor"}
 QUANTISERS = {"torchao", "torchao.quantization"}
@@ -66,6 +70,12 @@ def boot(order, weights, **environ):
     return json.loads(ended.stdout.splitlines()[-1])["outcomes"]
 
 
+def third_party(packages):
+    """Without modules that parts of packages and of Python add under names of their own."""
+    found = {name for name in packages if not name.startswith(OF_OTHERS) and "mypyc" not in name}
+    return found - {"cython_runtime"}
+
+
 @pytest.fixture(scope="module")
 def weights(tmp_path_factory):
     """flux-tiny in float8 and sdxl-tiny."""
@@ -88,11 +98,13 @@ def outcomes(weights):
 
 def test_first_images_import_only_what_is_listed(outcomes):
     for outcome in outcomes[0][:2]:
-        modules = {name for name in outcome["packages"] if "mypyc" not in name}
-        ours = {name for name in modules if not name.startswith(("_cython", "_sysconfig", "__m"))}
-        assert ours - PACKAGES <= {"_distutils_hack", "cython_runtime", "_remote_module_non_scriptable"}
-        assert not PACKAGES - ours
+        assert third_party(outcome["packages"]) <= PACKAGES
         assert {*outcome["deferred"]} >= COMPILER | QUANTISERS | LISTS_OF_MODELS
+
+
+def test_plain_imports_bring_more(outcomes):
+    assert {"sympy", "accelerate", "peft"} <= third_party(outcomes[1][0]["packages"])
+    assert outcomes[1][0]["deferred"] == []
 
 
 def test_images_equal_those_of_a_process_that_imports_everything(outcomes):
@@ -115,8 +127,76 @@ def test_compiler_is_imported_when_it_is_asked_for(outcomes):
 
 
 def test_weights_are_quantised_after_a_boot_without_torchao():
-    jobs = [FLUX, {**FLUX, "quality": "max"}]
     environ = {"PIXPOD_PRECISION": "flux-tiny=float8_dynamic", "PIXPOD_MODELS": "flux-tiny"}
-    first, best = boot({"jobs": jobs}, SOURCE_WEIGHTS_DIR, **environ)
-    assert first["reply"]["images"] != best["reply"]["images"]
-    assert not {*QUANTISERS} & {*first["deferred"]}
+    (converted,) = boot({"jobs": [FLUX]}, SOURCE_WEIGHTS_DIR, **environ)
+    assert len(converted["reply"]["images"]) == 1
+    assert not QUANTISERS & {*converted["deferred"]}
+
+
+def test_places_are_where_the_libraries_have_these_names():
+    transformers = importlib.import_module("transformers")
+    for name, place in TRANSFORMERS_PLACES.items():
+        module, _, found_as = place.rpartition(".")
+        there = getattr(importlib.import_module(f"transformers.{module}"), found_as)
+        assert getattr(transformers, name) is there, name
+
+
+@pytest.mark.parametrize("package", [*DIFFUSERS, *TORCHAO[1:]])
+def test_deferred_packages_have_what_their_code_imports(package):
+    found = importlib.import_module(package)
+    for name, place in imported_names(package).items():
+        if name == "*":
+            continue
+        module, _, found_as = place.rpartition(".")
+        there = getattr(importlib.import_module(module), found_as)
+        assert getattr(found, name) is there, name
+
+
+MISSED = """
+import torch
+from pixpod.engine.imports.libraries import has_compiler, lean_imports
+
+with lean_imports():
+    from torch._dynamo import allow_in_graph
+    from torch._dynamo._trace_wrapped_higher_order_op import TransformGetItemToIndex
+
+    @torch.compiler.disable
+    def disabled(x):
+        return x + 1
+
+    @torch.compiler.disable(recursive=False)
+    def partly_disabled(x):
+        return x + 1
+
+    @allow_in_graph
+    def allowed(x):
+        return x * 2
+
+one = torch.ones(1)
+assert disabled(one) == partly_disabled(one) == 2
+assert not has_compiler()
+
+graphs = []
+def backend(graph, inputs):
+    graphs.append(graph.code)
+    return graph
+
+assert torch.compile(lambda x: allowed(x) + 1, fullgraph=True, backend=backend)(one) == 3
+assert has_compiler()
+assert "allowed" in graphs[0], graphs
+for function in (disabled, partly_disabled):
+    try:
+        torch.compile(lambda x: function(x) * 2, fullgraph=True, backend=backend)(one)
+    except torch._dynamo.exc.Unsupported:
+        continue
+    raise SystemExit(f"{function.__name__} was traced")
+with TransformGetItemToIndex():
+    pass
+"""
+
+
+def test_compiler_gets_what_was_decorated_before_it_was_imported():
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", MISSED], capture_output=True, text=True, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]

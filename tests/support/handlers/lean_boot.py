@@ -29,7 +29,7 @@ def main() -> None:
     logging.disable(logging.WARNING)
     if order.get("imports_all"):
         import diffusers  # noqa: F401
-        import torch._dynamo
+        import torch._dynamo  # noqa: F401
         import torchao.quantization  # noqa: F401
         import transformers  # noqa: F401
     sys.stdout.write(json.dumps(asyncio.run(run(order))) + "\n")

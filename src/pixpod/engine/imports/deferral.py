@@ -10,7 +10,7 @@ import importlib
 import importlib.util
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
@@ -18,7 +18,6 @@ from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import spec_from_loader
 from pathlib import Path
 from types import MappingProxyType, ModuleType
-from typing import Any
 
 _OF_THE_IMPORT_SYSTEM = frozenset(
     {"__path__", "__file__", "__cached__", "__wrapped__", "__builtins__"}
@@ -44,8 +43,7 @@ class _State:
 class DeferredModule(ModuleType):
     """A module that has not run yet. It becomes a plain one when it runs."""
 
-    def __getattr__(self, name: str) -> Any:
-        """Any: what the module defines under that name."""
+    def __getattr__(self, name: str) -> object:
         if name in _OF_THE_IMPORT_SYSTEM:
             raise AttributeError(name)
         state = _state_of(self)
@@ -113,9 +111,9 @@ def run(module: ModuleType) -> None:
     if not isinstance(module, DeferredModule):
         return
     state = _state_of(module)
-    if parent := module.__name__.rpartition(".")[0]:
-        if _runs_first(sys.modules[parent]):
-            run(sys.modules[parent])
+    parent = sys.modules.get(module.__name__.rpartition(".")[0])
+    if parent and _runs_first(parent):
+        run(parent)
     with state.lock:
         if state.is_running or state.has_run:
             return
@@ -145,7 +143,8 @@ def has_run(module: ModuleType) -> bool:
 def hidden(*names: str) -> Iterator[None]:
     """Have these packages look as if they were not installed, to whoever imports or probes."""
     there = {name: sys.modules[name] for name in names if name in sys.modules}
-    sys.modules.update(dict.fromkeys(names))  # type: ignore[arg-type] (None is for this)
+    modules: MutableMapping[str, ModuleType | None] = sys.modules  # type: ignore[assignment]
+    modules.update(dict.fromkeys(names))
     try:
         yield
     finally:

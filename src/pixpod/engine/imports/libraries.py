@@ -1,11 +1,11 @@
-"""Imports torch, transformers and diffusers for a worker's first image, without what it cannot need.
+"""Imports torch, transformers and diffusers without what a worker's first image cannot need.
 
-A plain import of the classes that we use costs three times the time of torch. Most of it is for
+A plain import of the classes that we use takes three times as long as torch. Most of it is for
 parts that no plain image uses: the compiler (torch._dynamo and _inductor, which bring sympy),
-torch.distributed, all of torchao, and lists of hundreds of models. `lean_imports` defers these parts
-until something asks for one of their names; then the real code runs, and what was decorated or
-registered meanwhile is caught up with. Other packages are kept from being probed. This file has
-everything that is replaced; tests compare it with the installed libraries.
+torch.distributed, all of torchao, and lists of hundreds of models. `lean_imports` defers these
+until something asks for one of their names. Then the real code runs, and does what was asked for
+meanwhile. Other packages are kept from being probed. This file has everything that is replaced;
+tests compare it with the installed libraries.
 """
 
 import functools
@@ -13,9 +13,9 @@ import importlib
 import importlib.metadata
 import sys
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from types import ModuleType, SimpleNamespace
-from typing import Any
+from typing import TypeVar
 
 from pixpod.engine.imports.deferral import defer, has_run, hidden, imported_names, run
 
@@ -44,7 +44,12 @@ TORCHAO = (
 
 _FLOAT8_TENSOR = "torchao.quantization.quantize_.workflows.float8.float8_tensor"
 
+_F = TypeVar("_F")
+
 _TRANSFORM = "TransformGetItemToIndex"
+
+Span = Callable[[str], AbstractContextManager[None]]
+"""Times a block by the name of what it imports."""
 
 TRANSFORMERS_PLACES: Mapping[str, str] = {
     "PreTrainedModel": "modeling_utils.PreTrainedModel",
@@ -92,32 +97,44 @@ _packages_distributions = importlib.metadata.packages_distributions
 
 
 @contextmanager
-def lean_imports() -> Iterator[None]:
-    """Import torch, then what the block imports, without what is deferred or hidden.
+def lean_imports(span: Span = lambda name: nullcontext()) -> Iterator[None]:
+    """Import torch, transformers and diffusers, then what the block imports, without what is
+    deferred or hidden. `span` times the import of a library.
 
-    Imports only torch where others have imported these libraries already. One thread at a time.
+    Imports all of them in the plain way where others have imported one already. One thread at a
+    time.
     """
-    import torch
-
-    if {"transformers", "diffusers", "torchao", "torch._dynamo"} & {*sys.modules}:
+    is_first = not {"transformers", "diffusers", "torchao", "torch._dynamo"} & {*sys.modules}
+    with span("torch"):
+        import torch
+    if not is_first:
         yield
         return
     # torch's C++ asks for this class once, at the first operation of any subclass of Tensor
-    defer("torch.distributed.tensor", given={"DTensor": type("DTensor", (torch.Tensor,), {})}, runs_first=True)
+    defer(
+        "torch.distributed.tensor",
+        given={"DTensor": type("DTensor", (torch.Tensor,), {})},
+        runs_first=True,
+    )
     _defer_compiler(is_compiling=torch.compiler.is_compiling)
-    _defer_torchao()
+    with span("torchao"):
+        _import_float8()
     with (
         hidden(*HIDDEN),
         _replaced(torch.distributed, "is_available", lambda: False),
         _replaced(importlib.metadata, "packages_distributions", QuickDistributions),
     ):
-        _defer_models()
-        transformers = sys.modules["transformers"]
+        with span("transformers"):
+            transformers = _defer_transformers()
         # runs transformers a second time, for the names of models that it looks up later
-        with _replaced(
-            transformers.utils, "direct_transformers_import", lambda path: transformers
-        ):
-            yield
+        with _replaced(transformers.utils, "direct_transformers_import", lambda path: transformers):
+            with span("transformers"):
+                importlib.import_module("transformers.modeling_utils")
+            with span("diffusers"):
+                _defer_diffusers()
+                importlib.import_module("diffusers.pipelines.pipeline_utils")
+            with span("pixpod"):
+                yield
 
 
 def has_compiler() -> bool:
@@ -130,28 +147,33 @@ def _defer_compiler(*, is_compiling: Callable[[], bool]) -> None:
     """Defer torch's compiler. What is decorated or registered meanwhile is done when it runs."""
     missed: list[Callable[[], object]] = []
 
-    def allow_in_graph(function: Any) -> Any:
+    def allow_in_graph(function: _F) -> _F:
         missed.append(lambda: _compiler().allow_in_graph(function))
         return function
 
-    def assume_constant_result(function: Any) -> Any:
+    def assume_constant_result(function: _F) -> _F:
         missed.append(lambda: _compiler().assume_constant_result(function))
         return function
 
     def disable(
-        function: Callable[..., Any] | None = None, recursive: bool = True, **options: Any
-    ) -> Any:
+        function: Callable[..., object] | None = None,
+        recursive: bool = True,
+        *,
+        reason: str | None = None,
+        wrapping: bool = True,
+    ) -> Callable[..., object]:
+        options = {"recursive": recursive, "reason": reason, "wrapping": wrapping}
         if function is None:
-            return functools.partial(disable, recursive=recursive, **options)
+            return lambda function: disable(function, recursive, reason=reason, wrapping=wrapping)
         target = function
 
         @functools.wraps(function)
-        def call(*args: Any, **kwargs: Any) -> Any:
+        def call(*args: object, **kwargs: object) -> object:
             return target(*args, **kwargs)
 
         def disable_now() -> None:
             nonlocal target
-            target = _compiler().disable(function, recursive, **options)
+            target = _compiler().disable(function, **options)
 
         missed.append(disable_now)
         return call
@@ -178,11 +200,9 @@ def _defer_decompositions() -> None:
     missed: list[Callable[[], object]] = []
     decompositions = "torch._inductor.decomposition"
 
-    def register_decomposition(operators: Any) -> Callable[[Any], Any]:
-        def register(function: Any) -> Any:
-            missed.append(
-                lambda: _run(decompositions).register_decomposition(operators)(function)
-            )
+    def register_decomposition(operators: object) -> Callable[[_F], _F]:
+        def register(function: _F) -> _F:
+            missed.append(lambda: _run(decompositions).register_decomposition(operators)(function))
             return function
 
         return register
@@ -195,7 +215,7 @@ def _defer_decompositions() -> None:
     )
 
 
-def _defer_torchao() -> None:
+def _import_float8() -> None:
     """Import the class of float8 tensors without the packages around it."""
     for name in TORCHAO:
         # whoever wants quantisation gets its kernels, which the top package loads
@@ -209,16 +229,19 @@ def _defer_torchao() -> None:
     importlib.import_module(_FLOAT8_TENSOR)
 
 
-def _defer_models() -> None:
+def _defer_transformers() -> ModuleType:
+    """Return the package, which has not run."""
     defer(
         "transformers",
         given={"__version__": importlib.metadata.version("transformers")},
-        places={
-            name: f"transformers.{place}" for name, place in TRANSFORMERS_PLACES.items()
-        },
+        places={name: f"transformers.{place}" for name, place in TRANSFORMERS_PLACES.items()},
     )
     defer("transformers.models")
     importlib.import_module("transformers.utils")
+    return sys.modules["transformers"]
+
+
+def _defer_diffusers() -> None:
     for name in DIFFUSERS:
         importlib.import_module(name.rpartition(".")[0])
         defer(name, places=imported_names(name))
@@ -234,13 +257,11 @@ def _replaced(module: ModuleType, name: str, value: object) -> Iterator[None]:
         setattr(module, name, original)
 
 
-def _compiler() -> Any:
-    """Return torch._dynamo, which has run. Any: it has no types."""
+def _compiler() -> ModuleType:
     return sys.modules["torch._dynamo"]
 
 
-def _run(name: str) -> Any:
-    """Run a deferred module and return it. Any: a module of no types."""
+def _run(name: str) -> ModuleType:
     run(sys.modules[name])
     return sys.modules[name]
 

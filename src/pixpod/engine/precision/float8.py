@@ -39,12 +39,13 @@ def tensor_from_description(described: Mapping[str, Any]) -> torch.Tensor:
 
         other: torch.Tensor = object_from_dict(dict(described))
         return other
-    tensor: torch.Tensor = _decode(described)
+    tensor = _decode(described)
+    assert isinstance(tensor, torch.Tensor)
     return tensor
 
 
-def _decode(value: Any) -> Any:
-    """Return what an entry stands for. Any: JSON and tensors."""
+def _decode(value: object) -> object:
+    """Return what an entry stands for, which is JSON or a tensor."""
     if isinstance(value, list):
         return [_decode(each) for each in value]
     if not isinstance(value, Mapping):
