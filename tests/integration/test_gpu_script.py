@@ -236,6 +236,7 @@ def test_load_is_measured_with_and_without_batching_and_beside_stock(deployment)
         ("flux-dev", "text_encoder_2", 4762.3),
         ("flux-dev", "transformer", 11901.4),
         ("flux-dev", "vae", 83.8),
+        ("z-image-turbo", "transformer", 6154.9),
         ("sdxl", "unet", 2567.5),
         ("sdxl", "vae", 83.7),
     ],

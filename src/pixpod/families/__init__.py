@@ -29,6 +29,7 @@ from pixpod.families.spec import (
     SchedulerSpec,
     WorkingMemory,
 )
+from pixpod.families.z_image import Z_IMAGE
 
 __all__ = [
     "FAMILIES",
@@ -39,6 +40,7 @@ __all__ = [
     "SD15",
     "SDXL",
     "STORED_PRECISIONS",
+    "Z_IMAGE",
     "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
@@ -57,5 +59,6 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, FamilySpec] = {
-    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
+    family.name: family
+    for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, Z_IMAGE, SDXL, SD15)
 }

@@ -9,7 +9,15 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FLUX, FLUX_FILL, FLUX_KONTEXT, SD15, SDXL, FamilySpec
+from pixpod.families import (
+    FLUX,
+    FLUX_FILL,
+    FLUX_KONTEXT,
+    SD15,
+    SDXL,
+    Z_IMAGE,
+    FamilySpec,
+)
 
 Config = Mapping[str, object]
 
@@ -79,6 +87,18 @@ _T5_XXL = {
     "d_ff": 10240,
     "num_layers": 24,
     "num_heads": 64,
+}
+_QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000,
+    "tie_word_embeddings": True,
 }
 
 _FLUX_TRANSFORMER = {
@@ -178,6 +198,16 @@ FULL_SIZE: Mapping[str, Architecture] = {
                 "vae": _FLUX_VAE,
             },
             scheduler={"shift": 1.0, "use_dynamic_shifting": False},
+        ),
+        Architecture(
+            name="z-image-turbo",
+            family=Z_IMAGE,
+            components={
+                "text_encoder": _QWEN3_4B,
+                "transformer": {"axes_lens": (1536, 512, 512)},  # the class is made for it
+                "vae": _FLUX_VAE,
+            },
+            scheduler={"shift": 3.0, "use_dynamic_shifting": False},
         ),
         Architecture(
             name="sd15",
