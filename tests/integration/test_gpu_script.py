@@ -236,6 +236,8 @@ def test_load_is_measured_with_and_without_batching_and_beside_stock(deployment)
         ("flux-dev", "text_encoder_2", 4762.3),
         ("flux-dev", "transformer", 11901.4),
         ("flux-dev", "vae", 83.8),
+        ("flux2-klein", "text_encoder", 4022.5),
+        ("flux2-klein", "transformer", 3875.5),
         ("z-image-turbo", "transformer", 6154.9),
         ("sdxl", "unet", 2567.5),
         ("sdxl", "vae", 83.7),

@@ -9,13 +9,16 @@ import numpy as np
 import torch
 from diffusers import (
     AutoencoderKL,
+    AutoencoderKLFlux2,
     FlowMatchEulerDiscreteScheduler,
+    Flux2KleinPipeline,
+    Flux2Transformer2DModel,
     ZImagePipeline,
     ZImageTransformer2DModel,
 )
 from support.variant_runs import ImageEditor, Pixels, noise_images
 from torch import nn
-from transformers import Qwen3Config, Qwen3Model
+from transformers import Qwen3Config, Qwen3ForCausalLM, Qwen3Model
 
 from pixpod.catalog import ModelSpec, load_catalog
 from pixpod.engine.precision.precision import QuantizationPlan
@@ -93,6 +96,42 @@ def write_z_image(folder: Path) -> None:
         scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0),
         vae=AutoencoderKL.from_pretrained(FLUX_TINY / "vae"),
         text_encoder=Qwen3Model(Qwen3Config(**_QWEN, num_hidden_layers=3)),
+        tokenizer=qwen_tokenizer(),
+        transformer=transformer,
+    )
+    pipe.save_pretrained(folder)
+
+
+def write_flux2_klein(folder: Path) -> None:
+    """FLUX.2 klein, not distilled: it takes guidance, but does not need any."""
+    torch.manual_seed(0)
+    vae = AutoencoderKLFlux2(
+        block_out_channels=(8, 8, 16, 16),
+        layers_per_block=1,
+        latent_channels=8,
+        norm_num_groups=4,
+    )
+    vae.bn.running_mean.normal_()
+    vae.bn.running_var.uniform_(0.5, 2.0)
+    config = Qwen3Config(**{**_QWEN, "hidden_size": 32}, num_hidden_layers=27)
+    transformer = Flux2Transformer2DModel(
+        in_channels=32,
+        num_layers=1,
+        num_single_layers=2,
+        attention_head_dim=16,
+        num_attention_heads=4,
+        joint_attention_dim=96,
+        timestep_guidance_channels=32,
+        axes_dims_rope=(4, 4, 4, 4),
+        guidance_embeds=False,
+    )
+    for parameter in transformer.parameters():
+        if parameter.ndim > 1:  # wider than the class has them: so texts and images matter
+            nn.init.normal_(parameter, std=0.16)
+    pipe = Flux2KleinPipeline(
+        scheduler=FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True),
+        vae=vae,
+        text_encoder=Qwen3ForCausalLM(config),
         tokenizer=qwen_tokenizer(),
         transformer=transformer,
     )

@@ -53,7 +53,7 @@ def test_builtin_models_are_these():
         "flux-fill",
         "flux-schnell",
     }
-    others = {"z-image-turbo", "sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
+    others = {"flux2-klein", "z-image-turbo", "sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
     tiny = {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
     assert load_catalog().keys() == flux | others | tiny
 

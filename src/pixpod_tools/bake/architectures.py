@@ -11,6 +11,7 @@ from pathlib import Path
 from pixpod.errors import InvalidSettings
 from pixpod.families import (
     FLUX,
+    FLUX2_KLEIN,
     FLUX_FILL,
     FLUX_KONTEXT,
     SD15,
@@ -112,6 +113,13 @@ _FLUX_TRANSFORMER = {
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
 }
+_FLUX2_KLEIN_TRANSFORMER = {
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 3 * 2560,
+    "guidance_embeds": False,
+}
 _SDXL_UNET = {
     "in_channels": 4,
     "out_channels": 4,
@@ -198,6 +206,16 @@ FULL_SIZE: Mapping[str, Architecture] = {
                 "vae": _FLUX_VAE,
             },
             scheduler={"shift": 1.0, "use_dynamic_shifting": False},
+        ),
+        Architecture(
+            name="flux2-klein",
+            family=FLUX2_KLEIN,
+            components={
+                "text_encoder": _QWEN3_4B,
+                "transformer": _FLUX2_KLEIN_TRANSFORMER,
+                "vae": {},  # the class is made for it
+            },
+            scheduler=_FLOW_MATCH,
         ),
         Architecture(
             name="z-image-turbo",
