@@ -13,6 +13,11 @@ from torchao.quantization.quantize_.workflows.float8.float8_tensor import (
     QuantizeTensorToFloat8Kwargs,
 )
 
+LEAST_ACTIVATION = 1e-12
+"""Largest value that a row of activations has at least for its scale: that of a row of zeros, as
+padding is, would be 0, and the row not a number.
+"""
+
 _CLASSES: Mapping[str, Any] = {
     each.__name__: each
     for each in (
@@ -88,7 +93,9 @@ def computes_float8(device: torch.device) -> bool:
                 torch.ones(64, 64, device=device, dtype=torch.bfloat16),
                 granularity=PerRow(),
                 mm_config=Float8MMConfig(use_fast_accum=True),
-                act_quant_kwargs=QuantizeTensorToFloat8Kwargs(granularity=PerRow()),
+                act_quant_kwargs=QuantizeTensorToFloat8Kwargs(
+                    granularity=PerRow(), hp_value_lb=LEAST_ACTIVATION
+                ),
             )
             activations = torch.ones(32, 64, device=device, dtype=torch.bfloat16)
             product = nn.functional.linear(activations, weight)

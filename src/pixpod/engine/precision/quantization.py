@@ -16,7 +16,7 @@ from torch import nn
 from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 from torchao.utils import TorchAOBaseTensor
 
-from pixpod.engine.precision.float8 import holds_float8, weight_only
+from pixpod.engine.precision.float8 import LEAST_ACTIVATION, holds_float8, weight_only
 from pixpod.families import Precision, QuantizationSpec
 
 if TYPE_CHECKING:
@@ -46,7 +46,9 @@ def quantize_float8_dynamic(
 def float8_dynamic_recipe() -> "Float8DynamicActivationFloat8WeightConfig":
     from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
 
-    return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    return Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), activation_value_lb=LEAST_ACTIVATION
+    )
 
 
 def float8_dynamic() -> "AOBaseConfig":
