@@ -152,6 +152,35 @@ def test_deferred_packages_have_what_their_code_imports(package):
         assert getattr(found, name) is there, name
 
 
+FAMILIES_CODE = """
+import sys
+from pixpod.engine.imports.deferral import has_run
+from pixpod.engine.imports.libraries import lean_imports
+from pixpod.families import FAMILIES
+
+with lean_imports():
+    from pixpod.engine.loading.model_loading import import_pipelines
+    import_pipelines(FAMILIES.values())
+    import transformers
+    for family in FAMILIES.values():
+        for component in family.components:
+            if component.role == "text_encoder":
+                getattr(transformers, component.class_name)
+print(*sorted(name for name, module in sys.modules.items() if module and not has_run(module)))
+"""
+
+
+def test_pipelines_of_all_families_need_nothing_that_is_deferred():
+    ended = subprocess.run(
+        [sys.executable, "-W", "ignore", "-c", FAMILIES_CODE],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert ended.returncode == 0, ended.stderr[-3000:]
+    assert {*ended.stdout.splitlines()[-1].split()} >= COMPILER | QUANTISERS | LISTS_OF_MODELS
+
+
 MISSED = """
 import torch
 from pixpod.engine.imports.libraries import has_compiler, lean_imports

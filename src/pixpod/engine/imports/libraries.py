@@ -54,6 +54,7 @@ Span = Callable[[str], AbstractContextManager[None]]
 TRANSFORMERS_PLACES: Mapping[str, str] = {
     "PreTrainedModel": "modeling_utils.PreTrainedModel",
     "PreTrainedTokenizer": "tokenization_python.PythonBackend",
+    "AutoTokenizer": "models.auto.tokenization_auto.AutoTokenizer",
     "AutoImageProcessor": "models.auto.image_processing_auto.AutoImageProcessor",
     "CLIPTextModel": "models.clip.modeling_clip.CLIPTextModel",
     "CLIPTextModelWithProjection": "models.clip.modeling_clip.CLIPTextModelWithProjection",
@@ -64,6 +65,10 @@ TRANSFORMERS_PLACES: Mapping[str, str] = {
     "T5Tokenizer": "models.t5.tokenization_t5.T5Tokenizer",
     "T5TokenizerFast": "models.t5.tokenization_t5.T5Tokenizer",
     "CLIPTokenizerFast": "models.clip.tokenization_clip.CLIPTokenizer",
+    "Qwen2Tokenizer": "models.qwen2.tokenization_qwen2.Qwen2Tokenizer",
+    "Qwen2TokenizerFast": "models.qwen2.tokenization_qwen2.Qwen2Tokenizer",
+    "Qwen3ForCausalLM": "models.qwen3.modeling_qwen3.Qwen3ForCausalLM",
+    "Qwen3Model": "models.qwen3.modeling_qwen3.Qwen3Model",
     "SiglipVisionModel": "models.siglip.modeling_siglip.SiglipVisionModel",
     "SiglipImageProcessor": "models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil",
 }
