@@ -58,6 +58,8 @@ TRANSFORMERS_PLACES: Mapping[str, str] = {
     "AutoImageProcessor": "models.auto.image_processing_auto.AutoImageProcessor",
     "CLIPTextModel": "models.clip.modeling_clip.CLIPTextModel",
     "CLIPTextModelWithProjection": "models.clip.modeling_clip.CLIPTextModelWithProjection",
+    "CLIPConfig": "models.clip.configuration_clip.CLIPConfig",
+    "CLIPVisionModel": "models.clip.modeling_clip.CLIPVisionModel",
     "CLIPVisionModelWithProjection": "models.clip.modeling_clip.CLIPVisionModelWithProjection",
     "CLIPTokenizer": "models.clip.tokenization_clip.CLIPTokenizer",
     "CLIPImageProcessor": "models.clip.image_processing_pil_clip.CLIPImageProcessorPil",
