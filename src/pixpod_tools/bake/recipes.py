@@ -73,7 +73,7 @@ PROFILES: Mapping[str, Profile] = {
         ),
         extras=(
             *("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
-            *("sdxl-refiner-tiny", "flux-redux-tiny"),
+            *("sdxl-refiner-tiny", "flux-redux-tiny", "clip-vision-tiny", "sd15-ip-adapter-tiny"),
         ),
     ),
     "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),

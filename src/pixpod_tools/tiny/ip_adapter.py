@@ -16,6 +16,7 @@ from diffusers import (
     StableDiffusionPipeline,
     UNet2DConditionModel,
 )
+from diffusers.models.attention_processor import Attention
 from diffusers.models.embeddings import IPAdapterPlusImageProjection
 from safetensors.torch import save_file
 from torch import nn
@@ -31,8 +32,8 @@ from pixpod_tools.tiny.scenes import Pixels, Position, Scene, Size
 from pixpod_tools.tiny.training import Course, train
 
 MODEL = "sd15-tiny"
-ENCODER, ADAPTER = "clip-vision-tiny", "sd15-plus-tiny"
-FILE = "ip-adapter-plus_sd15-tiny.safetensors"
+ENCODER, ADAPTER = "clip-vision-tiny", "sd15-ip-adapter-tiny"
+FILE = "ip-adapter-plus_sd15.safetensors"
 COURSE = Course(minutes=30, learning_rate=2e-3, batch_size=24, warm_up_steps=50, averaging=0.99)
 TOKEN_MINUTES = 4
 """Time for tokens like those of the caption, which needs no UNet."""
@@ -205,7 +206,7 @@ def untrained_adapter(denoiser: UNet2DConditionModel) -> IpAdapter:
     return IpAdapter(projection, [_like_text(each) for each in _cross_attentions(denoiser)])
 
 
-def _like_text(attention: nn.Module) -> ImageAttention:
+def _like_text(attention: Attention) -> ImageAttention:
     key, value = attention.to_k.weight, attention.to_v.weight
     like = ImageAttention(key.shape, value.shape)
     with torch.no_grad():
@@ -214,7 +215,7 @@ def _like_text(attention: nn.Module) -> ImageAttention:
     return like
 
 
-def _cross_attentions(denoiser: UNet2DConditionModel) -> Iterator[nn.Module]:
+def _cross_attentions(denoiser: UNet2DConditionModel) -> Iterator[Attention]:
     for name in denoiser.attn_processors:
         if name.endswith("attn2.processor"):
             yield denoiser.get_submodule(name.removesuffix(".processor"))
