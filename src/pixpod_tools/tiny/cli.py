@@ -19,6 +19,7 @@ from pixpod_tools.tiny import (
     extras,
     flux,
     ip_adapter,
+    kontext,
     loras,
     net_scores,
     pretrain,
@@ -122,6 +123,11 @@ def train_ip_adapter(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_kontext(options: argparse.Namespace) -> None:
+    kontext.train_kontext(options.out, _course(kontext.COURSE, options), options.init)
+    _checkpoint(options, "image").unlink()
+
+
 def train_loras(options: argparse.Namespace) -> None:
     """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
     for lora in loras.LORAS:
@@ -144,7 +150,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def train_all(options: argparse.Namespace) -> None:
     models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
-    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER)
+    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME)
     for command in (*models, *additions, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
@@ -158,6 +164,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
     ip_adapter.ADAPTER: train_ip_adapter,
+    kontext.NAME: train_kontext,
     "loras": train_loras,
     "evaluate": run_evaluation,
     "evaluate-nets": evaluate_nets,
