@@ -44,7 +44,8 @@ async def run(order: dict[str, Any]) -> dict[str, Any]:
         outcomes.append({"reply": reduced(await worker.handle(job)), **imported()})
     if order.get("compiles"):
         name = jobs[0]["input"]["model"]
-        modes = compile_denoiser(worker.engine.loader.load(name).result())
+        engine: Any = worker.engine
+        modes = compile_denoiser(engine.loader.load(name).result())
         again = await worker.handle({**jobs[0], "id": "compiled"})
         outcomes.append({"reply": reduced(again), "modes": modes, **imported()})
     return {"outcomes": outcomes}
