@@ -9,6 +9,7 @@ from pixpod.families.flux import FLUX
 from pixpod.families.flux_fill import FLUX_FILL
 from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
+from pixpod.families.sd35 import SD35
 from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
@@ -17,6 +18,7 @@ from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
+    DenoiserSize,
     FamilySpec,
     Guidance,
     ImagePromptSpec,
@@ -37,12 +39,14 @@ __all__ = [
     "FLUX_KONTEXT",
     "GIB",
     "SD15",
+    "SD35",
     "SDXL",
     "STORED_PRECISIONS",
     "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
     "ControlNetSpec",
+    "DenoiserSize",
     "FamilySpec",
     "Guidance",
     "ImagePromptSpec",
@@ -57,5 +61,5 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, FamilySpec] = {
-    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
+    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SD35, SDXL, SD15)
 }

@@ -68,6 +68,7 @@ PROFILES: Mapping[str, Profile] = {
     "tiny": Profile(
         models=(
             _float8("flux-tiny"),
+            _float8("sd35-tiny"),
             _in("sdxl-tiny", Precision.BFLOAT16),
             _in("sd15-tiny", Precision.BFLOAT16),
         ),
@@ -84,6 +85,8 @@ PROFILES: Mapping[str, Profile] = {
     "flux-krea-dev": Profile(models=(_float8("flux-krea-dev"),)),
     "flux-kontext": Profile(models=(_float8("flux-kontext"),)),
     "flux-fill": Profile(models=(_float8("flux-fill"),)),
+    "sd35-medium": Profile(models=(_float8("sd35-medium"),)),
+    "sd35-large": Profile(models=(_float8("sd35-large"),)),
     "sdxl-few-steps": Profile(
         models=(_in("sdxl-lightning", Precision.FLOAT16), _in("sdxl-turbo", Precision.FLOAT16))
     ),

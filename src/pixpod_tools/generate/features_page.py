@@ -13,7 +13,7 @@ from pixpod.extras import ExtraKind, extras_for, load_extras
 from pixpod.job import Delivery
 from pixpod_tools.generate.markdown import generated_from, table
 
-MODELS = ("flux-tiny", "flux-kontext", "flux-fill", "sdxl-tiny", "sd15-tiny")
+MODELS = ("flux-tiny", "flux-kontext", "flux-fill", "sd35-tiny", "sdxl-tiny", "sd15-tiny")
 """One of each family, as all models of a family take the same."""
 
 IMAGE, MASK, LORA = "https://app.example/image.png", "https://app.example/mask.png", "style"
