@@ -24,7 +24,7 @@ precision = {{ cpu = "float32" }}
 [sd35-own.defaults]
 width = 64
 height = 64
-num_inference_steps = 12
+num_inference_steps = 8
 guidance_scale = 3.0
 max_sequence_length = 48
 scheduler = "FlowMatchEulerDiscreteScheduler"
