@@ -68,7 +68,7 @@ PROFILES: Mapping[str, Profile] = {
     "tiny": Profile(
         models=(
             _float8("flux-tiny"),
-            _float8("sd35-tiny"),
+            _in("sd35-tiny", Precision.BFLOAT16),
             _in("sdxl-tiny", Precision.BFLOAT16),
             _in("sd15-tiny", Precision.BFLOAT16),
         ),
