@@ -140,9 +140,12 @@ def test_plan_offloads_stage_by_stage_and_changes_no_pixel(editor, together):
     assert np.array_equal(editor.generate(requests_of(editor), plan=plan), together)
 
 
-def test_float8_is_for_blocks_and_t5_alone(root):
+def test_float8_is_for_blocks_and_t5_alone(root, together):
     spec = load_catalog(root / "float8.toml")[NAME]
-    model = ImageEditor(spec, root / "float8", FLOAT8).load()
+    in_float8 = ImageEditor(spec, root / "float8", FLOAT8)
+    model = in_float8.load()
+    images = in_float8.generate(requests_of(in_float8), model=model)
+    assert 0 < np.abs(np.stack(images) - together).mean() < 8
     denoiser = model.denoiser
     assert is_8_bit(denoiser.transformer_blocks[0].attn)
     assert is_8_bit(denoiser.transformer_blocks[0].ff_context)
