@@ -166,6 +166,12 @@ class TestWithoutT5:
         expected = stock_images(StableDiffusion3Pipeline, folder, without=(T5, "tokenizer_3"))
         assert np.abs(expected - clip_editor.generate(requests_of(clip_editor))).max() <= 1
 
+    def test_zeros_in_the_place_of_its_tokens_are_no_fault_in_float8(self, clip_editor):
+        plan = QuantizationPlan(precision=Precision.FLOAT8_DYNAMIC)
+        found = ImageEditor(clip_editor.spec, clip_editor.weights.folder.parent, plan)
+        expected = clip_editor.generate(requests_of(clip_editor))
+        assert np.abs(np.stack(found.generate(requests_of(found))) - expected).mean() < 8
+
     def test_files_with_t5_serve_it_as_well(self, clip_editor):
         weights = loading.shipped("sd35-tiny")
         own = ImageEditor(clip_editor.spec, clip_editor.weights.folder.parent, FLOAT32)

@@ -99,14 +99,16 @@ def _projected(encoder: CLIPTextModel) -> CLIPTextModelWithProjection:
 def _widened(encoder: T5EncoderModel) -> T5EncoderModel:
     """Return an encoder twice as wide whose first half is the output of this one, the rest zero.
 
-    The norms divide by the mean square, which zeros halve; their weights make up for it.
+    The norms divide by the mean square, which the new half halves; their weights make up for it.
+    Its weights are small numbers instead of zeros: torchao's float8 makes NaN of a row of zeros.
     """
     width = encoder.config.d_model
     wide = T5EncoderModel(T5Config(**{**encoder.config.to_diff_dict(), "d_model": 2 * width}))
-    state = wide.state_dict()
+    state, generator = wide.state_dict(), torch.Generator().manual_seed(0)
     for name, weight in encoder.state_dict().items():
         kept = tuple(slice(size) for size in weight.shape)
-        state[name] = torch.zeros_like(state[name])
+        spread = 0.0 if "norm" in name else 1e-3
+        state[name] = spread * torch.randn(state[name].shape, generator=generator)
         state[name][kept] = weight / 2**0.5 if "norm" in name else weight
     wide.load_state_dict(state)
     return wide
