@@ -21,12 +21,14 @@ from pixpod.inputs.loras import DeployedLoras, Loras
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
+from pixpod.outputs.nsfw_model import load_onnx_classifier
 from pixpod.outputs.spool import Spool
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.safety import Safety
 from pixpod.serving.spooling import Spooling
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
@@ -81,6 +83,7 @@ def build_worker(
             LoraCache(settings.local_dir / "loras", settings.lora_cache_bytes),
             DeployedLoras(settings.lora_dir),
         ),
+        safety=Safety(load=load_onnx_classifier, threshold=settings.safety_threshold),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,
@@ -109,6 +112,7 @@ def _build_capabilities(
         targets=settings.targets,
         signs_webhooks=bool(settings.webhook_secrets),
         lora_names=DeployedLoras(settings.lora_dir).names,
+        safety=settings.safety,
     )
 
 

@@ -93,6 +93,17 @@ class LongPrompt(StrEnum):
     CHUNK = "chunk"
 
 
+class SafetyAction(StrEnum):
+    """Treatment of images that a classifier finds unsafe for work.
+
+    `FLAG` only reports them, `BLUR` makes them unrecognisable, and `DROP` delivers nothing of them.
+    """
+
+    FLAG = "flag"
+    BLUR = "blur"
+    DROP = "drop"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Encoding and delivery of finished images.
@@ -100,7 +111,7 @@ class OutputOptions:
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
     generation data into the file. `fallback` allows the deployment's bucket where another place
-    fails.
+    fails. With `safety` None, images are not classified.
     """
 
     format: ImageFormat
@@ -110,6 +121,7 @@ class OutputOptions:
     name: str
     metadata: bool
     fallback: bool = True
+    safety: SafetyAction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -424,8 +436,30 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyVerdict:
+    """A classifier's finding about one image. `score` is its probability of being unsafe."""
+
+    nsfw: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedImage:
+    """An image that is not delivered because of its verdict; its pixels are gone."""
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    verdict: SafetyVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """Facts about the file of one image. `sha256` is the hex digest of its bytes."""
+    """Facts about the file of one image. `sha256` is the hex digest of its bytes.
+
+    `verdict` is None for an image that was not classified.
+    """
 
     index: int
     seed: int
@@ -434,6 +468,7 @@ class ImageFile:
     format: ImageFormat
     sha256: str
     size_bytes: int
+    verdict: SafetyVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -447,7 +482,7 @@ class EncodedImage(ImageFile):
 class EncodedResult:
     """The files of a generated job, in the order of their indices, before they are delivered.
 
-    `steps` counts the denoiser calls of one image.
+    `steps` counts the denoiser calls of one image. `dropped` are the images without a file.
     """
 
     images: tuple[EncodedImage, ...]
@@ -455,6 +490,7 @@ class EncodedResult:
     steps: int
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -481,6 +517,7 @@ class StoredResult:
     steps: int
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -518,5 +555,6 @@ class JobResult:
     worker: WorkerReport
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None

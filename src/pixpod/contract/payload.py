@@ -6,7 +6,7 @@ Knows no engine: limits and defaults come from the model's spec.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,7 +24,13 @@ from pixpod.contract.places import build_bucket, build_put_url, check_places, pa
 from pixpod.contract.problems import first_ones, is_unicode, wrong
 from pixpod.contract.refiner import build_refiner, total_steps
 from pixpod.contract.reply import Reply
-from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
+from pixpod.contract.rules import (
+    Capabilities,
+    check_values,
+    choose_delivery,
+    choose_safety,
+    find_model,
+)
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
 from pixpod.errors import (
     InvalidInput,
@@ -38,6 +44,7 @@ from pixpod.extras import Extras
 from pixpod.inputs.named import ParsedJob, inputs_digest
 from pixpod.job import (
     Delivery,
+    DroppedImage,
     GenerationRequest,
     ImageFormat,
     ImagePromptOptions,
@@ -45,6 +52,8 @@ from pixpod.job import (
     LongPrompt,
     OutputOptions,
     RefinerOptions,
+    SafetyAction,
+    SafetyVerdict,
     StoredImage,
 )
 from pixpod.outputs.keys import idempotent_name
@@ -110,7 +119,7 @@ def parse_job(
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
     key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
     delivery = choose_delivery(output, capabilities, has_s3_config=has_s3_config)
-    options = _build_output(output, delivery)
+    options = _build_output(output, delivery, choose_safety(checked.input, capabilities))
     named = key and idempotent_name(key, key_prefix=options.key_prefix, secret=key_secret)
     return ParsedJob(
         id=job_id,
@@ -152,7 +161,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
     reply = Reply.model_validate(
         {
             "api_version": API_VERSION,
-            "images": [_render_image(stored) for stored in result.images],
+            "images": _render_images(result.images, result.dropped),
             "model": result.model,
             "steps": result.steps,
             "timings_ms": result.timings_ms,
@@ -198,9 +207,26 @@ def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | 
     }
 
 
+def _render_images(
+    images: Sequence[StoredImage], dropped: Sequence[DroppedImage]
+) -> list[dict[str, Any]]:
+    by_index = {stored.image.index: _render_image(stored) for stored in images}
+    by_index |= {each.index: _render_dropped(each) for each in dropped}
+    return [by_index[index] for index in sorted(by_index)]
+
+
+def _render_dropped(image: DroppedImage) -> dict[str, Any]:
+    sizes = {"seed": image.seed, "width": image.width, "height": image.height}
+    return sizes | _render_verdict(image.verdict)
+
+
+def _render_verdict(verdict: SafetyVerdict | None) -> dict[str, Any]:
+    return {"nsfw": verdict.nsfw, "nsfw_score": round(verdict.score, 4)} if verdict else {}
+
+
 def _render_image(stored: StoredImage) -> dict[str, Any]:
     image = stored.image
-    return {
+    return _render_verdict(image.verdict) | {
         "url": stored.url,
         "data": stored.data,
         "path": stored.path,
@@ -283,7 +309,9 @@ def _derive_seed(job_name: str, index: int) -> int:
     return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
 
 
-def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
+def _build_output(
+    given: OutputInput, delivery: Delivery, safety: SafetyAction | None
+) -> OutputOptions:
     image_format = given.format or ImageFormat.PNG
     quality = None if image_format is ImageFormat.PNG else given.quality or DEFAULT_QUALITY
     return OutputOptions(
@@ -294,4 +322,5 @@ def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
         name=given.name or "",
         metadata=given.metadata is not False,
         fallback=given.fallback is not False,
+        safety=safety,
     )

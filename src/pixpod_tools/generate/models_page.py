@@ -50,6 +50,11 @@ Models can be served with these, as [controlnets.md](controlnets.md), [refiner.m
 
 """
 
+_CLASSIFIER = """
+[safety.md](safety.md) describes the classifier of unsafe images (Open-NSFW, BSD-2-Clause), which
+comes with the Python packages and is neither baked nor planned for: it runs on the CPU.
+"""
+
 _FAMILIES = """
 ## Families
 
@@ -86,6 +91,7 @@ def render() -> str:
         + table(("model", "values of `num_inference_steps`", "`scheduler`"), _distilled(models))
         + _EXTRAS
         + table(("extra", "kind", "types", "for", "licence", "weights"), _extra_rows())
+        + _CLASSIFIER
         + _FAMILIES
         + table(("", *(family.title for family in families)), _family_rows(families))
         + "".join(_schedulers(family, families) for family in _firsts(families))
