@@ -368,13 +368,22 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilledStack:
+    """The stack that a job names, and the fields of its payload that it has filled. JSON."""
+
+    name: str
+    fields: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One parsed job.
 
     `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
     caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
     has none. `put_urls`, one per image, and `bucket` are the places that the job names.
-    `inputs_digest` identifies the files that it names, "" for none.
+    `inputs_digest` identifies the files that it names, "" for none. `stack` is None for a job
+    without one.
     """
 
     id: str
@@ -386,6 +395,7 @@ class Job:
     put_urls: tuple[PutUrl, ...] = ()
     bucket: CallerBucket | None = None
     inputs_digest: str = ""
+    stack: FilledStack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -544,7 +554,7 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `refiner` and `image_prompt` are None if the job has none.
+    `refiner`, `image_prompt` and `stack` are None if the job has none.
     """
 
     images: tuple[StoredImage, ...]
@@ -558,3 +568,4 @@ class JobResult:
     dropped: tuple[DroppedImage, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    stack: FilledStack | None = None

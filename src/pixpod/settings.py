@@ -116,7 +116,7 @@ GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
 SHARE = Kind("a number above 0, up to 1", _share)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
-STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list)
+STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or names of presets", split_list)
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
 )
@@ -164,6 +164,13 @@ class Settings:
         "What must fit on the GPU together: it is planned for, loaded at start and warmed up. See "
         "[stacks.md](stacks.md).",
         no_default="none; extras are loaded when jobs name them",
+    )
+    presets_file: Path | None = variable(
+        "PIXPOD_PRESETS",
+        PATH,
+        "TOML file with presets of job fields, which jobs name as `stack`. See "
+        "[stacks.md](stacks.md).",
+        no_default="only `studio` and `heavy`",
     )
     verify: Verify = variable(
         "PIXPOD_VERIFY",

@@ -114,6 +114,14 @@ class IpAdapterReply(TypedDict):
     scale: float
 
 
+class StackReply(TypedDict):
+    """The stack of the job and the fields that it filled; null without one."""
+
+    name: str
+    fields: dict[str, object]
+    """As the job might have given them. Any: JSON."""
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -131,6 +139,7 @@ class Reply(TypedDict):
     """The LoRAs that were used."""
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    stack: StackReply | None
 
 
 class ErrorReply(TypedDict):

@@ -32,6 +32,7 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "deliveries": capabilities.deliveries,
             "loras": sorted(capabilities.lora_names),
             "safety": capabilities.safety,
+            "stacks": list(capabilities.presets),
             "not_supported": sorted(NOT_SUPPORTED),
         }
     )

@@ -65,6 +65,7 @@ class DescribeReply(BaseModel):
     extras: list[ExtraReply]
     deliveries: list[Delivery] = Field(description="The default first.")
     loras: list[str] = Field(description="Names of the LoRAs that the deployment has.")
+    stacks: list[str] = Field(description="Names that jobs may give as `stack`.")
     safety: SafetyAction | None = Field(
         description="What happens to unsafe images of all jobs; null if jobs choose."
     )

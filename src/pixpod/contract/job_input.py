@@ -204,6 +204,14 @@ class JobInput(Edge):
     deterministic: bool | None = Field(
         default=None, description="Run each image in a batch of its own; false unless given."
     )
+    stack: str | None = Field(
+        default=None,
+        description=(
+            "studio, heavy or a preset of the deployment: it fills fields that the job does not "
+            "give. See stacks.md."
+        ),
+        examples=["studio"],
+    )
     safety: bool | None = Field(
         default=None,
         description=(

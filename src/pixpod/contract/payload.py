@@ -32,6 +32,7 @@ from pixpod.contract.rules import (
     find_model,
 )
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
+from pixpod.contract.stacks import check_stack, fill_stack, name_for_caller
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -88,6 +89,8 @@ def parse_job(
     given = raw.get("input")
     if not isinstance(given, dict):
         raise InvalidInput([*problems, wrong("input", given, "an object")])
+    problems += check_stack(given, capabilities.presets)
+    given, stack = fill_stack(given, capabilities.presets, capabilities.models, capabilities.extras)
     unsupported = list(_unsupported(given))
     refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
     checked = check_types(without(given, (tuple(field.split(".")) for field in refused)))
@@ -110,7 +113,7 @@ def parse_job(
     problems += image_problems + lora_problems
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
-    _raise_first(problems, unsupported, refusals)
+    _raise_first(*(name_for_caller(found, stack) for found in (problems, unsupported, refusals)))
     if checked.input.webhook_url is not None and not capabilities.signs_webhooks:
         raise InvalidSettings(
             "PIXPOD_WEBHOOK_SECRETS: expected one or two secrets, because this job has a "
@@ -133,6 +136,7 @@ def parse_job(
         images=images,
         loras=loras,
         inputs_digest=inputs_digest(images, loras),
+        stack=stack,
     )
 
 
@@ -171,6 +175,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "adapters": list(result.adapters),
             "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
+            "stack": result.stack,
         },
         from_attributes=True,
     )

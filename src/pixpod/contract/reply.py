@@ -1,6 +1,6 @@
 """The `output` of a job, as JSON: a reply or an error."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -120,6 +120,13 @@ class IpAdapterReply(BaseModel):
     scale: float
 
 
+class StackReply(BaseModel):
+    """The stack of the job and the fields that it filled; null without one."""
+
+    name: str
+    fields: dict[str, Any] = Field(description="As the job might have given them. Any: JSON.")
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -143,6 +150,7 @@ class Reply(BaseModel):
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    stack: StackReply | None
 
 
 class ErrorReply(BaseModel):

@@ -26,6 +26,7 @@ from pixpod.inputs.targets import Targets, Use
 from pixpod.job import Delivery, ImageFormat, Quality, SafetyAction
 from pixpod.methods import is_guided
 from pixpod.outputs.storage import clean_prefix
+from pixpod.stacks import PRESETS, Presets
 
 PUBLIC_ONLY = Targets()
 
@@ -38,7 +39,7 @@ class Capabilities:
     `extras` are what models can be served with. `targets` are those that URLs of callers may
     reach. `lora_names` are the LoRAs that the deployment has. A deployment without secrets signs
     no webhooks, and sends none. `safety` is what happens to unsafe images of all jobs; with None,
-    jobs choose whether they are flagged.
+    jobs choose whether they are flagged. `presets` are the stacks that jobs may name.
     """
 
     models: Catalog
@@ -49,6 +50,7 @@ class Capabilities:
     lora_names: frozenset[str] = frozenset()
     signs_webhooks: bool = False
     safety: SafetyAction | None = None
+    presets: Presets = dataclass_field(default_factory=lambda: PRESETS)
 
 
 def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Problem | None:

@@ -57,6 +57,7 @@ class JobResults:
             dropped=files.dropped,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            stack=job.stack,
         )
 
     def of_stored(
@@ -104,6 +105,7 @@ class JobResults:
             dropped=result.dropped,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            stack=job.stack,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:

@@ -13,9 +13,10 @@ from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.sensitive import sensitive_texts
+from pixpod.contract.stacks import name_for_caller
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
-from pixpod.errors import InternalError, WorkerError
+from pixpod.errors import InternalError, PayloadError, WorkerError
 from pixpod.inputs.conditions import complete
 from pixpod.inputs.intake import Intake
 from pixpod.inputs.loras import Loras
@@ -243,8 +244,11 @@ class Worker:
     async def _find_or_generate(
         self, job: ParsedJob, progress: Progress, timeline: Timeline
     ) -> Generated | StoredResult | EncodedResult:
-        def generate() -> Coroutine[Any, Any, Generated]:
-            return self._generate(job, progress, timeline)
+        async def generate() -> Generated:
+            try:
+                return await self._generate(job, progress, timeline)
+            except PayloadError as error:
+                raise type(error)(name_for_caller(error.problems, job.stack)) from error
 
         if spooled := await self.delivery.find_spooled(job):
             return spooled
