@@ -119,7 +119,7 @@ class StackReply(TypedDict):
 
     name: str
     fields: dict[str, object]
-    """As the job might have given them. Any: JSON."""
+    """As the job might have given them."""
 
 
 class Reply(TypedDict):

@@ -124,7 +124,7 @@ class StackReply(BaseModel):
     """The stack of the job and the fields that it filled; null without one."""
 
     name: str
-    fields: dict[str, Any] = Field(description="As the job might have given them. Any: JSON.")
+    fields: dict[str, Any] = Field(description="As the job might have given them.")
 
 
 class WorkerReply(BaseModel):

@@ -65,8 +65,21 @@ _OWN = """
 
 A checkpoint of a family that exists needs no code: an entry in a TOML file of the form of
 [catalog.toml](../src/pixpod/catalog.toml), which `PIXPOD_CATALOG` names, and weights, which
-`scripts/bake --model NAME` writes. A new family is described in
-[architecture.md](architecture.md).
+`scripts/bake --catalog FILE --model NAME=PRECISION --to DIR` writes. The entry says where they are:
+
+| weights | in the entry |
+| --- | --- |
+| a repository of the hub, in the layout of diffusers | `repository`, and `revision` to pin it |
+| a folder in this layout | `source` |
+| one `.safetensors` file in its authors' layout | `source`, and `config` |
+
+`config` is a folder of diffusers with what a file lacks. Paths begin at the folder of the TOML
+file; `--from` and `--config` take the place of `source` and `config`. The names and shapes of
+tensors in a file's header must be those of the entry's family, and the classes in a folder's
+`model_index.json` as well; otherwise the bake ends with `model_unavailable`. Files of FLUX hold the transformer and perhaps the VAE, and get the text
+encoders of `config`; those of SDXL and SD 1.5 hold a whole model, and get its configs, tokenizers
+and scheduler. `--lora FILE=SCALE` adds a [LoRA](loras.md#few-steps-by-a-lora) to the weights. A new
+family is described in [CONTRIBUTING.md](../CONTRIBUTING.md#a-family).
 """
 
 

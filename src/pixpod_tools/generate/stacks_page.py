@@ -55,7 +55,7 @@ copies of the denoiser that no job uses are dropped ([architecture.md](architect
 A job may name a preset, too: the fields of the preset fill the job.
 
 ```json
-{{"input": {{"model": "sdxl", "prompt": "a lighthouse", "stack": "studio", "num_inference_steps": 25}}}}
+{{"input": {{"model": "sdxl", "prompt": "a pier", "stack": "studio", "guidance_scale": 6.5}}}}
 ```
 
 `studio` and `heavy` give it what they are planned with, as far as that needs no file of the job:
