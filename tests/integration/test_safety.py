@@ -404,7 +404,7 @@ def photograph(seed):
 @pytest.mark.parametrize("format", ["png", "webp"])
 def test_encoding_and_classification_overlap(format):
     """Eight images of 1024 px with the published model: at most 1.3 of the longer of the two."""
-    given = make_job(num_images=8, width=256, height=256, output={"format": format})
+    given = make_job(num_images=8, output={"format": format})
     job = parse_job(given, OFFER)
     safe_job = replace(job, output=replace(job.output, safety=SafetyAction.FLAG))
     seeds = job.request.seeds

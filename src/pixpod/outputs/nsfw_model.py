@@ -23,6 +23,9 @@ MODEL_SHA256 = "fb29e60f4b224afa2a4a16d5f3e5993375efe15f88b4c591311eb3a6e5b251d8
 
 _MAX_THREADS = 4
 
+_IMAGES_AT_ONCE = 2
+"""Their activations stay in the caches: 26 ms of one core for each of two, 29 ms of eight."""
+
 
 class Classifier(Protocol):
     """A model that scores images. Used by one thread at a time."""
@@ -51,9 +54,13 @@ class OnnxClassifier:
     def scores(self, prepared: Sequence["np.ndarray[Any, Any]"]) -> list[float]:
         import numpy as np
 
-        batch = np.stack(prepared).astype(np.float32)
-        (found,) = self.session.run(None, {self.session.get_inputs()[0].name: batch})
-        return [float(score) for score in found[:, 1]]
+        name = self.session.get_inputs()[0].name
+        scores: list[float] = []
+        for begin in range(0, len(prepared), _IMAGES_AT_ONCE):
+            images = np.stack(prepared[begin : begin + _IMAGES_AT_ONCE]).astype(np.float32)
+            (found,) = self.session.run(None, {name: images})
+            scores += [float(score) for score in found[:, 1]]
+        return scores
 
 
 def load_onnx_classifier(path: Path | None = None, sha256: str = MODEL_SHA256) -> OnnxClassifier:
