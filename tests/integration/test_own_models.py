@@ -173,15 +173,6 @@ def test_lora_of_another_model_is_refused(bake):
     )
 
 
-def test_model_is_baked_again_with_another_scale(bake):
-    lora, source = LORAS / "sdxl-bar.safetensors", str(TINY / "sdxl-tiny")
-    found = []
-    for scale in ("0.5", "1"):
-        _, weights, _ = bake("--from", source, "--lora", f"{lora}={scale}", family="sdxl")
-        found.append(unet_of(weights))
-    assert any(not torch.equal(found[0][name], found[1][name]) for name in found[0])
-
-
 @pytest.mark.parametrize("text", ["missing.safetensors", "{}=loud", "{}=9", "{}=nan"])
 def test_lora_that_cannot_be_used_is_refused(text):
     with pytest.raises(InvalidSettings, match="--lora "):
