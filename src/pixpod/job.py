@@ -181,7 +181,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """Reading of texts. `max_sequence_length` counts T5 tokens, None for families without T5.
+    """Reading of texts. `max_sequence_length` counts tokens, None for families with CLIP alone.
 
     `prompt_weights`: brackets and signs of a text are syntax. `clip_skip` counts the last layers
     of CLIP encoders that do not read the prompt. `num_chunks` is the length of all texts of a
@@ -315,7 +315,8 @@ class LoraSlots:
 class Conditions:
     """Steers images beside their texts; fetched, decoded and scaled.
 
-    White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
+    White in the mask is generated, black stays as in `image`, and grey blends the two. `references`
+    are images beside the first that are edited with it. `controls`
     are the control images of the request's `controls`, in the same order. `prompt_images` are those
     of its image prompt, as its image encoder sees them. `loras` are in the order of their hashes,
     so that the order in which a caller lists them does not matter. `slots` are those that they
@@ -324,6 +325,7 @@ class Conditions:
 
     image: InputImage | None = None
     mask: RawMask | None = None
+    references: tuple[InputImage, ...] = ()
     controls: tuple[InputImage, ...] = ()
     prompt_images: tuple[InputImage, ...] = ()
     loras: tuple[LoraFile, ...] = ()
@@ -342,7 +344,8 @@ def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.
 
-    `isolated` images share no batch with other requests.
+    `num_references` counts images that are edited together with the first one. `isolated` images
+    share no batch with other requests.
     """
 
     model: str
@@ -354,6 +357,7 @@ class GenerationRequest:
     text: TextOptions
     prompts: Prompts
     seeds: tuple[int, ...]
+    num_references: int = 0
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None

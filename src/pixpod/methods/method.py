@@ -29,6 +29,7 @@ class Method:
     mode: Mode
     size: Size
     calls: tuple[int, ...]
+    num_references: int = 0
     nets: tuple[str, ...] = ()
     refiner: str | None = None
     image_prompt: ImagePromptOptions | None = None
@@ -78,6 +79,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         mode=request.mode,
         size=(request.width, request.height),
         calls=(num_calls - sum(refined), *refined),
+        num_references=request.num_references,
         nets=tuple(control.net for control in request.controls),
         refiner=refiner.name if refiner else None,
         image_prompt=request.image_prompt,
