@@ -54,7 +54,7 @@ def test_builtin_models_are_these():
         "flux-schnell",
     }
     others = {"flux2-klein", "z-image-turbo", "sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
-    tiny = {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
+    tiny = {"flux-tiny", "flux-kontext-tiny", "sdxl-tiny", "sd15-tiny"}
     assert load_catalog().keys() == flux | others | tiny
 
 

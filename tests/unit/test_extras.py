@@ -1,7 +1,7 @@
 """Extras of the catalog: the shipped ones are coherent, and a broken entry is named."""
 
 import pytest
-from support.factories import CATALOG, EXTRAS_FILE, OFFERED_EXTRAS, make_settings
+from support.factories import CATALOG, EXTRAS_FILE, OFFERED_EXTRAS, SHIPPED_ADAPTER, make_settings
 
 from pixpod.bootstrap import build_worker
 from pixpod.catalog import load_catalog
@@ -108,7 +108,7 @@ def offered(**environ):
 
 def test_all_extras_that_are_there_and_fit_a_model_are_offered():
     assert offered() == {name for name in load_extras() if name.endswith("-tiny")}
-    assert offered(PIXPOD_MODELS="sd15-tiny") == {"sd15-canny-tiny"}
+    assert offered(PIXPOD_MODELS="sd15-tiny") == {"sd15-canny-tiny", *SHIPPED_ADAPTER}
 
 
 def test_deployment_offers_those_that_it_names():

@@ -55,6 +55,7 @@ def test_files_of_a_weights_directory_count(plan):
     _, table, found, _ = plan("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
     assert {name.partition("/")[0] for name in found["resident_gib"]} == {
         "flux-tiny",
+        "flux-kontext-tiny",
         "sdxl-tiny",
         "sd15-tiny",
     }

@@ -18,6 +18,8 @@ from pixpod_tools.tiny import (
     controlnets,
     extras,
     flux,
+    ip_adapter,
+    kontext,
     loras,
     net_scores,
     pretrain,
@@ -116,6 +118,16 @@ def train_redux(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_ip_adapter(options: argparse.Namespace) -> None:
+    ip_adapter.train_ip_adapter(options.out, _course(ip_adapter.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
+def train_kontext(options: argparse.Namespace) -> None:
+    kontext.train_kontext(options.out, _course(kontext.COURSE, options), options.init)
+    _checkpoint(options, "image").unlink()
+
+
 def train_loras(options: argparse.Namespace) -> None:
     """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
     for lora in loras.LORAS:
@@ -138,7 +150,8 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def train_all(options: argparse.Namespace) -> None:
     models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
-    for command in (*models, "loras", *extras.NETS, redux.NAME, "evaluate", "evaluate-nets"):
+    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME)
+    for command in (*models, *additions, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -150,6 +163,8 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sd15": train_unet,
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
+    ip_adapter.ADAPTER: train_ip_adapter,
+    kontext.NAME: train_kontext,
     "loras": train_loras,
     "evaluate": run_evaluation,
     "evaluate-nets": evaluate_nets,

@@ -22,7 +22,7 @@ def publish(source: Path, out: Path) -> None:
     draft = out.with_name(f".{out.name}")
     DiffusionPipeline.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
     _share(draft)
-    _forget_where_from(draft)
+    forget_where_from(draft)
     if (card := out / "README.md").exists():
         shutil.copy(card, draft)
     _replace(out, draft)
@@ -32,7 +32,7 @@ def publish_vae(source: Path, cache: Path) -> None:
     """Write the autoencoder that pipelines in the folder `cache` link to, under its name there."""
     draft = cache / SHARED / f".{source.name}"
     AutoencoderKL.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
-    _forget_where_from(draft)
+    forget_where_from(draft)
     _replace(cache / SHARED / source.name, draft)
 
 
@@ -55,7 +55,7 @@ def _share(folder: Path) -> None:
             shutil.rmtree(folder / component)
         else:
             (folder / component).rename(shared / name)
-            _forget_where_from(shared / name)
+            forget_where_from(shared / name)
         (folder / component).symlink_to(Path("..") / SHARED / name, target_is_directory=True)
 
 
@@ -69,7 +69,7 @@ def _shared_name(class_name: str, component: Path) -> str | None:
     return NARROW_VAE if channels == NUM_CHANNELS else WIDE_VAE
 
 
-def _forget_where_from(folder: Path) -> None:
+def forget_where_from(folder: Path) -> None:
     """Drop the folder names of this machine that diffusers notes in configurations."""
     for path in folder.rglob("*.json"):
         settings = json.loads(path.read_text())
