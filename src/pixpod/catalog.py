@@ -13,7 +13,14 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
+from pixpod.families import (
+    FAMILIES,
+    DenoiserSize,
+    FamilySpec,
+    Precision,
+    QuantizationSpec,
+    SchedulerSpec,
+)
 from pixpod.job import (
     GenerationRequest,
     Mode,
@@ -73,7 +80,8 @@ class ModelSpec:
     model `keeps_16_bit`. `denoiser_file` replaces the denoiser's weights in the repository.
     `schedulers` and `step_counts` are the only ones that the model takes, empty for all. A model
     without a repository may be baked from `source`, a folder of diffusers or a single file;
-    `config` is the folder with the configs for a file.
+    `config` is the folder with the configs for a file. `family`
+    has no component of `without`, and a denoiser of `denoiser_size` if that is given.
     """
 
     __pydantic_config__ = CHECKS
@@ -93,6 +101,8 @@ class ModelSpec:
     denoiser_file: str | None = None
     source: str | None = None
     config: str | None = None
+    denoiser_size: DenoiserSize | None = None
+    without: tuple[str, ...] = ()
     licence_must_be_accepted: bool = False
     requires_cuda: bool = False
     takes_guidance: bool = True
@@ -222,7 +232,16 @@ def _parse(
             field = ".".join(map(str, problem["loc"]))
             raise InvalidSettings(f"{where}: {field}: {problem['msg']}") from exc
         _check_fit(specs[name], where)
+        specs[name] = _with_own_family(specs[name])
     return specs
+
+
+def _with_own_family(spec: ModelSpec) -> ModelSpec:
+    """Return the spec with a family that has what the model has."""
+    if not spec.without and spec.denoiser_size is None:
+        return spec
+    family = spec.family.variant(without=spec.without, denoiser_size=spec.denoiser_size)
+    return replace(spec, family=family)
 
 
 def _check_fit(spec: ModelSpec, where: str) -> None:
@@ -239,6 +258,7 @@ def _check_fit(spec: ModelSpec, where: str) -> None:
         "denoiser_repository": bool(spec.denoiser_repository) == bool(spec.denoiser_file),
         "source": not (spec.source and spec.repository),
         "config": not spec.config or bool(spec.source),
+        "without": set(spec.without) <= family.optional_components,
         "schedulers": set(schedulers) <= family.schedulers.keys(),
         "step_counts": max(spec.step_counts, default=0) <= limits.max_steps,
         "defaults.scheduler": defaults.scheduler in schedulers,

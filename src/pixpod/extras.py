@@ -127,7 +127,8 @@ class ExtraSpec:
 
     def fits(self, spec: ModelSpec) -> bool:
         """Return whether a model can be served with it. Of image encoders, adapters decide."""
-        return spec.family is self.family and (not self.models or spec.name in self.models)
+        is_of_family = self.family is not None and self.family.name == spec.family.name
+        return is_of_family and (not self.models or spec.name in self.models)
 
 
 def _spec_of(

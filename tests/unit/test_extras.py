@@ -67,7 +67,7 @@ def test_refiner_of_a_family_that_has_none_is_refused(load):
 def test_file_may_have_models_and_extras(tmp_path):
     path = tmp_path / "models.toml"
     path.write_text(ENTRY, encoding="utf-8")
-    assert load_catalog(path) == load_catalog()
+    assert load_catalog(path).keys() == load_catalog().keys()
 
 
 @pytest.mark.parametrize(

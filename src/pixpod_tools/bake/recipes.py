@@ -92,6 +92,7 @@ PROFILES: Mapping[str, Profile] = {
         models=(
             _float8("flux-tiny"),
             _in("flux-kontext-tiny", Precision.BFLOAT16),
+            _in("sd35-tiny", Precision.BFLOAT16),
             _in("sdxl-tiny", Precision.BFLOAT16),
             _in("sd15-tiny", Precision.BFLOAT16),
         ),

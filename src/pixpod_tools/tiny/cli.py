@@ -24,6 +24,7 @@ from pixpod_tools.tiny import (
     net_scores,
     pretrain,
     redux,
+    sd35,
     unet,
     vae,
 )
@@ -108,6 +109,13 @@ def train_unet(options: argparse.Namespace) -> None:
     _save(pipeline, options)
 
 
+def train_sd35(options: argparse.Namespace) -> None:
+    """The text encoders are those of flux-tiny and sdxl-tiny in the folder `--out`."""
+    pipeline = sd35.untrained_sd35(options.out)
+    sd35.train_sd35(pipeline, load_latents(pipeline.vae), _course(sd35.COURSE, options))
+    _save(pipeline, options)
+
+
 def train_net(options: argparse.Namespace) -> None:
     extras.train_net(options.command, options.out, _course(controlnets.COURSE, options))
     _checkpoint(options, "image").unlink()
@@ -149,7 +157,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 
 def train_all(options: argparse.Namespace) -> None:
-    models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
+    models = ("vae", "unet-vae", "flux", "sdxl", "sd15", "sd35")
     additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME)
     for command in (*models, *additions, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
@@ -161,6 +169,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "flux": train_flux,
     "sdxl": train_unet,
     "sd15": train_unet,
+    "sd35": train_sd35,
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
     ip_adapter.ADAPTER: train_ip_adapter,

@@ -11,7 +11,12 @@ from pixpod_tools.tiny.narrow import NUM_CHANNELS
 
 SHARED = "shared"
 WIDE_VAE, NARROW_VAE = "vae", "unet_vae"
-"""Folders of the autoencoders with 16 latent channels, for FLUX, and with 4, for UNets."""
+"""Folders of the autoencoders with 16 latent channels, for transformers, and 4, for UNets."""
+OF_OTHERS = {
+    ("sd35-tiny", "text_encoder_2"): "sdxl-tiny/text_encoder_2",
+    ("sd35-tiny", "tokenizer_3"): "flux-tiny/tokenizer_2",
+}
+"""Components that are those of another checkpoint, by checkpoint and name."""
 
 
 def publish(source: Path, out: Path) -> None:
@@ -48,6 +53,11 @@ def _share(folder: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     index = json.loads((folder / "model_index.json").read_text())
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        other = OF_OTHERS.get((folder.name.removeprefix("."), component))
+        if other is not None:
+            shutil.rmtree(folder / component)
+            (folder / component).symlink_to(Path("..") / other, target_is_directory=True)
+            continue
         name = _shared_name(index[component][1], folder / component)
         if name is None:
             continue
