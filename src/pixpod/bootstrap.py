@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
+from pixpod.contract.stacks import check_presets
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
@@ -21,18 +22,20 @@ from pixpod.inputs.loras import DeployedLoras, Loras
 from pixpod.job import Delivery
 from pixpod.outputs.caller_stores import CallerStores
 from pixpod.outputs.encoding import MetadataOptions
+from pixpod.outputs.nsfw_model import load_onnx_classifier
 from pixpod.outputs.spool import Spool
 from pixpod.outputs.storage import DirectoryImageStore, ImageStore, InlineImageStore
 from pixpod.serving.concurrency import Concurrency, max_concurrency
 from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.safety import Safety
 from pixpod.serving.spooling import Spooling
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
-from pixpod.stacks import parse_stacks
+from pixpod.stacks import PRESETS, Presets, parse_stacks, preset_of_fields, read_presets_file
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -81,6 +84,7 @@ def build_worker(
             LoraCache(settings.local_dir / "loras", settings.lora_cache_bytes),
             DeployedLoras(settings.lora_dir),
         ),
+        safety=Safety(load=load_onnx_classifier, threshold=settings.safety_threshold),
         platform=platform,
         worker_id=settings.worker_id,
         max_job_s=settings.max_job_s,
@@ -109,6 +113,8 @@ def _build_capabilities(
         targets=settings.targets,
         signs_webhooks=bool(settings.webhook_secrets),
         lora_names=DeployedLoras(settings.lora_dir).names,
+        safety=settings.safety,
+        presets=_load_presets(settings),
     )
 
 
@@ -131,7 +137,8 @@ def _build_engine(
     timeline = timeline or BootTimeline(time.perf_counter)
     # without a platform the waiting job is answered with the host's fault
     on_host_fault = on_host_fault or (lambda error: None)
-    stacks = parse_stacks(settings.stacks, models, extras)
+    presets = _load_presets(settings)
+    stacks = parse_stacks(settings.stacks, models, extras, presets=presets)
     loader = ModelLoader(
         models=models,
         extras=extras,
@@ -158,6 +165,15 @@ def _build_engine(
         extras=extras,
         stacks=stacks,
     )
+
+
+def _load_presets(settings: Settings) -> Presets:
+    """Return the presets that every deployment has, and those of PIXPOD_PRESETS."""
+    if settings.presets_file is None:
+        return PRESETS
+    own = read_presets_file(settings.presets_file)
+    check_presets(own)
+    return {**PRESETS, **{name: preset_of_fields(fields) for name, fields in own.items()}}
 
 
 def _build_compiled_store(settings: Settings) -> CompiledStore:

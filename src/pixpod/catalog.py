@@ -78,7 +78,9 @@ class ModelSpec:
     `precision` maps a device type to the default precision there; for families that can be
     quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used, unless the
     model `keeps_16_bit`. `denoiser_file` replaces the denoiser's weights in the repository.
-    `schedulers` and `step_counts` are the only ones that the model takes, empty for all. `family`
+    `schedulers` and `step_counts` are the only ones that the model takes, empty for all. A model
+    without a repository may be baked from `source`, a folder of diffusers or a single file;
+    `config` is the folder with the configs for a file. `family`
     has no component of `without`, and a denoiser of `denoiser_size` if that is given.
     """
 
@@ -97,6 +99,8 @@ class ModelSpec:
     denoiser_repository: str | None = None
     denoiser_revision: str | None = None
     denoiser_file: str | None = None
+    source: str | None = None
+    config: str | None = None
     denoiser_size: DenoiserSize | None = None
     without: tuple[str, ...] = ()
     licence_must_be_accepted: bool = False
@@ -185,7 +189,14 @@ def load_catalog(
     catalog = _parse(tomllib.loads(builtin), "catalog.toml", families)
     if extra_file is None:
         return catalog
-    return {**catalog, **_parse(read_catalog_file(extra_file), str(extra_file), families)}
+    own = _parse(read_catalog_file(extra_file), str(extra_file), families)
+    return {**catalog, **{name: _located(spec, extra_file.parent) for name, spec in own.items()}}
+
+
+def _located(spec: ModelSpec, folder: Path) -> ModelSpec:
+    """Return an entry whose paths begin at its file's folder."""
+    source, config = (path and str(folder / path) for path in (spec.source, spec.config))
+    return replace(spec, source=source, config=config)
 
 
 def read_catalog_file(path: Path) -> dict[str, Any]:
@@ -245,6 +256,8 @@ def _check_fit(spec: ModelSpec, where: str) -> None:
         "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
         "denoiser_file": spec.denoiser_file is None or "/" not in spec.denoiser_file,
         "denoiser_repository": bool(spec.denoiser_repository) == bool(spec.denoiser_file),
+        "source": not (spec.source and spec.repository),
+        "config": not spec.config or bool(spec.source),
         "without": set(spec.without) <= family.optional_components,
         "schedulers": set(schedulers) <= family.schedulers.keys(),
         "step_counts": max(spec.step_counts, default=0) <= limits.max_steps,

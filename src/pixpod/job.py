@@ -93,6 +93,17 @@ class LongPrompt(StrEnum):
     CHUNK = "chunk"
 
 
+class SafetyAction(StrEnum):
+    """Treatment of images that a classifier finds unsafe for work.
+
+    `FLAG` only reports them, `BLUR` makes them unrecognisable, and `DROP` delivers nothing of them.
+    """
+
+    FLAG = "flag"
+    BLUR = "blur"
+    DROP = "drop"
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class OutputOptions:
     """Encoding and delivery of finished images.
@@ -100,7 +111,7 @@ class OutputOptions:
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
     generation data into the file. `fallback` allows the deployment's bucket where another place
-    fails.
+    fails. With `safety` None, images are not classified.
     """
 
     format: ImageFormat
@@ -110,6 +121,7 @@ class OutputOptions:
     name: str
     metadata: bool
     fallback: bool = True
+    safety: SafetyAction | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -360,13 +372,22 @@ class GenerationRequest:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class FilledStack:
+    """The stack that a job names, and the fields of its payload that it has filled. JSON."""
+
+    name: str
+    fields: Mapping[str, object] = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
     """One parsed job.
 
     `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
     caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
     has none. `put_urls`, one per image, and `bucket` are the places that the job names.
-    `inputs_digest` identifies the files that it names, "" for none.
+    `inputs_digest` identifies the files that it names, "" for none. `stack` is None for a job
+    without one.
     """
 
     id: str
@@ -378,6 +399,7 @@ class Job:
     put_urls: tuple[PutUrl, ...] = ()
     bucket: CallerBucket | None = None
     inputs_digest: str = ""
+    stack: FilledStack | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -428,8 +450,30 @@ class Generation:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class SafetyVerdict:
+    """A classifier's finding about one image. `score` is its probability of being unsafe."""
+
+    nsfw: bool
+    score: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DroppedImage:
+    """An image that is not delivered because of its verdict; its pixels are gone."""
+
+    index: int
+    seed: int
+    width: int
+    height: int
+    verdict: SafetyVerdict
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImageFile:
-    """Facts about the file of one image. `sha256` is the hex digest of its bytes."""
+    """Facts about the file of one image. `sha256` is the hex digest of its bytes.
+
+    `verdict` is None for an image that was not classified.
+    """
 
     index: int
     seed: int
@@ -438,6 +482,7 @@ class ImageFile:
     format: ImageFormat
     sha256: str
     size_bytes: int
+    verdict: SafetyVerdict | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -451,7 +496,7 @@ class EncodedImage(ImageFile):
 class EncodedResult:
     """The files of a generated job, in the order of their indices, before they are delivered.
 
-    `steps` counts the denoiser calls of one image.
+    `steps` counts the denoiser calls of one image. `dropped` are the images without a file.
     """
 
     images: tuple[EncodedImage, ...]
@@ -459,6 +504,7 @@ class EncodedResult:
     steps: int
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -485,6 +531,7 @@ class StoredResult:
     steps: int
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -511,7 +558,7 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `refiner` and `image_prompt` are None if the job has none.
+    `refiner`, `image_prompt` and `stack` are None if the job has none.
     """
 
     images: tuple[StoredImage, ...]
@@ -522,5 +569,7 @@ class JobResult:
     worker: WorkerReport
     warnings: tuple[str, ...]
     adapters: tuple[AdapterUse, ...] = ()
+    dropped: tuple[DroppedImage, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    stack: FilledStack | None = None

@@ -31,7 +31,7 @@ from pixpod.environment import (
 from pixpod.errors import InvalidSettings
 from pixpod.families import Precision
 from pixpod.inputs.targets import ENTRIES, SETTING, OpenedTarget, Targets, parse_opened
-from pixpod.job import Delivery
+from pixpod.job import Delivery, SafetyAction
 from pixpod.outputs.s3_settings import S3Settings, read_s3
 from pixpod.weights.prefetch import Verify
 
@@ -85,6 +85,12 @@ def _price(value: str) -> float:
     return float(value)
 
 
+def _share(value: str) -> float:
+    if not re.fullmatch(r"0?\.[0-9]{1,6}|1", value) or float(value) <= 0:
+        raise ValueError
+    return float(value)
+
+
 def _targets(value: str) -> tuple[OpenedTarget, ...]:
     return tuple(parse_opened(entry) for entry in split_list(value))
 
@@ -108,8 +114,9 @@ SIZES = Kind("sizes such as `1024x1024,832x1216`, or `none`", _sizes)
 CONCURRENCY = Kind("`auto` or a whole number from 1 to 64", _concurrency)
 GIGABYTES = Kind("GiB above 0, such as `24`", _gigabytes)
 PRICE = Kind("US dollars per second, from 0 to less than 1", _price)
+SHARE = Kind("a number above 0, up to 1", _share)
 TARGETS = Kind(ENTRIES.replace("[read", "`[read") + "`", _targets)
-STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or `studio`, `heavy`", split_list)
+STACKS = Kind("comma-separated stacks such as `sdxl+canny+loras`, or names of presets", split_list)
 FALLBACK = Kind(
     one_of("auto", "none").accepted, lambda value: one_of("auto", "none").convert(value) == "auto"
 )
@@ -157,6 +164,13 @@ class Settings:
         "What must fit on the GPU together: it is planned for, loaded at start and warmed up. See "
         "[stacks.md](stacks.md).",
         no_default="none; extras are loaded when jobs name them",
+    )
+    presets_file: Path | None = variable(
+        "PIXPOD_PRESETS",
+        PATH,
+        "TOML file with presets of job fields, which jobs name as `stack`. See "
+        "[stacks.md](stacks.md).",
+        no_default="only `studio` and `heavy`",
     )
     verify: Verify = variable(
         "PIXPOD_VERIFY",
@@ -376,6 +390,20 @@ class Settings:
         "Put prompts into the generation data of files. `false` leaves them out of all files, "
         "whatever a job asks for.",
         default="true",
+    )
+    safety: SafetyAction | None = variable(
+        "PIXPOD_SAFETY",
+        one_of(*SafetyAction),
+        "What happens to images that a classifier finds unsafe for work: the reply says which "
+        "(`flag`), they are blurred (`blur`), or not delivered (`drop`). See "
+        "[safety.md](safety.md).",
+        no_default="jobs choose whether their images are flagged",
+    )
+    safety_threshold: float = variable(
+        "PIXPOD_SAFETY_THRESHOLD",
+        SHARE,
+        "Score from which an image counts as unsafe for work.",
+        default="0.8",
     )
     usd_per_gpu_second: float | None = variable(
         "PIXPOD_USD_PER_GPU_SECOND",

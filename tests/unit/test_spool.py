@@ -29,13 +29,7 @@ def describe(job_name="job-1", files=FILES, fingerprint=FINGERPRINT):
         format=files.images[0].format,
         seeds=tuple(image.seed for image in files.images),
         may_use_bucket=True,
-        result=make_result(
-            fingerprint=fingerprint,
-            images=files.images,
-            model=files.model,
-            steps=files.steps,
-            warnings=files.warnings,
-        ),
+        result=make_result(files, files.images, fingerprint=fingerprint),
     )
 
 

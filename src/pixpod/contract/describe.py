@@ -31,6 +31,8 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "extras": [_describe_extra(extra, capabilities) for extra in extras.values()],
             "deliveries": capabilities.deliveries,
             "loras": sorted(capabilities.lora_names),
+            "safety": capabilities.safety,
+            "stacks": list(capabilities.presets),
             "not_supported": sorted(NOT_SUPPORTED),
         }
     )

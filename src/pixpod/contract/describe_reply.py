@@ -5,7 +5,7 @@ from typing import Literal
 from pydantic import BaseModel, Field
 
 from pixpod.catalog import Defaults
-from pixpod.job import Delivery, Mode, Quality
+from pixpod.job import Delivery, Mode, Quality, SafetyAction
 
 
 class ServedModelReply(BaseModel):
@@ -65,4 +65,8 @@ class DescribeReply(BaseModel):
     extras: list[ExtraReply]
     deliveries: list[Delivery] = Field(description="The default first.")
     loras: list[str] = Field(description="Names of the LoRAs that the deployment has.")
+    stacks: list[str] = Field(description="Names that jobs may give as `stack`.")
+    safety: SafetyAction | None = Field(
+        description="What happens to unsafe images of all jobs; null if jobs choose."
+    )
     not_supported: list[str] = Field(description="Fields that this version refuses.")

@@ -30,7 +30,6 @@ from pixpod.job import LongPrompt, Quality, Resize, WebhookEvent
 NOT_SUPPORTED = frozenset(
     {
         "upscale",
-        "safety",
     }
 )
 """Fields of the contract that this version refuses as `not_supported`, unless they are null."""
@@ -205,6 +204,21 @@ class JobInput(Edge):
     )
     deterministic: bool | None = Field(
         default=None, description="Run each image in a batch of its own; false unless given."
+    )
+    stack: str | None = Field(
+        default=None,
+        description=(
+            "studio, heavy or a preset of the deployment: it fills fields that the job does not "
+            "give. See stacks.md."
+        ),
+        examples=["studio"],
+    )
+    safety: bool | None = Field(
+        default=None,
+        description=(
+            "true classifies the images and says in nsfw which of them are unsafe for work, also "
+            "where the deployment does not; false is refused where it does. See safety.md."
+        ),
     )
     idempotency_key: Annotated[str, Field(pattern=IDEMPOTENCY_KEY)] | None = Field(
         default=None,

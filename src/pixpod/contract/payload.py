@@ -6,7 +6,7 @@ Knows no engine: limits and defaults come from the model's spec.
 
 import hashlib
 import json
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from typing import Any
 
@@ -24,8 +24,15 @@ from pixpod.contract.places import build_bucket, build_put_url, check_places, pa
 from pixpod.contract.problems import first_ones, is_unicode, wrong
 from pixpod.contract.refiner import build_refiner, total_steps
 from pixpod.contract.reply import Reply
-from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
+from pixpod.contract.rules import (
+    Capabilities,
+    check_values,
+    choose_delivery,
+    choose_safety,
+    find_model,
+)
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
+from pixpod.contract.stacks import check_stack, fill_stack, name_for_caller
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -38,6 +45,7 @@ from pixpod.extras import Extras
 from pixpod.inputs.named import ParsedJob, inputs_digest
 from pixpod.job import (
     Delivery,
+    DroppedImage,
     GenerationRequest,
     ImageFormat,
     ImagePromptOptions,
@@ -45,6 +53,8 @@ from pixpod.job import (
     LongPrompt,
     OutputOptions,
     RefinerOptions,
+    SafetyAction,
+    SafetyVerdict,
     StoredImage,
 )
 from pixpod.outputs.keys import idempotent_name
@@ -79,6 +89,8 @@ def parse_job(
     given = raw.get("input")
     if not isinstance(given, dict):
         raise InvalidInput([*problems, wrong("input", given, "an object")])
+    problems += check_stack(given, capabilities.presets)
+    given, stack = fill_stack(given, capabilities.presets, capabilities.models, capabilities.extras)
     unsupported = list(_unsupported(given))
     refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
     checked = check_types(without(given, (tuple(field.split(".")) for field in refused)))
@@ -101,7 +113,7 @@ def parse_job(
     problems += image_problems + lora_problems
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
-    _raise_first(problems, unsupported, refusals)
+    _raise_first(*(name_for_caller(found, stack) for found in (problems, unsupported, refusals)))
     if checked.input.webhook_url is not None and not capabilities.signs_webhooks:
         raise InvalidSettings(
             "PIXPOD_WEBHOOK_SECRETS: expected one or two secrets, because this job has a "
@@ -110,7 +122,7 @@ def parse_job(
     assert isinstance(spec, ModelSpec) and isinstance(job_id, str)
     key, output = checked.input.idempotency_key, checked.input.output or OutputInput()
     delivery = choose_delivery(output, capabilities, has_s3_config=has_s3_config)
-    options = _build_output(output, delivery)
+    options = _build_output(output, delivery, choose_safety(checked.input, capabilities))
     named = key and idempotent_name(key, key_prefix=options.key_prefix, secret=key_secret)
     return ParsedJob(
         id=job_id,
@@ -124,6 +136,7 @@ def parse_job(
         images=images,
         loras=loras,
         inputs_digest=inputs_digest(images, loras),
+        stack=stack,
     )
 
 
@@ -152,7 +165,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
     reply = Reply.model_validate(
         {
             "api_version": API_VERSION,
-            "images": [_render_image(stored) for stored in result.images],
+            "images": _render_images(result.images, result.dropped),
             "model": result.model,
             "steps": result.steps,
             "timings_ms": result.timings_ms,
@@ -162,6 +175,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "adapters": list(result.adapters),
             "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
+            "stack": result.stack,
         },
         from_attributes=True,
     )
@@ -198,9 +212,26 @@ def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | 
     }
 
 
+def _render_images(
+    images: Sequence[StoredImage], dropped: Sequence[DroppedImage]
+) -> list[dict[str, Any]]:
+    by_index = {stored.image.index: _render_image(stored) for stored in images}
+    by_index |= {each.index: _render_dropped(each) for each in dropped}
+    return [by_index[index] for index in sorted(by_index)]
+
+
+def _render_dropped(image: DroppedImage) -> dict[str, Any]:
+    sizes = {"seed": image.seed, "width": image.width, "height": image.height}
+    return sizes | _render_verdict(image.verdict)
+
+
+def _render_verdict(verdict: SafetyVerdict | None) -> dict[str, Any]:
+    return {"nsfw": verdict.nsfw, "nsfw_score": round(verdict.score, 4)} if verdict else {}
+
+
 def _render_image(stored: StoredImage) -> dict[str, Any]:
     image = stored.image
-    return {
+    return _render_verdict(image.verdict) | {
         "url": stored.url,
         "data": stored.data,
         "path": stored.path,
@@ -284,7 +315,9 @@ def _derive_seed(job_name: str, index: int) -> int:
     return int.from_bytes(digest[:8]) % (MAX_SEED + 1)
 
 
-def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
+def _build_output(
+    given: OutputInput, delivery: Delivery, safety: SafetyAction | None
+) -> OutputOptions:
     image_format = given.format or ImageFormat.PNG
     quality = None if image_format is ImageFormat.PNG else given.quality or DEFAULT_QUALITY
     return OutputOptions(
@@ -295,4 +328,5 @@ def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
         name=given.name or "",
         metadata=given.metadata is not False,
         fallback=given.fallback is not False,
+        safety=safety,
     )

@@ -1,6 +1,6 @@
 """The `output` of a job, as JSON: a reply or an error."""
 
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -11,13 +11,25 @@ class ImageReply(BaseModel):
     """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
     `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`.
+    the caller knows the place: at the image's `put_urls`. An image that was dropped as unsafe has
+    no file: it has `nsfw`, and none of these nor `content_type`, `size_bytes` and `sha256`.
     """
 
     model_config = ConfigDict(
         json_schema_extra={
-            "dependentRequired": {"url": ["key"], "path": ["key"]},
+            "dependentRequired": {
+                "url": ["key", "sha256"],
+                "path": ["key", "sha256"],
+                "key": ["sha256"],
+                "data": ["sha256"],
+                "sha256": ["content_type", "size_bytes"],
+                "nsfw": ["nsfw_score"],
+            },
             "not": {"anyOf": [{"required": ["url", "path"]}, {"required": ["data", "key"]}]},
+            "anyOf": [
+                {"required": ["sha256"]},
+                {"required": ["nsfw"], "properties": {"nsfw": {"const": True}}},
+            ],
         }
     )
 
@@ -28,9 +40,17 @@ class ImageReply(BaseModel):
     seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
     width: int
     height: int
-    content_type: str = Field(examples=["image/png"])
-    size_bytes: int
-    sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the file, in hex.")
+    content_type: str | None = Field(default=None, examples=["image/png"])
+    size_bytes: int | None = None
+    sha256: str | None = Field(
+        default=None, pattern="^[0-9a-f]{64}$", description="Of the file, in hex."
+    )
+    nsfw: bool | None = Field(
+        default=None, description="Whether it is unsafe for work; absent if nobody has asked."
+    )
+    nsfw_score: float | None = Field(
+        default=None, ge=0, le=1, description="The classifier's probability of that."
+    )
 
 
 class ModelReply(BaseModel):
@@ -55,6 +75,7 @@ class TimingsReply(BaseModel):
     denoise: float | None = None
     refine: float | None = None
     decode: float | None = None
+    safety: float | None = None
     encode: float | None = None
     upload: float | None = None
     total: float
@@ -99,6 +120,13 @@ class IpAdapterReply(BaseModel):
     scale: float
 
 
+class StackReply(BaseModel):
+    """The stack of the job and the fields that it filled; null without one."""
+
+    name: str
+    fields: dict[str, Any] = Field(description="As the job might have given them.")
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -122,6 +150,7 @@ class Reply(BaseModel):
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    stack: StackReply | None
 
 
 class ErrorReply(BaseModel):

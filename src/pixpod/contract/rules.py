@@ -23,9 +23,10 @@ from pixpod.extras import Extras
 from pixpod.families import Guidance
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use
-from pixpod.job import Delivery, ImageFormat, Quality
+from pixpod.job import Delivery, ImageFormat, Quality, SafetyAction
 from pixpod.methods import is_guided
 from pixpod.outputs.storage import clean_prefix
+from pixpod.stacks import PRESETS, Presets
 
 PUBLIC_ONLY = Targets()
 
@@ -37,7 +38,8 @@ class Capabilities:
 
     `extras` are what models can be served with. `targets` are those that URLs of callers may
     reach. `lora_names` are the LoRAs that the deployment has. A deployment without secrets signs
-    no webhooks, and sends none.
+    no webhooks, and sends none. `safety` is what happens to unsafe images of all jobs; with None,
+    jobs choose whether they are flagged. `presets` are the stacks that jobs may name.
     """
 
     models: Catalog
@@ -47,6 +49,8 @@ class Capabilities:
     targets: Targets = PUBLIC_ONLY
     lora_names: frozenset[str] = frozenset()
     signs_webhooks: bool = False
+    safety: SafetyAction | None = None
+    presets: Presets = dataclass_field(default_factory=lambda: PRESETS)
 
 
 def find_model(name: str | None, capabilities: Capabilities) -> ModelSpec | Problem | None:
@@ -90,6 +94,7 @@ def check_values(
     yield from _check_output(output, malformed)
     yield from _check_idempotency(given, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_webhook(given, capabilities, malformed)
+    yield from _check_safety(given, capabilities)
 
 
 def _check_size(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -> Iterator[Problem]:
@@ -240,6 +245,17 @@ _WHY_NOT: Mapping[Quality, str] = {
     Quality.MAX: "its weights are in 8 bits here",
     Quality.TURBO: "only models that take many steps and can skip some have it",
 }
+
+
+def choose_safety(given: JobInput, capabilities: Capabilities) -> SafetyAction | None:
+    """Return what happens to unsafe images of a job; None if its images are not classified."""
+    return capabilities.safety or (SafetyAction.FLAG if given.safety else None)
+
+
+def _check_safety(given: JobInput, capabilities: Capabilities) -> Iterator[Problem]:
+    if given.safety is False and capabilities.safety is not None:
+        accepted = f"true or absent: this deployment has PIXPOD_SAFETY={capabilities.safety}"
+        yield wrong("safety", given.safety, accepted)
 
 
 def choose_delivery(

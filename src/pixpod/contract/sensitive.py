@@ -13,6 +13,7 @@ NAMES = frozenset(
         "model",
         "quality",
         "scheduler",
+        "stack",
         "resize",
         "on_long_prompt",
         "format",

@@ -1,5 +1,7 @@
 """FLUX.1: a transformer over packed latents, with CLIP for the pooled text and T5 for tokens."""
 
+from collections.abc import Mapping
+
 from pixpod.families.components import CLIP_TEXT_ENCODER, VAE, VAE_REGION
 from pixpod.families.schedulers import FLOW_MATCH_SCHEDULERS
 from pixpod.families.spec import (
@@ -8,6 +10,7 @@ from pixpod.families.spec import (
     ControlNetSpec,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     ImagePromptSpec,
     LoraSpec,
     QuantizationSpec,
@@ -16,6 +19,13 @@ from pixpod.families.spec import (
     WorkingMemory,
 )
 from pixpod.job import Mode, Resize
+
+BLOCKS: Mapping[str, int | None] = {
+    r"(model\.diffusion_model\.)?single_blocks\.0\.linear1\.weight"
+    r"|single_transformer_blocks\.0\.proj_mlp\.weight": None
+}
+IMAGE_INPUT = r"(model\.diffusion_model\.)?(img_in|x_embedder)\.weight"
+"""Tensors of FLUX.1 under their authors' names and under those of diffusers."""
 
 FLUX = FamilySpec(
     name="flux",
@@ -92,6 +102,7 @@ FLUX = FamilySpec(
     runs_started_steps=True,
     step_cache_blocks=("transformer_blocks", "single_transformer_blocks"),
     has_denoiser_files=True,
+    header=HeaderSpec(has={**BLOCKS, IMAGE_INPUT: 64}),
     # A LoRA of rank 64 for all layers takes 0.65 GiB, without the modulation 0.49.
     lora=LoraSpec(
         usual=r"(single_)?transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.49, whole_gib_at_64=0.65

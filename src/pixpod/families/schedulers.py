@@ -27,6 +27,7 @@ _DDIM = SchedulerSpec(
     # diffusers clips latents to -1 ... 1 by default, which is meant for pixels
     options={"clip_sample": False, "thresholding": False},
 )
+_DDIM_TRAILING = SchedulerSpec(class_name=_DDIM.class_name, options={**_DDIM.options, **_TRAILING})
 _HEUN = SchedulerSpec(
     class_name="HeunDiscreteScheduler", options={"use_karras_sigmas": False}, calls_per_step=2
 )
@@ -66,6 +67,7 @@ UNET_SCHEDULERS: Mapping[str, SchedulerSpec] = {
     "DPM++ 2M SDE Karras": _dpm(algorithm_type="sde-dpmsolver++", use_karras_sigmas=True),
     "UniPC": _UNIPC,
     "DDIM": _DDIM,
+    "DDIM trailing": _DDIM_TRAILING,
     "Heun": _HEUN,
     "DEIS": _DEIS,
     "LCM": _LCM,

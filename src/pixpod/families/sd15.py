@@ -16,6 +16,7 @@ from pixpod.families.spec import (
     ControlNetSpec,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     LoraSpec,
     Role,
     WorkingMemory,
@@ -62,6 +63,14 @@ SD15 = FamilySpec(
         text_gib=0.3, fixed_gib=0.5, denoise_gib=0.5, decode_gib=2.0, encode_gib=1.0
     ),
     pipeline_options={"requires_safety_checker": False},
+    header=HeaderSpec(
+        has={
+            r"model\.diffusion_model\.input_blocks\.0\.0\.weight": 4,
+            # Stable Diffusion 2 has another text encoder here
+            r"cond_stage_model\.transformer\..+": None,
+        },
+        lacks=(r"model\.diffusion_model\.label_emb\..+",),
+    ),
     clip_text=SD15_TEXT,
     lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.05, whole_gib_at_64=0.13),
     controlnet=ControlNetSpec(

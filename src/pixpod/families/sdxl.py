@@ -16,6 +16,7 @@ from pixpod.families.spec import (
     ControlNetSpec,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     LoraSpec,
     RefinerSpec,
     Role,
@@ -77,6 +78,14 @@ SDXL = FamilySpec(
     ),
     pipeline_options={"add_watermarker": False},
     upcasts_vae=True,
+    header=HeaderSpec(
+        has={
+            r"model\.diffusion_model\.input_blocks\.0\.0\.weight": 4,
+            r"model\.diffusion_model\.label_emb\.0\.0\.weight": None,
+            # the refiner has one text encoder
+            r"conditioner\.embedders\.1\..+": None,
+        }
+    ),
     clip_text=SDXL_TEXT,
     lora=LoraSpec(usual=UNET_LORA_LAYERS, gib_at_64=0.32, whole_gib_at_64=0.37),
     controlnet=ControlNetSpec(

@@ -4,7 +4,7 @@ A family is one `FamilySpec` in a file of this package. Figures are bytes as GiB
 """
 
 import re
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
@@ -186,6 +186,31 @@ class WorkingMemory:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class HeaderSpec:
+    """Tensors by which a single file with weights of a family is recognised.
+
+    `has` are regular expressions for names, each of which some tensor has, with the second
+    dimension of that tensor, None for any. No tensor has a name of `lacks`.
+    """
+
+    has: Mapping[str, int | None]
+    lacks: tuple[str, ...] = ()
+
+    def fits(self, shapes: Mapping[str, Sequence[int]]) -> bool:
+        """Return whether a file with these tensors has weights of the family."""
+        found = (
+            any(
+                re.fullmatch(pattern, name) and inputs in (None, *shape[1:2])
+                for name, shape in shapes.items()
+            )
+            for pattern, inputs in self.has.items()
+        )
+        lacking = "|".join(self.lacks)
+        has_others = bool(lacking) and any(re.fullmatch(lacking, name) for name in shapes)
+        return all(found) and not has_others
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoraSpec:
     """Limits of the LoRAs of one request, and the memory that they take in a batch.
 
@@ -308,7 +333,8 @@ class FamilySpec:
     steps cannot be skipped. `max_edited` is the number of images that are edited
     together. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
     a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
-    one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
+    one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline;
+    `header` recognises them, None for a family that is not recognised. `lora`
     is None for a family that takes no LoRA, `controlnet` for one that takes no control image,
     `refiner` for one that has none, and `image_prompt` for one that takes none; `clip_text` is None
     for one whose texts are read by other encoders too: it has no prompt weights, chunks and
@@ -338,6 +364,7 @@ class FamilySpec:
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()
     has_denoiser_files: bool = False
+    header: HeaderSpec | None = None
     lora: LoraSpec | None = None
     controlnet: ControlNetSpec | None = None
     clip_text: ClipTextSpec | None = None

@@ -6,13 +6,24 @@ its content counts only with the HMAC of the content and of its place under the 
 
 import hmac
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 from typing import Annotated
 
 from pydantic import BaseModel, ConfigDict, Field, SecretStr, ValidationError
 
 import pixpod
-from pixpod.job import AdapterUse, Conditions, ImageFile, Job, ModelIdentity
+from pixpod.job import (
+    AdapterUse,
+    Conditions,
+    DroppedImage,
+    EncodedResult,
+    ImageFile,
+    ImageFormat,
+    Job,
+    SafetyAction,
+    SafetyVerdict,
+)
 from pixpod.outputs.keys import keyed_hash
 
 MAX_RESULT_BYTES = 64_000
@@ -27,13 +38,31 @@ class SealedPart(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
-class ResultImage(SealedPart):
-    """One image; its place in the list is its index, and the job says its seed and format."""
+class ResultVerdict(SealedPart):
+    """The fields of a SafetyVerdict."""
 
+    nsfw: bool
+    score: float
+
+
+class ResultImage(SealedPart):
+    """The file of one image; the job says its seed and format."""
+
+    index: int
     width: int
     height: int
     sha256: _Hash
     size_bytes: int
+    verdict: ResultVerdict | None = None
+
+
+class ResultDropped(SealedPart):
+    """The fields of a DroppedImage, but for its seed: it has no file."""
+
+    index: int
+    width: int
+    height: int
+    verdict: ResultVerdict
 
 
 class ResultModel(SealedPart):
@@ -57,19 +86,51 @@ class ResultAdapter(SealedPart):
 
 
 class ResultFile(SealedPart):
-    """The content. `version` is the worker's: another one may read the same payload differently."""
+    """The content. `version` is the worker's: another one may read the same payload differently.
+
+    `safety` is the action for which the images were classified, None if they were not.
+    """
 
     version: str
     fingerprint: _Hash
-    images: tuple[ResultImage, ...] = Field(min_length=1)
+    safety: Annotated[SafetyAction, Field(strict=False)] | None = None
+    images: tuple[ResultImage, ...]
     model: ResultModel
     steps: int
     warnings: tuple[str, ...]
     adapters: tuple[ResultAdapter, ...] = ()
+    dropped: tuple[ResultDropped, ...] = ()
 
     @property
     def adapters_used(self) -> tuple[AdapterUse, ...]:
         return tuple(AdapterUse(**each.model_dump()) for each in self.adapters)
+
+    def image_files(self, seeds: Sequence[int], format: ImageFormat) -> tuple[ImageFile, ...]:
+        """Return the files, for a job of these seeds."""
+        return tuple(
+            ImageFile(
+                seed=seeds[each.index],
+                format=format,
+                verdict=_verdict(each.verdict),
+                **each.model_dump(exclude={"verdict"}),
+            )
+            for each in self.images
+        )
+
+    def dropped_images(self, seeds: Sequence[int]) -> tuple[DroppedImage, ...]:
+        """Return the images without a file, for a job of these seeds."""
+        return tuple(
+            DroppedImage(
+                seed=seeds[each.index],
+                verdict=SafetyVerdict(**each.verdict.model_dump()),
+                **each.model_dump(exclude={"verdict"}),
+            )
+            for each in self.dropped
+        )
+
+
+def _verdict(verdict: ResultVerdict | None) -> SafetyVerdict | None:
+    return SafetyVerdict(**verdict.model_dump()) if verdict else None
 
 
 def fingerprint(job: Job, secret: SecretStr) -> str:
@@ -85,31 +146,41 @@ def fingerprint(job: Job, secret: SecretStr) -> str:
 
 
 def make_result(
+    made: EncodedResult,
+    files: Sequence[ImageFile],
     *,
     fingerprint: str,
-    images: tuple[ImageFile, ...],
-    model: ModelIdentity,
-    steps: int,
-    warnings: tuple[str, ...],
-    adapters: tuple[AdapterUse, ...] = (),
+    safety: SafetyAction | None = None,
 ) -> ResultFile:
-    """Return the content for a job whose images, in the order of their indices, are stored."""
+    """Return the content for a job whose images are stored as `files`."""
     return ResultFile(
         version=pixpod.__version__,
         fingerprint=fingerprint,
+        safety=safety,
         images=tuple(
             ResultImage(
-                width=image.width,
-                height=image.height,
-                sha256=image.sha256,
-                size_bytes=image.size_bytes,
+                index=file.index,
+                width=file.width,
+                height=file.height,
+                sha256=file.sha256,
+                size_bytes=file.size_bytes,
+                verdict=ResultVerdict(**asdict(file.verdict)) if file.verdict else None,
             )
-            for image in images
+            for file in files
         ),
-        model=ResultModel(**asdict(model)),
-        steps=steps,
-        warnings=warnings,
-        adapters=tuple(ResultAdapter(**asdict(each)) for each in adapters),
+        model=ResultModel(**asdict(made.model)),
+        steps=made.steps,
+        warnings=made.warnings,
+        adapters=tuple(ResultAdapter(**asdict(each)) for each in made.adapters),
+        dropped=tuple(
+            ResultDropped(
+                index=each.index,
+                width=each.width,
+                height=each.height,
+                verdict=ResultVerdict(**asdict(each.verdict)),
+            )
+            for each in made.dropped
+        ),
     )
 
 

@@ -1,6 +1,7 @@
 """The files of one job in the spool."""
 
 import hashlib
+from dataclasses import fields
 from pathlib import Path
 
 from pydantic import SecretStr, ValidationError
@@ -26,10 +27,7 @@ class SpooledJob(SealedPart):
 
     def file_names(self) -> list[str]:
         """Return the names of the images, which depend on their bytes."""
-        return [
-            f"{index}-{image.sha256}.{self.format}"
-            for index, image in enumerate(self.result.images)
-        ]
+        return [f"{each.index}-{each.sha256}.{self.format}" for each in self.result.images]
 
 
 def seal_job(job: SpooledJob, *, token: str, secret: SecretStr) -> bytes:
@@ -48,17 +46,13 @@ def open_job(data: bytes, *, token: str, secret: SecretStr) -> SpooledJob:
 
 def read_images(folder: Path, job: SpooledJob) -> tuple[EncodedImage, ...]:
     """Return the images in a job's folder. Raises ValueError if one of them has changed."""
+    files = job.result.image_files(job.seeds, job.format)
     return tuple(
         EncodedImage(
-            index=index,
-            seed=seed,
-            format=job.format,
-            data=_read_image(folder / name, image.sha256, image.size_bytes),
-            **image.model_dump(),
+            data=_read_image(folder / name, file.sha256, file.size_bytes),
+            **{each.name: getattr(file, each.name) for each in fields(file)},
         )
-        for index, (seed, name, image) in enumerate(
-            zip(job.seeds, job.file_names(), job.result.images, strict=True)
-        )
+        for name, file in zip(job.file_names(), files, strict=True)
     )
 
 

@@ -35,13 +35,14 @@ class JobResults:
         engine: Engine,
         job: Job,
         generation: Generation,
+        files: EncodedResult,
         delivered: Delivered,
         timeline: Timeline,
     ) -> JobResult:
         """Return a result of images that the GPU has made, and count them."""
         is_first = self.images_served == 0
-        self.images_served += len(delivered.images)
-        self.refresh.served(len(delivered.images))
+        self.images_served += len(generation.images)
+        self.refresh.served(len(generation.images))
         return JobResult(
             images=delivered.images,
             model=generation.model,
@@ -51,10 +52,12 @@ class JobResults:
                 engine.device_name, round(generation.device_ms, 1), self.usd_per_gpu_second
             ),
             worker=self._report(engine, is_first),
-            warnings=(*generation.warnings, *delivered.warnings),
-            adapters=generation.adapters,
+            warnings=(*files.warnings, *delivered.warnings),
+            adapters=files.adapters,
+            dropped=files.dropped,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            stack=job.stack,
         )
 
     def of_stored(
@@ -78,6 +81,7 @@ class JobResults:
             steps=spooled.steps,
             warnings=(*spooled.warnings, *delivered.warnings),
             adapters=spooled.adapters,
+            dropped=spooled.dropped,
         )
         return self._repeat(engine, job, stored, FROM_SPOOL, timeline)
 
@@ -98,8 +102,10 @@ class JobResults:
             worker=self._report(engine, is_first=self.images_served == 0),
             warnings=(*result.warnings, reason),
             adapters=result.adapters,
+            dropped=result.dropped,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            stack=job.stack,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:

@@ -90,6 +90,7 @@ class Spooling:
             steps=found.result.steps,
             warnings=found.result.warnings,
             adapters=found.result.adapters_used,
+            dropped=found.result.dropped_images(job.request.seeds),
         )
 
     async def remove(self, job: Job) -> None:
@@ -110,12 +111,10 @@ class Spooling:
             seeds=job.request.seeds,
             may_use_bucket=job.output.fallback or job.output.delivery is Delivery.S3,
             result=make_result(
+                result,
+                result.images,
                 fingerprint=fingerprint(job, self.secret),
-                images=result.images,
-                model=result.model,
-                steps=result.steps,
-                warnings=result.warnings,
-                adapters=result.adapters,
+                safety=job.output.safety,
             ),
         )
 

@@ -96,12 +96,10 @@ class StoredResults:
         write. Another job with the same `idempotency_key` may come at once, so that waits.
         """
         result = make_result(
+            made,
+            [stored.image for stored in images],
             fingerprint=fingerprint(job, self.secret),
-            images=tuple(stored.image for stored in images),
-            model=made.model,
-            steps=made.steps,
-            warnings=made.warnings,
-            adapters=made.adapters,
+            safety=job.output.safety,
         )
         write = asyncio.create_task(self._write(result, keys))
         self._writes.add(write)
@@ -129,10 +127,12 @@ class StoredResults:
             result = await self._read(keys)
             if result is None or result.version != pixpod.__version__:
                 return None
+            if result.safety != job.output.safety:  # the deployment's choice, not the caller's
+                return None
             if result.fingerprint != fingerprint(job, self.secret):
                 _check_key(job)
                 return None
-            files = _files_of(result, job)
+            files = result.image_files(job.request.seeds, job.output.format)
             finds = (partial(self.store.find, file, _key_of(file, job, keys)) for file in files)
             found = await asyncio.gather(*map(_try_twice, finds))
         images = [image for image in found if image]
@@ -145,6 +145,7 @@ class StoredResults:
             steps=result.steps,
             warnings=result.warnings,
             adapters=result.adapters_used,
+            dropped=result.dropped_images(job.request.seeds),
         )
 
     async def _read(self, keys: JobKeys) -> ResultFile | None:
@@ -173,13 +174,6 @@ def _check_key(job: Job) -> None:
     if job.idempotency_key is not None:
         accepted = "a key that was not used for another request"
         raise InvalidInput([wrong("idempotency_key", job.idempotency_key, accepted)])
-
-
-def _files_of(result: ResultFile, job: Job) -> list[ImageFile]:
-    return [
-        ImageFile(index=index, seed=seed, format=job.output.format, **image.model_dump())
-        for index, (seed, image) in enumerate(zip(job.request.seeds, result.images, strict=True))
-    ]
 
 
 def _key_of(file: ImageFile, job: Job, keys: JobKeys) -> str:

@@ -13,9 +13,10 @@ from pixpod.contract.describe import describe
 from pixpod.contract.payload import is_describe, parse_job, render_error
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.sensitive import sensitive_texts
+from pixpod.contract.stacks import name_for_caller
 from pixpod.contract.webhooks import find_webhook
 from pixpod.engine.base import Engine
-from pixpod.errors import InternalError, WorkerError
+from pixpod.errors import InternalError, PayloadError, WorkerError
 from pixpod.inputs.conditions import complete
 from pixpod.inputs.intake import Intake
 from pixpod.inputs.loras import Loras
@@ -41,6 +42,7 @@ from pixpod.serving.job_results import JobResults
 from pixpod.serving.progress import Progress, ProgressSender
 from pixpod.serving.refresh import Refresh
 from pixpod.serving.rendering import ReplyRenderer, render_failure
+from pixpod.serving.safety import Safety
 from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.timeline import Timeline
@@ -93,6 +95,7 @@ class Worker:
     results: StoredResults | None = None
     webhooks: Webhooks | None = None
     loras: Loras = field(default_factory=Loras)
+    safety: Safety = field(default_factory=Safety)
     metadata: MetadataOptions = field(default_factory=MetadataOptions)
     _job_results: JobResults = field(init=False)
 
@@ -126,11 +129,14 @@ class Worker:
         if self.delivery.callers is not None:
             self.delivery.callers.close()
         self.intake.close()
+        self.safety.close()
         await asyncio.to_thread(self.stop)
 
     def start(self) -> None:
         """Begin to load models in the background; jobs may come at once."""
         self.engine.start()
+        if self.capabilities.safety is not None:
+            self.safety.start()
 
     def check_host(self) -> None:
         """Raise a WorkerError if this host cannot serve, whatever the deployment is."""
@@ -221,8 +227,9 @@ class Worker:
         elif isinstance(made, EncodedResult):
             result = self._job_results.of_spooled(self.engine, job, made, delivered, timeline)
         else:
+            assert files is not None
             result = self._job_results.of_generated(
-                self.engine, job, made.generation, delivered, timeline
+                self.engine, job, made.generation, files, delivered, timeline
             )
         reply = await self._renderer.render(job, result, files)
         if isinstance(made, EncodedResult):
@@ -237,8 +244,11 @@ class Worker:
     async def _find_or_generate(
         self, job: ParsedJob, progress: Progress, timeline: Timeline
     ) -> Generated | StoredResult | EncodedResult:
-        def generate() -> Coroutine[Any, Any, Generated]:
-            return self._generate(job, progress, timeline)
+        async def generate() -> Generated:
+            try:
+                return await self._generate(job, progress, timeline)
+            except PayloadError as error:
+                raise type(error)(name_for_caller(error.problems, job.stack)) from error
 
         if spooled := await self.delivery.find_spooled(job):
             return spooled
@@ -250,6 +260,8 @@ class Worker:
 
     async def _generate(self, job: ParsedJob, progress: Progress, timeline: Timeline) -> Generated:
         warnings: tuple[str, ...] = ()
+        if job.output.safety is not None:
+            await self.safety.ready()
         with self.loras.cache.using() as use:
             if job.names_files:
                 with timeline.phase("fetch"):
@@ -278,15 +290,7 @@ class Worker:
     async def _encode(self, job: Job, generation: Generation, timeline: Timeline) -> EncodedResult:
         for phase, milliseconds in generation.timings_ms.items():
             timeline.add(phase, milliseconds)
-        with timeline.phase("encode"):
-            images = await encode_images(job, generation, self.metadata)
-        return EncodedResult(
-            images=tuple(images),
-            model=generation.model,
-            steps=generation.num_calls,
-            warnings=generation.warnings,
-            adapters=generation.adapters,
-        )
+        return await encode_images(job, generation, self.metadata, self.safety, timeline)
 
     async def _deliver(self, job: Job, files: EncodedResult, timeline: Timeline) -> Delivered:
         with timeline.phase("upload"):

@@ -7,13 +7,18 @@ from itertools import combinations
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.errors import InvalidSettings
 from pixpod.extras import LORAS, Extras, ExtraSpec, extras_for
-from pixpod.stacks.presets import PRESETS
+from pixpod.stacks.presets import PRESETS, Presets
 from pixpod.stacks.stack import USUAL_RANK, Stack
 from pixpod.stacks.usage import USAGES, can_be_named
 
 
 def parse_stacks(
-    entries: Sequence[str], models: Catalog, extras: Extras, *, source: str = "PIXPOD_STACKS"
+    entries: Sequence[str],
+    models: Catalog,
+    extras: Extras,
+    *,
+    source: str = "PIXPOD_STACKS",
+    presets: Presets = PRESETS,
 ) -> tuple[Stack, ...]:
     """Return the stacks that entries stand for, each once.
 
@@ -22,18 +27,18 @@ def parse_stacks(
     """
     found: list[Stack] = []
     for entry in entries:
-        if preset := PRESETS.get(entry):
-            found += (preset(spec, extras_for(spec, extras)) for spec in models.values())
+        if preset := presets.get(entry):
+            found += (preset.stack_of(spec, extras_for(spec, extras)) for spec in models.values())
         else:
-            found.append(_parse(entry, models, extras, f"{source}: {entry}"))
+            found.append(_parse(entry, models, extras, f"{source}: {entry}", presets))
     return tuple(dict.fromkeys(stack for stack in found if stack.parts))
 
 
-def _parse(entry: str, models: Catalog, extras: Extras, where: str) -> Stack:
+def _parse(entry: str, models: Catalog, extras: Extras, where: str, presets: Presets) -> Stack:
     name, *parts = [part.strip() for part in entry.split("+")]
     if name not in models:
         if not parts:
-            raise _unknown(where, name, "a preset or a served model", (*PRESETS, *models))
+            raise _unknown(where, name, "a preset or a served model", (*presets, *models))
         raise _unknown(where, name, "a served model", models)
     spec = models[name]
     if not parts:

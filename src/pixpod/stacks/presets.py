@@ -1,11 +1,28 @@
-"""Presets: names that stand for a stack of each served model."""
+"""Presets: names that stand for a stack of each served model, and for fields of jobs."""
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
 
 from pixpod.catalog import ModelSpec
 from pixpod.extras import ExtraSpec
 from pixpod.stacks.stack import USUAL_RANK, Stack
 from pixpod.stacks.usage import USAGES, Usage
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Preset:
+    """A name for what jobs use together.
+
+    `stack_of` returns the stack of a model that is planned for, `fields_of` the fields that a job
+    gets which names the preset. Both see the extras that fit the model. Any: JSON.
+    """
+
+    stack_of: Callable[[ModelSpec, Sequence[ExtraSpec]], Stack]
+    fields_of: Callable[[ModelSpec, Sequence[ExtraSpec]], Mapping[str, Any]]
+
+
+Presets = Mapping[str, Preset]
 
 
 def _studio(spec: ModelSpec, fitting: Sequence[ExtraSpec]) -> Stack:
@@ -48,7 +65,36 @@ def _group(first: ExtraSpec, extras: Sequence[ExtraSpec], usage: Usage) -> list[
     return [extra for extra in extras if extra in group]
 
 
-PRESETS: Mapping[str, Callable[[ModelSpec, Sequence[ExtraSpec]], Stack]] = {
-    "studio": _studio,
-    "heavy": _heavy,
-}
+def _built_in(stack_of: Callable[[ModelSpec, Sequence[ExtraSpec]], Stack]) -> Preset:
+    """Return a preset whose jobs get what their stack has, as far as it needs no file of theirs."""
+
+    def fields_of(spec: ModelSpec, fitting: Sequence[ExtraSpec]) -> Mapping[str, Any]:
+        names = stack_of(spec, fitting).extras
+        found: dict[str, Any] = {}
+        for extra in fitting:
+            usage = USAGES[extra.kind]
+            if usage and usage.fields and extra.name in names:
+                found |= usage.fields(spec, extra)
+        return found
+
+    return Preset(stack_of=stack_of, fields_of=fields_of)
+
+
+def preset_of_fields(fields: Mapping[str, Any]) -> Preset:
+    """Return a preset of a deployment, whose jobs get these fields. Any: JSON."""
+
+    def stack_of(spec: ModelSpec, fitting: Sequence[ExtraSpec]) -> Stack:
+        named = [
+            extra.name
+            for extra in fitting
+            if (usage := USAGES[extra.kind]) and usage.is_named(fields, extra, fitting)
+        ]
+        has_loras = spec.family.lora is not None and fields.get("loras")
+        rank = USUAL_RANK if has_loras else 0
+        return Stack(model=spec.name, extras=tuple(named), lora_rank=rank)
+
+    return Preset(stack_of=stack_of, fields_of=lambda spec, fitting: fields)
+
+
+PRESETS: Presets = {"studio": _built_in(_studio), "heavy": _built_in(_heavy)}
+"""The presets that every deployment has."""

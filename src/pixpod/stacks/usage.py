@@ -24,13 +24,16 @@ class Usage:
     """The use of extras of one kind by a request.
 
     `add` makes a request use some of all that there are. `most` is the largest number that one may
-    use, `in_studio` that of the preset `studio`. `go_together` says whether one request may use
-    these two.
+    use, `in_studio` that of the preset `studio`. `is_named` says whether fields of a job use an
+    extra, one of those that fit its model; `fields` returns those of a job that uses it and needs
+    no file for that. `go_together` says whether one request may use these two. Any: JSON.
     """
 
     add: Callable[[GenerationRequest, Sequence[ExtraSpec], Extras], GenerationRequest]
     most: Callable[[FamilySpec], int]
     in_studio: int
+    is_named: Callable[[Mapping[str, Any], ExtraSpec, Sequence[ExtraSpec]], bool]
+    fields: Callable[[ModelSpec, ExtraSpec], Mapping[str, Any]] | None = None
     go_together: Callable[[ExtraSpec, ExtraSpec], bool] = lambda one, other: True
 
 
@@ -72,6 +75,35 @@ def _add_refiner(
     )
 
 
+def _is_named_net(fields: Mapping[str, Any], net: ExtraSpec, fitting: Sequence[ExtraSpec]) -> bool:
+    """Return whether a net is the first one for a type of control image."""
+    types = {each.get("type") for each in fields.get("controlnets") or ()}
+    nets = [each for each in fitting if each.kind is net.kind]
+    return any(net is next(n for n in nets if kind in n.types) for kind in types & {*net.types})
+
+
+def _is_named_by(
+    field: str,
+) -> Callable[[Mapping[str, Any], ExtraSpec, Sequence[ExtraSpec]], bool]:
+    def is_named(fields: Mapping[str, Any], extra: ExtraSpec, fitting: Sequence[ExtraSpec]) -> bool:
+        """Return whether an extra has the name in a field, or is the only one without a name."""
+        if not fields.get(field):
+            return False
+        name = fields[field].get("name")
+        first = next(each for each in fitting if each.kind is extra.kind)
+        return extra.name == name or (name is None and extra is first)
+
+    return is_named
+
+
+def _refiner_fields(spec: ModelSpec, refiner: ExtraSpec) -> Mapping[str, Any]:
+    """Return a refiner with a third of the model's steps, after these: 10 after 30."""
+    if spec.step_counts:  # made for whole schedules of its own steps
+        return {}
+    steps = max(spec.defaults.num_inference_steps // 3, 1)
+    return {"refiner": {"name": refiner.name, "num_inference_steps": steps}}
+
+
 def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
     """Return whether a pipeline takes both nets; some take union nets alone."""
     spec = one.family.controlnet if one.family else None
@@ -96,14 +128,31 @@ def _black_image(width: int, height: int) -> InputImage:
     return InputImage(raw=raw, digest=digest)
 
 
+_IMAGE_PROMPT = Usage(
+    add=_add_image_prompt,
+    most=_max_adapters,
+    in_studio=0,
+    is_named=_is_named_by("ip_adapter"),
+)
+
 USAGES: Mapping[ExtraKind, Usage | None] = {
     ExtraKind.CONTROLNET: Usage(
-        add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
+        add=_add_controls,
+        most=_max_controls,
+        in_studio=1,
+        is_named=_is_named_net,
+        go_together=_are_of_one_pipeline,
     ),
-    ExtraKind.REFINER: Usage(add=_add_refiner, most=_max_refiners, in_studio=1),
+    ExtraKind.REFINER: Usage(
+        add=_add_refiner,
+        most=_max_refiners,
+        in_studio=1,
+        is_named=_is_named_by("refiner"),
+        fields=_refiner_fields,
+    ),
     ExtraKind.IMAGE_ENCODER: None,
-    ExtraKind.IP_ADAPTER: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
-    ExtraKind.REDUX: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
+    ExtraKind.IP_ADAPTER: _IMAGE_PROMPT,
+    ExtraKind.REDUX: _IMAGE_PROMPT,
 }
 """None for a kind that no request names: another extra brings it along."""
 

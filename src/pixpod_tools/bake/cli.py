@@ -6,6 +6,7 @@ diffusers, with weights in the precision in which they are served.
   scripts/bake --profile flux-dev --to DIR --accept-licence flux-1-dev-non-commercial
   scripts/bake --model sdxl=float16 --from FOLDER --vae FOLDER --to DIR
   scripts/bake --model sd15=float16 --from FILE.safetensors --config FOLDER --to DIR
+  scripts/bake --model sdxl=float16 --lora FILE.safetensors=0.8 --to DIR
   scripts/bake --profile flux-dev --extra NAME=float16 --to DIR
   scripts/bake --extra NAME=float16 --from FOLDER --to DIR
   scripts/bake --random flux-dev --size-gb 4 --to DIR
@@ -90,6 +91,13 @@ def _parser() -> argparse.ArgumentParser:
         ".safetensors file (default: the hub; model_cache for the tiny models)",
     )
     parser.add_argument("--config", type=Path, metavar="FOLDER", help="configs of a single FILE")
+    parser.add_argument(
+        "--lora",
+        metavar="FILE[=SCALE]",
+        action="append",
+        default=[],
+        help="a LoRA to add to the weights of one --model; may be repeated",
+    )
     parser.add_argument("--vae", type=Path, metavar="FOLDER", help="a VAE instead of the model's")
     parser.add_argument("--revision", help="instead of the catalog's; what a local source is")
     parser.add_argument(
@@ -110,7 +118,7 @@ def _bake(options: argparse.Namespace) -> int:
     from pixpod.engine.loading.model_loading import silence_libraries
     from pixpod_tools.bake.bake import bake
     from pixpod_tools.bake.directory import list_models
-    from pixpod_tools.bake.recipes import Profile, get_profile, parse_recipe
+    from pixpod_tools.bake.recipes import Profile, get_profile, parse_lora, parse_recipe
 
     silence_libraries()
     directory = _required(options.to, "--to DIR")
@@ -119,6 +127,9 @@ def _bake(options: argparse.Namespace) -> int:
         if options.profile is not None
         else Profile(models=tuple(map(parse_recipe, options.model)))
     )
+    if options.lora:
+        loras = tuple(map(parse_lora, options.lora))
+        profile = replace(profile, models=(replace(profile.models[0], loras=loras),))
     requested = _source_options(options)
     catalog = load_catalog(options.catalog)
     extras = _parse_extras((*profile.extras, *(options.extra or ())), options)
@@ -240,6 +251,8 @@ _COMMANDS: Mapping[str, Callable[[argparse.Namespace], int]] = {
 def _command(options: argparse.Namespace) -> Callable[[argparse.Namespace], int]:
     """Return what to do. Raises InvalidSettings for options that do not go together."""
     chosen = [name for name in _COMMANDS if getattr(options, name) is not None]
+    if options.lora and len(options.model or ()) != 1:
+        raise InvalidSettings("--lora: expected one --model beside it")
     if options.extra is None:
         if not chosen:
             raise InvalidSettings(f"one of --extra, --{', --'.join(_COMMANDS)} is needed here")

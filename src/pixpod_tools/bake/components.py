@@ -108,7 +108,7 @@ def plan_component(
 
     Tied weights are stored once, under the first of their names.
     """
-    module = _build_on_meta(component, config)
+    module = build_on_meta(component, config)
     order = _ORDER.get(component.class_name, ())
     float8_layers = (
         _float8_layers(module, storage, quantization) if storage.is_float8 else frozenset()
@@ -128,7 +128,8 @@ def plan_component(
     )
 
 
-def _build_on_meta(component: ComponentSpec, config: Config) -> nn.Module:
+def build_on_meta(component: ComponentSpec, config: Config) -> nn.Module:
+    """Return a component of this config without weights."""
     is_diffusers = component.library == "diffusers"
     # Any: the classes of both libraries have no types
     model_class: Any = getattr(diffusers if is_diffusers else transformers, component.class_name)

@@ -6,9 +6,9 @@ Needs no GPU.
 
 import json
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -16,11 +16,13 @@ import torch
 from safetensors import SafetensorError, safe_open
 
 from pixpod.catalog import ModelSpec
+from pixpod.engine.adapters.side_path import Scaled
 from pixpod.errors import ModelUnavailable, WeightsUnreadable
 from pixpod.weights.layout import MODEL_INDEX, tensor_paths
 from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.directory import NOT_LISTED
 from pixpod_tools.bake.layout import write_component, write_json
+from pixpod_tools.bake.loras import Merges, merge, read_loras
 from pixpod_tools.bake.names import match_names
 from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.shards import PlannedTensor, Progress
@@ -31,12 +33,15 @@ _NEVER_RUN = ("safety_checker", "feature_extractor", "image_encoder")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Conversion:
-    """A planned conversion of folders. `folders` has the source of each component."""
+    """A planned conversion of folders. `folders` has the source of each component, `merges` the
+    LoRAs to add.
+    """
 
     source: Path
     index: Mapping[str, object]
     components: tuple[Component, ...]
     folders: Mapping[str, Path]
+    merges: Merges = field(default_factory=dict)
 
     @property
     def size_bytes(self) -> int:
@@ -48,7 +53,8 @@ def plan_conversion(
 ) -> Conversion:
     """Plan a conversion; reads configs only. `vae` replaces the source's own.
 
-    Raises ModelUnavailable if the source is of another kind of model, or quantised already.
+    Raises ModelUnavailable if the source is of another kind of model, or quantised already, and
+    what `read_loras` raises.
     """
     index = read_json(source / MODEL_INDEX)
     folders = {name: source / name for name in spec.family.component_names}
@@ -68,7 +74,13 @@ def plan_conversion(
             raise ModelUnavailable(f"{folder}: is quantised already: bake from 16-bit weights")
         storage = storage_of(spec.family, recipe.plan, name)
         components.append(plan_component(component, config, storage, spec.family.quantization))
-    return Conversion(source=source, index=index, components=tuple(components), folders=folders)
+    return Conversion(
+        source=source,
+        index=index,
+        components=tuple(components),
+        folders=folders,
+        merges=read_loras(spec, components, recipe.loras),
+    )
 
 
 def convert(conversion: Conversion, folder: Path, max_shard_bytes: int, progress: Progress) -> None:
@@ -83,15 +95,26 @@ def convert(conversion: Conversion, folder: Path, max_shard_bytes: int, progress
             continue
         source = conversion.folders[component.name]
         with ExitStack() as files:
-            reader = ComponentReader(files, source, component)
+            merges = conversion.merges.get(component.name, {})
+            reader = ComponentReader(files, source, component, merges)
             write_component(folder, component, reader.read, max_shard_bytes, progress)
 
 
 class ComponentReader:
-    """Reads a component's tensors; its files stay open as long as `files` is open."""
+    """Reads a component's tensors; its files stay open as long as `files` is open.
 
-    def __init__(self, files: ExitStack, source: Path, component: Component) -> None:
+    `merges` are LoRAs to add, by the names of weights.
+    """
+
+    def __init__(
+        self,
+        files: ExitStack,
+        source: Path,
+        component: Component,
+        merges: Mapping[str, Sequence[Scaled]] | None = None,
+    ) -> None:
         self._source = source
+        self._merges = merges or {}
         self._component = component
         self._file_of: dict[str, Any] = {}
         for path in tensor_paths(source):
@@ -114,6 +137,8 @@ class ComponentReader:
                 f"{self._source}: tensor {name}: expected {shape}, got {tuple(tensor.shape)}"
             )
         dtype = self._component.storage.dtype
+        if scaled := self._merges.get(planned.name):
+            tensor = merge(tensor.reshape(shape), scaled)
         cast = tensor.reshape(shape).to(dtype) if tensor.is_floating_point() else tensor
         if cast.is_floating_point() and not torch.isfinite(cast).all():
             raise WeightsUnreadable(

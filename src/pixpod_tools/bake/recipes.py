@@ -3,11 +3,15 @@
 scripts/deploy and scripts/build_image read the profiles too, so nothing here needs torch.
 """
 
+import hashlib
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 from pixpod.catalog import Catalog
+from pixpod.contract.condition_inputs import MAX_LORA_SCALE
 from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
 from pixpod.extras import Extras, ExtraSpec
@@ -16,18 +20,31 @@ from pixpod_tools.bake.architectures import FULL_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeLora:
+    """A LoRA that is added to the weights of a model. `sha256` is that of its file."""
+
+    path: Path
+    sha256: str
+    scale: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ModelRecipe:
     """A model and the formats of its files.
 
     T5 in float8_dynamic saves 4.6 GB; `adaln` in bfloat16 keeps the layers that modulate each
-    block at 16 bits, for 3.2 GB more.
+    block at 16 bits, for 3.2 GB more. `loras` are added before weights get their format.
     """
 
     model: str
     plan: QuantizationPlan
+    loras: tuple[RecipeLora, ...] = ()
 
     def describe(self, family: FamilySpec) -> str:
-        """Describe the formats of all components, for the manifest."""
+        """Describe the formats of all components and the LoRAs in them, for the manifest."""
+        return "; ".join((self._describe_formats(family), *map(_describe_lora, self.loras)))
+
+    def _describe_formats(self, family: FamilySpec) -> str:
         plan = self.plan
         if plan.precision is not Precision.FLOAT8_DYNAMIC or family.quantization is None:
             return f"all in {plan.precision}"
@@ -42,6 +59,10 @@ class ModelRecipe:
             but = " but for its embeddings" if plan.t5 is Precision.FLOAT8_DYNAMIC else ""
             parts.append(f"T5 in {plan.t5 or Precision.BFLOAT16}{but}")
         return "; ".join([*parts, "all else in bfloat16"])
+
+
+def _describe_lora(lora: RecipeLora) -> str:
+    return f"LoRA {lora.path.name} ({lora.sha256[:12]}) at {lora.scale:g}"
 
 
 def _float8(
@@ -147,6 +168,23 @@ def parse_recipe(text: str) -> ModelRecipe:
         adaln=others.get("adaln", Precision.FLOAT8_DYNAMIC),
     )
     return ModelRecipe(model=found["model"], plan=plan)
+
+
+def parse_lora(text: str) -> RecipeLora:
+    """Parse e.g. `style.safetensors` or `style.safetensors=0.8`. Raises InvalidSettings."""
+    name, equals, scale = text.rpartition("=")
+    path = Path(name if equals else text)
+    try:
+        data = path.read_bytes()
+        number = float(scale) if equals else 1.0
+    except OSError as exc:
+        raise InvalidSettings(f"--lora {text}: {path}: {exc.strerror}") from exc
+    except ValueError:
+        number = math.nan
+    if not -MAX_LORA_SCALE <= number <= MAX_LORA_SCALE:
+        accepted = f"FILE or FILE=SCALE, a scale of {-MAX_LORA_SCALE:g} to {MAX_LORA_SCALE:g}"
+        raise InvalidSettings(f"--lora {text}: expected {accepted}")
+    return RecipeLora(path=path, sha256=hashlib.sha256(data).hexdigest(), scale=number)
 
 
 def parse_extra(text: str, extras: Extras) -> tuple[ExtraSpec, Precision]:

@@ -14,11 +14,33 @@ from diffusers import AutoencoderKL
 from safetensors import SafetensorError, safe_open
 
 from pixpod.catalog import ModelSpec
-from pixpod.errors import InvalidSettings, WeightsUnreadable
-from pixpod.families import FamilySpec
+from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
+from pixpod.families import FAMILIES, FamilySpec
 from pixpod.weights.layout import MODEL_INDEX
 
 _VAE_PREFIXES = ("vae.", "first_stage_model.")
+
+
+def check_family(spec: ModelSpec, file: Path) -> None:
+    """Compare the names and shapes in a file's header with the family of the catalog's entry.
+
+    Raises ModelUnavailable if it is another one, WeightsUnreadable for no safetensors file.
+    """
+    try:
+        with safe_open(file, framework="pt") as opened:
+            names = opened.keys()
+            shapes = {name: opened.get_slice(name).get_shape() for name in names}
+    except (SafetensorError, OSError) as exc:
+        raise WeightsUnreadable(f"{file}: {exc}") from exc
+    headers = {family: family.header for family in FAMILIES.values() if family.header}
+    headers |= {spec.family: spec.family.header} if spec.family.header else {}
+    fitting = [family for family, header in headers.items() if header.fits(shapes)]
+    if spec.family in fitting or not (fitting or spec.family.header):
+        return
+    got = " or ".join(family.title for family in fitting) or "a file of an unknown one"
+    raise ModelUnavailable(
+        f"{spec.name}: {file}: expected weights of the family {spec.family.title}, got {got}"
+    )
 
 
 def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, folder: Path) -> None:

@@ -25,7 +25,7 @@ from pixpod.weights.hub_repository import (
 from pixpod.weights.layout import MODEL_INDEX
 from pixpod.weights.manifest import MANIFEST, read_manifest
 from pixpod_tools.bake.bars import byte_bar
-from pixpod_tools.bake.single_file import as_folder
+from pixpod_tools.bake.single_file import as_folder, check_family
 
 HUB = "hub"
 
@@ -110,7 +110,7 @@ def opened(
     check_licence(spec, options.accepted_licences)
     location = options.location
     if location is None:
-        location = HUB if spec.repository else str(options.own_models)
+        location = HUB if spec.repository else spec.source or str(options.own_models)
     path = Path(location)
     if location == HUB:
         downloads = directory / DOWNLOADS / spec.name
@@ -233,14 +233,16 @@ def _fingerprint(folder: Path, *patterns: str) -> str:
 def _converted(
     spec: ModelSpec, options: SourceOptions, file: Path, dtype: torch.dtype, directory: Path
 ) -> Iterator[Origin]:
-    if options.config is None:
+    config = options.config or (Path(spec.config) if spec.config else None)
+    if config is None:
         raise InvalidSettings(
-            f"--from {file}: a single file needs --config FOLDER, a folder of diffusers with the "
-            "configs, tokenizers and scheduler of the same model"
+            f"{file}: a single file needs --config FOLDER, or config in the catalog: a folder of "
+            "diffusers with the configs, tokenizers and scheduler of the same model"
         )
+    check_family(spec, file)
     directory.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=".single-file-", dir=directory) as folder:
-        as_folder(spec, file, options.config, dtype, Path(folder))
+        as_folder(spec, file, config, dtype, Path(folder))
         yield Origin(
             folder=Path(folder),
             revision=options.revision or f"{file.name}-{_fingerprint(file.parent, file.name)}",

@@ -82,7 +82,9 @@ def _fields(schema: Mapping[str, Any]) -> Iterator[str]:
             yield _docstring(text)
 
 
-def _type(field: Mapping[str, Any]) -> str:
+def _type(field: Mapping[str, Any] | bool) -> str:
+    if isinstance(field, bool):
+        return "object"
     if "$ref" in field:
         return str(field["$ref"].rpartition("/")[2])
     if "anyOf" in field:

@@ -51,6 +51,11 @@ Models can be served with these, as [controlnets.md](controlnets.md), [refiner.m
 
 """
 
+_CLASSIFIER = """
+[safety.md](safety.md) describes the classifier of unsafe images (Open-NSFW, BSD-2-Clause), which
+comes with the Python packages and is neither baked nor planned for: it runs on the CPU.
+"""
+
 _FAMILIES = """
 ## Families
 
@@ -61,8 +66,22 @@ _OWN = """
 
 A checkpoint of a family that exists needs no code: an entry in a TOML file of the form of
 [catalog.toml](../src/pixpod/catalog.toml), which `PIXPOD_CATALOG` names, and weights, which
-`scripts/bake --model NAME` writes. A new family is described in
-[architecture.md](architecture.md).
+`scripts/bake --catalog FILE --model NAME=PRECISION --to DIR` writes. The entry says where they are:
+
+| weights | in the entry |
+| --- | --- |
+| a repository of the hub, in the layout of diffusers | `repository`, and `revision` to pin it |
+| a folder in this layout | `source` |
+| one `.safetensors` file in its authors' layout | `source`, and `config` |
+
+`config` is a folder of diffusers with what a file lacks. Paths begin at the folder of the TOML
+file; `--from` and `--config` take the place of `source` and `config`. The names and shapes of
+tensors in a file's header must be those of the entry's family, and the classes in a folder's
+`model_index.json` as well; otherwise the bake ends with `model_unavailable`. Files of FLUX hold
+the transformer and perhaps the VAE, and get the text encoders of `config`; those of SDXL and SD
+1.5 hold a whole model, and get its configs, tokenizers and scheduler. `--lora FILE=SCALE` adds a
+[LoRA](loras.md#few-steps-by-a-lora) to the weights. A new family is described in
+[CONTRIBUTING.md](../CONTRIBUTING.md#a-family).
 
 ## SD 3.5 without T5
 
@@ -96,6 +115,7 @@ def render() -> str:
         + table(("model", "values of `num_inference_steps`", "`scheduler`"), _distilled(models))
         + _EXTRAS
         + table(("extra", "kind", "types", "for", "licence", "weights"), _extra_rows())
+        + _CLASSIFIER
         + _FAMILIES
         + table(("", *(family.title for family in families)), _family_rows(families))
         + "".join(_schedulers(family, families) for family in _firsts(families))

@@ -50,6 +50,45 @@ Extras in no stack are loaded when a job names them, and are the first to be off
 only makes sure that each of them fits beside its model. Where memory is short in spite of all,
 copies of the denoiser that no job uses are dropped ([architecture.md](architecture.md#memory)).
 
+## Stacks of jobs
+
+A job may name a preset, too: the fields of the preset fill the job.
+
+```json
+{{"input": {{"model": "sdxl", "prompt": "a pier", "stack": "studio", "guidance_scale": 6.5}}}}
+```
+
+`studio` and `heavy` give it what they are planned with, as far as that needs no file of the job:
+the refiner, with a third of the model's default steps after those of the model (10 after 30).
+Control images, image prompts and LoRAs come from the job, whose stack has room for them. Models
+without a refiner get no field.
+
+A deployment may have presets of its own, tables of job fields in a TOML file that
+`PIXPOD_PRESETS` names:
+
+```toml
+[portrait]
+num_inference_steps = 30
+guidance_scale = 5.0
+negative_prompt = "blurred, watermark"
+refiner = {{ num_inference_steps = 10 }}
+loras = [{{ source = "house-style", scale = 0.7 }}]
+output = {{ format = "webp", quality = 85 }}
+```
+
+- Fields that the job gives win; null counts as absent. Of `output`, each field counts by itself;
+  all others are replaced as a whole.
+- A preset has no `model` and no `prompt`, and nothing that belongs to one job: no
+  `idempotency_key`, no webhook. Names and types of its fields are checked at start. Whether a model
+  takes them is checked with each job, and is a problem of `stack` if not.
+- `stack` in the reply has the name and the fields that were filled, so callers see what is in a
+  preset.
+- `PIXPOD_STACKS` takes these names as well. They stand for a stack of each served model with the
+  extras that the fields name, and room for LoRAs of rank {USUAL_RANK} if there are any.
+  `scripts/plan` and `scripts/deploy` know `studio` and `heavy` only.
+
+`{{"describe": true}}` lists the names in `stacks`.
+
 ## Examples
 
 Beside the models, these deployments have
