@@ -254,6 +254,14 @@ class RefinerOptions:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class UpscalerOptions:
+    """A model that makes finished images larger. `name` is that of an extra."""
+
+    name: str
+    scale: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ImagePromptOptions:
     """Influence of images that are shown to the model as a prompt.
 
@@ -330,7 +338,8 @@ def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.
 
-    `isolated` images share no batch with other requests.
+    `width` and `height` are those that are generated, before the upscaler. `isolated` images share
+    no batch with other requests.
     """
 
     model: str
@@ -345,8 +354,15 @@ class GenerationRequest:
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    upscaler: UpscalerOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height of the finished images."""
+        scale = self.upscaler.scale if self.upscaler else 1
+        return self.width * scale, self.height * scale
 
     @property
     def needs_preparation(self) -> bool:
@@ -507,7 +523,7 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `refiner` and `image_prompt` are None if the job has none.
+    `refiner`, `image_prompt` and `upscaler` are None if the job has none.
     """
 
     images: tuple[StoredImage, ...]
@@ -520,3 +536,4 @@ class JobResult:
     adapters: tuple[AdapterUse, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    upscaler: UpscalerOptions | None = None

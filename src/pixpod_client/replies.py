@@ -50,6 +50,7 @@ class TimingsReply(TypedDict):
     denoise: NotRequired[float]
     refine: NotRequired[float]
     decode: NotRequired[float]
+    upscale: NotRequired[float]
     encode: NotRequired[float]
     upload: NotRequired[float]
     total: float
@@ -108,6 +109,14 @@ class IpAdapterReply(TypedDict):
     scale: float
 
 
+class UpscalerReply(TypedDict):
+    """The upscaler that made the images larger; null without one."""
+
+    name: str
+    scale: int
+    """How many times as long each side is."""
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -125,6 +134,7 @@ class Reply(TypedDict):
     """The LoRAs that were used."""
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    upscaler: UpscalerReply | None
 
 
 class ErrorReply(TypedDict):

@@ -39,6 +39,9 @@ CODES = {
     "exception": {"internal_error"},
     "timeout": {"deadline_exceeded"},
 }
+OTHER_PLACES = {"encode": "image", "upscale": "upscale"}
+"""Places that jobs with a field have."""
+
 CASES = cases(8)
 NETS = {"flux-tiny": ["canny"], "sdxl-tiny": ["canny", "depth"], "sd15-tiny": ["canny"]}
 
@@ -72,7 +75,8 @@ def random_trial(chance: random.Random, fault: str) -> Trial:
             job |= feature(chance, model, case)
     if fault == "bad lora":
         job["loras"] = [{"source": f"{_short(model)}-broken", "scale": 1}]
-    place = chance.choice(("text", "denoise", "decode", *(["encode"] if "image" in job else [])))
+    others = [place for place, field in OTHER_PLACES.items() if field in job]
+    place = chance.choice(("text", "denoise", "decode", *others))
     if fault == "timeout":
         place = "denoise"
     skip = chance.randrange(2) if place == "denoise" else 0
@@ -126,7 +130,11 @@ def _refiner(chance, model, case):
     return {"refiner": {"high_noise_frac": 0.75}}  # a step, also with the least strength
 
 
-FEATURES = (_source, _loras, _controls, _image_prompt, _refiner)
+def _upscale(chance, model, case):
+    return {"upscale": 2}
+
+
+FEATURES = (_source, _loras, _controls, _image_prompt, _refiner, _upscale)
 
 
 @pytest.fixture(scope="module")

@@ -910,22 +910,35 @@ _IMAGE_PROMPTS = (
     _bad("image prompt of others", ("image_prompt", "here it is ip_adapter"), image_prompt=1),
 )
 
+_UPSCALE = (
+    _bad("upscale 3", ("upscale", "2 or 4"), upscale=3),
+    _bad("upscale true", ("upscale", "2 or 4"), upscale=True),
+    _bad("upscale a text", ("upscale", "2 or 4"), upscale="2"),
+    _bad("upscale a fraction", ("upscale", "2 or 4"), upscale=2.5),
+    _bad(
+        "images with too many pixels",
+        ("upscale", "a job may have 134217728 pixels, and 8 of 4352x4096 have 142606336"),
+        model="sdxl",
+        width=1088,
+        num_images=8,
+        upscale=4,
+    ),
+    _bad("upscaler of others", ("upscaler", "here it is upscale"), upscaler="x"),
+)
+
 _NOT_SUPPORTED = (
-    _not_supported("upscale", 2),
     _not_supported("safety", False),
     _bad(
         "several features",
         ("safety", "not supported"),
-        ("upscale", "not supported"),
         code="not_supported",
         safety=False,
-        upscale=2,
     ),
     _bad(
         "a feature and a mistake",
         ("width", "more than 0"),
-        ("upscale", "not supported"),
-        upscale=2,
+        ("safety", "not supported"),
+        safety=True,
         width=-1,
     ),
 )
@@ -943,7 +956,7 @@ _SEVERAL = (
         ("num_inference_steps", "at most 150"),
         ("scheduler", "one of"),
         ("output.delivery", "inline"),
-        ("upscale", "not supported"),
+        ("safety", "not supported"),
         prompt=" ",
         width="wide",
         height=525,
@@ -951,7 +964,7 @@ _SEVERAL = (
         num_inference_steps=1000,
         scheduler="",
         flavour=1,
-        upscale=2,
+        safety=True,
         output={"quality": 1000, "format": "jpeg", "delivery": "s3"},
     ),
     _bad("model and width", ("width", _WHOLE), ("model", "one of"), model="dall-e", width="x"),
@@ -996,6 +1009,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_CONTROLS,
     *_REFINERS,
     *_IMAGE_PROMPTS,
+    *_UPSCALE,
     *_NOT_SUPPORTED,
     *_SEVERAL,
 )

@@ -29,6 +29,7 @@ from pixpod.job import (
     RefinerOptions,
     Sampling,
     TextOptions,
+    UpscalerOptions,
     WeightedText,
 )
 from pixpod.methods import batch_key_of
@@ -110,6 +111,7 @@ SHARED = {
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
     "image_prompt": PROMPT,
     "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
+    "upscaler": UpscalerOptions(name="upscaler", scale=2),
 }
 
 

@@ -258,7 +258,7 @@ def test_deployment_without_secrets_refuses_webhooks():
     with pytest.raises(InvalidSettings, match="PIXPOD_WEBHOOK_SECRETS: expected one or two"):
         parse_job(job, OFFER)
     with pytest.raises(NotSupported):  # the caller's own faults come first
-        parse_job(make_job(webhook_url=URL, upscale=2), OFFER)
+        parse_job(make_job(webhook_url=URL, safety=True), OFFER)
     assert parse_job(job, SIGNING).id == "job-1"
 
 

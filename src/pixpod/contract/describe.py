@@ -14,6 +14,7 @@ from pixpod.contract.job_input import NOT_SUPPORTED
 from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.scalars import API_VERSION
+from pixpod.contract.upscale import upscalers_of
 from pixpod.extras import ExtraSpec, extras_for
 from pixpod.methods import pipelines_of
 
@@ -50,6 +51,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "control_types": sorted(types),
         "refiners": refiners_of(spec, capabilities.extras),
         "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
+        "upscales": sorted(upscalers_of(spec, capabilities.extras)),
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(spec.scheduler_specs),
         "step_counts": list(spec.step_counts),

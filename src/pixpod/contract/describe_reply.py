@@ -24,6 +24,8 @@ class ServedModelReply(BaseModel):
     """Names of the refiners that the worker has for the model."""
     image_prompts: list[str]
     """Names for ip_adapter that the worker has for the model."""
+    upscales: list[int]
+    """Values of upscale that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     step_counts: list[int]
@@ -38,9 +40,9 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with: a ControlNet, a refiner, or a part of image prompts.
+    """Something that models are served with, such as a ControlNet or an upscaler.
 
-    `family` is null for an image encoder, which adapters of several families may use.
+    `family` is null for one that is not made for a family: an image encoder or an upscaler.
     """
 
     name: str

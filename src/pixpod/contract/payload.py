@@ -26,6 +26,7 @@ from pixpod.contract.refiner import build_refiner, total_steps
 from pixpod.contract.reply import Reply
 from pixpod.contract.rules import Capabilities, check_values, choose_delivery, find_model
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
+from pixpod.contract.upscale import build_upscaler
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
@@ -46,6 +47,7 @@ from pixpod.job import (
     OutputOptions,
     RefinerOptions,
     StoredImage,
+    UpscalerOptions,
 )
 from pixpod.outputs.keys import idempotent_name
 from pixpod.outputs.storage import clean_prefix
@@ -162,6 +164,7 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "adapters": list(result.adapters),
             "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
+            "upscaler": _render_upscaler(result.upscaler),
         },
         from_attributes=True,
     )
@@ -196,6 +199,12 @@ def _render_image_prompt(prompt: ImagePromptOptions | None) -> dict[str, Any] | 
         "images": prompt.num_images,
         "scale": prompt.scale,
     }
+
+
+def _render_upscaler(upscaler: UpscalerOptions | None) -> dict[str, Any] | None:
+    if upscaler is None:
+        return None
+    return {"name": upscaler.name, "scale": upscaler.scale}
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
@@ -262,6 +271,7 @@ def _build_request(
         controls=build_controls(given, spec, extras),
         refiner=build_refiner(given, spec, extras),
         image_prompt=build_image_prompt(given, spec, extras),
+        upscaler=build_upscaler(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 

@@ -55,6 +55,7 @@ class TimingsReply(BaseModel):
     denoise: float | None = None
     refine: float | None = None
     decode: float | None = None
+    upscale: float | None = None
     encode: float | None = None
     upload: float | None = None
     total: float
@@ -99,6 +100,13 @@ class IpAdapterReply(BaseModel):
     scale: float
 
 
+class UpscalerReply(BaseModel):
+    """The upscaler that made the images larger; null without one."""
+
+    name: str
+    scale: int = Field(ge=2, description="How many times as long each side is.")
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -122,6 +130,7 @@ class Reply(BaseModel):
     adapters: list[AdapterReply] = Field(description="The LoRAs that were used.")
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
+    upscaler: UpscalerReply | None
 
 
 class ErrorReply(BaseModel):

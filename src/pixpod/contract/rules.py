@@ -18,6 +18,7 @@ from pixpod.contract.loras import check_loras
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
 from pixpod.contract.texts import check_texts
+from pixpod.contract.upscale import check_upscale
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance
@@ -85,6 +86,7 @@ def check_values(
     )
     yield from check_refiner(given, spec, capabilities.extras, malformed)
     yield from check_image_prompt(given, spec, capabilities.extras, malformed)
+    yield from check_upscale(given, spec, capabilities.extras, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

@@ -22,7 +22,8 @@ class Method:
     `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
     then those of the refiner if there is one, whose name is `refiner`.
     `nets` are the ControlNets of the request's controls, in their order.
-    `image_prompt` is None without one, and so are `slots` for LoRAs.
+    `image_prompt` is None without one, and so are `slots` for LoRAs. `upscaler` is the name of what
+    makes the finished images larger.
     """
 
     pipeline: str
@@ -33,6 +34,7 @@ class Method:
     refiner: str | None = None
     image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
+    upscaler: str | None = None
 
     @property
     def num_calls(self) -> int:
@@ -82,6 +84,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         refiner=refiner.name if refiner else None,
         image_prompt=request.image_prompt,
         slots=request.conditions.slots,
+        upscaler=request.upscaler.name if request.upscaler else None,
     )
 
 
@@ -101,5 +104,6 @@ def refining(request: GenerationRequest) -> GenerationRequest:
         sampling=replace(request.sampling, strength=strength),
         controls=(),
         image_prompt=None,
+        upscaler=None,
         conditions=Conditions(),
     )

@@ -55,6 +55,7 @@ class JobResults:
             adapters=generation.adapters,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            upscaler=job.request.upscaler,
         )
 
     def of_stored(
@@ -100,6 +101,7 @@ class JobResults:
             adapters=result.adapters,
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
+            upscaler=job.request.upscaler,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:

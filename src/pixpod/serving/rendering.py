@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.contract.payload import render_error, render_result
+from pixpod.contract.upscale import too_many_pixels
 from pixpod.errors import Fault, ResultTooLarge, WorkerError
 from pixpod.job import Delivery, EncodedResult, Job, JobResult, StoredImage
 from pixpod.outputs.encoding import base64_bytes, max_encoded_bytes
@@ -27,17 +28,19 @@ class ReplyRenderer:
 
     def check_size(self, job: Job) -> None:
         """Raise ResultTooLarge for results that cannot fit, before any GPU time is spent."""
+        (width, height), num_images = job.request.output_size, len(job.request.seeds)
+        if job.request.upscaler and (reason := too_many_pixels((width, height), num_images)):
+            raise ResultTooLarge(f"upscale: {reason}: request a smaller scale, or a size")
         if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
             return
-        request, output = job.request, job.output
-        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
-        largest = len(request.seeds) * base64_bytes(each)
+        output = job.output
+        each = max_encoded_bytes(width, height, output.format, output.quality)
+        largest = num_images * base64_bytes(each)
         if largest > self.delivery.max_reply_bytes:
             raise ResultTooLarge(
-                f"{len(request.seeds)} inline {output.format} images of "
-                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
-                "delivery by s3"
+                f"{num_images} inline {output.format} images of {width}x{height} may take "
+                f"{largest} bytes, and a reply holds {self.delivery.max_reply_bytes}: request "
+                "fewer images, jpeg or webp, or delivery by s3"
             )
 
     async def render(

@@ -15,6 +15,7 @@ from pixpod.job import (
     LoraSlots,
     RawImage,
     RefinerOptions,
+    UpscalerOptions,
 )
 from pixpod.stacks.stack import Stack
 
@@ -72,6 +73,14 @@ def _add_refiner(
     )
 
 
+def _add_upscaler(
+    request: GenerationRequest, upscalers: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    scale = upscalers[0].scale
+    assert scale is not None, "load_extras has checked it"
+    return replace(request, upscaler=UpscalerOptions(name=upscalers[0].name, scale=scale))
+
+
 def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
     """Return whether a pipeline takes both nets; some take union nets alone."""
     spec = one.family.controlnet if one.family else None
@@ -104,6 +113,7 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
     ExtraKind.IMAGE_ENCODER: None,
     ExtraKind.IP_ADAPTER: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
     ExtraKind.REDUX: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),
+    ExtraKind.UPSCALER: Usage(add=_add_upscaler, most=lambda family: 1, in_studio=0),
 }
 """None for a kind that no request names: another extra brings it along."""
 

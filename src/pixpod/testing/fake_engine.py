@@ -70,5 +70,6 @@ def colour_of(prompt: str, seed: int) -> bytes:
 
 
 def _paint(request: GenerationRequest, seed: int) -> RawImage:
-    pixels = colour_of(request.prompts.prompt, seed) * (request.width * request.height)
-    return RawImage(width=request.width, height=request.height, pixels=pixels)
+    width, height = request.output_size
+    pixels = colour_of(request.prompts.prompt, seed) * (width * height)
+    return RawImage(width=width, height=height, pixels=pixels)

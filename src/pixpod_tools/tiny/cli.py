@@ -23,6 +23,7 @@ from pixpod_tools.tiny import (
     pretrain,
     redux,
     unet,
+    upscaler,
     vae,
 )
 from pixpod_tools.tiny.data import load_latents
@@ -116,6 +117,11 @@ def train_redux(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_upscaler(options: argparse.Namespace) -> None:
+    upscaler.train_upscaler(options.out, _course(upscaler.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
 def train_loras(options: argparse.Namespace) -> None:
     """Train the LoRAs of `--only`, else all. The models are those in the folder `--out`."""
     for lora in loras.LORAS:
@@ -138,7 +144,8 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def train_all(options: argparse.Namespace) -> None:
     models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
-    for command in (*models, "loras", *extras.NETS, redux.NAME, "evaluate", "evaluate-nets"):
+    others = ("loras", *extras.NETS, redux.NAME, upscaler.NAME)
+    for command in (*models, *others, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -150,6 +157,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sd15": train_unet,
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
+    upscaler.NAME: train_upscaler,
     "loras": train_loras,
     "evaluate": run_evaluation,
     "evaluate-nets": evaluate_nets,

@@ -34,6 +34,7 @@ from pixpod.engine.execution.stages import (
     RefineStage,
     Stage,
     StageContext,
+    UpscaleStage,
 )
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
@@ -83,6 +84,7 @@ class ModelRunner:
             StageName.DENOISE: DenoiseStage(images),
             StageName.REFINE: RefineStage([source, refiner]),
             StageName.DECODE: DecodeStage([source]),
+            StageName.UPSCALE: UpscaleStage(),
             **stages,
         }
 

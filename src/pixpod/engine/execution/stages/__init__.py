@@ -6,6 +6,7 @@ from pixpod.engine.execution.stages.decode import DecodeStage
 from pixpod.engine.execution.stages.denoise import DenoiseStage
 from pixpod.engine.execution.stages.encode import EncodeStage
 from pixpod.engine.execution.stages.refine import RefineStage
+from pixpod.engine.execution.stages.upscale import UpscaleStage
 
 __all__ = [
     "AdaptStage",
@@ -15,4 +16,5 @@ __all__ = [
     "RefineStage",
     "Stage",
     "StageContext",
+    "UpscaleStage",
 ]
