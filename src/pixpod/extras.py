@@ -31,6 +31,9 @@ from pixpod.job import ImagePromptOptions
 LORAS = "loras"
 """Name of room for LoRAs beside extras, which no extra may have."""
 
+DEPTH = "depth"
+"""The type of control images that depth estimators make."""
+
 Scale = Literal[2, 4]
 """Factors by which images can be made larger."""
 
@@ -47,6 +50,7 @@ class ExtraKind(StrEnum):
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
     UPSCALER = "upscaler"
+    DEPTH_ESTIMATOR = "depth_estimator"
 
     @property
     def role(self) -> Role:
@@ -55,12 +59,12 @@ class ExtraKind(StrEnum):
     @property
     def has_family(self) -> bool:
         """Return whether it is made for the models of one family."""
-        return self not in (ExtraKind.IMAGE_ENCODER, ExtraKind.UPSCALER)
+        return self is not ExtraKind.IMAGE_ENCODER and not self.sees_pixels
 
     @property
     def sees_pixels(self) -> bool:
         """Return whether it takes and makes images as they are, of any model."""
-        return self is ExtraKind.UPSCALER
+        return self in (ExtraKind.UPSCALER, ExtraKind.DEPTH_ESTIMATOR)
 
     @property
     def is_image_prompt(self) -> bool:
@@ -73,13 +77,15 @@ class ExtraSpec:
     """One extra of the catalog: weights in the layout in which they are published.
 
     `family` is None for an image encoder, which fits where an adapter names it as its `encoder`,
-    and for an upscaler, which makes the sides of any image `scale` times as long.
+    and for what sees images of any model: an upscaler, which makes their sides `scale` times as
+    long, and a depth estimator.
     `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
     the number of each type for a net that takes it as an input (a union net), else it is empty.
     It fits the models named in `models`, else all of the family. `gib_16` is its size in 16 bits.
     `folder` is its place in the repository, "" for the top, and `file` the name of its only file
-    there, None for whole components. An image encoder sees squares with sides of `size_px`, and
-    each image adds `num_tokens` to the text, which only some adapters do.
+    there, None for whole components. An image encoder sees squares with sides of `size_px`, a depth
+    estimator images of about that size, and each image adds `num_tokens` to the text, which only
+    some adapters do.
     """
 
     __pydantic_config__ = CHECKS
@@ -121,6 +127,8 @@ class ExtraSpec:
                 yield "image_embedder", self.kind.role, "ReduxImageEncoder"
             case ExtraKind.UPSCALER:
                 yield "", self.kind.role, "Swin2SRForImageSuperResolution"
+            case ExtraKind.DEPTH_ESTIMATOR:
+                yield "", self.kind.role, "DepthAnythingForDepthEstimation"
             case ExtraKind.IP_ADAPTER:
                 pass  # a file of its own format
 
@@ -297,7 +305,7 @@ _FIELDS: Mapping[str, frozenset[ExtraKind]] = {
     "types": frozenset({ExtraKind.CONTROLNET}),
     "encoder": frozenset({ExtraKind.IP_ADAPTER}),
     "file": frozenset({ExtraKind.IP_ADAPTER}),
-    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX}),
+    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX, ExtraKind.DEPTH_ESTIMATOR}),
     "num_tokens": frozenset({ExtraKind.REDUX}),
     "scale": frozenset({ExtraKind.UPSCALER}),
     "family": frozenset(kind for kind in ExtraKind if kind.has_family),

@@ -7,7 +7,7 @@ class ImageReply(TypedDict):
     """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
     `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`.
+    the caller knows the place: in `put_urls`.
     """
 
     url: NotRequired[str]
@@ -18,14 +18,14 @@ class ImageReply(TypedDict):
     """On the worker's own disk."""
     key: NotRequired[str]
     """The image's name in the store."""
-    seed: int
-    """Gives the same image again."""
     width: int
     height: int
     content_type: str
     size_bytes: int
     sha256: str
     """Of the file, in hex."""
+    seed: int
+    """Gives the same image again."""
 
 
 class ModelReply(TypedDict):
@@ -45,6 +45,7 @@ class TimingsReply(TypedDict):
     queue: NotRequired[float]
     onload: NotRequired[float]
     adapt: NotRequired[float]
+    preprocess: NotRequired[float]
     text_encode: NotRequired[float]
     image_encode: NotRequired[float]
     denoise: NotRequired[float]
@@ -117,6 +118,27 @@ class UpscalerReply(TypedDict):
     """How many times as long each side is."""
 
 
+class ControlReply(TypedDict):
+    """A control image that was made, with its place as images have it."""
+
+    url: NotRequired[str]
+    """May be a link that expires."""
+    data: NotRequired[str]
+    """The file as plain base64."""
+    path: NotRequired[str]
+    """On the worker's own disk."""
+    key: NotRequired[str]
+    """The image's name in the store."""
+    width: int
+    height: int
+    content_type: str
+    size_bytes: int
+    sha256: str
+    """Of the file, in hex."""
+    index: int
+    """Of its element in `controlnets`."""
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -135,6 +157,8 @@ class Reply(TypedDict):
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
     upscaler: UpscalerReply | None
+    controls: list[ControlReply]
+    """Control images that were made, if `output.controls` asks for them."""
 
 
 class ErrorReply(TypedDict):

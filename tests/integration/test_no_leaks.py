@@ -119,6 +119,12 @@ def _nets(case, types):
     return {"controlnets": [case.control(type, scale=0.8) for type in types]}
 
 
+def _made_controls(chance, model, case):
+    photo = chance.choice(CASES).given
+    control = {"type": "canny", "image": as_png(photo), "preprocess": True}
+    return {"controlnets": [control], "output": {"controls": True}}
+
+
 def _image_prompt(chance, model, case):
     images = [as_png(chance.choice(CASES).given) for _ in range(chance.randint(1, 2))]
     return {"ip_adapter": {"images": images, "scale": chance.choice((0.5, 1.0))}}
@@ -134,7 +140,7 @@ def _upscale(chance, model, case):
     return {"upscale": 2}
 
 
-FEATURES = (_source, _loras, _controls, _image_prompt, _refiner, _upscale)
+FEATURES = (_source, _loras, _controls, _made_controls, _image_prompt, _refiner, _upscale)
 
 
 @pytest.fixture(scope="module")

@@ -910,6 +910,43 @@ _IMAGE_PROMPTS = (
     _bad("image prompt of others", ("image_prompt", "here it is ip_adapter"), image_prompt=1),
 )
 
+_PREPROCESS = (
+    _bad(
+        "preprocess a text",
+        ("controlnets[0].preprocess", "true or false"),
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": "canny"}],
+    ),
+    _bad(
+        "control images of none",
+        ("output.controls", "absent unless a control image is made by"),
+        output={"controls": True},
+    ),
+    _bad(
+        "control images of ready ones",
+        ("output.controls", "absent unless a control image is made by"),
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": False}],
+        output={"controls": True},
+    ),
+    _bad(
+        "control images a text",
+        ("output.controls", "true or false"),
+        output={"controls": "all"},
+    ),
+    _bad(
+        "preprocessor by name",
+        ("controlnets[0].preprocessor", "here it is preprocess"),
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocessor": "canny"}],
+    ),
+    _bad(
+        "no URL for the control image",
+        ("output.put_urls", "3 URLs, one per image and 1 for control images"),
+        code="put_refused",
+        num_images=2,
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": True}],
+        output={"controls": True, "put_urls": ["https://example.org/1", "https://example.org/2"]},
+    ),
+)
+
 _UPSCALE = (
     _bad("upscale 3", ("upscale", "2 or 4"), upscale=3),
     _bad("upscale true", ("upscale", "2 or 4"), upscale=True),
@@ -1009,6 +1046,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_CONTROLS,
     *_REFINERS,
     *_IMAGE_PROMPTS,
+    *_PREPROCESS,
     *_UPSCALE,
     *_NOT_SUPPORTED,
     *_SEVERAL,

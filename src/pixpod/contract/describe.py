@@ -11,6 +11,7 @@ from pixpod.contract.controls import types_of
 from pixpod.contract.describe_reply import DescribeReply
 from pixpod.contract.image_prompt import adapters_of
 from pixpod.contract.job_input import NOT_SUPPORTED
+from pixpod.contract.preprocessing import preprocessors_of
 from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.scalars import API_VERSION
@@ -49,6 +50,7 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "modes": sorted(family.pipelines),
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
+        "preprocessed_types": sorted(types & preprocessors_of(spec, capabilities.extras).keys()),
         "refiners": refiners_of(spec, capabilities.extras),
         "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
         "upscales": sorted(upscalers_of(spec, capabilities.extras)),

@@ -20,6 +20,8 @@ class ServedModelReply(BaseModel):
     """Modes that take controlnets."""
     control_types: list[str]
     """Types of controlnets that the worker has for the model."""
+    preprocessed_types: list[str]
+    """Those of them that take controlnets[].preprocess."""
     refiners: list[str]
     """Names of the refiners that the worker has for the model."""
     image_prompts: list[str]
@@ -42,7 +44,8 @@ class ServedModelReply(BaseModel):
 class ExtraReply(BaseModel):
     """Something that models are served with, such as a ControlNet or an upscaler.
 
-    `family` is null for one that is not made for a family: an image encoder or an upscaler.
+    `family` is null for one that is not made for a family: an image encoder, an upscaler or a depth
+    estimator.
     """
 
     name: str

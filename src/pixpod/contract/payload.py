@@ -165,12 +165,19 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
             "upscaler": _render_upscaler(result.upscaler),
+            "controls": [
+                {**_render_file(stored), "index": index}
+                for index, stored in result.controls.items()
+            ],
         },
         from_attributes=True,
     )
     dumped = reply.model_dump(mode="json")
     dumped["timings_ms"] = reply.timings_ms.model_dump(mode="json", exclude_none=True)
-    dumped["images"] = [image.model_dump(mode="json", exclude_none=True) for image in reply.images]
+    dumped["images"] = [file.model_dump(mode="json", exclude_none=True) for file in reply.images]
+    dumped["controls"] = [
+        file.model_dump(mode="json", exclude_none=True) for file in reply.controls
+    ]
     return dumped
 
 
@@ -208,13 +215,16 @@ def _render_upscaler(upscaler: UpscalerOptions | None) -> dict[str, Any] | None:
 
 
 def _render_image(stored: StoredImage) -> dict[str, Any]:
+    return {**_render_file(stored), "seed": stored.image.seed}
+
+
+def _render_file(stored: StoredImage) -> dict[str, Any]:
     image = stored.image
     return {
         "url": stored.url,
         "data": stored.data,
         "path": stored.path,
         "key": stored.key,
-        "seed": image.seed,
         "width": image.width,
         "height": image.height,
         "content_type": image.format.content_type,
@@ -304,4 +314,5 @@ def _build_output(given: OutputInput, delivery: Delivery) -> OutputOptions:
         name=given.name or "",
         metadata=given.metadata is not False,
         fallback=given.fallback is not False,
+        controls=bool(given.controls),
     )

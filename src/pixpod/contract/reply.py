@@ -7,12 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pixpod.contract.scalars import MAX_SEED
 
 
-class ImageReply(BaseModel):
-    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
-
-    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`.
-    """
+class FileReply(BaseModel):
+    """A file and its place."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -25,12 +21,27 @@ class ImageReply(BaseModel):
     data: str | None = Field(default=None, description="The file as plain base64.")
     path: str | None = Field(default=None, description="On the worker's own disk.")
     key: str | None = Field(default=None, description="The image's name in the store.")
-    seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
     width: int
     height: int
     content_type: str = Field(examples=["image/png"])
     size_bytes: int
     sha256: str = Field(pattern="^[0-9a-f]{64}$", description="Of the file, in hex.")
+
+
+class ImageReply(FileReply):
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
+
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: in `put_urls`.
+    """
+
+    seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
+
+
+class ControlReply(FileReply):
+    """A control image that was made, with its place as images have it."""
+
+    index: int = Field(ge=0, description="Of its element in `controlnets`.")
 
 
 class ModelReply(BaseModel):
@@ -50,6 +61,7 @@ class TimingsReply(BaseModel):
     queue: float | None = None
     onload: float | None = None
     adapt: float | None = None
+    preprocess: float | None = None
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
@@ -131,6 +143,9 @@ class Reply(BaseModel):
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
     upscaler: UpscalerReply | None
+    controls: list[ControlReply] = Field(
+        description="Control images that were made, if `output.controls` asks for them."
+    )
 
 
 class ErrorReply(BaseModel):

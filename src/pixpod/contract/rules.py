@@ -15,6 +15,7 @@ from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.image_prompt import check_image_prompt
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
+from pixpod.contract.preprocessing import check_made
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
 from pixpod.contract.texts import check_texts
@@ -84,6 +85,7 @@ def check_values(
     yield from check_controls(
         given, spec, capabilities.extras, mode_of(given, spec), num_calls_of(given, spec)
     )
+    yield from check_made(given, malformed)
     yield from check_refiner(given, spec, capabilities.extras, malformed)
     yield from check_image_prompt(given, spec, capabilities.extras, malformed)
     yield from check_upscale(given, spec, capabilities.extras, malformed)

@@ -59,9 +59,12 @@ class Role(StrEnum):
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
     UPSCALER = "upscaler"
+    DEPTH_ESTIMATOR = "depth_estimator"
 
 
-_OF_TRANSFORMERS = frozenset({Role.TEXT_ENCODER, Role.IMAGE_ENCODER, Role.UPSCALER})
+_OF_TRANSFORMERS = frozenset(
+    {Role.TEXT_ENCODER, Role.IMAGE_ENCODER, Role.UPSCALER, Role.DEPTH_ESTIMATOR}
+)
 
 
 class Guidance(StrEnum):

@@ -11,6 +11,7 @@ from pixpod.job import (
     ImagePromptOptions,
     LoraSlots,
     Mode,
+    PreprocessorOptions,
     Sampling,
 )
 
@@ -21,7 +22,8 @@ class Method:
 
     `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
     then those of the refiner if there is one, whose name is `refiner`.
-    `nets` are the ControlNets of the request's controls, in their order.
+    `nets` are the ControlNets of the request's controls, in their order, and `preprocessors` those
+    that make control images.
     `image_prompt` is None without one, and so are `slots` for LoRAs. `upscaler` is the name of what
     makes the finished images larger.
     """
@@ -31,6 +33,7 @@ class Method:
     size: Size
     calls: tuple[int, ...]
     nets: tuple[str, ...] = ()
+    preprocessors: tuple[PreprocessorOptions, ...] = ()
     refiner: str | None = None
     image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
@@ -81,6 +84,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         size=(request.width, request.height),
         calls=(num_calls - sum(refined), *refined),
         nets=tuple(control.net for control in request.controls),
+        preprocessors=tuple(each.preprocessor for each in request.controls if each.preprocessor),
         refiner=refiner.name if refiner else None,
         image_prompt=request.image_prompt,
         slots=request.conditions.slots,

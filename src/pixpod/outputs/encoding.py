@@ -126,9 +126,10 @@ def _is_chunked(request: GenerationRequest) -> bool:
 
 def _control_text(control: ControlOptions) -> str:
     """Return a control in the notation of the web UI's extension for ControlNets."""
+    module = f"Module: {control.preprocessor.type}, " if control.preprocessor else ""
     return (
-        f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
-        f"Guidance End: {control.end:g}"
+        f"{module}Model: {control.net}, Weight: {control.scale:g}, "
+        f"Guidance Start: {control.start:g}, Guidance End: {control.end:g}"
     )
 
 
@@ -151,7 +152,7 @@ def encode(
     raw: RawImage,
     *,
     index: int,
-    seed: int,
+    seed: int | None,
     format: ImageFormat,
     quality: int | None,
     text: str | None,

@@ -1,5 +1,6 @@
 """Results of jobs: what was made, what it cost, and the state of the worker."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pixpod.engine.base import Engine
@@ -9,6 +10,7 @@ from pixpod.job import (
     Generation,
     Job,
     JobResult,
+    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -40,10 +42,11 @@ class JobResults:
     ) -> JobResult:
         """Return a result of images that the GPU has made, and count them."""
         is_first = self.images_served == 0
-        self.images_served += len(delivered.images)
-        self.refresh.served(len(delivered.images))
+        self.images_served += job.num_images
+        self.refresh.served(job.num_images)
         return JobResult(
-            images=delivered.images,
+            images=delivered.images[: job.num_images],
+            controls=_controls_of(job, delivered.images),
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
@@ -86,7 +89,8 @@ class JobResults:
         self, engine: Engine, job: Job, result: StoredResult, reason: str, timeline: Timeline
     ) -> JobResult:
         return JobResult(
-            images=result.images,
+            images=result.images[: job.num_images],
+            controls=_controls_of(job, result.images),
             model=result.model,
             steps=result.steps,
             timings_ms=timeline.milliseconds(),
@@ -111,3 +115,8 @@ class JobResults:
             boot_ms=engine.boot_ms(),
             images_served=self.images_served,
         )
+
+
+def _controls_of(job: Job, files: Sequence[StoredImage]) -> Mapping[int, StoredImage]:
+    """Return the control images among the files of a job, by the indices of their controls."""
+    return dict(zip(job.made_controls, files[job.num_images :], strict=True))

@@ -178,7 +178,7 @@ def _check_key(job: Job) -> None:
 def _files_of(result: ResultFile, job: Job) -> list[ImageFile]:
     return [
         ImageFile(index=index, seed=seed, format=job.output.format, **image.model_dump())
-        for index, (seed, image) in enumerate(zip(job.request.seeds, result.images, strict=True))
+        for index, (seed, image) in enumerate(zip(job.seeds_of_files, result.images, strict=True))
     ]
 
 

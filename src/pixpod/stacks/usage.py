@@ -6,13 +6,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.catalog import ModelSpec
-from pixpod.extras import ExtraKind, Extras, ExtraSpec, image_prompt_options
+from pixpod.extras import DEPTH, ExtraKind, Extras, ExtraSpec, image_prompt_options
 from pixpod.families import FamilySpec
 from pixpod.job import (
     ControlOptions,
     GenerationRequest,
     InputImage,
     LoraSlots,
+    PreprocessorOptions,
     RawImage,
     RefinerOptions,
     UpscalerOptions,
@@ -49,6 +50,29 @@ def _add_controls(
         request,
         controls=tuple(controls),
         conditions=replace(request.conditions, controls=(image,) * len(nets)),
+    )
+
+
+def _add_estimator(
+    request: GenerationRequest, estimators: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    """Have it make the last control image; without any, that of a net that sees depth."""
+    estimator = estimators[0]
+    if not request.controls:
+        nets = [extra for extra in extras.values() if DEPTH in extra.types][:1]
+        request = _add_controls(request, nets, extras)
+    if not request.controls:
+        return request  # no request can use it
+    preprocessor = PreprocessorOptions(
+        type=DEPTH, estimator=estimator.name, size_px=estimator.size_px
+    )
+    *others, last = request.controls
+    image = _black_image(estimator.size_px or 0, estimator.size_px or 0)
+    images = (*[None] * len(others), image.raw)
+    return replace(
+        request,
+        controls=(*others, replace(last, preprocessor=preprocessor)),
+        conditions=replace(request.conditions, estimator_images=images),
     )
 
 
@@ -95,6 +119,10 @@ def _max_adapters(family: FamilySpec) -> int:
     return 1 if family.image_prompt else 0
 
 
+def _max_estimators(family: FamilySpec) -> int:
+    return 1 if family.controlnet else 0
+
+
 def _max_controls(family: FamilySpec) -> int:
     return family.controlnet.max_controls if family.controlnet else 0
 
@@ -109,6 +137,7 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
     ExtraKind.CONTROLNET: Usage(
         add=_add_controls, most=_max_controls, in_studio=1, go_together=_are_of_one_pipeline
     ),
+    ExtraKind.DEPTH_ESTIMATOR: Usage(add=_add_estimator, most=_max_estimators, in_studio=0),
     ExtraKind.REFINER: Usage(add=_add_refiner, most=_max_refiners, in_studio=1),
     ExtraKind.IMAGE_ENCODER: None,
     ExtraKind.IP_ADAPTER: Usage(add=_add_image_prompt, most=_max_adapters, in_studio=0),

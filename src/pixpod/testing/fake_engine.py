@@ -55,6 +55,7 @@ class FakeEngine:
             },
             device_ms=6.0,
             num_calls=num_calls,
+            controls=tuple(image.raw for image in request.conditions.controls),
         )
 
     def boot_ms(self) -> dict[str, float]:

@@ -32,6 +32,7 @@ _IMAGE = {"image": IMAGE}
 _MASK = {"image": IMAGE, "mask": MASK}
 _LORA = {"loras": [{"source": LORA}]}
 _CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
+_PREPROCESS = {"controlnets": [{"type": "canny", "image": IMAGE, "preprocess": True}]}
 _PROMPT = {"ip_adapter": {"image": IMAGE}}
 _REFINER = {"refiner": {"high_noise_frac": 0.5}}
 _UPSCALE = {"upscale": 2}
@@ -53,6 +54,9 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`controlnets`, `image`": _CONTROL | _IMAGE,
     "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
     "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`controlnets` with `preprocess`": _PREPROCESS,
+    "`controlnets` with `preprocess`, `output.controls`": _PREPROCESS
+    | {"output": {"controls": True}},
     "`ip_adapter`": _PROMPT,
     "`ip_adapter`, `image`": _PROMPT | _IMAGE,
     "`ip_adapter`, `image`, `mask`": _PROMPT | _MASK,

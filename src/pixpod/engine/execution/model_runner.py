@@ -31,6 +31,7 @@ from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
     EncodeStage,
+    PreprocessStage,
     RefineStage,
     Stage,
     StageContext,
@@ -79,6 +80,7 @@ class ModelRunner:
         )
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
+            StageName.PREPROCESS: PreprocessStage(cache),
             StageName.TEXT_ENCODE: EncodeStage([text, refiner], "a text"),
             StageName.IMAGE_ENCODE: EncodeStage(images, "encoding an image"),
             StageName.DENOISE: DenoiseStage(images),

@@ -190,4 +190,5 @@ _LOADERS: Mapping[ExtraKind, Callable[[ExtraLoadJob], Component]] = {
     ExtraKind.IP_ADAPTER: _load_ip_adapter,
     ExtraKind.REDUX: _load_redux,
     ExtraKind.UPSCALER: _load_upscaler,
+    ExtraKind.DEPTH_ESTIMATOR: _load_single,
 }
