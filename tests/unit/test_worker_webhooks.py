@@ -101,8 +101,10 @@ def test_body_is_an_event_of_standard_webhooks():
 
 def test_inline_data_is_left_out():
     images = [{"seed": 1, "data": "A" * 100_000}, {"seed": 2, "url": "https://x/"}]
-    data = json.loads(message(data={"images": images}).body)["data"]
+    controls = [{"index": 0, "data": "B" * 100_000}]
+    data = json.loads(message(data={"images": images, "controls": controls}).body)["data"]
     assert data["images"] == [{"seed": 1}, {"seed": 2, "url": "https://x/"}]
+    assert data["controls"] == [{"index": 0}]
     assert images[0]["data"]
 
 
