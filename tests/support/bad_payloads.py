@@ -914,6 +914,7 @@ _PREPROCESS = (
     _bad(
         "preprocess a text",
         ("controlnets[0].preprocess", "true or false"),
+        model="sdxl-tiny",
         controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": "canny"}],
     ),
     _bad(
@@ -924,6 +925,7 @@ _PREPROCESS = (
     _bad(
         "control images of ready ones",
         ("output.controls", "absent unless a control image is made by"),
+        model="sdxl-tiny",
         controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": False}],
         output={"controls": True},
     ),
@@ -935,6 +937,7 @@ _PREPROCESS = (
     _bad(
         "preprocessor by name",
         ("controlnets[0].preprocessor", "here it is preprocess"),
+        model="sdxl-tiny",
         controlnets=[{"type": "canny", "image": _IMAGE, "preprocessor": "canny"}],
     ),
     _bad(
@@ -942,6 +945,7 @@ _PREPROCESS = (
         ("output.put_urls", "3 URLs, one per image and 1 for control images"),
         code="put_refused",
         num_images=2,
+        model="sdxl-tiny",
         controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": True}],
         output={"controls": True, "put_urls": ["https://example.org/1", "https://example.org/2"]},
     ),
