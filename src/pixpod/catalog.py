@@ -51,7 +51,7 @@ class Defaults:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """The largest request that the model serves. `max_sequence_length` counts T5 tokens."""
+    """The largest request that the model serves. `max_sequence_length` counts tokens."""
 
     __pydantic_config__ = CHECKS
 

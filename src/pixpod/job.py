@@ -170,7 +170,7 @@ class Prompts:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TextOptions:
-    """Reading of texts. `max_sequence_length` counts T5 tokens, None for families without T5.
+    """Reading of texts. `max_sequence_length` counts tokens, None for families with CLIP alone.
 
     `prompt_weights`: brackets and signs of a text are syntax. `clip_skip` counts the last layers
     of CLIP encoders that do not read the prompt. `num_chunks` is the length of all texts of a
@@ -327,16 +327,18 @@ class LoraSlots:
 class Conditions:
     """Steers images beside their texts; fetched, decoded and scaled.
 
-    White in the mask is generated, black stays as in `image`, and grey blends the two. `controls`
-    are the images of the request's `controls`, in the same order, and `estimator_images` the same
-    at the sizes of their preprocessors' estimators, None for those that have none. `prompt_images`
-    are those of its image prompt, as its image encoder sees them. `loras` are in the order of their
-    hashes, so that the order in which a caller lists them does not matter. `slots` are those that
-    they need, once they are read for a model.
+    White in the mask is generated, black stays as in `image`, and grey blends the two. `references`
+    are images beside the first that are edited with it. `controls` are the images of the request's
+    `controls`, in the same order, and `estimator_images` the same at the sizes of their
+    preprocessors' estimators, None for those that have none. `prompt_images` are those of its image
+    prompt, as its image encoder sees them. `loras` are in the order of their hashes, so that the
+    order in which a caller lists them does not matter. `slots` are those that they need, once they
+    are read for a model.
     """
 
     image: InputImage | None = None
     mask: RawMask | None = None
+    references: tuple[InputImage, ...] = ()
     controls: tuple[InputImage, ...] = ()
     estimator_images: tuple[RawImage | None, ...] = ()
     prompt_images: tuple[InputImage, ...] = ()
@@ -356,8 +358,9 @@ def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.
 
-    `width` and `height` are those that are generated, before the upscaler. `isolated` images share
-    no batch with other requests.
+    `width` and `height` are those that are generated, before the upscaler. `num_references` counts
+    images that are edited together with the first one. `isolated` images share no batch with other
+    requests.
     """
 
     model: str
@@ -369,6 +372,7 @@ class GenerationRequest:
     text: TextOptions
     prompts: Prompts
     seeds: tuple[int, ...]
+    num_references: int = 0
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None

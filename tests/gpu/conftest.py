@@ -15,7 +15,7 @@ from pixpod.testing import sample_requests
 from pixpod.testing.random_models import build_random_model
 from pixpod.testing.runners import LocalRunner
 from pixpod_tools.bake.architectures import get_architecture
-from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
+from pixpod_tools.bake.character_tokenizers import tokenizer_for
 
 
 def pytest_addoption(parser):
@@ -54,9 +54,8 @@ def load_tiny() -> Callable[[str, Precision, torch.device], LoadedModel]:
 def load_random() -> Callable[[str, Precision, torch.device], LoadedModel]:
     """An architecture with random weights."""
     catalog = load_catalog()
-    clip, t5 = clip_tokenizer(), t5_tokenizer()
     return lambda name, precision, device: build_random_model(
-        get_architecture(name), clip, t5, catalog[name], precision, device
+        get_architecture(name), tokenizer_for, catalog[name], precision, device
     )
 
 

@@ -74,8 +74,8 @@ class ImageEditor:
         changes = {"num_inference_steps": 3, "seeds": (changes.pop("seed"),)} | changes
         return self.spec.default_request(mode=mode, prompt=prompt, conditions=conditions, **changes)
 
-    def denoising(self, mode: Mode) -> StagePlan:
-        request = self.spec.default_request(mode=mode)
+    def denoising(self, mode: Mode, **changes: Any) -> StagePlan:
+        request = self.spec.default_request(mode=mode, **changes)
         stages = stages_of(self.spec, method_of(self.spec, request))
         return next(stage for stage in stages if stage.name is StageName.DENOISE)
 
@@ -89,7 +89,8 @@ class ImageEditor:
         """The image of each request, all in one batch."""
         model = model or (self.load() if plan else self._model)
         runner = ModelRunner(Placement(plan or make_plan((), None)), ConditionCache(0))
-        items = [BatchItem(request=each, seeds=each.seeds) for each in requests]
+        ready = [runner.prepare(model, each).request for each in requests]
+        items = [BatchItem(request=each, seeds=each.seeds) for each in ready]
         results = runner.execute(model, items, lambda step: None)
         images = [each.images[0].pixels for each in results if isinstance(each, ItemResult)]
         assert len(images) == len(requests), results

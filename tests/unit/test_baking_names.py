@@ -22,8 +22,9 @@ from pixpod_tools.bake.names import match_names
             "decoder.mid_block.attentions.0.proj_attn.weight",
         ),
         ("shared.weight", "encoder.embed_tokens.weight"),
+        ("layers.0.mlp.up_proj.weight", "model.layers.0.mlp.up_proj.weight"),
     ],
-    ids=["same", "clip", "query", "key", "value", "out", "t5"],
+    ids=["same", "clip", "query", "key", "value", "out", "t5", "language model"],
 )
 def test_tensor_is_found_under_an_older_name(today, in_file):
     assert match_names([today], {in_file, "other"}, "here") == {today: in_file}

@@ -110,6 +110,7 @@ SHARED = {
     "quality": Quality.TURBO,
     "controls": (ControlOptions(net="canny", scale=1.0, start=0.0, end=1.0),),
     "image_prompt": PROMPT,
+    "num_references": 1,
     "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
     "upscaler": UpscalerOptions(name="upscaler", scale=2),
 }

@@ -119,6 +119,12 @@ def test_large_text_encoder_is_float8_on_small_gpus(where, checkpoint, t5):
     assert choose_precision(of(where), checkpoint, where).t5 is t5
 
 
+def test_family_without_t5_has_no_format_of_it():
+    stored = CheckpointInfo(denoiser=BF16, denoiser_bytes=12_300_000_000)
+    plan = choose_precision(CATALOG["z-image-turbo"], stored, RTX_4090, quality=Quality.MAX)
+    assert (plan.precision, plan.t5, plan.warnings) == (BF16, None, ())
+
+
 @pytest.mark.parametrize(
     ("where", "checkpoint", "is_streamed"),
     [

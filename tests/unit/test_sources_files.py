@@ -58,6 +58,17 @@ SD15 = listed("""
     vae/config.json vae/diffusion_pytorch_model.safetensors
 """)
 
+FLUX2_KLEIN = listed("""
+    LICENSE.md README.md flux-2-klein-4b.safetensors model_index.json
+    scheduler/scheduler_config.json text_encoder/config.json text_encoder/generation_config.json
+    text_encoder/model-00001-of-00002.safetensors text_encoder/model-00002-of-00002.safetensors
+    text_encoder/model.safetensors.index.json tokenizer/added_tokens.json
+    tokenizer/chat_template.jinja tokenizer/merges.txt tokenizer/tokenizer.json
+    tokenizer/tokenizer_config.json tokenizer/vocab.json transformer/config.json
+    transformer/diffusion_pytorch_model.safetensors vae/config.json
+    vae/diffusion_pytorch_model.safetensors
+""")
+
 
 def choose(name, listing):
     return choose_files(listing, needed_files(CATALOG[name]))
@@ -70,6 +81,11 @@ def weights(paths):
 def test_flux_is_taken_whole_without_its_single_file_checkpoints():
     left_out = {"ae.safetensors", "flux1-dev.safetensors", "dev_grid.jpg"}
     assert set(choose("flux-dev", FLUX_DEV)) == set(FLUX_DEV) - left_out
+
+
+def test_chat_template_of_a_language_model_is_taken():
+    left_out = {"flux-2-klein-4b.safetensors"}
+    assert set(choose("flux2-klein", FLUX2_KLEIN)) == set(FLUX2_KLEIN) - left_out
 
 
 def test_sixteen_bit_weights_are_taken_where_there_are_two_kinds():

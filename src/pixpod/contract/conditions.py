@@ -11,7 +11,7 @@ from pixpod.contract.problems import wrong
 from pixpod.contract.refiner import num_refined, total_steps
 from pixpod.errors import Problem
 from pixpod.inputs.intake import ImageSource, parse_source
-from pixpod.inputs.named import NamedImages, control_path
+from pixpod.inputs.named import NamedImages, control_path, reference_path
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets
 from pixpod.job import Mode, Quality, Resize, Sampling
@@ -49,8 +49,12 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
                 yield wrong(field, None, f"required by {spec.name}")
         if not missing:
             field = "mask" if mode is Mode.INPAINT else "image"
-            yield wrong(field, getattr(given, field), f"absent: {spec.name} takes none")
+            yield wrong(field, _value_of(given, field), f"absent: {spec.name} takes none")
         return
+    most = spec.family.max_edited if mode is Mode.EDIT else 1
+    if len(given.image or ()) > most:
+        accepted = f"at most {most} images" if most > 1 else "one image"
+        yield wrong("image", given.image, f"{accepted} for {spec.name}")
     if given.image is None and "image" not in malformed:
         for field in _NEED_IMAGE:
             if field == "resize" and (given.controlnets or "controlnets" in malformed):
@@ -64,6 +68,17 @@ def check_images(given: JobInput, spec: ModelSpec, malformed: Collection[str]) -
         if given.quality is Quality.TURBO:
             accepted = "default or max with an image: diffusers skips steps of plain requests only"
             yield wrong("quality", given.quality.value, accepted)
+
+
+def _value_of(given: JobInput, field: str) -> object:
+    """Return the value of a field; that of an image alone, which may be given without a list."""
+    value = getattr(given, field)
+    return value[0] if isinstance(value, list) and len(value) == 1 else value
+
+
+def num_references(given: JobInput) -> int:
+    """Return the number of images beside the first that a payload names for an edit."""
+    return max(0, len(given.image or ()) - 1)
 
 
 def num_calls_of(given: JobInput, spec: ModelSpec) -> tuple[int, int]:
@@ -107,12 +122,14 @@ def _check_strength(given: JobInput, spec: ModelSpec) -> Iterator[Problem]:
 
 def find_images(given: JobInput, targets: Targets) -> tuple[NamedImages | None, list[Problem]]:
     """Return the images that a payload names, None if it names none or one is refused."""
-    texts = {"image": given.image, "mask": given.mask}
+    first, *others = given.image or (None,)
+    texts = {"image": first, "mask": given.mask}
+    references = {reference_path(n): each for n, each in enumerate(others)}
     controls = {control_path(index): each.image for index, each in elements(given)}
     prompts = prompt_images(given)
     sources: dict[str, ImageSource] = {}
     problems = []
-    for field, text in {**texts, **controls, **prompts}.items():
+    for field, text in {**texts, **references, **controls, **prompts}.items():
         try:
             if text is not None:
                 sources[field] = parse_source(text, targets)
@@ -123,6 +140,7 @@ def find_images(given: JobInput, targets: Targets) -> tuple[NamedImages | None, 
     named = NamedImages(
         image=sources.get("image"),
         mask=sources.get("mask"),
+        references=tuple(sources[field] for field in references),
         controls=tuple(sources[field] for field in controls),
         prompts={field: sources[field] for field in prompts},
         resize=given.resize or Resize.COVER,

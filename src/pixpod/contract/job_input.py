@@ -22,6 +22,7 @@ from pixpod.contract.scalars import (
     Number,
     Seeds,
     Side,
+    Sources,
     Text,
 )
 from pixpod.job import LongPrompt, Quality, Resize, WebhookEvent
@@ -82,20 +83,20 @@ class JobInput(Edge):
     )
     width: Side | None = Field(
         default=None,
-        description="Pixels: a multiple of 16 on FLUX, of 8 on others.",
+        description="Pixels: a multiple of 8 on SDXL and SD 1.5, of 16 on others.",
         examples=[1024],
     )
     height: Side | None = Field(
         default=None,
-        description="Pixels: a multiple of 16 on FLUX, of 8 on others.",
+        description="Pixels: a multiple of 8 on SDXL and SD 1.5, of 16 on others.",
         examples=[1024],
     )
-    image: str | None = Field(
+    image: Sources | None = Field(
         default=None,
         description=(
             "Image to begin with: an http or https URL, a data: URI or base64 of a PNG, JPEG or "
             "WebP file. Its own size is generated, as far as the model serves it, unless width "
-            "and height are given."
+            "and height are given. A list of images to edit together, for FLUX.2 klein."
         ),
         examples=["https://app.example/photo.jpg"],
     )
@@ -157,7 +158,7 @@ class JobInput(Edge):
         default=None, description="FLUX only; above 1 it needs a negative_prompt."
     )
     max_sequence_length: Count | None = Field(
-        default=None, description="FLUX only: tokens that the T5 encoder reads."
+        default=None, description="Not for SDXL and SD 1.5: tokens of a text that are read."
     )
     on_long_prompt: Annotated[LongPrompt, Field(strict=False)] | None = Field(
         default=None,

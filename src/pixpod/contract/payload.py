@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import SecretStr
 
 from pixpod.catalog import ModelSpec
-from pixpod.contract.conditions import find_images, mode_of, strength_of
+from pixpod.contract.conditions import find_images, mode_of, num_references, strength_of
 from pixpod.contract.controls import build_controls
 from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.fields import check_types, fields_of, without
@@ -274,6 +274,7 @@ def _build_request(
         true_cfg_scale=given.true_cfg_scale,
         mode=mode_of(given, spec),
         strength=strength_of(given, spec),
+        num_references=num_references(given),
         on_long_prompt=given.on_long_prompt or LongPrompt.REFUSE,
         prompt_weights=bool(given.prompt_weights),
         clip_skip=given.clip_skip or 0,

@@ -95,7 +95,7 @@ ELSEWHERE_INSIDE = {
 """Names of our fields of objects, and of elements of lists, in other image APIs."""
 
 PRIVATE_FIELDS = re.compile(
-    r"prompt|prompt_2|negative_prompt|image|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
+    r"prompt|prompt_2|negative_prompt|image(\[\d+\])?|mask|loras(\[\d+\](\.source)?)?|idempotency_key"
     r"|controlnets(\[\d+\](\.image)?)?|ip_adapter(\.images?(\[\d+\])?)?"
     r"|webhook_url|output\.put_urls.*|s3Config.*"
 )

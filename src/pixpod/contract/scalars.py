@@ -42,6 +42,19 @@ Seeds = Annotated[
         {"anyOf": [_SEED_SCHEMA, {"type": "array", "items": _SEED_SCHEMA, "minItems": 1}]}
     ),
 ]
+Sources = Annotated[
+    list[str],
+    Field(min_length=1),
+    BeforeValidator(_as_list),
+    WithJsonSchema(
+        {
+            "anyOf": [
+                {"type": "string"},
+                {"type": "array", "items": {"type": "string"}, "minItems": 1},
+            ]
+        }
+    ),
+]
 Text = Annotated[str, Field(max_length=MAX_PROMPT_CHARACTERS, pattern=NO_NUL)]
 Side = Annotated[int, Field(gt=0)]
 Count = Annotated[int, Field(ge=1)]

@@ -6,6 +6,7 @@
 from collections.abc import Mapping
 
 from pixpod.families.flux import FLUX
+from pixpod.families.flux2_klein import FLUX2_KLEIN
 from pixpod.families.flux_fill import FLUX_FILL
 from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
@@ -29,16 +30,19 @@ from pixpod.families.spec import (
     SchedulerSpec,
     WorkingMemory,
 )
+from pixpod.families.z_image import Z_IMAGE
 
 __all__ = [
     "FAMILIES",
     "FLUX",
+    "FLUX2_KLEIN",
     "FLUX_FILL",
     "FLUX_KONTEXT",
     "GIB",
     "SD15",
     "SDXL",
     "STORED_PRECISIONS",
+    "Z_IMAGE",
     "ClipTextSpec",
     "ComponentSpec",
     "ConcurrencyRule",
@@ -57,5 +61,6 @@ __all__ = [
 ]
 
 FAMILIES: Mapping[str, FamilySpec] = {
-    family.name: family for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, SDXL, SD15)
+    family.name: family
+    for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, FLUX2_KLEIN, Z_IMAGE, SDXL, SD15)
 }

@@ -186,13 +186,15 @@ class LoraSpec:
     """Limits of the LoRAs of one request, and the memory that they take in a batch.
 
     `max_rank` is for all of them together. `usual` is a regular expression for the names of the
-    denoiser's layers that LoRAs usually have. `gib_at_64` is what an image of a batch takes at a
+    denoiser's layers that LoRAs usually have, `excluded` for those that cannot have any, as they
+    do not see the rows of a batch one by one. `gib_at_64` is what an image of a batch takes at a
     rank of 64 in these layers, and `whole_gib_at_64` in all layers.
     """
 
     usual: str
     gib_at_64: float
     whole_gib_at_64: float
+    excluded: str = ""
     max_files: int = 8
     max_rank: int = 256
 
@@ -203,6 +205,12 @@ class LoraSpec:
 
     def is_usual(self, layer: str) -> bool:
         return re.fullmatch(self.usual, layer) is not None
+
+    def can_have(self, layer: str, *, is_whole: bool = True) -> bool:
+        """Return whether a layer of the denoiser can have LoRAs: any one if they are `is_whole`."""
+        if re.fullmatch(self.excluded, layer):
+            return False
+        return is_whole or self.is_usual(layer)
 
     def slots_for(self, rank: int, *, is_whole: bool) -> LoraSlots:
         """Return the slots for so high a rank; the ranks of slots are few, as each is compiled."""
@@ -293,7 +301,8 @@ class FamilySpec:
     components. `batch_tokens` is the number of latent and text tokens that saturate a Hopper GPU.
     `runs_started_steps`: of the steps that a strength leaves, a part of one is run as a whole step.
     `step_cache_blocks` are the denoiser's lists of blocks for `quality: turbo`, empty where
-    steps cannot be skipped. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
+    steps cannot be skipped. `max_edited` is the number of images that are edited
+    together. `sees_mask`: the denoiser itself sees a request's mask. `upcasts_vae`:
     a float16 VAE decodes in float32 if its config says `force_upcast`. `has_denoiser_files`:
     one-file checkpoints hold the denoiser and perhaps the VAE, otherwise the whole pipeline. `lora`
     is None for a family that takes no LoRA, `controlnet` for one that takes no control image,
@@ -320,6 +329,7 @@ class FamilySpec:
     pipeline_options: Mapping[str, object] = field(default_factory=dict)
     sets_attention_backend: bool = False
     upcasts_vae: bool = False
+    max_edited: int = 1
     sees_mask: bool = False
     runs_started_steps: bool = False
     step_cache_blocks: tuple[str, ...] = ()

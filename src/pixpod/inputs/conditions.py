@@ -8,7 +8,7 @@ from pixpod.catalog import ModelSpec, Size
 from pixpod.inputs.intake import ImageSource, Intake, read_all
 from pixpod.inputs.lora_cache import LoraUse
 from pixpod.inputs.loras import Loras
-from pixpod.inputs.named import NamedImages, ParsedJob, control_path
+from pixpod.inputs.named import NamedImages, ParsedJob, control_path, reference_path
 from pixpod.inputs.refusals import Refused, to_error
 from pixpod.job import Conditions, GenerationRequest, RawImage, RawMask
 
@@ -59,6 +59,7 @@ class _ReadImages:
 
     image: RawImage | None
     mask: RawMask | None
+    references: tuple[RawImage, ...]
     controls: tuple[RawImage, ...]
     prompts: tuple[RawImage, ...]
 
@@ -69,8 +70,10 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
     def reading(source: ImageSource, decode: Callable[[bytes], T]) -> Callable[[], Awaitable[T]]:
         return lambda: intake.read_image(source, decode)
 
+    references = [reference_path(index) for index in range(len(named.references))]
     paths = [control_path(index) for index in range(len(named.controls))]
-    sources = {**dict(zip(paths, named.controls, strict=True)), **named.prompts}
+    listed = zip((*references, *paths), (*named.references, *named.controls), strict=True)
+    sources = {**dict(listed), **named.prompts}
     if named.image is not None:
         sources["image"] = named.image
     reads: dict[str, Callable[[], Awaitable[RawImage | RawMask]]] = {
@@ -84,6 +87,7 @@ async def _read(named: NamedImages, intake: Intake) -> _ReadImages:
     return _ReadImages(
         image=images.get("image"),
         mask=mask if isinstance(mask, RawMask) else None,
+        references=tuple(images[path] for path in references),
         controls=tuple(images[path] for path in paths),
         prompts=tuple(images[path] for path in named.prompts),
     )
@@ -120,6 +124,7 @@ def _fit(
     return size, Conditions(
         image=fit_image(image, size, named.resize) if image is not None else None,
         mask=fitted_mask,
+        references=tuple(fit_image(each, size, named.resize) for each in read.references),
         controls=controls,
         estimator_images=tuple(
             fit_estimator_image(image.raw, options.preprocessor.size_px)

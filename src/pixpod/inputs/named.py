@@ -12,13 +12,14 @@ from pixpod.job import Job, Resize
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NamedImages:
-    """The image that a job begins with, its mask, control images, and those of its prompt by their
-    places in the payload. `width` and `height` are as the job gives them; `mask_blur_px` is the
-    radius by which the mask is blurred.
+    """The image that a job begins with, others that are edited with it, its mask, control images,
+    and those of its prompt by their places in the payload. `width` and `height` are as the job
+    gives them; `mask_blur_px` is the radius by which the mask is blurred.
     """
 
     image: ImageSource | None
     mask: ImageSource | None
+    references: tuple[ImageSource, ...] = ()
     controls: tuple[ImageSource, ...] = ()
     prompts: Mapping[str, ImageSource] = field(default_factory=dict)
     resize: Resize
@@ -31,8 +32,14 @@ class NamedImages:
         named = (self.image, self.mask, *self.controls)
         files = [_identity(each) if each else None for each in named]
         prompts = [_identity(each) for each in self.prompts.values()]
-        others = (self.resize, self.mask_blur_px, self.width, self.height, prompts)
+        references = [_identity(each) for each in self.references]
+        others = (self.resize, self.mask_blur_px, self.width, self.height, prompts, *references)
         return hashlib.sha256(json.dumps([*files, *others]).encode()).hexdigest()
+
+
+def reference_path(index: int) -> str:
+    """Return the place in the payload of an image beside the first."""
+    return f"image[{index + 1}]"
 
 
 def control_path(index: int) -> str:

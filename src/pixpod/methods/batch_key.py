@@ -35,6 +35,7 @@ class BatchKey:
     height: int
     sampling: Sampling
     text: TextOptions
+    num_references: int = 0
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
@@ -53,6 +54,7 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         height=request.height,
         sampling=request.sampling,
         text=request.text,
+        num_references=request.num_references,
         controls=request.controls,
         refiner=request.refiner,
         image_prompt=replace(prompt, scale=1.0) if prompt else None,
@@ -63,7 +65,9 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
 
 def num_tokens(key: BatchKey) -> int:
     """Count the latent and text tokens of one image."""
-    num_latents = key.width * key.height // PIXELS_PER_TOKEN * latents_per_image(key.mode)
+    num_latents = (
+        key.width * key.height // PIXELS_PER_TOKEN * latents_per_image(key.mode, key.num_references)
+    )
     return num_latents + (key.text.max_sequence_length or 0) + prompt_tokens(key.image_prompt)
 
 
@@ -72,6 +76,6 @@ def prompt_tokens(prompt: ImagePromptOptions | None) -> int:
     return prompt.text_tokens if prompt else 0
 
 
-def latents_per_image(mode: Mode) -> int:
-    """Return how often an image is part of the denoiser's input: edits have the given one, too."""
-    return 2 if mode is Mode.EDIT else 1
+def latents_per_image(mode: Mode, num_references: int) -> int:
+    """Return how many images the denoiser's input has: edits have the given ones, too."""
+    return 2 + num_references if mode is Mode.EDIT else 1

@@ -32,6 +32,7 @@ class Method:
     mode: Mode
     size: Size
     calls: tuple[int, ...]
+    num_references: int = 0
     nets: tuple[str, ...] = ()
     preprocessors: tuple[PreprocessorOptions, ...] = ()
     refiner: str | None = None
@@ -83,6 +84,7 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         mode=request.mode,
         size=(request.width, request.height),
         calls=(num_calls - sum(refined), *refined),
+        num_references=request.num_references,
         nets=tuple(control.net for control in request.controls),
         preprocessors=tuple(each.preprocessor for each in request.controls if each.preprocessor),
         refiner=refiner.name if refiner else None,

@@ -63,7 +63,9 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     family, memory = spec.family, spec.family.working_memory
     width, height = method.size
     squares = width * height / _SQUARE_PX
-    num_latents = width * height / PIXELS_PER_TOKEN * latents_per_image(method.mode)
+    num_latents = (
+        width * height / PIXELS_PER_TOKEN * latents_per_image(method.mode, method.num_references)
+    )
     tokens = prompt_tokens(method.image_prompt) + num_latents
     fixed_bytes = round(memory.fixed_gib * GIB)
     uses_vae = method.mode in IMAGE_MODES or bool(method.nets)

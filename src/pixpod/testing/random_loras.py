@@ -30,7 +30,8 @@ def random_lora(
     tensors: dict[str, torch.Tensor] = {}
     for component in (family.denoiser, *(family.text_encoders if text else ())):
         for name, layer in model.components[component].named_modules():
-            is_chosen = is_whole or component != family.denoiser or family.lora.is_usual(name)
+            is_text = component != family.denoiser
+            is_chosen = is_text or family.lora.can_have(name, is_whole=is_whole)
             if can_have_side_path(layer) and is_chosen and not name.startswith("shared"):
                 outputs, *inputs = layer.weight.shape
                 down = torch.randn(rank, *inputs, generator=generator)

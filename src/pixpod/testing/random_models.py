@@ -11,12 +11,11 @@ import diffusers
 import torch
 import transformers
 from torch import nn
-from transformers import CLIPTokenizer, T5Tokenizer
 
 from pixpod.catalog import ModelSpec
 from pixpod.engine.component_key import own_keys
 from pixpod.engine.loading.components import DTYPE
-from pixpod.engine.model import LoadedModel
+from pixpod.engine.model import LoadedModel, Tokenizer
 from pixpod.engine.precision.quantization import convert
 from pixpod.families import ComponentSpec, FamilySpec, Precision
 from pixpod.job import ModelIdentity
@@ -40,18 +39,18 @@ class Architecture(Protocol):
 
 def build_random_model(
     architecture: Architecture,
-    clip: CLIPTokenizer,
-    t5: T5Tokenizer,
+    tokenizer_for: Callable[[str], Tokenizer],
     spec: ModelSpec,
     precision: Precision,
     device: torch.device,
 ) -> LoadedModel:
     """Return a model with the model's default scheduler, quantized as a worker does it.
 
-    The weights are a function of architecture, device and precision.
+    `tokenizer_for` returns a tokenizer for the class of a text encoder. The weights are a function
+    of architecture, device and precision.
     """
     torch.manual_seed(0)
-    family = architecture.family
+    family, clip = architecture.family, tokenizer_for("CLIPTextModel")
     components = {
         each.name: build_random_component(
             each, architecture.components[each.name], clip, device, DTYPE[precision]
@@ -70,7 +69,9 @@ def build_random_model(
         components=components,
         keys=own_keys(spec, precision),
         tokenizers={
-            name.replace("text_encoder", "tokenizer"): clip if _is_clip(family, name) else t5
+            name.replace("text_encoder", "tokenizer"): tokenizer_for(
+                family.component(name).class_name
+            )
             for name in family.text_encoders
         },
         scheduler_config=getattr(diffusers, scheduler.class_name)
@@ -83,7 +84,7 @@ def build_random_model(
 def build_random_component(
     component: ComponentSpec,
     config: Config,
-    clip: CLIPTokenizer,
+    clip: Tokenizer,
     device: torch.device,
     dtype: torch.dtype,
 ) -> nn.Module:
@@ -115,10 +116,6 @@ def build_random_module(
         if parameter.ndim > 1:
             nn.init.normal_(parameter, std=STD)
     return module
-
-
-def _is_clip(family: FamilySpec, name: str) -> bool:
-    return family.component(name).class_name.startswith("CLIP")
 
 
 @contextmanager

@@ -44,6 +44,7 @@ _SMALL_FILES = (
     "tokenizer*/*.json",
     "tokenizer*/*.txt",
     "tokenizer*/*.model",
+    "tokenizer*/*.jinja",
 )
 
 _WEIGHTS_NAME = re.compile(

@@ -17,14 +17,12 @@ from pixpod_bench.gpu.measure import Subject
 from pixpod_bench.gpu.scenarios import Mode, Side, Variant
 from pixpod_bench.gpu.stock import StockRunner, compile_stock
 from pixpod_tools.bake.architectures import get_architecture
-from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
+from pixpod_tools.bake.character_tokenizers import tokenizer_for
 
 
 def build_model(name: str, precision: Precision, device: torch.device) -> LoadedModel:
     spec = load_catalog()[name]
-    return build_random_model(
-        get_architecture(name), clip_tokenizer(), t5_tokenizer(), spec, precision, device
-    )
+    return build_random_model(get_architecture(name), tokenizer_for, spec, precision, device)
 
 
 def build_subject(variant: Variant, device: torch.device, compiled_dir: Path) -> Subject:

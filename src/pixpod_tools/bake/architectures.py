@@ -9,7 +9,16 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FLUX, FLUX_FILL, FLUX_KONTEXT, SD15, SDXL, FamilySpec
+from pixpod.families import (
+    FLUX,
+    FLUX2_KLEIN,
+    FLUX_FILL,
+    FLUX_KONTEXT,
+    SD15,
+    SDXL,
+    Z_IMAGE,
+    FamilySpec,
+)
 
 Config = Mapping[str, object]
 
@@ -80,6 +89,18 @@ _T5_XXL = {
     "num_layers": 24,
     "num_heads": 64,
 }
+_QWEN3_4B = {
+    "vocab_size": 151936,
+    "hidden_size": 2560,
+    "intermediate_size": 9728,
+    "num_hidden_layers": 36,
+    "num_attention_heads": 32,
+    "num_key_value_heads": 8,
+    "head_dim": 128,
+    "max_position_embeddings": 40960,
+    "rope_theta": 1000000,
+    "tie_word_embeddings": True,
+}
 
 _FLUX_TRANSFORMER = {
     "in_channels": 64,
@@ -91,6 +112,13 @@ _FLUX_TRANSFORMER = {
     "pooled_projection_dim": 768,
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
+}
+_FLUX2_KLEIN_TRANSFORMER = {
+    "num_layers": 5,
+    "num_single_layers": 20,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 3 * 2560,
+    "guidance_embeds": False,
 }
 _SDXL_UNET = {
     "in_channels": 4,
@@ -178,6 +206,26 @@ FULL_SIZE: Mapping[str, Architecture] = {
                 "vae": _FLUX_VAE,
             },
             scheduler={"shift": 1.0, "use_dynamic_shifting": False},
+        ),
+        Architecture(
+            name="flux2-klein",
+            family=FLUX2_KLEIN,
+            components={
+                "text_encoder": _QWEN3_4B,
+                "transformer": _FLUX2_KLEIN_TRANSFORMER,
+                "vae": {},  # the class is made for it
+            },
+            scheduler=_FLOW_MATCH,
+        ),
+        Architecture(
+            name="z-image-turbo",
+            family=Z_IMAGE,
+            components={
+                "text_encoder": _QWEN3_4B,
+                "transformer": {"axes_lens": (1536, 512, 512)},  # the class is made for it
+                "vae": _FLUX_VAE,
+            },
+            scheduler={"shift": 3.0, "use_dynamic_shifting": False},
         ),
         Architecture(
             name="sd15",

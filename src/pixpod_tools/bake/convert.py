@@ -25,7 +25,7 @@ from pixpod_tools.bake.names import match_names
 from pixpod_tools.bake.recipes import ModelRecipe
 from pixpod_tools.bake.shards import PlannedTensor, Progress
 
-_SMALL_KINDS = {".json", ".txt", ".model"}
+_SMALL_KINDS = {".json", ".txt", ".model", ".jinja"}
 _NEVER_RUN = ("safety_checker", "feature_extractor", "image_encoder")
 
 

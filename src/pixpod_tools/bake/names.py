@@ -8,6 +8,8 @@ from pixpod.errors import WeightsUnreadable
 _OLDER: tuple[tuple[str, str], ...] = (
     # CLIPTextModel wrapped its layers until transformers 5
     (r"^", "text_model."),
+    # the encoder inside of a language model
+    (r"^", "model."),
     # attention in VAEs until diffusers 0.15
     (r"\.to_q\.", ".query."),
     (r"\.to_k\.", ".key."),

@@ -14,10 +14,12 @@ from pathlib import Path
 
 import diffusers
 import torch
+import transformers
 
 from pixpod.errors import InvalidSettings
+from pixpod.families import ComponentSpec
 from pixpod_tools.bake.architectures import Architecture, Config, get_architecture
-from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
+from pixpod_tools.bake.character_tokenizers import tokenizer_for
 from pixpod_tools.bake.components import Component, plan_component, storage_of
 from pixpod_tools.bake.layout import write_component, write_json
 from pixpod_tools.bake.recipes import ModelRecipe
@@ -90,7 +92,7 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
     return tuple(
         plan_component(
             each,
-            _full_config(each.class_name, architecture.components[each.name]),
+            _full_config(each, architecture.components[each.name]),
             storage_of(family, recipe.plan, each.name),
             family.quantization,
         )
@@ -98,22 +100,24 @@ def _plan(architecture: Architecture, recipe: ModelRecipe) -> tuple[Component, .
     )
 
 
-def _full_config(class_name: str, config: Config) -> dict[str, object]:
+def _full_config(component: ComponentSpec, config: Config) -> dict[str, object]:
     """Return a config as the library itself writes it; CLIP pools at its tokenizer's end token."""
-    full = dict(config)
+    class_name = component.class_name
+    if component.library == "diffusers":
+        return {
+            **config,
+            "_class_name": class_name,
+            "_diffusers_version": diffusers.__version__,
+        }
+    model_type = getattr(transformers, class_name).config_class.model_type
+    full = {**config, "architectures": [class_name], "model_type": model_type}
     if class_name.startswith("CLIP"):
-        tokenizer = clip_tokenizer()
+        tokenizer = tokenizer_for(class_name)
         full |= {
             "bos_token_id": tokenizer.bos_token_id,
             "eos_token_id": tokenizer.eos_token_id,
             "pad_token_id": tokenizer.pad_token_id,
-            "architectures": [class_name],
-            "model_type": "clip_text_model",
         }
-    elif class_name.startswith("T5"):
-        full |= {"architectures": [class_name], "model_type": "t5"}
-    else:
-        full |= {"_class_name": class_name, "_diffusers_version": diffusers.__version__}
     return full
 
 
@@ -153,10 +157,9 @@ def _write_small_parts(
     }
     for encoder in family.text_encoders:
         name = encoder.replace("text_encoder", "tokenizer")
-        is_clip = family.component(encoder).class_name.startswith("CLIP")
-        tokenizer = clip_tokenizer() if is_clip else t5_tokenizer()
+        tokenizer = tokenizer_for(family.component(encoder).class_name)
         tokenizer.save_pretrained(folder / name)
-        index[name] = ["transformers", "CLIPTokenizer" if is_clip else "T5Tokenizer"]
+        index[name] = ["transformers", type(tokenizer).__name__]
     for component in components:
         index[component.name] = [component.spec.library, component.spec.class_name]
     scheduler_class = getattr(diffusers, scheduler)

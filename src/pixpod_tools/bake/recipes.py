@@ -12,6 +12,7 @@ from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
 from pixpod.extras import Extras, ExtraSpec
 from pixpod.families import STORED_PRECISIONS, FamilySpec, Precision
+from pixpod_tools.bake.architectures import FULL_SIZE
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -33,13 +34,14 @@ class ModelRecipe:
         kept = sorted(family.quantization.keep_16_bit)
         if plan.adaln is not Precision.FLOAT8_DYNAMIC:
             kept.append("adaln")
-        t5 = f"T5 in {plan.t5 or Precision.BFLOAT16}"
-        if plan.t5 is Precision.FLOAT8_DYNAMIC:
-            t5 += " but for its embeddings"
-        return (
+        parts = [
             f"denoiser in {plan.precision} (e4m3fn with a scale per row; activations likewise, "
-            f"when they come) but for {', '.join(kept)}; {t5}; all else in bfloat16"
-        )
+            f"when they come) but for {', '.join(kept)}"
+        ]
+        if family.large_text_encoder:
+            but = " but for its embeddings" if plan.t5 is Precision.FLOAT8_DYNAMIC else ""
+            parts.append(f"T5 in {plan.t5 or Precision.BFLOAT16}{but}")
+        return "; ".join([*parts, "all else in bfloat16"])
 
 
 def _float8(
@@ -77,13 +79,14 @@ PROFILES: Mapping[str, Profile] = {
         ),
     ),
     "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),
-    "flux-dev": Profile(models=(_float8("flux-dev"),)),
+    **{
+        name: Profile(models=(_float8(name),))
+        for name, architecture in FULL_SIZE.items()
+        if architecture.family.quantization
+    },
     "flux-dev-24gb": Profile(models=(_float8("flux-dev", t5=Precision.FLOAT8_DYNAMIC),)),
     "flux-dev-adaln16": Profile(models=(_float8("flux-dev", adaln=Precision.BFLOAT16),)),
     "flux-dev-16bit": Profile(models=(_in("flux-dev-16bit", Precision.BFLOAT16),)),
-    "flux-krea-dev": Profile(models=(_float8("flux-krea-dev"),)),
-    "flux-kontext": Profile(models=(_float8("flux-kontext"),)),
-    "flux-fill": Profile(models=(_float8("flux-fill"),)),
     "sdxl-few-steps": Profile(
         models=(_in("sdxl-lightning", Precision.FLOAT16), _in("sdxl-turbo", Precision.FLOAT16))
     ),
@@ -97,7 +100,9 @@ PROFILES: Mapping[str, Profile] = {
     ),
     "slim": Profile(models=()),
 }
-"""The contents of images by name. `slim` has no weights: they come from elsewhere."""
+"""The contents of images by name; each model that runs in 8 bits has an image of its own.
+`slim` has no weights: they come from elsewhere.
+"""
 
 
 def get_profile(name: str) -> Profile:

@@ -2,19 +2,18 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
+from functools import cache
 from typing import Any
 
-from pixpod.catalog import load_catalog
+from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.payload import parse_job
 from pixpod.contract.rules import Capabilities
 from pixpod.engine.precision.precision import offered_qualities
 from pixpod.errors import PayloadError
 from pixpod.extras import ExtraKind, extras_for, load_extras
+from pixpod.families import FAMILIES
 from pixpod.job import Delivery
 from pixpod_tools.generate.markdown import generated_from, table
-
-MODELS = ("flux-tiny", "flux-kontext", "flux-fill", "sdxl-tiny", "sd15-tiny")
-"""One of each family, as all models of a family take the same."""
 
 IMAGE, MASK, LORA = "https://app.example/image.png", "https://app.example/mask.png", "style"
 """Sources that the jobs of the table name."""
@@ -46,6 +45,7 @@ _CLIP_SKIP = {"clip_skip": 1}
 
 _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`image`": _IMAGE,
+    "`image`, a list of two": {"image": [IMAGE, IMAGE]},
     "`image`, `mask`": _MASK,
     "`loras`": _LORA,
     "`loras`, `image`": _LORA | _IMAGE,
@@ -115,7 +115,7 @@ How each of them works: [images](images.md), [LoRAs](loras.md), [control images]
 
 def render() -> str:
     """Return the text of the page."""
-    titles = [load_catalog()[name].family.title for name in MODELS]
+    titles = [family.title for family in FAMILIES.values()]
     return (
         _HEAD
         + table(("fields", *titles), _rows())
@@ -134,9 +134,15 @@ def refused_fields(feature: Feature, model: str) -> tuple[str, ...]:
     return ()
 
 
+def _listed_models() -> Catalog:
+    """Return the last model of each family, as all models of a family take the same."""
+    last = {spec.family.name: spec for spec in load_catalog().values()}
+    return {last[family].name: last[family] for family in FAMILIES}
+
+
 def _rows() -> Iterator[tuple[str, ...]]:
     for feature in FEATURES:
-        cells = (refused_fields(feature, model) for model in MODELS)
+        cells = (refused_fields(feature, model) for model in _capabilities().models)
         yield (feature.title, *(_cell(fields) for fields in cells))
 
 
@@ -144,14 +150,15 @@ def _cell(fields: tuple[str, ...]) -> str:
     return ", ".join(f"`{field}`" for field in fields) if fields else "yes"
 
 
+@cache
 def _capabilities() -> Capabilities:
-    """Return a deployment of MODELS with one extra of each kind for each of them."""
-    models = {name: load_catalog()[name] for name in MODELS}
+    """Return a deployment of these models with one extra of each kind for each of them."""
+    models, all_extras = _listed_models(), load_extras()
     extras = {
         extra.name: extra
         for spec in models.values()
         for kind in ExtraKind
-        for extra in extras_for(spec, load_extras(), kind)[:1]
+        for extra in extras_for(spec, all_extras, kind)[:1]
     }
     return Capabilities(
         models=models,

@@ -20,7 +20,7 @@ is an architecture.
 
 _DEFAULTS = """
 The large models need CUDA and never run on the CPU. The precision in this table is a model's
-default: a GPU may choose another one for FLUX, by its class in
+default: a GPU may choose another one for FLUX, FLUX.2 klein and Z-Image, by its class in
 [gpus.toml](../src/pixpod/gpus.toml), and `PIXPOD_PRECISION` sets it by hand; `flux-dev-16bit` runs
 in 16 bits everywhere. Each reply says in `model.precision` what ran. The tiny models ship with the
 source:

@@ -103,18 +103,15 @@ class AdaptedCopies:
     ) -> AdaptedCopy:
         family, original = model.spec.family, model.components[component]
         is_denoiser = component == family.denoiser
-        is_chosen = family.lora.is_usual if family.lora and is_denoiser else _any_layer
+        assert family.lora is not None, "the contract refuses LoRAs for other families"
         layers = [
             name
             for name, layer in original.named_modules()
-            if can_have_side_path(layer) and (slots.is_whole or is_chosen(name))
+            if can_have_side_path(layer)
+            and (not is_denoiser or family.lora.can_have(name, is_whole=slots.is_whole))
         ]
         copy = AdaptedCopy(original, layers, slots.rank, num_rows)
         if is_denoiser and self._compile_copy is not None:
             components = {**model.components, component: copy.module}
             copy.compilation = self._compile_copy(model.with_components(components))
         return copy
-
-
-def _any_layer(name: str) -> bool:
-    return True

@@ -71,11 +71,13 @@ def _read(file: LoraFile) -> tuple[dict[str, torch.Tensor], Mapping[str, str]]:
 def _layers_of(model: LoadedModel) -> dict[str, nn.Module]:
     """Return the layers that may have side paths by their full names."""
     family = model.spec.family
+    assert family.lora is not None, "the contract refuses LoRAs for other families"
     return {
         f"{component}.{name}": module
         for component in (family.denoiser, *family.text_encoders)
         for name, module in model.components[component].named_modules()
         if can_have_side_path(module)
+        and (component != family.denoiser or family.lora.can_have(name))
     }
 
 

@@ -11,6 +11,7 @@ from collections import OrderedDict
 from collections.abc import Callable
 
 import torch
+from torch.utils._pytree import tree_leaves, tree_map_only
 
 from pixpod.engine.execution.pipelines import Arguments
 from pixpod.engine.model import LoadedModel
@@ -58,14 +59,12 @@ def digest_key(*inputs: object) -> bytes:
 
 
 def _count_bytes(entry: Arguments) -> int:
-    return sum(value.nbytes for value in entry.values() if isinstance(value, torch.Tensor))
+    return sum(value.nbytes for value in tree_leaves(entry) if isinstance(value, torch.Tensor))
 
 
 def _map_tensors(convert: Callable[[torch.Tensor], torch.Tensor], entry: Arguments) -> Arguments:
-    return {
-        name: convert(value) if isinstance(value, torch.Tensor) else value
-        for name, value in entry.items()
-    }
+    mapped: Arguments = tree_map_only(torch.Tensor, convert, entry)
+    return mapped
 
 
 def _pinned_copy(value: torch.Tensor) -> torch.Tensor:

@@ -184,7 +184,11 @@ def _fill_buffers(module: nn.Module, device: torch.device) -> None:
         for name, buffer in owner.named_buffers(recurse=False):
             if not buffer.is_meta:
                 continue
-            if name != "position_ids":
+            if name == "position_ids":
+                positions = torch.arange(buffer.shape[-1], device=device, dtype=buffer.dtype)
+                setattr(owner, name, positions.expand(buffer.shape))
+            elif type(owner).__name__.endswith("RotaryEmbedding"):
+                made = type(owner)(owner.config)  # of transformers: computed from the config alone
+                setattr(owner, name, getattr(made, name).to(device))
+            else:
                 raise NamesDiffer(f"buffer {name} of {type(owner).__name__}")
-            positions = torch.arange(buffer.shape[-1], device=device, dtype=buffer.dtype)
-            setattr(owner, name, positions.expand(buffer.shape))

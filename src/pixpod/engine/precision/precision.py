@@ -128,7 +128,7 @@ def choose_precision(
     if spec.quantization is None:
         return _choose_unquantized(spec, checkpoint, hardware, requested)
     chosen = _choose_denoiser(spec, checkpoint, hardware, quality, requested, is_compiling)
-    t5 = _choose_t5(checkpoint, hardware)
+    t5 = _choose_t5(checkpoint, hardware) if spec.family.large_text_encoder else None
     warnings = list(hardware.gpu.cautions) if hardware.gpu else []
     warnings += _warnings(chosen, hardware, is_compiling)
     if quality is Quality.MAX and t5 is not None:

@@ -27,6 +27,11 @@ from pixpod.families import Precision, QuantizationSpec
 
 _PATCHING = threading.Lock()
 
+LEAST_ACTIVATION = 1e-12
+"""Largest value that a row of activations has at least for its scale: that of a row of zeros, as
+padding is, would be 0, and the row not a number.
+"""
+
 LayerFilter = Callable[[nn.Module, str], bool]
 """Decides by a module and its full name whether its weights are quantized."""
 
@@ -44,7 +49,9 @@ def quantize_float8_dynamic(
 
 
 def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
-    return Float8DynamicActivationFloat8WeightConfig(granularity=PerRow())
+    return Float8DynamicActivationFloat8WeightConfig(
+        granularity=PerRow(), activation_value_lb=LEAST_ACTIVATION
+    )
 
 
 def float8_dynamic() -> AOBaseConfig:

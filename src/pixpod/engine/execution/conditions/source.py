@@ -15,7 +15,7 @@ from pixpod.engine.execution.condition_cache import ConditionCache, cache_key
 from pixpod.engine.execution.conditions.base import AfterStep, Condition, to_levels, to_tensor
 from pixpod.engine.execution.pipelines import Arguments, calls_of
 from pixpod.engine.model import LoadedModel, Pipeline, Scheduler
-from pixpod.job import GenerationRequest, RawMask
+from pixpod.job import GenerationRequest, InputImage, RawMask
 from pixpod.methods import StageName
 
 
@@ -28,15 +28,22 @@ class SourceCondition(Condition):
         self._cache = cache
 
     def find(self, model: LoadedModel, request: GenerationRequest) -> Arguments | None:
-        key = _key(model, request)
-        return {} if key is None else self._cache.get(key, model.device)
+        found = [self._find(model, image) for image in _images(request)]
+        known = [each for each in found if each is not None]
+        return _arguments(known) if len(known) == len(found) else None
 
     def compute(self, model: LoadedModel, pipe: Pipeline, request: GenerationRequest) -> Arguments:
-        image, key = request.conditions.image, _key(model, request)
-        assert image is not None and key is not None, "a request without image is found"
+        return _arguments([self._encode(model, pipe, image) for image in _images(request)])
+
+    def _find(self, model: LoadedModel, image: InputImage) -> Arguments | None:
+        return self._cache.get(cache_key("image", model, image.digest), model.device)
+
+    def _encode(self, model: LoadedModel, pipe: Pipeline, image: InputImage) -> Arguments:
+        if (found := self._find(model, image)) is not None:
+            return found
         pixels = to_tensor(image.raw, model.device)
         arguments = {"image": calls_of(model.spec.family).encode_image(pipe, pixels)}
-        self._cache.put(key, arguments)
+        self._cache.put(cache_key("image", model, image.digest), arguments)
         return arguments
 
     def after_step(
@@ -46,7 +53,8 @@ class SourceCondition(Condition):
         if not any(masks) or batch.model.spec.family.sees_mask:
             return None
         arguments = [row.state.arguments[self.used_by] for row in rows]
-        given = torch.cat([each["image"] for each in arguments]).to(arguments[0]["prompt_embeds"])
+        like = arguments[0]["prompt_embeds"][0]
+        given = torch.cat([each["image"] for each in arguments]).to(like)
         noise = torch.cat([_noise(row, given) for row in rows])
         size = (given.shape[-2], given.shape[-1])
         shares = torch.cat([_latent_mask(mask, size) for mask in masks]).to(given)
@@ -74,9 +82,18 @@ class SourceCondition(Condition):
         return blended.to(torch.uint8)
 
 
-def _key(model: LoadedModel, request: GenerationRequest) -> bytes | None:
+def _images(request: GenerationRequest) -> tuple[InputImage, ...]:
+    """Return the given image, and those that are edited with it; none without an image."""
     image = request.conditions.image
-    return cache_key("image", model, image.digest) if image else None
+    return (image, *request.conditions.references) if image else ()
+
+
+def _arguments(encoded: Sequence[Arguments]) -> Arguments:
+    """Return the latents of the first image, and those of all others as (1, images, ...)."""
+    if not encoded:
+        return {}
+    first, *others = (each["image"] for each in encoded)
+    return {"image": first} | ({"references": torch.stack(others, dim=1)} if others else {})
 
 
 def _latent_mask(mask: RawMask | None, size: tuple[int, int]) -> torch.Tensor:

@@ -5,6 +5,7 @@ from typing import Any
 
 from pixpod.engine.execution.pipelines.base import (
     Arguments,
+    ArrangingCalls,
     MaskCalls,
     PipelineCalls,
     RefinerCalls,
@@ -14,6 +15,7 @@ from pixpod.families import FamilySpec
 
 __all__ = [
     "Arguments",
+    "ArrangingCalls",
     "MaskCalls",
     "PipelineCalls",
     "RefinerCalls",

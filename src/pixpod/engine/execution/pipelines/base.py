@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 
@@ -13,8 +13,8 @@ from pixpod.families import ClipTextSpec
 from pixpod.job import GenerationRequest, ImagePromptOptions, Prompts
 
 Arguments = dict[str, Any]
-"""Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. Any: the
-types of arguments differ.
+"""Keyword arguments of a pipeline's call. A tensor's first dimension is 1, for one prompt. A list
+has one tensor, where those of other prompts have other lengths. Any: the types differ.
 """
 
 
@@ -41,7 +41,10 @@ class TokenLimit:
 
 
 class PipelineCalls(Protocol):
-    """Calls a family's pipelines. Every method runs under `torch.inference_mode`."""
+    """Calls a family's pipelines. Every method runs under `torch.inference_mode`.
+
+    The methods for control images and image prompts are needed only where the family takes some.
+    """
 
     def token_limits(
         self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
@@ -113,6 +116,18 @@ class PipelineCalls(Protocol):
         ...
 
 
+@runtime_checkable
+class ArrangingCalls(Protocol):
+    """Calls pipelines that take arguments in another form than conditions compute them."""
+
+    def arrange(self, pipe: Pipeline, arguments: Arguments) -> Arguments:
+        """Return the arguments of all rows as the pipeline's call takes them.
+
+        May change the pipeline for this call.
+        """
+        ...
+
+
 class MaskCalls(PipelineCalls, Protocol):
     """Calls the pipelines of a family whose denoiser sees the mask."""
 
@@ -168,6 +183,22 @@ def check_channels(name: str, expected: int, got: int, subject: str) -> None:
 
 def clip_limit(field: str, text: str, tokenizer: Tokenizer) -> TokenLimit:
     return TokenLimit(field=field, text=text, tokenizer=tokenizer, limit=tokenizer.model_max_length)
+
+
+def chat_limit(
+    field: str, tokenizer: Tokenizer, request: GenerationRequest, *, enable_thinking: bool
+) -> TokenLimit:
+    """Return the limit of a text that a language model reads as what its user says."""
+    assert request.text.max_sequence_length is not None
+    chat = tokenizer.apply_chat_template(
+        [{"role": "user", "content": getattr(request.prompts, field)}],
+        tokenize=False,
+        add_generation_prompt=True,
+        enable_thinking=enable_thinking,
+    )
+    return TokenLimit(
+        field=field, text=chat, tokenizer=tokenizer, limit=request.text.max_sequence_length
+    )
 
 
 def second_texts(prompts: Prompts) -> Iterator[tuple[str, str]]:

@@ -1,6 +1,7 @@
 """Denoises latents, by the pipeline's own loop."""
 
 from collections.abc import Callable, Sequence
+from itertools import chain
 from typing import Any
 
 import torch
@@ -8,7 +9,7 @@ import torch
 from pixpod.engine.device import Pace
 from pixpod.engine.execution.batch import Batch, Row
 from pixpod.engine.execution.conditions import AfterStep, Condition
-from pixpod.engine.execution.pipelines import Arguments
+from pixpod.engine.execution.pipelines import Arguments, ArrangingCalls
 from pixpod.engine.execution.stages.base import StageContext
 from pixpod.engine.execution.step_cache import step_caching
 from pixpod.engine.model import Pipeline
@@ -60,6 +61,8 @@ class DenoiseStage:
         arguments = _stack([self.arguments_of(row) for row in rows])
         for condition in self._conditions:
             arguments = condition.arrange(batch, pipe, arguments)
+        if isinstance(batch.calls, ArrangingCalls):
+            arguments = batch.calls.arrange(pipe, arguments)
         with step_caching(
             getattr(pipe, model.spec.family.denoiser),
             model.spec.family.step_cache_blocks,
@@ -85,11 +88,14 @@ class DenoiseStage:
 
 
 def _stack(rows: Sequence[Arguments]) -> Arguments:
-    """Join the tensors of all rows; other arguments are the same for all of them."""
-    return {
-        name: torch.cat([row[name] for row in rows]) if isinstance(value, torch.Tensor) else value
-        for name, value in rows[0].items()
-    }
+    """Join the tensors and lists of all rows; other arguments are the same for all of them."""
+    return {name: _join([row[name] for row in rows]) for name in rows[0]}
+
+
+def _join(values: Sequence[Any]) -> Any:  # noqa: ANN401 - the types of arguments differ
+    if isinstance(values[0], torch.Tensor):
+        return torch.cat(list(values))
+    return [*chain(*values)] if isinstance(values[0], list) else values[0]
 
 
 def _step_callback(
