@@ -5,7 +5,7 @@ Knows nothing of files or devices. `catalog.toml` beside it is the built-in list
 
 import tomllib
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from importlib import resources
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,7 +13,14 @@ from typing import Annotated, Any
 from pydantic import ConfigDict, Field, InstanceOf, TypeAdapter, ValidationError
 
 from pixpod.errors import InvalidSettings
-from pixpod.families import FAMILIES, FamilySpec, Precision, QuantizationSpec, SchedulerSpec
+from pixpod.families import (
+    FAMILIES,
+    DenoiserSize,
+    FamilySpec,
+    Precision,
+    QuantizationSpec,
+    SchedulerSpec,
+)
 from pixpod.job import (
     GenerationRequest,
     Mode,
@@ -71,7 +78,8 @@ class ModelSpec:
     `precision` maps a device type to the default precision there; for families that can be
     quantized, on a GPU it is the 16-bit format, and the GPU decides whether it is used, unless the
     model `keeps_16_bit`. `denoiser_file` replaces the denoiser's weights in the repository.
-    `schedulers` and `step_counts` are the only ones that the model takes, empty for all.
+    `schedulers` and `step_counts` are the only ones that the model takes, empty for all. `family`
+    has no component of `without`, and a denoiser of `denoiser_size` if that is given.
     """
 
     __pydantic_config__ = CHECKS
@@ -89,6 +97,8 @@ class ModelSpec:
     denoiser_repository: str | None = None
     denoiser_revision: str | None = None
     denoiser_file: str | None = None
+    denoiser_size: DenoiserSize | None = None
+    without: tuple[str, ...] = ()
     licence_must_be_accepted: bool = False
     requires_cuda: bool = False
     takes_guidance: bool = True
@@ -211,7 +221,16 @@ def _parse(
             field = ".".join(map(str, problem["loc"]))
             raise InvalidSettings(f"{where}: {field}: {problem['msg']}") from exc
         _check_fit(specs[name], where)
+        specs[name] = _with_own_family(specs[name])
     return specs
+
+
+def _with_own_family(spec: ModelSpec) -> ModelSpec:
+    """Return the spec with a family that has what the model has."""
+    if not spec.without and spec.denoiser_size is None:
+        return spec
+    family = spec.family.variant(without=spec.without, denoiser_size=spec.denoiser_size)
+    return replace(spec, family=family)
 
 
 def _check_fit(spec: ModelSpec, where: str) -> None:
@@ -226,6 +245,7 @@ def _check_fit(spec: ModelSpec, where: str) -> None:
         "precision": bool(spec.precision) and spec.precision.keys() <= {"cpu", "cuda"},
         "denoiser_file": spec.denoiser_file is None or "/" not in spec.denoiser_file,
         "denoiser_repository": bool(spec.denoiser_repository) == bool(spec.denoiser_file),
+        "without": set(spec.without) <= family.optional_components,
         "schedulers": set(schedulers) <= family.schedulers.keys(),
         "step_counts": max(spec.step_counts, default=0) <= limits.max_steps,
         "defaults.scheduler": defaults.scheduler in schedulers,

@@ -161,7 +161,9 @@ class ExtraSpec:
 
     def fits(self, spec: ModelSpec) -> bool:
         """Return whether a model can be served with it. Of image encoders, adapters decide."""
-        is_of_family = self.kind.sees_pixels or spec.family is self.family
+        is_of_family = self.kind.sees_pixels or (
+            self.family is not None and self.family.name == spec.family.name
+        )
         return is_of_family and (not self.models or spec.name in self.models)
 
 

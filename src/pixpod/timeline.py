@@ -52,8 +52,9 @@ class Span:
 class BootTimeline:
     """The overlapping phases of a boot. May be written to by any thread.
 
-    Phases are `start` (interpreter and settings), `sdk`, `import`, `device`, `read`, `build`,
-    `bind`, `quantize`, `warm`, and the moments `taking_jobs`, `ready` and `first_image`.
+    Phases are `start` (interpreter and settings), `sdk`, `import` of each library, `device`,
+    `read`, `build`, `bind`, `quantize`, `warm`, and the moments `taking_jobs`, `ready` and
+    `first_image`.
     """
 
     def __init__(self, clock: Clock) -> None:

@@ -14,7 +14,7 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 
 PACKAGES = (
-    *("torch", "torchao", "diffusers", "transformers", "accelerate", "safetensors"),
+    *("torch", "torchao", "diffusers", "transformers", "safetensors"),
     *("runpod", "xxhash"),
 )
 

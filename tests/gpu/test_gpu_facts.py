@@ -7,7 +7,7 @@ from diffusers.models.attention_dispatch import attention_backend, dispatch_atte
 from pixpod.engine.device import Pace
 from pixpod.engine.device_probe import cuda_of_torch, probe_gpu
 from pixpod.engine.precision.attention import NATIVE, set_attention
-from pixpod.engine.precision.quantization import computes_float8
+from pixpod.engine.precision.float8 import computes_float8
 from pixpod.families import Precision
 from pixpod.gpus import find_gpu_class
 

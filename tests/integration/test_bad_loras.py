@@ -5,7 +5,7 @@ import json
 import pytest
 from support.lora_files import BAD_LORAS, FLUX_LAYER, SDXL_LAYER, file_of, pair
 from support.lora_worker import lora_desk
-from support.tiny_models import MODELS
+from support.tiny_models import WITH_EXTRAS
 
 from pixpod.engine.execution.conditions import LoraCondition
 
@@ -15,7 +15,7 @@ LAYERS = {"flux-tiny": FLUX_LAYER, "sdxl-tiny": SDXL_LAYER, "sd15-tiny": SDXL_LA
 
 @pytest.fixture(scope="module")
 def desk(tmp_path_factory):
-    desk = lora_desk(tmp_path_factory.mktemp("bad"), ",".join(MODELS), PIXPOD_LORA_DIR="")
+    desk = lora_desk(tmp_path_factory.mktemp("bad"), ",".join(WITH_EXTRAS), PIXPOD_LORA_DIR="")
     yield desk
     desk.worker.stop()
 
@@ -23,7 +23,7 @@ def desk(tmp_path_factory):
 @pytest.fixture(scope="module")
 def widths(desk):
     """The width of the layer that good files are for, by model."""
-    return {name: _width(desk, name) for name in MODELS}
+    return {name: _width(desk, name) for name in WITH_EXTRAS}
 
 
 def _width(desk, name):
@@ -52,7 +52,7 @@ def test_table_has_many_files_and_each_once():
 
 
 def test_each_is_refused_at_its_place_with_the_reason_and_fails_its_own_job_only(desk, widths):
-    for name in MODELS:
+    for name in WITH_EXTRAS:
         desk.files[f"good-{name}"] = file_of(pair(LAYERS[name], (widths[name],) * 2))
     jobs = []
     for number, bad in enumerate(BAD_LORAS):

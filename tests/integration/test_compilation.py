@@ -507,4 +507,5 @@ class TestTool:
     def test_unknown_model_is_refused_with_those_that_are_there(self, tmp_path, capsys):
         given = ["--model", "flux-2", "--to", str(tmp_path), "--device", "cpu"]
         assert main(given) == 1
-        assert "flux-tiny, sdxl-tiny, sd15-tiny" in capsys.readouterr().err
+        expected = "flux-tiny, flux-kontext-tiny, sd35-tiny, sdxl-tiny, sd15-tiny"
+        assert expected in capsys.readouterr().err

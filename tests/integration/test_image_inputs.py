@@ -12,7 +12,7 @@ from pixpod_tools.tiny.checker import check
 STEPS = 20
 STRENGTHS = (0.1, 0.3, 0.5, 0.7)
 FEW, MANY = 8, 48
-LEAST_KEPT = {"flux-tiny": 0.90, "sdxl-tiny": 0.65, "sd15-tiny": 0.65}
+LEAST_KEPT = {"flux-tiny": 0.90, "sd35-tiny": 0.91, "sdxl-tiny": 0.65, "sd15-tiny": 0.65}
 SCENE = source_scenes(1)[0]
 SOURCE = draw(SCENE)
 MASK = np.zeros((64, 64), np.uint8)

@@ -57,6 +57,9 @@ PROMPT = "a red circle on a blue background"
 MODELS = tuple(ADAPTERS)
 STEPS = 4
 IMAGES = [random_image(seed) for seed in range(3)]
+ADAPTER = "sd15-ip-adapter-tiny"
+EIGHT = grid_scenes()[::31]
+"""Other colours, and two of each shape."""
 
 
 @pytest.fixture(scope="module")
@@ -156,6 +159,53 @@ def test_36_images_show_the_colours_of_the_given_ones(desk):
     print(f"\nflux-tiny, 36 images: both colours {colours:.0%}, shape {shapes:.0%}")
     assert colours >= 0.95
     assert shapes >= 0.75
+
+
+@pytest.fixture(scope="module")
+def shipped(tmp_path_factory):
+    """SD 1.5 with the adapter that ships, which was trained with images of such scenes."""
+    worker = build_tiny_worker(
+        tmp_path_factory.mktemp("shipped"), PIXPOD_MODELS="sd15-tiny", PIXPOD_PRECISION="float32"
+    )
+    worker.start()
+    yield Desk(worker)
+    worker.stop()
+
+
+def shown_scenes(desk, scenes, **changes):
+    """Show images of scenes to SD 1.5 in one batch, without words, and check what it generates."""
+    model = loaded_of(desk, "sd15-tiny")
+    options = make_image_prompt(adapter=ADAPTER, encoder="clip-vision-tiny", size_px=64)
+    plain = model.spec.default_request(prompt="a", image_prompt=options, **changes)
+    shown = [as_input(Image.fromarray(draw(scene)), options.size_px) for scene in scenes]
+    requests = [
+        replace(plain, seeds=(seed,), conditions=Conditions(prompt_images=(image,)))
+        for seed, image in enumerate(shown)
+    ]
+    found = LocalRunner(model).generate(*requests).pixels
+    images = [np.frombuffer(each, np.uint8).reshape(64, 64, 3) for each in found]
+    return [check(*pair) for pair in zip(images, scenes, strict=True)]
+
+
+def test_eight_images_in_a_batch_come_back(shipped):
+    """Each row has the colours of the image that it is shown, and mostly the shape."""
+    verdicts = shown_scenes(shipped, EIGHT)
+    assert all(each.background and each.colour for each in verdicts), verdicts
+    assert share([each.shape for each in verdicts]) >= 0.75
+
+
+@pytest.mark.acceptance
+def test_224_images_come_back(shipped):
+    """Some combinations of colours and shape were never seen in training."""
+    scenes, size = grid_scenes(), len(EIGHT)
+    batches = [scenes[first : first + size] for first in range(0, len(scenes), size)]
+    verdicts = [each for batch in batches for each in shown_scenes(shipped, batch)]
+    names = ("background", "colour", "shape", "position")
+    found = {name: share([getattr(each, name) for each in verdicts]) for name in names}
+    print(f"\nsd15-tiny, {len(verdicts)} images: {found}")
+    assert found["background"] >= 0.95
+    assert found["colour"] >= 0.92
+    assert found["shape"] >= 0.57
 
 
 @pytest.mark.parametrize("model", MODELS)
@@ -379,9 +429,9 @@ def test_no_graph_is_compiled_for_other_images_or_scales(desk, tmp_path):
     assert images.pixels[1] != second[1]
 
 
-def as_input(image):
+def as_input(image, side=224):
     raw = RawImage(width=image.width, height=image.height, pixels=image.tobytes())
-    return fit_prompt_image(raw, 224, SD15)
+    return fit_prompt_image(raw, side, SD15)
 
 
 def test_extras_come_and_go_with_little_memory(desk, weights, tmp_path):

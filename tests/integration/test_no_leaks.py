@@ -20,7 +20,7 @@ from support.control_images import as_png, cases
 from support.image_prompts import weights_with_adapters
 from support.leaks import Fault, injecting_faults, snapshot_of
 from support.lora_worker import LORAS
-from support.tiny_models import MODELS, Desk, build_tiny_worker, to_pixels
+from support.tiny_models import WITH_EXTRAS, Desk, build_tiny_worker, to_pixels
 from tqdm import tqdm
 
 from pixpod.job import Quality
@@ -66,7 +66,7 @@ def random_faults(chance: random.Random, count: int) -> list[str]:
 
 
 def random_trial(chance: random.Random, fault: str) -> Trial:
-    model = chance.choice(MODELS)
+    model = chance.choice(WITH_EXTRAS)
     case = chance.choice(CASES)
     job = case.job(model, num_inference_steps=STEPS, num_images=chance.choice((1, 2)))
     job |= {"prompt": f"{job['prompt']} {chance.random()}", "seed": chance.randrange(1000)}
@@ -148,7 +148,7 @@ def desk(tmp_path_factory):
     folder = tmp_path_factory.mktemp("loras")
     for path in LORAS.glob("*.safetensors"):
         (folder / path.name).write_bytes(path.read_bytes())
-    for model in MODELS:
+    for model in WITH_EXTRAS:
         (folder / f"{_short(model)}-broken.safetensors").write_bytes(b"\x08" + bytes(15))
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
@@ -164,7 +164,7 @@ def snapshots_of(desk):
     """Of all models, with everything onloaded: what is offloaded has no content."""
     loader = desk.worker.engine.loader
     snapshots = []
-    for name in MODELS:
+    for name in WITH_EXTRAS:
         runnable = loader.load(name, Quality.DEFAULT).result()
         model = runnable.loaded
         with runnable.runner.placement.pinning(model, (*model.components, *model.extras)):
@@ -175,7 +175,7 @@ def snapshots_of(desk):
 def plain_images(desk):
     jobs = [
         {"model": model, "prompt": CASES[0].scene.caption, "seed": 3, "num_inference_steps": 2}
-        for model in MODELS
+        for model in WITH_EXTRAS
     ]
     return [to_pixels(reply["images"][0]) for reply in desk.replies(jobs)]
 
@@ -220,7 +220,7 @@ def _raise(error):
 
 def load_all(desk, chance):
     """Run each feature of each model once."""
-    for model in MODELS:
+    for model in WITH_EXTRAS:
         features = [feature(chance, model, CASES[0]) for feature in FEATURES]
         for given in (*features, _nets(CASES[0], NETS[model])):
             reply = desk.reply(**CASES[0].job(model, num_inference_steps=STEPS, **given))
@@ -240,7 +240,7 @@ def check(desk, count):
             outcome = outcome_of(desk, trial, faults)
             assert outcome in CODES[trial.fault], f"job {number}: {trial}"
             ends[f"{trial.fault}: {outcome}"] += 1
-            for model, before, after in zip(MODELS, plain, plain_images(desk), strict=True):
+            for model, before, after in zip(WITH_EXTRAS, plain, plain_images(desk), strict=True):
                 assert np.array_equal(before, after), f"{model} after job {number}: {trial}"
     assert snapshots_of(desk) == snapshots
     return ends

@@ -12,8 +12,9 @@ from torchao.quantization.quantize_.workflows import Int8Tensor
 
 from pixpod.engine.model import LoadedModel
 from pixpod.engine.precision.attention import set_attention
+from pixpod.engine.precision.float8 import computes_float8, holds_float8
 from pixpod.engine.precision.precision import QuantizationPlan
-from pixpod.engine.precision.quantization import computes_float8, convert, holds_float8, is_8_bit
+from pixpod.engine.precision.quantization import convert, is_8_bit
 from pixpod.families import FLUX, Precision
 from pixpod_tools.tiny.checker import check
 

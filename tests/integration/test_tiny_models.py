@@ -5,8 +5,9 @@ import functools
 import pytest
 from support.tiny_models import MODELS, Desk, build_tiny_worker, share, trained_scenes
 
-LEAST_SHAPES = {"flux-tiny": 0.92, "sdxl-tiny": 0.85, "sd15-tiny": 0.85}
+LEAST_SHAPES = {"flux-tiny": 0.92, "sd35-tiny": 0.95, "sdxl-tiny": 0.85, "sd15-tiny": 0.85}
 MAX_FLOAT8_LOSS = 0.03
+QUANTIZED = ("flux-tiny", "sd35-tiny")
 FEW, MANY = 8, 56
 """Prompts. One of the few may be wrong, in any respect."""
 
@@ -60,11 +61,10 @@ def test_56_trained_prompts_are_obeyed(judge, model):
 
 
 @pytest.mark.acceptance
-def test_float8_loses_at_most_3_points_of_168_prompts_against_16_bit(judge):
+@pytest.mark.parametrize("model", QUANTIZED)
+def test_float8_loses_at_most_3_points_of_168_prompts_against_16_bit(judge, model):
     """One of 56 prompts would be 1.8 points."""
-    in_float8 = rights(judge("flux-tiny", 3 * MANY))
-    in_bfloat16 = rights(judge("flux-tiny", 3 * MANY, "bfloat16"))
-    print(
-        f"\nflux-tiny, {3 * MANY} prompts\n{in_float8:7.1%}  float8\n{in_bfloat16:7.1%}  bfloat16"
-    )
+    in_float8 = rights(judge(model, 3 * MANY, "float8_dynamic"))
+    in_bfloat16 = rights(judge(model, 3 * MANY, "bfloat16"))
+    print(f"\n{model}, {3 * MANY} prompts\n{in_float8:7.1%}  float8\n{in_bfloat16:7.1%}  bfloat16")
     assert in_float8 >= in_bfloat16 - MAX_FLOAT8_LOSS

@@ -20,8 +20,9 @@ from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.loading.loader import ModelLoader
 from pixpod.engine.loading.variants import plan_models
 from pixpod.engine.memory.sharing import Sharing
+from pixpod.engine.precision.float8 import holds_float8
 from pixpod.engine.precision.precision import Hardware, QuantizationPlan
-from pixpod.engine.precision.quantization import holds_float8, is_8_bit
+from pixpod.engine.precision.quantization import is_8_bit
 from pixpod.errors import InvalidInput, ModelUnavailable
 from pixpod.families import Precision
 from pixpod.job import Quality

@@ -27,10 +27,12 @@ EXTRAS_FILE = Path(__file__).with_name("extras.toml")
 
 CATALOG = load_catalog()
 PUBLISHED = {"vit-h", "ip-adapter-plus-sd15", "ip-adapter-plus-sdxl", "redux"}
-"""Left out of the offer, in which each tiny model has one adapter."""
+SHIPPED_ADAPTER = {"clip-vision-tiny", "sd15-ip-adapter-tiny"}
+_LEFT_OUT = PUBLISHED | SHIPPED_ADAPTER
+"""Not in the offer, in which each tiny model has one adapter."""
 
 OFFERED_EXTRAS = {
-    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if name not in PUBLISHED
+    name: extra for name, extra in load_extras(EXTRAS_FILE).items() if name not in _LEFT_OUT
 }
 OFFER = Capabilities(
     models=CATALOG,
@@ -38,8 +40,8 @@ OFFER = Capabilities(
     deliveries=(Delivery.INLINE, Delivery.DIRECTORY),
     extras=OFFERED_EXTRAS,
 )
-"""All built-in models and extras but for PUBLISHED, tiny and real, and those of EXTRAS_FILE, of a
-deployment without S3.
+"""All built-in models and extras, tiny and real, and those of EXTRAS_FILE, but for the ones left
+out, of a deployment without S3.
 """
 
 

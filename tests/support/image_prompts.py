@@ -15,7 +15,7 @@ from PIL import Image
 from safetensors.torch import save_file
 from support import loading
 from support.broken_weights import write_manifest
-from support.factories import EXTRAS_FILE
+from support.factories import EXTRAS_FILE, SHIPPED_ADAPTER
 from transformers import (
     CLIPImageProcessorPil,
     CLIPVisionConfig,
@@ -129,9 +129,13 @@ def weights_with_adapters(folder: Path) -> dict[str, str]:
 
 
 def bake_extras(source: Path, directory: Path) -> None:
-    """Make a weights directory with the tiny models and these extras."""
+    """Make a weights directory with the tiny models, and these extras in the place of the adapter
+    that ships for sd15-tiny.
+    """
     (directory / "tiny").symlink_to(SOURCE_WEIGHTS_DIR / "tiny")
-    write_manifest(directory, *read_manifest(SOURCE_WEIGHTS_DIR).values())
+    shipped = read_manifest(SOURCE_WEIGHTS_DIR)
+    kept = [entry for name, entry in shipped.items() if name not in SHIPPED_ADAPTER]
+    write_manifest(directory, *kept)
     extras = load_extras(EXTRAS_FILE)
     for name in (ENCODER, "sd15-plus", "sdxl-plus"):
         folder = source / ("image_encoder" if name == ENCODER else "")

@@ -1,6 +1,6 @@
-"""Stable Diffusion 3 as a fourth family: one data value, its pipeline calls, and random weights."""
+"""A family that the product does not know: one data value, its pipeline calls, random weights."""
 
-from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,75 +18,11 @@ from transformers import (
     T5EncoderModel,
 )
 
-from pixpod.catalog import Size
-from pixpod.engine.execution.pipelines.base import (
-    Arguments,
-    TokenLimit,
-    clip_limit,
-    image_arguments,
-)
-from pixpod.engine.model import Pipeline, Tokenizer
-from pixpod.families import (
-    ComponentSpec,
-    ConcurrencyRule,
-    FamilySpec,
-    Guidance,
-    RegionSpec,
-    Role,
-    SchedulerSpec,
-    WorkingMemory,
-)
-from pixpod.job import GenerationRequest, Mode
-from pixpod.methods import is_guided
+from pixpod.engine.execution.pipelines.sd35 import Sd35Calls
+from pixpod.families import SD35
 from pixpod_tools.bake.character_tokenizers import clip_tokenizer, t5_tokenizer
 
-
-def _encoder(name: str, class_name: str, **sizes: float) -> ComponentSpec:
-    return ComponentSpec(
-        name=name,
-        role=Role.TEXT_ENCODER,
-        class_name=class_name,
-        **sizes,
-    )
-
-
-SD3 = FamilySpec(
-    name="sd3",
-    title="SD 3",
-    components=(
-        _encoder("text_encoder", "CLIPTextModelWithProjection", gib_16=0.23),
-        _encoder("text_encoder_2", "CLIPTextModelWithProjection", gib_16=1.29),
-        _encoder("text_encoder_3", "T5EncoderModel", gib_16=8.87, gib_8=4.57),
-        ComponentSpec(
-            name="transformer",
-            role=Role.DENOISER,
-            class_name="SD3Transformer2DModel",
-            gib_16=4.2,
-        ),
-        ComponentSpec(
-            name="vae",
-            role=Role.VAE,
-            class_name="AutoencoderKL",
-            gib_16=0.16,
-        ),
-    ),
-    pipelines={Mode.TEXT_TO_IMAGE: "StableDiffusion3Pipeline"},
-    calls="support.sd3:Sd3Calls",
-    size_multiple_px=16,
-    schedulers={"Euler": SchedulerSpec(class_name="FlowMatchEulerDiscreteScheduler")},
-    prompt_fields=frozenset({"prompt", "prompt_2", "negative_prompt"}),
-    has_sequence_length=True,
-    guidance=Guidance.CLASSIFIER_FREE,
-    batch_tokens=16384,
-    concurrency=(ConcurrencyRule(max_batch_size=4, ahead=1, reason="a guess for this test"),),
-    regions=(
-        RegionSpec(component="transformer", classes=("JointTransformerBlock",)),
-        RegionSpec(component="vae", classes=("Decoder",), is_channels_last=True),
-    ),
-    working_memory=WorkingMemory(
-        text_gib=0.3, fixed_gib=0.4, denoise_gib=0.4, decode_gib=2.0, encode_gib=1.0
-    ),
-)
+SD3 = replace(SD35, name="sd3", title="SD 3", calls="support.sd3:Sd3Calls", quantization=None)
 
 CATALOG_ENTRY = """
 [sd3-tiny]
@@ -113,49 +49,8 @@ max_sequence_length = 64
 """
 
 
-class Sd3Calls:
-    """Two CLIP encoders and T5 read the prompt."""
-
-    def token_limits(
-        self, tokenizers: Mapping[str, Tokenizer], request: GenerationRequest
-    ) -> Iterator[TokenLimit]:
-        prompts, length = request.prompts, request.text.max_sequence_length
-        assert length is not None
-        yield clip_limit("prompt", prompts.prompt, tokenizers["tokenizer"])
-        yield TokenLimit(
-            field="prompt", text=prompts.prompt, tokenizer=tokenizers["tokenizer_3"], limit=length
-        )
-
-    def encode_text(
-        self, pipe: Pipeline, request: GenerationRequest, device: torch.device
-    ) -> Arguments:
-        prompts = request.prompts
-        embeds, negative, pooled, negative_pooled = pipe.encode_prompt(
-            prompt=prompts.prompt,
-            prompt_2=prompts.prompt_2,
-            prompt_3=None,
-            negative_prompt=prompts.negative_prompt,
-            do_classifier_free_guidance=is_guided(request.sampling.guidance_scale),
-            max_sequence_length=request.text.max_sequence_length,
-            device=device,
-        )
-        return {
-            "prompt_embeds": embeds,
-            "negative_prompt_embeds": negative,
-            "pooled_prompt_embeds": pooled,
-            "negative_pooled_prompt_embeds": negative_pooled,
-        }
-
-    def call_arguments(self, request: GenerationRequest) -> Arguments:
-        return {"guidance_scale": request.sampling.guidance_scale, **image_arguments(request)}
-
-    def decode(self, pipe: Pipeline, latents: torch.Tensor, size: Size) -> torch.Tensor:
-        vae = pipe.vae
-        latents = latents / vae.config.scaling_factor + vae.config.shift_factor
-        pixels: torch.Tensor = pipe.image_processor.postprocess(
-            vae.decode(latents, return_dict=False)[0], output_type="pt"
-        )
-        return pixels
+class Sd3Calls(Sd35Calls):
+    """Those of SD 3.5, found outside of the product."""
 
 
 def write_random_sd3(folder: Path) -> None:

@@ -18,7 +18,9 @@ from pixpod.settings import Settings
 from pixpod_tools.tiny.checker import Verdict, check
 from pixpod_tools.tiny.scenes import Scene, grid_scenes, is_held_out
 
-MODELS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+MODELS = ("flux-tiny", "sd35-tiny", "sdxl-tiny", "sd15-tiny")
+WITH_EXTRAS = ("flux-tiny", "sdxl-tiny", "sd15-tiny")
+"""Models for which the source has ControlNets and LoRAs."""
 
 Pixels = npt.NDArray[np.uint8]
 

@@ -53,9 +53,10 @@ def test_builtin_models_are_these():
         "flux-fill",
         "flux-schnell",
     }
-    others = {"flux2-klein", "z-image-turbo", "sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
-    tiny = {"flux-tiny", "sdxl-tiny", "sd15-tiny"}
-    assert load_catalog().keys() == flux | others | tiny
+    unets = {"sdxl", "sdxl-lightning", "sdxl-turbo", "sd15"}
+    others = {"flux2-klein", "z-image-turbo", "sd35-medium", "sd35-large"}
+    tiny = {"flux-tiny", "flux-kontext-tiny", "sd35-tiny", "sdxl-tiny", "sd15-tiny"}
+    assert load_catalog().keys() == flux | others | unets | tiny
 
 
 @pytest.mark.parametrize("spec", load_catalog().values(), ids=lambda spec: spec.name)
@@ -98,6 +99,30 @@ def test_extra_file_adds_a_model(load):
     catalog = load(ENTRY)
     assert catalog.keys() == {*load_catalog(), "mine"}
     assert catalog["mine"].defaults.width == 512
+
+
+WITHOUT_T5 = 'without = ["text_encoder_3"]'
+
+
+def entry_of(family, *lines):
+    return ENTRY.replace('family = "flux"', "\n".join((f'family = "{family}"', *lines)))
+
+
+def test_model_may_lack_what_its_family_can_do_without(load):
+    family = load(entry_of("sd35", WITHOUT_T5))["mine"].family
+    assert family.text_encoders == ("text_encoder", "text_encoder_2")
+    assert family.large_text_encoder is None
+    assert FAMILIES["sd35"].large_text_encoder == "text_encoder_3"
+    for family, line in (("flux", WITHOUT_T5), ("sd35", 'without = ["vae"]')):
+        with pytest.raises(InvalidSettings, match="'mine': without does not fit the family"):
+            load(entry_of(family, line))
+
+
+def test_model_may_have_a_denoiser_of_its_own_size(load):
+    family = load(entry_of("sd35", "denoiser_size = { gib_16 = 9.5 }"))["mine"].family
+    denoiser = family.component("transformer")
+    assert (denoiser.gib_16, denoiser.gib_8) == (9.5, None)
+    assert family.component("vae") == FAMILIES["sd35"].component("vae")
 
 
 def test_extra_file_replaces_a_model(load):

@@ -36,6 +36,10 @@ def total_gib(name, plan):
         pytest.param(
             "flux-dev", QuantizationPlan(precision=Precision.INT8_DYNAMIC), 20.36, id="flux in int8"
         ),
+        pytest.param("sd35-medium", QuantizationPlan(precision=BF16), 15.15, id="sd35 medium"),
+        pytest.param("sd35-medium", QuantizationPlan(precision=FP8, t5=FP8), 8.78, id="in float8"),
+        pytest.param("sd35-large", QuantizationPlan(precision=BF16), 25.72, id="sd35 large"),
+        pytest.param("sd35-large", QuantizationPlan(precision=FP8), 18.27, id="large in float8"),
         pytest.param("sdxl", QuantizationPlan(precision=FP16), 6.46, id="sdxl"),
         pytest.param(
             "sdxl", QuantizationPlan(precision=Precision.FLOAT32), 12.92, id="sdxl in 32 bits"

@@ -51,10 +51,28 @@ def test_precision_is_what_a_worker_would_choose(plan, gpu, precision, t5_gib):
     assert there["flux-dev/text_encoder_2"] == t5_gib
 
 
+@pytest.mark.parametrize(
+    ("gpu", "model", "offloaded"),
+    [
+        ("4090", "sd35-large", {}),
+        ("A4000", "sd35-medium", {}),
+        ("A4000", "sd35-large", {"text_encoder_3": 4.57, "transformer in int8_dynamic": 7.72}),
+    ],
+)
+def test_small_gpus_hold_t5_of_sd35_in_8_bits_and_offload_it(plan, gpu, model, offloaded):
+    status, _, found, _ = plan("--models", model, "--gpu", gpu)
+    named = {f"{model}/{name}": gib for name, gib in offloaded.items()}
+    assert (status, found["offloaded_gib"]) == (0, named)
+    everything = {**found["resident_gib"], **found["offloaded_gib"]}
+    assert everything[f"{model}/text_encoder_3"] == 4.57
+
+
 def test_files_of_a_weights_directory_count(plan):
     _, table, found, _ = plan("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
     assert {name.partition("/")[0] for name in found["resident_gib"]} == {
         "flux-tiny",
+        "flux-kontext-tiny",
+        "sd35-tiny",
         "sdxl-tiny",
         "sd15-tiny",
     }

@@ -219,6 +219,15 @@ def test_model_that_keeps_16_bits_is_never_quantized(is_compiling):
             choose_precision(spec, checkpoint, H100, requested=requested)
 
 
+def test_model_without_t5_has_no_format_for_it():
+    spec = CATALOG["sd35-medium"]
+    alone = replace(
+        spec, family=spec.family.variant(without=["text_encoder_3"], denoiser_size=None)
+    )
+    assert choose_precision(spec, BAKED_8, RTX_4090).t5 is FLOAT8
+    assert choose_precision(alone, BAKED_8, RTX_4090).t5 is None
+
+
 def test_float8_weights_can_be_used_to_save_memory_only():
     assert choose_precision(FLUX, BAKED_8, H100, requested=WEIGHT_ONLY).precision is WEIGHT_ONLY
 

@@ -72,7 +72,7 @@ class JobInput(Edge):
     ] = Field(description="Text that the image shows.")
     prompt_2: Annotated[Text, Field(min_length=1)] | None = Field(
         default=None,
-        description="For the second text encoder, FLUX and SDXL; the prompt unless given.",
+        description="For the second text encoder: FLUX, SD 3.5, SDXL; the prompt unless given.",
     )
     negative_prompt: Text | None = Field(
         default=None,

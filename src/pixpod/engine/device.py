@@ -4,8 +4,8 @@ import gc
 
 import torch
 
+from pixpod.engine.precision.float8 import computes_float8
 from pixpod.engine.precision.precision import Hardware, limit_bytes
-from pixpod.engine.precision.quantization import computes_float8
 from pixpod.errors import DeviceUnavailable
 from pixpod.gpus import find_gpu_class
 

@@ -10,6 +10,7 @@ from pixpod.families.flux2_klein import FLUX2_KLEIN
 from pixpod.families.flux_fill import FLUX_FILL
 from pixpod.families.flux_kontext import FLUX_KONTEXT
 from pixpod.families.sd15 import SD15
+from pixpod.families.sd35 import SD35
 from pixpod.families.sdxl import SDXL
 from pixpod.families.spec import (
     GIB,
@@ -18,6 +19,7 @@ from pixpod.families.spec import (
     ComponentSpec,
     ConcurrencyRule,
     ControlNetSpec,
+    DenoiserSize,
     FamilySpec,
     Guidance,
     ImagePromptSpec,
@@ -40,6 +42,7 @@ __all__ = [
     "FLUX_KONTEXT",
     "GIB",
     "SD15",
+    "SD35",
     "SDXL",
     "STORED_PRECISIONS",
     "Z_IMAGE",
@@ -47,6 +50,7 @@ __all__ = [
     "ComponentSpec",
     "ConcurrencyRule",
     "ControlNetSpec",
+    "DenoiserSize",
     "FamilySpec",
     "Guidance",
     "ImagePromptSpec",
@@ -62,5 +66,5 @@ __all__ = [
 
 FAMILIES: Mapping[str, FamilySpec] = {
     family.name: family
-    for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, FLUX2_KLEIN, Z_IMAGE, SDXL, SD15)
+    for family in (FLUX, FLUX_KONTEXT, FLUX_FILL, FLUX2_KLEIN, Z_IMAGE, SD35, SDXL, SD15)
 }

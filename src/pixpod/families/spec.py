@@ -4,8 +4,8 @@ A family is one `FamilySpec` in a file of this package. Figures are bytes as GiB
 """
 
 import re
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Mapping
+from dataclasses import asdict, dataclass, field, replace
 from enum import StrEnum
 
 from pixpod.job import LoraSlots, Mode, Resize
@@ -86,7 +86,7 @@ class ComponentSpec:
 
     `class_name` names the module's class. `gib_8` is the size with 8 bits a value and
     a scale per row, None for a component that is never quantized; `gib_8_adaln16` the same with
-    the modulation layers at 16 bits.
+    the modulation layers at 16 bits. A model may be served without one that `is_optional`.
     """
 
     name: str
@@ -95,11 +95,21 @@ class ComponentSpec:
     gib_16: float
     gib_8: float | None = None
     gib_8_adaln16: float | None = None
+    is_optional: bool = False
 
     @property
     def library(self) -> str:
         """Name of the library that has the class."""
         return "transformers" if self.role in _OF_TRANSFORMERS else "diffusers"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class DenoiserSize:
+    """Sizes of a denoiser, as a `ComponentSpec` has them."""
+
+    gib_16: float
+    gib_8: float | None = None
+    gib_8_adaln16: float | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -372,8 +382,24 @@ class FamilySpec:
         """Class that the `model_index.json` of this family's repositories names."""
         return self.pipelines[self.default_mode]
 
+    @property
+    def optional_components(self) -> frozenset[str]:
+        """Names of the components that a model may be served without."""
+        return frozenset(component.name for component in self.components if component.is_optional)
+
     def names_of(self, role: Role) -> tuple[str, ...]:
         return tuple(component.name for component in self.components if component.role is role)
+
+    def variant(
+        self, *, without: Collection[str], denoiser_size: DenoiserSize | None
+    ) -> "FamilySpec":
+        """Return the family of a model that lacks components, or has a denoiser of another size."""
+        size = asdict(denoiser_size) if denoiser_size else {}
+        kept = (component for component in self.components if component.name not in without)
+        components = (
+            replace(each, **size) if each.role is Role.DENOISER else each for each in kept
+        )
+        return replace(self, components=tuple(components))
 
     def component(self, name: str) -> ComponentSpec:
         """Return the component of this name. Raises KeyError."""

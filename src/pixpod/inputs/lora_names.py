@@ -57,7 +57,7 @@ def title_of(names: Iterable[str]) -> str | None:
 
 
 _TITLES: Mapping[str, re.Pattern[str]] = {
-    "SD 3": re.compile(r"joint_blocks|\.attn2\.add_"),
+    "SD 3.5": re.compile(r"joint_blocks|\.attn2\.add_"),
     "FLUX": re.compile(r"double_blocks|single_blocks|^transformer\.(single_)?transformer_blocks"),
     "SDXL": re.compile(
         r"lora_te2_|text_encoder_2\.|(input|output)_blocks_\d+_1_transformer_blocks_[1-9]"

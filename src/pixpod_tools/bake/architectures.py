@@ -15,6 +15,7 @@ from pixpod.families import (
     FLUX_FILL,
     FLUX_KONTEXT,
     SD15,
+    SD35,
     SDXL,
     Z_IMAGE,
     FamilySpec,
@@ -51,6 +52,7 @@ _FLUX_VAE = {
     "use_quant_conv": False,
     "use_post_quant_conv": False,
 }
+_SD35_VAE = {**_FLUX_VAE, "scaling_factor": 1.5305, "shift_factor": 0.0609}
 _SDXL_VAE = {
     **_VAE,
     "latent_channels": 4,
@@ -112,6 +114,29 @@ _FLUX_TRANSFORMER = {
     "pooled_projection_dim": 768,
     "guidance_embeds": True,
     "axes_dims_rope": (16, 56, 56),
+}
+_SD35_MEDIUM_TRANSFORMER = {
+    "sample_size": 128,
+    "patch_size": 2,
+    "in_channels": 16,
+    "out_channels": 16,
+    "num_layers": 24,
+    "attention_head_dim": 64,
+    "num_attention_heads": 24,
+    "joint_attention_dim": 4096,
+    "caption_projection_dim": 1536,
+    "pooled_projection_dim": 2048,
+    "pos_embed_max_size": 384,
+    "dual_attention_layers": tuple(range(13)),
+    "qk_norm": "rms_norm",
+}
+_SD35_LARGE_TRANSFORMER = {
+    **_SD35_MEDIUM_TRANSFORMER,
+    "num_layers": 38,
+    "num_attention_heads": 38,
+    "caption_projection_dim": 2432,
+    "pos_embed_max_size": 192,
+    "dual_attention_layers": (),
 }
 _FLUX2_KLEIN_TRANSFORMER = {
     "num_layers": 5,
@@ -178,6 +203,18 @@ _SDXL = Architecture(
     },
     scheduler=_EULER,
 )
+_SD35_MEDIUM = Architecture(
+    name="sd35-medium",
+    family=SD35,
+    components={
+        "text_encoder": _CLIP_L,
+        "text_encoder_2": _CLIP_BIG_G,
+        "text_encoder_3": _T5_XXL,
+        "transformer": _SD35_MEDIUM_TRANSFORMER,
+        "vae": _SD35_VAE,
+    },
+    scheduler={"shift": 3.0},
+)
 
 FULL_SIZE: Mapping[str, Architecture] = {
     architecture.name: architecture
@@ -237,12 +274,23 @@ FULL_SIZE: Mapping[str, Architecture] = {
             },
             scheduler=_EULER,
         ),
+        _SD35_MEDIUM,
+        replace(
+            _SD35_MEDIUM,
+            name="sd35-large",
+            components={**_SD35_MEDIUM.components, "transformer": _SD35_LARGE_TRANSFORMER},
+        ),
         _SDXL,
         replace(_SDXL, name="sdxl-lightning"),
         replace(_SDXL, name="sdxl-turbo"),
     )
 }
-TINY: Mapping[str, FamilySpec] = {"flux-tiny": FLUX, "sdxl-tiny": SDXL, "sd15-tiny": SD15}
+TINY: Mapping[str, FamilySpec] = {
+    "flux-tiny": FLUX,
+    "sd35-tiny": SD35,
+    "sdxl-tiny": SDXL,
+    "sd15-tiny": SD15,
+}
 
 
 def get_architecture(name: str) -> Architecture:

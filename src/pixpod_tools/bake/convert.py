@@ -6,7 +6,7 @@ Needs no GPU.
 
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
@@ -124,11 +124,13 @@ class ComponentReader:
 
 def _copy_small_parts(conversion: Conversion, folder: Path) -> None:
     index = {key: value for key, value in conversion.index.items() if not key.startswith("_name")}
-    index |= {name: [None, None] for name in _NEVER_RUN if name in index}
+    left_out = {*_NEVER_RUN, *_encoders_left_out(conversion)}
+    index |= {name: [None, None] for name in index if name in left_out}
     if "safety_checker" in index:
         index["requires_safety_checker"] = False
     write_json(folder / MODEL_INDEX, index)
-    for name in ("scheduler", *(each for each in index if each.startswith("tokenizer"))):
+    tokenizers = (each for each in index if each.startswith("tokenizer") and each not in left_out)
+    for name in ("scheduler", *tokenizers):
         for path in sorted((conversion.source / name).glob("*")):
             if path.suffix in _SMALL_KINDS:
                 (folder / name).mkdir(exist_ok=True)
@@ -136,6 +138,13 @@ def _copy_small_parts(conversion: Conversion, folder: Path) -> None:
     for path in sorted(conversion.source.glob("*")):
         if path.name.startswith(NOT_LISTED) and path.is_file():
             shutil.copyfile(path, folder / path.name)
+
+
+def _encoders_left_out(conversion: Conversion) -> Iterator[str]:
+    """Yield the names of text encoders that the model is baked without, and of their tokenizers."""
+    for name in conversion.index:
+        if name.startswith("text_encoder") and name not in conversion.folders:
+            yield from (name, name.replace("text_encoder", "tokenizer"))
 
 
 def read_json(path: Path) -> dict[str, Any]:

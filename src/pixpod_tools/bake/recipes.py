@@ -70,12 +70,15 @@ PROFILES: Mapping[str, Profile] = {
     "tiny": Profile(
         models=(
             _float8("flux-tiny"),
+            _in("flux-kontext-tiny", Precision.BFLOAT16),
+            _in("sd35-tiny", Precision.BFLOAT16),
             _in("sdxl-tiny", Precision.BFLOAT16),
             _in("sd15-tiny", Precision.BFLOAT16),
         ),
         extras=(
             *("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
-            *("sdxl-refiner-tiny", "flux-redux-tiny", "swin2sr-x2-tiny"),
+            *("sdxl-refiner-tiny", "flux-redux-tiny", "clip-vision-tiny", "sd15-ip-adapter-tiny"),
+            "swin2sr-x2-tiny",
         ),
     ),
     "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),

@@ -20,11 +20,12 @@ is an architecture.
 
 _DEFAULTS = """
 The large models need CUDA and never run on the CPU. The precision in this table is a model's
-default: a GPU may choose another one for FLUX, FLUX.2 klein and Z-Image, by its class in
+default: a GPU may choose another one for FLUX, FLUX.2 klein, Z-Image and SD 3.5, by its class in
 [gpus.toml](../src/pixpod/gpus.toml), and `PIXPOD_PRECISION` sets it by hand; `flux-dev-16bit` runs
 in 16 bits everywhere. Each reply says in `model.precision` what ran. The tiny models ship with the
 source:
 [flux-tiny](../model_cache/tiny/flux-tiny/README.md),
+[sd35-tiny](../model_cache/tiny/sd35-tiny/README.md),
 [sdxl-tiny](../model_cache/tiny/sdxl-tiny/README.md),
 [sd15-tiny](../model_cache/tiny/sd15-tiny/README.md).
 
@@ -62,6 +63,15 @@ A checkpoint of a family that exists needs no code: an entry in a TOML file of t
 [catalog.toml](../src/pixpod/catalog.toml), which `PIXPOD_CATALOG` names, and weights, which
 `scripts/bake --model NAME` writes. A new family is described in
 [architecture.md](architecture.md).
+
+## SD 3.5 without T5
+
+T5 is most of what SD 3.5 medium loads: 8.9 of 15.2 GiB in 16 bits. A GPU of up to 24 GB holds it in
+8 bits, and it is offloaded while images are generated if they need its place; the worker never
+leaves it out by itself, because images would change. A deployment does so by an entry with
+`without = ["text_encoder_3"]` in its own file, under the same name or another: T5 is then neither
+baked nor read, and diffusers puts zeros in the place of its tokens, `max_sequence_length` of them.
+Prompts follow long texts and lettering less well, and have at most 77 tokens.
 """
 
 

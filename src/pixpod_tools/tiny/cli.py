@@ -18,10 +18,13 @@ from pixpod_tools.tiny import (
     controlnets,
     extras,
     flux,
+    ip_adapter,
+    kontext,
     loras,
     net_scores,
     pretrain,
     redux,
+    sd35,
     unet,
     upscaler,
     vae,
@@ -107,6 +110,13 @@ def train_unet(options: argparse.Namespace) -> None:
     _save(pipeline, options)
 
 
+def train_sd35(options: argparse.Namespace) -> None:
+    """The text encoders are those of flux-tiny and sdxl-tiny in the folder `--out`."""
+    pipeline = sd35.untrained_sd35(options.out)
+    sd35.train_sd35(pipeline, load_latents(pipeline.vae), _course(sd35.COURSE, options))
+    _save(pipeline, options)
+
+
 def train_net(options: argparse.Namespace) -> None:
     extras.train_net(options.command, options.out, _course(controlnets.COURSE, options))
     _checkpoint(options, "image").unlink()
@@ -119,6 +129,16 @@ def train_redux(options: argparse.Namespace) -> None:
 
 def train_upscaler(options: argparse.Namespace) -> None:
     upscaler.train_upscaler(options.out, _course(upscaler.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
+def train_ip_adapter(options: argparse.Namespace) -> None:
+    ip_adapter.train_ip_adapter(options.out, _course(ip_adapter.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
+def train_kontext(options: argparse.Namespace) -> None:
+    kontext.train_kontext(options.out, _course(kontext.COURSE, options), options.init)
     _checkpoint(options, "image").unlink()
 
 
@@ -143,9 +163,9 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 
 def train_all(options: argparse.Namespace) -> None:
-    models = ("vae", "unet-vae", "flux", "sdxl", "sd15")
-    others = ("loras", *extras.NETS, redux.NAME, upscaler.NAME)
-    for command in (*models, *others, "evaluate", "evaluate-nets"):
+    models = ("vae", "unet-vae", "flux", "sdxl", "sd15", "sd35")
+    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME, upscaler.NAME)
+    for command in (*models, *additions, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
 
@@ -155,9 +175,12 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "flux": train_flux,
     "sdxl": train_unet,
     "sd15": train_unet,
+    "sd35": train_sd35,
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
     upscaler.NAME: train_upscaler,
+    ip_adapter.ADAPTER: train_ip_adapter,
+    kontext.NAME: train_kontext,
     "loras": train_loras,
     "evaluate": run_evaluation,
     "evaluate-nets": evaluate_nets,

@@ -88,11 +88,14 @@ OWN_SUITES: Mapping[str, Mapping[str, tuple[Sequence[Case], Options]]] = {
         f"{length} text tokens": (SAMPLE, {"max_sequence_length": length})
         for length in (24, 128, 256, 512)
     },
+    "sd35-tiny": _GUIDANCE
+    | {f"{length} text tokens": (SAMPLE, {"max_sequence_length": length}) for length in (24, 256)},
     "sdxl-tiny": _GUIDANCE,
     "sd15-tiny": _GUIDANCE,
 }
 DEFAULTS: Mapping[str, Options] = {
     "flux-tiny": {"num_inference_steps": 8, "guidance_scale": 3.5, "max_sequence_length": 48},
+    "sd35-tiny": {"num_inference_steps": 8, "guidance_scale": 3.0, "max_sequence_length": 48},
     "sdxl-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
     "sd15-tiny": {"num_inference_steps": 12, "guidance_scale": 3.0},
 }

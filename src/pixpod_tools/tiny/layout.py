@@ -11,7 +11,12 @@ from pixpod_tools.tiny.narrow import NUM_CHANNELS
 
 SHARED = "shared"
 WIDE_VAE, NARROW_VAE = "vae", "unet_vae"
-"""Folders of the autoencoders with 16 latent channels, for FLUX, and with 4, for UNets."""
+"""Folders of the autoencoders with 16 latent channels, for transformers, and 4, for UNets."""
+OF_OTHERS = {
+    ("sd35-tiny", "text_encoder_2"): "sdxl-tiny/text_encoder_2",
+    ("sd35-tiny", "tokenizer_3"): "flux-tiny/tokenizer_2",
+}
+"""Components that are those of another checkpoint, by checkpoint and name."""
 
 
 def publish(source: Path, out: Path) -> None:
@@ -22,7 +27,7 @@ def publish(source: Path, out: Path) -> None:
     draft = out.with_name(f".{out.name}")
     DiffusionPipeline.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
     _share(draft)
-    _forget_where_from(draft)
+    forget_where_from(draft)
     if (card := out / "README.md").exists():
         shutil.copy(card, draft)
     _replace(out, draft)
@@ -32,7 +37,7 @@ def publish_vae(source: Path, cache: Path) -> None:
     """Write the autoencoder that pipelines in the folder `cache` link to, under its name there."""
     draft = cache / SHARED / f".{source.name}"
     AutoencoderKL.from_pretrained(source, dtype=torch.bfloat16).save_pretrained(draft)
-    _forget_where_from(draft)
+    forget_where_from(draft)
     _replace(cache / SHARED / source.name, draft)
 
 
@@ -48,6 +53,11 @@ def _share(folder: Path) -> None:
     shared.mkdir(parents=True, exist_ok=True)
     index = json.loads((folder / "model_index.json").read_text())
     for component in sorted(path.name for path in folder.iterdir() if path.is_dir()):
+        other = OF_OTHERS.get((folder.name.removeprefix("."), component))
+        if other is not None:
+            shutil.rmtree(folder / component)
+            (folder / component).symlink_to(Path("..") / other, target_is_directory=True)
+            continue
         name = _shared_name(index[component][1], folder / component)
         if name is None:
             continue
@@ -55,7 +65,7 @@ def _share(folder: Path) -> None:
             shutil.rmtree(folder / component)
         else:
             (folder / component).rename(shared / name)
-            _forget_where_from(shared / name)
+            forget_where_from(shared / name)
         (folder / component).symlink_to(Path("..") / SHARED / name, target_is_directory=True)
 
 
@@ -69,7 +79,7 @@ def _shared_name(class_name: str, component: Path) -> str | None:
     return NARROW_VAE if channels == NUM_CHANNELS else WIDE_VAE
 
 
-def _forget_where_from(folder: Path) -> None:
+def forget_where_from(folder: Path) -> None:
     """Drop the folder names of this machine that diffusers notes in configurations."""
     for path in folder.rglob("*.json"):
         settings = json.loads(path.read_text())

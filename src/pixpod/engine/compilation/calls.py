@@ -12,12 +12,11 @@ from contextvars import ContextVar
 import torch
 import torch.fx.experimental._config as symbolic_shapes
 from torch import nn
-from torch._dynamo.callback import CallbackArgs, callback_handler
-from torch._dynamo.exc import TorchDynamoException
 from torch.utils._pytree import TreeSpec, tree_unflatten, treespec_loads
 
 from pixpod.engine.compilation.regions import Call, Slot, granularity, read_weights, weight_slots
 from pixpod.engine.compilation.store import CallForm, Leaf
+from pixpod.engine.imports.libraries import has_compiler
 from pixpod.engine.model import Compilation
 from pixpod.engine.scheduling.device_watch import pausing_watch
 
@@ -88,7 +87,7 @@ class RegionForward:
         except NotCompiledFor as exc:
             self._report(str(exc))
             return self.eager(*args, **kwargs)
-        except TorchDynamoException as exc:
+        except _compiler_faults() as exc:
             self._compilation.run_eagerly(self._component, f"{type(exc).__name__} while compiling")
             log.warning("compiling failed", exc_info=exc)
             return self.eager(*args, **kwargs)
@@ -139,6 +138,11 @@ def jit_compiled(region: nn.Module, backend: str) -> Compiled:
 @contextmanager
 def pausing_watch_while_compiling() -> Iterator[None]:
     """Exempt compiling from the watch over this thread during the block: it takes minutes."""
+    if not has_compiler():
+        yield
+        return
+    from torch._dynamo.callback import CallbackArgs, callback_handler
+
     pause = ExitStack()
 
     def begin(args: CallbackArgs) -> None:
@@ -155,6 +159,13 @@ def pausing_watch_while_compiling() -> Iterator[None]:
         callback_handler.remove_start_callback(begin)
         callback_handler.remove_end_callback(end)
         pause.close()
+
+
+def _compiler_faults() -> type[Exception]:
+    """Return the class of the compiler's own errors."""
+    from torch._dynamo.exc import TorchDynamoException
+
+    return TorchDynamoException
 
 
 def _configure_compiler() -> None:

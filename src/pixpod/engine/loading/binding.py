@@ -14,6 +14,7 @@ import torch
 from torch import nn
 from torch.overrides import TorchFunctionMode
 
+from pixpod.engine.precision.float8 import tensor_from_description
 from pixpod.errors import WeightsUnreadable
 
 MAX_HEADER_BYTES = 100_000_000
@@ -51,6 +52,8 @@ class WithoutValues(TorchFunctionMode):
     """A mode in which modules are built on the meta device without random numbers: generating these
     for parameters that have no memory takes half of the time. Applies to one thread, unlike
     patches of torch.nn.init.
+
+    Ranges are made on the CPU first, because torch imports sympy for one on the meta device.
     """
 
     def __torch_function__(
@@ -63,6 +66,8 @@ class WithoutValues(TorchFunctionMode):
         kwargs = kwargs or {}
         if getattr(func, "__module__", None) == nn.init.__name__:
             return args[0] if args else kwargs["tensor"]
+        if func is torch.arange:
+            return torch.arange(*args, **{**kwargs, "device": "cpu"}).to("meta")
         return func(*args, **kwargs)
 
 
@@ -116,8 +121,6 @@ def _assemble_torchao(file: TensorFile, names: list[str]) -> Iterator[tuple[str,
     """Yield a shard's torchao tensors. Its header names all tensors; those of other shards are left
     out.
     """
-    from torchao.prototype.safetensors.safetensors_utils import object_from_dict
-
     for name in names:
         described = json.loads(file.metadata[name])
         if described["_type"] == "Tensor":
@@ -132,7 +135,7 @@ def _assemble_torchao(file: TensorFile, names: list[str]) -> Iterator[tuple[str,
         }
         if len(parts) == len(described["_tensor_data_names"]):
             described["_data"] |= parts
-            yield name, object_from_dict(described)
+            yield name, tensor_from_description(described)
 
 
 def bind(module: nn.Module, tensors: Mapping[str, torch.Tensor], dtype: torch.dtype) -> None:

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -20,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 from pixpod.catalog import Catalog, ModelSpec
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.device_probe import cuda_of_torch, probe_gpu, version_of_torch
+from pixpod.engine.imports.libraries import lean_imports
 from pixpod.engine.precision.precision import Hardware, choose_precision, limit_bytes
 from pixpod.errors import Fault, InternalError, WorkerError
 from pixpod.extras import Extras, ExtraSpec
@@ -337,7 +339,7 @@ class ModelLoader:
 
     def _import_and_find_device(self) -> "Variants":
         """Import and find the device, on one thread: others would see a half-imported diffusers."""
-        with self._timeline.span("import"), gc_disabled():
+        with gc_disabled(), lean_imports(partial(self._timeline.span, "import")):
             from pixpod.engine.device import (
                 find_hardware,
                 limit_memory,

@@ -102,13 +102,13 @@ def load_model(
 
 
 def _load_tokenizers(job: LoadJob, index: Mapping[str, Any]) -> dict[str, Tokenizer]:
-    """Load all tokenizers by their names. Any: JSON."""
+    """Load the tokenizers of the model's text encoders by their names. Any: JSON."""
+    names = [name.replace("text_encoder", "tokenizer") for name in job.spec.family.text_encoders]
     return {
-        name: getattr(transformers, entry[1]).from_pretrained(
+        name: getattr(transformers, index[name][1]).from_pretrained(
             job.weights.folder / name, local_files_only=True
         )
-        for name, entry in index.items()
-        if name.startswith("tokenizer")
+        for name in names
     }
 
 

@@ -1,6 +1,7 @@
 """Quantizes weights to 8 bits, and converts them back to 16.
 
-Sets none of inductor's options: `compilation` decides what is compiled.
+Sets none of inductor's options: `compilation` decides what is compiled. torchao's packages of
+quantisation bring torch's compiler along, so only a module that has to be quantised imports them.
 """
 
 import re
@@ -8,29 +9,21 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import replace
+from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
-from torchao.core.config import AOBaseConfig
-from torchao.quantization import (
-    Float8DynamicActivationFloat8WeightConfig,
-    Float8Tensor,
-    Float8WeightOnlyConfig,
-    Int8DynamicActivationInt8WeightConfig,
-    PerRow,
-    quant_api,
-    quantize_,
-)
+from torchao.quantization.quantize_.workflows.float8.float8_tensor import Float8Tensor
 from torchao.utils import TorchAOBaseTensor
 
+from pixpod.engine.precision.float8 import LEAST_ACTIVATION, holds_float8, weight_only
 from pixpod.families import Precision, QuantizationSpec
 
-_PATCHING = threading.Lock()
+if TYPE_CHECKING:
+    from torchao.core.config import AOBaseConfig
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig
 
-LEAST_ACTIVATION = 1e-12
-"""Largest value that a row of activations has at least for its scale: that of a row of zeros, as
-padding is, would be 0, and the row not a number.
-"""
+_PATCHING = threading.Lock()
 
 LayerFilter = Callable[[nn.Module, str], bool]
 """Decides by a module and its full name whether its weights are quantized."""
@@ -44,17 +37,21 @@ def quantize_float8_dynamic(
     Per row, because a scale over the whole batch would let an image's neighbours change it. The
     module must be in bfloat16 and its sizes multiples of 16. Without `spec` no layer is spared.
     """
+    from torchao.quantization import quantize_
+
     with _hardware_check_of_torchao(device):
         quantize_(module, float8_dynamic(), filter_fn=linear_layers(spec))
 
 
-def float8_dynamic_recipe() -> Float8DynamicActivationFloat8WeightConfig:
+def float8_dynamic_recipe() -> "Float8DynamicActivationFloat8WeightConfig":
+    from torchao.quantization import Float8DynamicActivationFloat8WeightConfig, PerRow
+
     return Float8DynamicActivationFloat8WeightConfig(
         granularity=PerRow(), activation_value_lb=LEAST_ACTIVATION
     )
 
 
-def float8_dynamic() -> AOBaseConfig:
+def float8_dynamic() -> "AOBaseConfig":
     """Return torchao's configuration, without its changes of inductor's settings."""
     return replace(float8_dynamic_recipe(), set_inductor_config=False)
 
@@ -76,6 +73,8 @@ def convert(
         _replace_float8(module, lambda weight: weight.dequantize(), device)
         _detach_from_files(module)
     elif precision in _RECIPES:
+        from torchao.quantization import quantize_
+
         config, layers = _RECIPES[precision]
         with _hardware_check_of_torchao(device):
             quantize_(module, config(), filter_fn=layers(spec), device=device)
@@ -84,27 +83,9 @@ def convert(
         module.to(device)
 
 
-def holds_float8(module: nn.Module) -> bool:
-    return any(isinstance(parameter, Float8Tensor) for parameter in module.parameters())
-
-
 def is_8_bit(module: nn.Module) -> bool:
     """Return whether torchao has quantised any of a module's layers, whatever the recipe."""
     return any(isinstance(parameter, TorchAOBaseTensor) for parameter in module.parameters())
-
-
-def computes_float8(device: torch.device) -> bool:
-    """Return whether a product by rows in float8 works on this GPU with this torch: some builds
-    send it to a library that refuses it (pytorch#192707). `gpus.toml` lists the GPUs that may.
-    """
-    layer = nn.Linear(64, 64, bias=False, device=device, dtype=torch.bfloat16)
-    try:
-        quantize_float8_dynamic(layer, device)
-        with torch.inference_mode():
-            product = layer(torch.ones(32, 64, device=device, dtype=torch.bfloat16))
-            return bool(torch.isfinite(product).all().item())
-    except (RuntimeError, AssertionError):
-        return False
 
 
 def linear_layers(spec: QuantizationSpec | None) -> LayerFilter:
@@ -132,39 +113,31 @@ def token_layers(spec: QuantizationSpec | None) -> LayerFilter:
     return has_token_rows
 
 
+def _float8_weight_only() -> "AOBaseConfig":
+    from torchao.quantization import Float8WeightOnlyConfig
+
+    return Float8WeightOnlyConfig(set_inductor_config=False)
+
+
+def _int8_dynamic() -> "AOBaseConfig":
+    from torchao.quantization import Int8DynamicActivationInt8WeightConfig
+
+    return Int8DynamicActivationInt8WeightConfig(set_inductor_config=False)
+
+
 _RECIPES: Mapping[
     Precision,
-    tuple[Callable[[], AOBaseConfig], Callable[[QuantizationSpec | None], LayerFilter]],
+    tuple[Callable[[], "AOBaseConfig"], Callable[[QuantizationSpec | None], LayerFilter]],
 ] = {
     Precision.FLOAT8_DYNAMIC: (float8_dynamic, linear_layers),
-    Precision.FLOAT8_WEIGHT_ONLY: (
-        lambda: Float8WeightOnlyConfig(set_inductor_config=False),
-        linear_layers,
-    ),
-    Precision.INT8_DYNAMIC: (
-        lambda: Int8DynamicActivationInt8WeightConfig(set_inductor_config=False),
-        token_layers,
-    ),
+    Precision.FLOAT8_WEIGHT_ONLY: (_float8_weight_only, linear_layers),
+    Precision.INT8_DYNAMIC: (_int8_dynamic, token_layers),
 }
-
-
-def _weight_only(weight: Float8Tensor) -> torch.Tensor:
-    """Return a tensor with the same values for which activations stay 16-bit."""
-    made: torch.Tensor = Float8Tensor(
-        weight.qdata,
-        weight.scale,
-        block_size=weight.block_size,
-        mm_config=weight.mm_config,
-        act_quant_kwargs=None,
-        kernel_preference=weight.kernel_preference,
-        dtype=weight.dtype,
-    )
-    return made
 
 
 _FROM_FLOAT8: Mapping[Precision, Callable[[Float8Tensor], torch.Tensor]] = {
     Precision.FLOAT8_DYNAMIC: lambda weight: weight,
-    Precision.FLOAT8_WEIGHT_ONLY: _weight_only,
+    Precision.FLOAT8_WEIGHT_ONLY: weight_only,
 }
 
 
@@ -201,6 +174,8 @@ def _hardware_check_of_torchao(device: torch.device) -> Iterator[None]:
     if device.type != "cpu":
         yield
         return
+    from torchao.quantization import quant_api
+
     with _PATCHING:
         check = quant_api._check_hardware_support
         quant_api._check_hardware_support = lambda granularity: None

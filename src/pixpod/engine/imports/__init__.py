@@ -1,0 +1,1 @@
+"""Imports of libraries without the parts that no image needs."""
