@@ -35,7 +35,7 @@ def test_models_that_ship_are_as_their_manifest_says():
         text=True,
         check=False,
     )
-    assert run.stdout.startswith("as baked: 4 models, "), run.stderr
+    assert run.stdout.startswith("as baked: 5 models, "), run.stderr
     assert run.returncode == 0
 
 
@@ -76,7 +76,7 @@ def test_verify_names_what_is_wrong_and_fails(copy_of_tiny, capsys):
         f"wrong: {WEIGHTS}: bytes 0 to {len(data)} are not what was baked",
         "wrong: sdxl-tiny/unet/config.json: is missing",
     ]
-    assert lines[2].startswith("2 wrong: 4 models, ")
+    assert lines[2].startswith("2 wrong: 5 models, ")
 
 
 def test_what_is_wrong_is_baked_again(copy_of_tiny, capsys):
