@@ -1,4 +1,4 @@
-"""Extras that models can be served with, as data: ControlNets, refiners, parts of image prompts.
+"""Extras that models can be served with, as data: ControlNets, refiners, upscalers and others.
 
 They are the tables `[extras.NAME]` of the catalog's files. Knows nothing of files or devices.
 """
@@ -10,7 +10,7 @@ from dataclasses import field as dataclass_field
 from enum import StrEnum
 from importlib import resources
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, InstanceOf, TypeAdapter, ValidationError
 
@@ -22,6 +22,7 @@ from pixpod.families import (
     ControlNetSpec,
     FamilySpec,
     ImagePromptSpec,
+    Precision,
     RefinerSpec,
     Role,
 )
@@ -29,6 +30,12 @@ from pixpod.job import ImagePromptOptions
 
 LORAS = "loras"
 """Name of room for LoRAs beside extras, which no extra may have."""
+
+DEPTH = "depth"
+"""The type of control images that depth estimators make."""
+
+Scale = Literal[2, 4]
+"""Factors by which images can be made larger."""
 
 ControlType = Annotated[str, Field(pattern="^[a-z][a-z0-9_-]*$")]
 FileName = Annotated[str, Field(pattern=r"^[A-Za-z0-9_.-]+\.safetensors$")]
@@ -42,10 +49,22 @@ class ExtraKind(StrEnum):
     IMAGE_ENCODER = "image_encoder"
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
+    UPSCALER = "upscaler"
+    DEPTH_ESTIMATOR = "depth_estimator"
 
     @property
     def role(self) -> Role:
         return Role(self.value)
+
+    @property
+    def has_family(self) -> bool:
+        """Return whether it is made for the models of one family."""
+        return self is not ExtraKind.IMAGE_ENCODER and not self.sees_pixels
+
+    @property
+    def sees_pixels(self) -> bool:
+        """Return whether it takes and makes images as they are, of any model."""
+        return self in (ExtraKind.UPSCALER, ExtraKind.DEPTH_ESTIMATOR)
 
     @property
     def is_image_prompt(self) -> bool:
@@ -57,13 +76,16 @@ class ExtraKind(StrEnum):
 class ExtraSpec:
     """One extra of the catalog: weights in the layout in which they are published.
 
-    `family` is None for an image encoder, which fits where an adapter names it as its `encoder`.
+    `family` is None for an image encoder, which fits where an adapter names it as its `encoder`,
+    and for what sees images of any model: an upscaler, which makes their sides `scale` times as
+    long, and a depth estimator.
     `types` are the kinds of control images that a ControlNet sees; others have none. `modes` has
     the number of each type for a net that takes it as an input (a union net), else it is empty.
-    It fits the models named in `models`, or all of the family. `gib_16` is its size in 16 bits.
+    It fits the models named in `models`, else all of the family. `gib_16` is its size in 16 bits.
     `folder` is its place in the repository, "" for the top, and `file` the name of its only file
-    there, None for whole components. An image encoder sees squares with sides of `size_px`, and
-    each image adds `num_tokens` to the text, which only some adapters do.
+    there, None for whole components. An image encoder sees squares with sides of `size_px`, a depth
+    estimator images of about that size, and each image adds `num_tokens` to the text, which only
+    some adapters do.
     """
 
     __pydantic_config__ = CHECKS
@@ -78,6 +100,7 @@ class ExtraSpec:
     file: FileName | None = None
     size_px: Count | None = None
     num_tokens: Count | None = None
+    scale: Scale | None = None
     modes: Mapping[ControlType, Annotated[int, Field(ge=0)]] = dataclass_field(default_factory=dict)
     models: tuple[str, ...] = ()
     repository: str | None = None
@@ -102,6 +125,10 @@ class ExtraSpec:
             case ExtraKind.REDUX:
                 yield "image_encoder", Role.IMAGE_ENCODER, "SiglipVisionModel"
                 yield "image_embedder", self.kind.role, "ReduxImageEncoder"
+            case ExtraKind.UPSCALER:
+                yield "", self.kind.role, "Swin2SRForImageSuperResolution"
+            case ExtraKind.DEPTH_ESTIMATOR:
+                yield "", self.kind.role, "DepthAnythingForDepthEstimation"
             case ExtraKind.IP_ADAPTER:
                 pass  # a file of its own format
 
@@ -125,9 +152,18 @@ class ExtraSpec:
         """Return whether the net takes the type of an image as an input."""
         return bool(self.modes)
 
+    def precision_beside(self, wide: Precision) -> Precision:
+        """Return its number format beside a model whose other components are in `wide`.
+
+        bfloat16 has fewer values between 0 and 1 than an image has levels.
+        """
+        return Precision.FLOAT32 if self.kind.sees_pixels else wide
+
     def fits(self, spec: ModelSpec) -> bool:
         """Return whether a model can be served with it. Of image encoders, adapters decide."""
-        is_of_family = self.family is not None and self.family.name == spec.family.name
+        is_of_family = self.kind.sees_pixels or (
+            self.family is not None and self.family.name == spec.family.name
+        )
         return is_of_family and (not self.models or spec.name in self.models)
 
 
@@ -251,7 +287,7 @@ def _parse_one(
         raise InvalidSettings(f"{where}: expected a table without a name of its own")
     kind = ExtraKind(_choice(entry, "kind", tuple(ExtraKind), where))
     family = None
-    if kind is not ExtraKind.IMAGE_ENCODER:
+    if kind.has_family:
         fitting = [each for each, family in families.items() if _spec_of(family, kind)]
         family = families[_choice(entry, "family", fitting, where)]
     _check_fields(entry, kind, where)
@@ -271,9 +307,10 @@ _FIELDS: Mapping[str, frozenset[ExtraKind]] = {
     "types": frozenset({ExtraKind.CONTROLNET}),
     "encoder": frozenset({ExtraKind.IP_ADAPTER}),
     "file": frozenset({ExtraKind.IP_ADAPTER}),
-    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX}),
+    "size_px": frozenset({ExtraKind.IMAGE_ENCODER, ExtraKind.REDUX, ExtraKind.DEPTH_ESTIMATOR}),
     "num_tokens": frozenset({ExtraKind.REDUX}),
-    "family": frozenset(ExtraKind) - {ExtraKind.IMAGE_ENCODER},
+    "scale": frozenset({ExtraKind.UPSCALER}),
+    "family": frozenset(kind for kind in ExtraKind if kind.has_family),
 }
 """Fields that only some kinds have: these must."""
 

@@ -3,8 +3,8 @@
 No pixel library, no tensor, no raw payload.
 """
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 
@@ -111,7 +111,8 @@ class OutputOptions:
     `quality` is 1 to 100 and None for PNG, which has none. `key_prefix` is relative to the
     deployment's own prefix. `name` begins the names of files, "" for none. `metadata` puts the
     generation data into the file. `fallback` allows the deployment's bucket where another place
-    fails. With `safety` None, images are not classified.
+    fails. With `safety` None, images are not classified. `controls` adds the control images that
+    were made.
     """
 
     format: ImageFormat
@@ -122,6 +123,7 @@ class OutputOptions:
     metadata: bool
     fallback: bool = True
     safety: SafetyAction | None = None
+    controls: bool = False
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -240,11 +242,25 @@ class InputImage:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class PreprocessorOptions:
+    """The way in which a control image is made of the given one.
+
+    `type` is that of the control image. `estimator` is the name of an extra, None for a type that
+    needs none. It sees images whose sides are about `size_px`.
+    """
+
+    type: str
+    estimator: str | None = None
+    size_px: int | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ControlOptions:
     """Influence of a control image: the net that sees it, and how strongly.
 
     `net` is the name of an extra. It applies from the share `start` of the steps to `end`.
-    `union_mode` tells a net for several types which one the image is; None for other nets.
+    `union_mode` tells a net for several types which one the image is; None for other nets. Without
+    a `preprocessor`, the given image is the control image.
     """
 
     net: str
@@ -252,6 +268,7 @@ class ControlOptions:
     start: float
     end: float
     union_mode: int | None = None
+    preprocessor: PreprocessorOptions | None = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -263,6 +280,14 @@ class RefinerOptions:
 
     name: str
     num_inference_steps: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class UpscalerOptions:
+    """A model that makes finished images larger. `name` is that of an extra."""
+
+    name: str
+    scale: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -316,17 +341,19 @@ class Conditions:
     """Steers images beside their texts; fetched, decoded and scaled.
 
     White in the mask is generated, black stays as in `image`, and grey blends the two. `references`
-    are images beside the first that are edited with it. `controls`
-    are the control images of the request's `controls`, in the same order. `prompt_images` are those
-    of its image prompt, as its image encoder sees them. `loras` are in the order of their hashes,
-    so that the order in which a caller lists them does not matter. `slots` are those that they
-    need, once they are read for a model.
+    are images beside the first that are edited with it. `controls` are the images of the request's
+    `controls`, in the same order, and `estimator_images` the same at the sizes of their
+    preprocessors' estimators, None for those that have none. `prompt_images` are those of its image
+    prompt, as its image encoder sees them. `loras` are in the order of their hashes, so that the
+    order in which a caller lists them does not matter. `slots` are those that they need, once they
+    are read for a model.
     """
 
     image: InputImage | None = None
     mask: RawMask | None = None
     references: tuple[InputImage, ...] = ()
     controls: tuple[InputImage, ...] = ()
+    estimator_images: tuple[RawImage | None, ...] = ()
     prompt_images: tuple[InputImage, ...] = ()
     loras: tuple[LoraFile, ...] = ()
     slots: LoraSlots | None = None
@@ -344,8 +371,9 @@ def grey_conditions(width: int, height: int, *, has_mask: bool) -> Conditions:
 class GenerationRequest:
     """A complete and checked order for images, one per entry of `seeds`.
 
-    `num_references` counts images that are edited together with the first one. `isolated` images
-    share no batch with other requests.
+    `width` and `height` are those that are generated, before the upscaler. `num_references` counts
+    images that are edited together with the first one. `isolated` images share no batch with other
+    requests.
     """
 
     model: str
@@ -361,8 +389,15 @@ class GenerationRequest:
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    upscaler: UpscalerOptions | None = None
     conditions: Conditions = Conditions()
     isolated: bool = False
+
+    @property
+    def output_size(self) -> tuple[int, int]:
+        """Width and height of the finished images."""
+        scale = self.upscaler.scale if self.upscaler else 1
+        return self.width * scale, self.height * scale
 
     @property
     def needs_preparation(self) -> bool:
@@ -381,11 +416,11 @@ class FilledStack:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Job:
-    """One parsed job.
+    """One parsed job. Its files are its images and then the control images that it asks for.
 
     `id` is the platform's. `name` identifies the job in keys, seeds and events: the id, unless the
     caller gave an `idempotency_key`. `execution_timeout_s` is the platform's own limit, None if it
-    has none. `put_urls`, one per image, and `bucket` are the places that the job names.
+    has none. `put_urls`, one per file, and `bucket` are the places that the job names.
     `inputs_digest` identifies the files that it names, "" for none. `stack` is None for a job
     without one.
     """
@@ -400,6 +435,23 @@ class Job:
     bucket: CallerBucket | None = None
     inputs_digest: str = ""
     stack: FilledStack | None = None
+
+    @property
+    def num_images(self) -> int:
+        return len(self.request.seeds)
+
+    @property
+    def made_controls(self) -> tuple[int, ...]:
+        """Indices of the controls whose images are files of the job."""
+        if not self.output.controls:
+            return ()
+        listed = enumerate(self.request.controls)
+        return tuple(index for index, control in listed if control.preprocessor)
+
+    @property
+    def seeds_of_files(self) -> tuple[int | None, ...]:
+        """Seed of each file, None for control images."""
+        return (*self.request.seeds, *(None for _ in self.made_controls))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -437,7 +489,8 @@ class Generation:
     """An engine's answer to a request: one image per seed, in the same order.
 
     `timings_ms` is the time that the request waited, by phase. `device_ms` is the request's own
-    share of the GPU's time. `num_calls` counts the denoiser calls of one image.
+    share of the GPU's time. `num_calls` counts the denoiser calls of one image. `controls` are the
+    control images in the order of the request's controls.
     """
 
     images: tuple[ImageResult, ...]
@@ -447,6 +500,7 @@ class Generation:
     num_calls: int
     warnings: tuple[str, ...] = ()
     adapters: tuple[AdapterUse, ...] = ()
+    controls: tuple[RawImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -472,11 +526,12 @@ class DroppedImage:
 class ImageFile:
     """Facts about the file of one image. `sha256` is the hex digest of its bytes.
 
-    `verdict` is None for an image that was not classified.
+    `index` is its place among the job's files. `seed` is None for a control image, and `verdict`
+    for one that was not classified.
     """
 
     index: int
-    seed: int
+    seed: int | None
     width: int
     height: int
     format: ImageFormat
@@ -558,7 +613,8 @@ class WorkerReport:
 class JobResult:
     """Content of a successful reply. `steps` counts the denoiser calls of one image.
 
-    `refiner`, `image_prompt` and `stack` are None if the job has none.
+    `refiner`, `image_prompt`, `upscaler` and `stack` are None if the job has none. `controls` are
+    the control images that the job asks for, by the indices of their controls.
     """
 
     images: tuple[StoredImage, ...]
@@ -573,3 +629,16 @@ class JobResult:
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
     stack: FilledStack | None = None
+    upscaler: UpscalerOptions | None = None
+    controls: Mapping[int, StoredImage] = field(default_factory=dict)
+
+    @property
+    def files(self) -> tuple[StoredImage, ...]:
+        """All files in the order of their indices."""
+        return (*self.images, *self.controls.values())
+
+    def with_files(self, files: Sequence[StoredImage]) -> "JobResult":
+        """Return the result with its files, in the same order, at other places."""
+        images, controls = files[: len(self.images)], files[len(self.images) :]
+        made = dict(zip(self.controls, controls, strict=True))
+        return replace(self, images=tuple(images), controls=made)

@@ -7,8 +7,7 @@ class ImageReply(TypedDict):
     """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
 
     `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`. An image that was dropped as unsafe has
-    no file: it has `nsfw`, and none of these nor `content_type`, `size_bytes` and `sha256`.
+    the caller knows the place: in `put_urls`.
     """
 
     url: NotRequired[str]
@@ -19,8 +18,6 @@ class ImageReply(TypedDict):
     """On the worker's own disk."""
     key: NotRequired[str]
     """The image's name in the store."""
-    seed: int
-    """Gives the same image again."""
     width: int
     height: int
     content_type: NotRequired[str]
@@ -31,6 +28,8 @@ class ImageReply(TypedDict):
     """Whether it is unsafe for work; absent if nobody has asked."""
     nsfw_score: NotRequired[float]
     """The classifier's probability of that."""
+    seed: int
+    """Gives the same image again."""
 
 
 class ModelReply(TypedDict):
@@ -50,12 +49,14 @@ class TimingsReply(TypedDict):
     queue: NotRequired[float]
     onload: NotRequired[float]
     adapt: NotRequired[float]
+    preprocess: NotRequired[float]
     text_encode: NotRequired[float]
     image_encode: NotRequired[float]
     denoise: NotRequired[float]
     refine: NotRequired[float]
     decode: NotRequired[float]
     safety: NotRequired[float]
+    upscale: NotRequired[float]
     encode: NotRequired[float]
     upload: NotRequired[float]
     total: float
@@ -122,6 +123,39 @@ class StackReply(TypedDict):
     """As the job might have given them."""
 
 
+class UpscalerReply(TypedDict):
+    """The upscaler that made the images larger; null without one."""
+
+    name: str
+    scale: int
+    """How many times as long each side is."""
+
+
+class ControlReply(TypedDict):
+    """A control image that was made, with its place as images have it."""
+
+    url: NotRequired[str]
+    """May be a link that expires."""
+    data: NotRequired[str]
+    """The file as plain base64."""
+    path: NotRequired[str]
+    """On the worker's own disk."""
+    key: NotRequired[str]
+    """The image's name in the store."""
+    width: int
+    height: int
+    content_type: NotRequired[str]
+    size_bytes: NotRequired[int]
+    sha256: NotRequired[str]
+    """Of the file, in hex."""
+    nsfw: NotRequired[bool]
+    """Whether it is unsafe for work; absent if nobody has asked."""
+    nsfw_score: NotRequired[float]
+    """The classifier's probability of that."""
+    index: int
+    """Of its element in `controlnets`."""
+
+
 class Reply(TypedDict):
     """The `output` of a job that succeeded."""
 
@@ -140,6 +174,9 @@ class Reply(TypedDict):
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
     stack: StackReply | None
+    upscaler: UpscalerReply | None
+    controls: list[ControlReply]
+    """Control images that were made, if `output.controls` asks for them."""
 
 
 class ErrorReply(TypedDict):

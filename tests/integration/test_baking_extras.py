@@ -76,6 +76,19 @@ def test_baked_refiner_has_the_same_weights(tmp_path):
     assert problems(tmp_path) == []
 
 
+def test_baked_upscaler_has_the_same_weights(tmp_path):
+    extra, precision = parse_extra("swin2sr-x2-tiny", EXTRAS)
+    assert precision is Precision.FLOAT32
+    bake_one(tmp_path, precision, extra=extra)
+    stored, shipped = (
+        load_file(folder / "model.safetensors")
+        for folder in (tmp_path / extra.name, SHIPPED.with_name(extra.name))
+    )
+    assert stored.keys() == shipped.keys()
+    assert all(torch.equal(stored[each].bfloat16(), shipped[each]) for each in stored)
+    assert problems(tmp_path) == []
+
+
 def test_damage_is_found(tmp_path):
     bake_one(tmp_path)
     flip(tmp_path / NAME / "diffusion_pytorch_model.safetensors")

@@ -7,7 +7,7 @@ import pytest
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 from support.condition_images import as_base64
-from support.feature_jobs import check_features
+from support.feature_jobs import add_upscaler, check_features
 from support.loras import lora_file, with_loras
 from support.random_pipelines import (
     FLOAT32,
@@ -163,6 +163,7 @@ def test_float8_is_in_blocks_and_modulation_alone(klein):
 def desk(klein, tmp_path_factory):
     loras = tmp_path_factory.mktemp("loras")
     random_lora(klein.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
+    add_upscaler(klein.root / "float8")
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
         PIXPOD_LORA_DIR=str(loras),

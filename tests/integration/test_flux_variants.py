@@ -8,7 +8,7 @@ import torch
 from diffusers import FluxFillPipeline, FluxKontextPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from support.condition_images import as_base64
-from support.feature_jobs import check_features
+from support.feature_jobs import add_upscaler, check_features
 from support.flux_variants import NAME, bake_variant, write_entry, write_repository
 from support.tiny_models import Desk, build_tiny_worker, to_pixels
 from support.variant_runs import ImageEditor, noise_images
@@ -178,6 +178,7 @@ def test_regions_are_compiled_and_change_no_pixel(variant, together, tmp_path):
 def desk(variant, tmp_path_factory):
     loras = tmp_path_factory.mktemp("loras")
     random_lora(variant.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
+    add_upscaler(variant.root / "float8")
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
         PIXPOD_LORA_DIR=str(loras),

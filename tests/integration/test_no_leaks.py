@@ -39,6 +39,9 @@ CODES = {
     "exception": {"internal_error"},
     "timeout": {"deadline_exceeded"},
 }
+OTHER_PLACES = {"encode": "image", "upscale": "upscale"}
+"""Places that jobs with a field have."""
+
 CASES = cases(8)
 NETS = {"flux-tiny": ["canny"], "sdxl-tiny": ["canny", "depth"], "sd15-tiny": ["canny"]}
 
@@ -72,7 +75,8 @@ def random_trial(chance: random.Random, fault: str) -> Trial:
             job |= feature(chance, model, case)
     if fault == "bad lora":
         job["loras"] = [{"source": f"{_short(model)}-broken", "scale": 1}]
-    place = chance.choice(("text", "denoise", "decode", *(["encode"] if "image" in job else [])))
+    others = [place for place, field in OTHER_PLACES.items() if field in job]
+    place = chance.choice(("text", "denoise", "decode", *others))
     if fault == "timeout":
         place = "denoise"
     skip = chance.randrange(2) if place == "denoise" else 0
@@ -115,6 +119,12 @@ def _nets(case, types):
     return {"controlnets": [case.control(type, scale=0.8) for type in types]}
 
 
+def _made_controls(chance, model, case):
+    photo = chance.choice(CASES).given
+    control = {"type": "canny", "image": as_png(photo), "preprocess": True}
+    return {"controlnets": [control], "output": {"controls": True}}
+
+
 def _image_prompt(chance, model, case):
     images = [as_png(chance.choice(CASES).given) for _ in range(chance.randint(1, 2))]
     return {"ip_adapter": {"images": images, "scale": chance.choice((0.5, 1.0))}}
@@ -126,7 +136,11 @@ def _refiner(chance, model, case):
     return {"refiner": {"high_noise_frac": 0.75}}  # a step, also with the least strength
 
 
-FEATURES = (_source, _loras, _controls, _image_prompt, _refiner)
+def _upscale(chance, model, case):
+    return {"upscale": 2}
+
+
+FEATURES = (_source, _loras, _controls, _made_controls, _image_prompt, _refiner, _upscale)
 
 
 @pytest.fixture(scope="module")

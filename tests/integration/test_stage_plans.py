@@ -253,7 +253,13 @@ def workloads(draw) -> tuple[int, list[GenerationRequest]]:
 def test_stages_hold_to_any_plan(workload):
     percent, work = workload
     observed, placement = run_observed(percent, work)
-    optional = {StageName.ADAPT, StageName.IMAGE_ENCODE, StageName.REFINE}
+    optional = {
+        StageName.ADAPT,
+        StageName.PREPROCESS,
+        StageName.IMAGE_ENCODE,
+        StageName.REFINE,
+        StageName.UPSCALE,
+    }
     assert {seen.plan.name for seen in observed} - optional == {*StageName} - optional
     for seen in observed:
         assert_holds(seen, placement)

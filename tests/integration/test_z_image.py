@@ -9,7 +9,7 @@ import torch
 from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from support.condition_images import as_base64
-from support.feature_jobs import check_features
+from support.feature_jobs import add_upscaler, check_features
 from support.loras import lora_file, with_loras
 from support.random_pipelines import (
     FLOAT32,
@@ -170,6 +170,7 @@ def test_cache_keeps_texts_of_several_lengths():
 def desk(z_image, tmp_path_factory):
     loras = tmp_path_factory.mktemp("loras")
     random_lora(z_image.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
+    add_upscaler(z_image.root / "float8")
     worker = build_tiny_worker(
         tmp_path_factory.mktemp("out"),
         PIXPOD_LORA_DIR=str(loras),

@@ -35,10 +35,6 @@ def _bad_job(id, job, *expected):
     return BadPayload(id=id, job=job, expected=expected)
 
 
-def _not_supported(field, value):
-    return _bad(f"{field} alone", (field, "not supported"), code="not_supported", **{field: value})
-
-
 _GOOD_INPUT = {"model": "sdxl", "prompt": PROMPT}
 _NUL_TEXT = "without NUL"
 _IMAGE_URL = "https://app.example/image.png"
@@ -938,15 +934,61 @@ _IMAGE_PROMPTS = (
 
 _SAFETY = (_bad("safety of another kind", ("safety", "true or false"), safety="drop"),)
 
-_NOT_SUPPORTED = (
-    _not_supported("upscale", 2),
+_PREPROCESS = (
     _bad(
-        "a feature and a mistake",
-        ("width", "more than 0"),
-        ("upscale", "not supported"),
-        upscale=2,
-        width=-1,
+        "preprocess a text",
+        ("controlnets[0].preprocess", "true or false"),
+        model="sdxl-tiny",
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": "canny"}],
     ),
+    _bad(
+        "control images of none",
+        ("output.controls", "absent unless a control image is made by"),
+        output={"controls": True},
+    ),
+    _bad(
+        "control images of ready ones",
+        ("output.controls", "absent unless a control image is made by"),
+        model="sdxl-tiny",
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": False}],
+        output={"controls": True},
+    ),
+    _bad(
+        "control images a text",
+        ("output.controls", "true or false"),
+        output={"controls": "all"},
+    ),
+    _bad(
+        "preprocessor by name",
+        ("controlnets[0].preprocessor", "here it is preprocess"),
+        model="sdxl-tiny",
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocessor": "canny"}],
+    ),
+    _bad(
+        "no URL for the control image",
+        ("output.put_urls", "3 URLs, one per image and 1 for control images"),
+        code="put_refused",
+        num_images=2,
+        model="sdxl-tiny",
+        controlnets=[{"type": "canny", "image": _IMAGE, "preprocess": True}],
+        output={"controls": True, "put_urls": ["https://example.org/1", "https://example.org/2"]},
+    ),
+)
+
+_UPSCALE = (
+    _bad("upscale 3", ("upscale", "2 or 4"), upscale=3),
+    _bad("upscale true", ("upscale", "2 or 4"), upscale=True),
+    _bad("upscale a text", ("upscale", "2 or 4"), upscale="2"),
+    _bad("upscale a fraction", ("upscale", "2 or 4"), upscale=2.5),
+    _bad(
+        "images with too many pixels",
+        ("upscale", "a job may have 134217728 pixels, and 8 of 4352x4096 have 142606336"),
+        model="sdxl",
+        width=1088,
+        num_images=8,
+        upscale=4,
+    ),
+    _bad("upscaler of others", ("upscaler", "here it is upscale"), upscaler="x"),
 )
 
 _SEVERAL = (
@@ -962,7 +1004,7 @@ _SEVERAL = (
         ("num_inference_steps", "at most 150"),
         ("scheduler", "one of"),
         ("output.delivery", "inline"),
-        ("upscale", "not supported"),
+        ("safety", "true or false"),
         prompt=" ",
         width="wide",
         height=525,
@@ -970,7 +1012,7 @@ _SEVERAL = (
         num_inference_steps=1000,
         scheduler="",
         flavour=1,
-        upscale=2,
+        safety=1,
         output={"quality": 1000, "format": "jpeg", "delivery": "s3"},
     ),
     _bad("model and width", ("width", _WHOLE), ("model", "one of"), model="dall-e", width="x"),
@@ -1016,6 +1058,7 @@ BAD_PAYLOADS: tuple[BadPayload, ...] = (
     *_REFINERS,
     *_IMAGE_PROMPTS,
     *_SAFETY,
-    *_NOT_SUPPORTED,
+    *_PREPROCESS,
+    *_UPSCALE,
     *_SEVERAL,
 )

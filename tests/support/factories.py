@@ -1,7 +1,11 @@
 """Valid values for tests to change: `make_request(width=128)`, `make_job(seed=0)`."""
 
+import base64
 import hashlib
+import io
 from pathlib import Path
+
+from PIL import Image
 
 from pixpod.catalog import load_catalog
 from pixpod.contract.rules import Capabilities
@@ -72,6 +76,15 @@ def make_input(**changes):
 def make_job(**input):
     """A job as the platform hands it over, of the shortest good input and these fields."""
     return {"id": "job-1", "input": make_input(**input)}
+
+
+def make_controlled_job(**input):
+    """A job that makes a control image of a black one, and asks for it."""
+    file = io.BytesIO()
+    Image.new("RGB", (64, 64)).save(file, "PNG")
+    image = base64.b64encode(file.getvalue()).decode()
+    control = {"type": "canny", "image": image, "preprocess": True}
+    return make_job(controlnets=[control], output={"name": "poster", "controls": True}, **input)
 
 
 def make_files(*data, first_seed=1):

@@ -136,7 +136,6 @@ def golden_files():
         stored = StoredImage(image=IMAGE, **place)
         files[f"reply_{delivery}.json"] = render_result(replace(RESULT, images=(stored,)))
     files["reply_invalid_input.json"] = _refusal("everything at once")
-    files["reply_not_supported.json"] = _refusal("upscale alone")
     files["reply_out_of_memory.json"] = render_error(
         OutOfMemory("flux-dev: no memory for 4 images")
     )

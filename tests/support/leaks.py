@@ -13,7 +13,12 @@ from diffusers import FluxTransformer2DModel, UNet2DConditionModel
 from diffusers.models.autoencoders.vae import Decoder, Encoder
 from torch import nn
 from torch.utils._python_dispatch import is_traceable_wrapper_subclass
-from transformers import CLIPTextModel, CLIPTextModelWithProjection, T5EncoderModel
+from transformers import (
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+    Swin2SRForImageSuperResolution,
+    T5EncoderModel,
+)
 
 from pixpod.engine.model import LoadedModel
 
@@ -22,6 +27,7 @@ PLACES: dict[str, tuple[type[nn.Module], ...]] = {
     "encode": (Encoder,),
     "denoise": (UNet2DConditionModel, FluxTransformer2DModel),
     "decode": (Decoder,),
+    "upscale": (Swin2SRForImageSuperResolution,),
 }
 """The classes whose calls a fault strikes; weight-sharing copies are of the same classes."""
 

@@ -29,6 +29,7 @@ from pixpod.job import (
     RefinerOptions,
     Sampling,
     TextOptions,
+    UpscalerOptions,
     WeightedText,
 )
 from pixpod.methods import batch_key_of
@@ -111,6 +112,7 @@ SHARED = {
     "image_prompt": PROMPT,
     "num_references": 1,
     "refiner": RefinerOptions(name="refiner", num_inference_steps=1),
+    "upscaler": UpscalerOptions(name="upscaler", scale=2),
 }
 
 

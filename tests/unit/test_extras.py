@@ -108,7 +108,8 @@ def offered(**environ):
 
 def test_all_extras_that_are_there_and_fit_a_model_are_offered():
     assert offered() == {name for name in load_extras() if name.endswith("-tiny")}
-    assert offered(PIXPOD_MODELS="sd15-tiny") == {"sd15-canny-tiny", *SHIPPED_ADAPTER}
+    sd15 = {"sd15-canny-tiny", "swin2sr-x2-tiny", *SHIPPED_ADAPTER}
+    assert offered(PIXPOD_MODELS="sd15-tiny") == sd15
 
 
 def test_deployment_offers_those_that_it_names():
@@ -159,7 +160,9 @@ PROMPTS = EXTRAS_FILE.read_text(encoding="utf-8")
 
 
 def names_for(model, extras, kind=None):
-    return [extra.name for extra in extras_for(CATALOG[model], extras, kind)]
+    """Names of extras that fit a model, without those that fit any."""
+    fitting = extras_for(CATALOG[model], extras, kind)
+    return [extra.name for extra in fitting if not extra.kind.sees_pixels]
 
 
 def test_image_encoder_fits_where_an_adapter_names_it():
@@ -185,6 +188,37 @@ def test_adapter_brings_its_image_encoder_along():
     assert set(found) == {"sd15-canny-tiny", "sd15-plus", "tiny-vit"}
     with pytest.raises(InvalidSettings, match="sdxl-plus fits none of sd15-tiny"):
         choose_extras(["sdxl-plus"], extras, models)
+
+
+UPSCALER = """
+[extras.mine]
+kind = "upscaler"
+scale = 4
+licence = "MIT"
+gib_16 = 0.02
+"""
+
+
+def test_upscaler_fits_all_models_or_those_that_it_names(load):
+    mine = load(UPSCALER)["mine"]
+    assert [each.class_name for each in mine.components] == ["Swin2SRForImageSuperResolution"]
+    assert [each.library for each in mine.components] == ["transformers"]
+    assert all(mine.fits(spec) for spec in CATALOG.values())
+    few = load(UPSCALER + 'models = ["sdxl"]')["mine"]
+    assert [name for name, spec in CATALOG.items() if few.fits(spec)] == ["sdxl"]
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "reason"),
+    [
+        ("scale = 4", "", "scale: expected a value for a upscaler"),
+        ("scale = 4", "scale = 3", "scale: "),
+        ("scale = 4", 'scale = 4\nfamily = "sdxl"', "family: expected no such field"),
+    ],
+)
+def test_broken_entry_of_an_upscaler_is_refused(load, old, new, reason):
+    with pytest.raises(InvalidSettings, match=f"extra 'mine': {reason}"):
+        load(UPSCALER.replace(old, new))
 
 
 @pytest.mark.parametrize(

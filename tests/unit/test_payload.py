@@ -11,14 +11,12 @@ from support.bad_payloads import BAD_PAYLOADS
 from support.factories import CATALOG, OFFER, make_input, make_job
 
 from pixpod.catalog import Limits, load_catalog
-from pixpod.contract.job_input import NOT_SUPPORTED
 from pixpod.contract.payload import parse_job, render_error
 from pixpod.contract.problems import MAX_PROBLEMS, wrong
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.scalars import MAX_SEED
 from pixpod.errors import (
     InvalidInput,
-    NotSupported,
     OutOfMemory,
     PayloadError,
     PutRefused,
@@ -87,11 +85,9 @@ def test_bad_payload_is_refused_with_all_that_is_wrong(bad):
         assert part in f"{problem.accepted} {problem.hint}"
 
 
-def test_table_of_bad_payloads_names_each_once_and_covers_what_is_not_supported():
+def test_table_of_bad_payloads_names_each_once():
     ids = [bad.id for bad in BAD_PAYLOADS]
     assert len(ids) == len(set(ids)) >= 70
-    told = {field for bad in BAD_PAYLOADS for field, part in bad.expected if "supported" in part}
-    assert told >= NOT_SUPPORTED
 
 
 @pytest.mark.parametrize("bad", BAD_PAYLOADS, ids=lambda bad: bad.id)
@@ -102,7 +98,7 @@ def test_refusal_is_json_of_modest_size(bad):
     assert len(text.encode("utf-8")) < MAX_ERROR_BYTES
 
 
-def test_not_supported_field_that_is_null_counts_as_absent():
+def test_field_that_is_null_counts_as_absent():
     job = make_job(image=None, webhook_url=None, output={"put_urls": None})
     assert parse_job({**job, "s3Config": None}, OFFER).id == "job-1"
 
@@ -223,7 +219,7 @@ def test_any_json_parses_or_is_refused_in_small_valid_json(document, is_plain, j
     try:
         parse_job({"id": job_id, "input": document, "s3Config": s3_config}, OFFER)
     except PayloadError as error:
-        assert isinstance(error, InvalidInput | NotSupported | PutRefused)
+        assert isinstance(error, InvalidInput | PutRefused)
         reply = json.dumps(render_error(error), allow_nan=False)
         assert len(reply) < MAX_ERROR_BYTES
         text = str(error)

@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 from pydantic import SecretStr
-from support.factories import OFFER, make_job, make_settings
+from support.factories import OFFER, make_controlled_job, make_job, make_settings
 
 from pixpod.bootstrap import build_worker, spool_directory
 from pixpod.errors import InvalidSettings, Problem, PutRefused, StorageDenied, StorageUnavailable
@@ -31,6 +31,7 @@ from pixpod.testing.memory_bucket import MemoryBucket
 
 SECRET = SecretStr("hidden")
 JOB = make_job(num_images=2, output={"name": "poster", "key_prefix": "shop"})
+CONTROLLED = make_controlled_job(num_images=2)
 DOWN = StorageUnavailable("bucket 'images': SlowDown (HTTP 503)")
 REFUSED = PutRefused([Problem(field="s3Config", value="host: 403", accepted="a place")])
 S3_CONFIG = {
@@ -152,6 +153,15 @@ def test_job_that_comes_again_is_delivered_without_being_generated(bucket, spool
     again = handle(build(bucket, spool))
     assert digests_of(again) == digests, "its result is stored like that of any job"
     assert "stored result" in again["warnings"][0]
+
+
+def test_control_images_are_in_the_spool_with_the_images(bucket, spool):
+    assert "spool" in handle(build(bucket, spool), CONTROLLED)["error"]
+    assert len(digests_in(spool)) == 3
+    bucket.error = None
+    reply = handle(build(bucket, spool), CONTROLLED)
+    assert reply["warnings"] == [FROM_SPOOL]
+    assert [len(reply[name]) for name in ("images", "controls")] == [2, 1]
 
 
 def test_job_that_fails_again_keeps_its_images(bucket, spool):

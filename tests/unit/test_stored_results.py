@@ -8,7 +8,7 @@ from pathlib import PurePosixPath
 
 import pytest
 from pydantic import SecretStr
-from support.factories import OFFER, make_job
+from support.factories import OFFER, make_controlled_job, make_job
 
 import pixpod
 from pixpod.contract.payload import parse_job
@@ -30,6 +30,7 @@ from pixpod.testing.memory_bucket import MemoryBucket
 
 WITH_S3 = replace(OFFER, deliveries=(Delivery.S3, Delivery.INLINE))
 JOB = make_job(num_images=2, output={"name": "poster", "key_prefix": "shop"})
+CONTROLLED = make_controlled_job(num_images=2)
 
 
 def build(bucket, engine=None, *, secret="hidden", limit_s=2.0, max_reply_bytes=10_000_000):
@@ -120,6 +121,26 @@ def test_refiner_is_named_both_times():
     first, second = handle(worker, job), handle(worker, job)
     assert is_stored(second)
     assert first["refiner"] == second["refiner"] == {"name": "sdxl-refiner-tiny", "steps": 2}
+
+
+def test_control_images_come_again_with_the_images():
+    worker = build(MemoryBucket())
+    first, second = handle(worker, CONTROLLED), handle(worker, CONTROLLED)
+    assert is_stored(second)
+    for reply in (first, second):
+        assert [control["index"] for control in reply["controls"]] == [0]
+        assert len(reply["images"]) == 2
+        assert "/poster-2-" in f"/{PurePosixPath(reply['controls'][0]['key']).name}"
+    assert first["controls"][0]["sha256"] == second["controls"][0]["sha256"]
+    assert second["worker"]["images_served"] == 2
+
+
+def test_inline_control_images_that_do_not_fit_are_in_the_bucket():
+    output = {**CONTROLLED["input"]["output"], "delivery": "inline"}
+    job = {"id": "job-1", "input": {**CONTROLLED["input"], "output": output}}
+    reply = handle(build(MemoryBucket(), max_reply_bytes=1_000), job)
+    assert [len(reply[name]) for name in ("images", "controls")] == [2, 1]
+    assert all("url" in each for name in ("images", "controls") for each in reply[name])
 
 
 def test_another_worker_takes_the_job_from_its_queue(bucket):

@@ -177,7 +177,16 @@ def test_reply_is_honest_about_what_ran(build):
         "precision": "float32",
         "weights": "fake",
     }
-    others = {"fetch", "onload", "adapt", "image_encode", "refine", "safety"}
+    others = {
+        "fetch",
+        "onload",
+        "adapt",
+        "preprocess",
+        "image_encode",
+        "refine",
+        "upscale",
+        "safety",
+    }
     phases = [phase for phase in TimingsReply.model_fields if phase not in others]
     assert list(reply["timings_ms"]) == phases, "those that ran, in order"
     assert reply["steps"] == OFFER.models["sdxl-tiny"].defaults.num_inference_steps

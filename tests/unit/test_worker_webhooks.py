@@ -14,7 +14,7 @@ from support.factories import OFFER, make_job, make_settings
 from pixpod.bootstrap import build_worker
 from pixpod.contract.payload import parse_job
 from pixpod.contract.webhooks import WebhookOptions, find_webhook
-from pixpod.errors import FetchFailed, FetchUnavailable, InvalidSettings, NotSupported, UrlRefused
+from pixpod.errors import FetchFailed, FetchUnavailable, InvalidInput, InvalidSettings, UrlRefused
 from pixpod.inputs.refusals import Refused
 from pixpod.inputs.targets import Targets, Use
 from pixpod.job import WebhookEvent
@@ -101,8 +101,10 @@ def test_body_is_an_event_of_standard_webhooks():
 
 def test_inline_data_is_left_out():
     images = [{"seed": 1, "data": "A" * 100_000}, {"seed": 2, "url": "https://x/"}]
-    data = json.loads(message(data={"images": images}).body)["data"]
+    controls = [{"index": 0, "data": "B" * 100_000}]
+    data = json.loads(message(data={"images": images, "controls": controls}).body)["data"]
     assert data["images"] == [{"seed": 1}, {"seed": 2, "url": "https://x/"}]
+    assert data["controls"] == [{"index": 0}]
     assert images[0]["data"]
 
 
@@ -257,8 +259,8 @@ def test_deployment_without_secrets_refuses_webhooks():
     assert find_webhook(job, OFFER) is None
     with pytest.raises(InvalidSettings, match="PIXPOD_WEBHOOK_SECRETS: expected one or two"):
         parse_job(job, OFFER)
-    with pytest.raises(NotSupported):  # the caller's own faults come first
-        parse_job(make_job(webhook_url=URL, upscale=2), OFFER)
+    with pytest.raises(InvalidInput):  # the caller's own faults come first
+        parse_job(make_job(webhook_url=URL, safety=1), OFFER)
     assert parse_job(job, SIGNING).id == "job-1"
 
 

@@ -57,6 +57,13 @@ class ControlNetInput(Edge):
         ),
         examples=["https://app.example/edges.png"],
     )
+    preprocess: bool | None = Field(
+        default=None,
+        description=(
+            "Make the control image of `image`, which is any image then: for canny and, where the "
+            "deployment has an estimator, for depth; false unless given."
+        ),
+    )
     scale: Annotated[float, Field(ge=0, le=MAX_CONTROL_SCALE, allow_inf_nan=False)] | None = Field(
         default=None, description="Strength of the control: 0 is none; 1 unless given."
     )

@@ -5,6 +5,7 @@ from collections.abc import Collection, Iterable, Iterator, Mapping
 from pixpod.catalog import ModelSpec
 from pixpod.contract.condition_inputs import ControlNetInput
 from pixpod.contract.job_input import JobInput
+from pixpod.contract.preprocessing import check_preprocessing, preprocessors_of
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.errors import Problem
 from pixpod.extras import Extras, ExtraSpec, extras_for
@@ -91,6 +92,8 @@ def check_controls(
         if control.type not in types:
             accepted = f"one of {', '.join(sorted(types))} for {spec.name}"
             yield wrong(f"{path}.type", control.type, accepted, _hint(control.type, types, extras))
+        else:
+            yield from check_preprocessing(path, control, spec, extras, types)
         yield from _check_range(path, control, *calls)
 
 
@@ -100,6 +103,7 @@ def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[Co
         return ()
     nets = _choose_nets(given, spec, extras)
     assert nets is not None, "such a payload has a problem"
+    preprocessors = preprocessors_of(spec, extras)
     return tuple(
         ControlOptions(
             net=nets[control.type].name,
@@ -107,6 +111,7 @@ def build_controls(given: JobInput, spec: ModelSpec, extras: Extras) -> tuple[Co
             scale=DEFAULT_SCALE if control.scale is None else control.scale,
             start=_start(control),
             end=_end(control),
+            preprocessor=preprocessors[control.type] if control.preprocess else None,
         )
         for _, control in elements(given)
     )

@@ -113,8 +113,9 @@ class OutputInput(Edge):
     ) = Field(
         default=None,
         description=(
-            "One presigned URL per image, to which it is sent by HTTP PUT; as an object "
-            "{url, headers} with the headers that were signed. See delivery.md."
+            "One presigned URL per image, and then per control image of `output.controls`, to "
+            "which it is sent by HTTP PUT; as an object {url, headers} with the headers that were "
+            "signed. See delivery.md."
         ),
     )
     fallback: bool | None = Field(
@@ -136,6 +137,13 @@ class OutputInput(Edge):
         default=None,
         description="Begins the names of the images' files, before their index.",
         examples=["poster"],
+    )
+    controls: bool | None = Field(
+        default=None,
+        description=(
+            "Return the control images that `controlnets[].preprocess` makes, as `controls` of the "
+            "reply; false unless given."
+        ),
     )
     metadata: bool | None = Field(
         default=None,

@@ -10,10 +10,11 @@ from pixpod.catalog import ModelSpec
 from pixpod.contract.controls import types_of
 from pixpod.contract.describe_reply import DescribeReply
 from pixpod.contract.image_prompt import adapters_of
-from pixpod.contract.job_input import NOT_SUPPORTED
+from pixpod.contract.preprocessing import preprocessors_of
 from pixpod.contract.refiner import refiners_of
 from pixpod.contract.rules import Capabilities
 from pixpod.contract.scalars import API_VERSION
+from pixpod.contract.upscale import upscalers_of
 from pixpod.extras import ExtraSpec, extras_for
 from pixpod.methods import pipelines_of
 
@@ -33,7 +34,6 @@ def describe(capabilities: Capabilities) -> dict[str, Any]:
             "loras": sorted(capabilities.lora_names),
             "safety": capabilities.safety,
             "stacks": list(capabilities.presets),
-            "not_supported": sorted(NOT_SUPPORTED),
         }
     )
     return reply.model_dump(mode="json")
@@ -50,8 +50,10 @@ def _describe(spec: ModelSpec, capabilities: Capabilities) -> dict[str, object]:
         "modes": sorted(family.pipelines),
         "control_modes": sorted(pipelines_of(family, has_controls=True)) if types else [],
         "control_types": sorted(types),
+        "preprocessed_types": sorted(types & preprocessors_of(spec, capabilities.extras).keys()),
         "refiners": refiners_of(spec, capabilities.extras),
         "image_prompts": [extra.name for extra in adapters_of(spec, capabilities.extras)],
+        "upscales": sorted(upscalers_of(spec, capabilities.extras)),
         "qualities": capabilities.qualities[spec.name],
         "schedulers": list(spec.scheduler_specs),
         "step_counts": list(spec.step_counts),

@@ -20,10 +20,14 @@ class ServedModelReply(BaseModel):
     """Modes that take controlnets."""
     control_types: list[str]
     """Types of controlnets that the worker has for the model."""
+    preprocessed_types: list[str]
+    """Those of them that take controlnets[].preprocess."""
     refiners: list[str]
     """Names of the refiners that the worker has for the model."""
     image_prompts: list[str]
     """Names for ip_adapter that the worker has for the model."""
+    upscales: list[int]
+    """Values of upscale that the worker has for the model."""
     qualities: list[Quality]
     schedulers: list[str]
     step_counts: list[int]
@@ -38,9 +42,10 @@ class ServedModelReply(BaseModel):
 
 
 class ExtraReply(BaseModel):
-    """Something that models are served with: a ControlNet, a refiner, or a part of image prompts.
+    """Something that models are served with, such as a ControlNet or an upscaler.
 
-    `family` is null for an image encoder, which adapters of several families may use.
+    `family` is null for one that is not made for a family: an image encoder, an upscaler or a depth
+    estimator.
     """
 
     name: str
@@ -69,4 +74,3 @@ class DescribeReply(BaseModel):
     safety: SafetyAction | None = Field(
         description="What happens to unsafe images of all jobs; null if jobs choose."
     )
-    not_supported: list[str] = Field(description="Fields that this version refuses.")

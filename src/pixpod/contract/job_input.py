@@ -1,7 +1,7 @@
 """The `input` of a job, as JSON. Only the edge uses it; the rest sees dataclasses."""
 
 from collections.abc import Mapping
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
@@ -26,13 +26,6 @@ from pixpod.contract.scalars import (
     Text,
 )
 from pixpod.job import LongPrompt, Quality, Resize, WebhookEvent
-
-NOT_SUPPORTED = frozenset(
-    {
-        "upscale",
-    }
-)
-"""Fields of the contract that this version refuses as `not_supported`, unless they are null."""
 
 
 class JobInput(Edge):
@@ -138,6 +131,13 @@ class JobInput(Edge):
     )
     refiner: RefinerInput | None = Field(
         default=None, description="SDXL only: a second model for the last steps. See refiner.md."
+    )
+    upscale: Literal[2, 4] | None = Field(
+        default=None,
+        description=(
+            "Make the finished images so many times as wide and as high. See upscaling.md."
+        ),
+        examples=[2],
     )
     num_inference_steps: Count | None = Field(
         default=None, description="Denoising steps.", examples=[28]

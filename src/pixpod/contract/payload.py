@@ -16,9 +16,9 @@ from pixpod.catalog import ModelSpec
 from pixpod.contract.conditions import find_images, mode_of, num_references, strength_of
 from pixpod.contract.controls import build_controls
 from pixpod.contract.delivery_input import OutputInput
-from pixpod.contract.fields import check_types, fields_of, without
+from pixpod.contract.fields import check_types
 from pixpod.contract.image_prompt import build_image_prompt
-from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import find_loras
 from pixpod.contract.places import build_bucket, build_put_url, check_places, parse_s3_config
 from pixpod.contract.problems import first_ones, is_unicode, wrong
@@ -33,10 +33,10 @@ from pixpod.contract.rules import (
 )
 from pixpod.contract.scalars import API_VERSION, MAX_SEED
 from pixpod.contract.stacks import check_stack, fill_stack, name_for_caller
+from pixpod.contract.upscale import build_upscaler
 from pixpod.errors import (
     InvalidInput,
     InvalidSettings,
-    NotSupported,
     Problem,
     PutRefused,
     WorkerError,
@@ -56,6 +56,7 @@ from pixpod.job import (
     SafetyAction,
     SafetyVerdict,
     StoredImage,
+    UpscalerOptions,
 )
 from pixpod.outputs.keys import idempotent_name
 from pixpod.outputs.storage import clean_prefix
@@ -91,9 +92,7 @@ def parse_job(
         raise InvalidInput([*problems, wrong("input", given, "an object")])
     problems += check_stack(given, capabilities.presets)
     given, stack = fill_stack(given, capabilities.presets, capabilities.models, capabilities.extras)
-    unsupported = list(_unsupported(given))
-    refused = {*NOT_SUPPORTED, *(problem.field for problem in unsupported)}
-    checked = check_types(without(given, (tuple(field.split(".")) for field in refused)))
+    checked = check_types(given)
     problems += checked.problems
     s3_config, s3_problems = parse_s3_config(raw.get("s3Config"))
     has_s3_config = raw.get("s3Config") is not None
@@ -113,7 +112,7 @@ def parse_job(
     problems += image_problems + lora_problems
     problems += s3_problems
     refusals = list(check_places(checked.input, s3_config, capabilities.targets, now()))
-    _raise_first(*(name_for_caller(found, stack) for found in (problems, unsupported, refusals)))
+    _raise_first(*(name_for_caller(found, stack) for found in (problems, refusals)))
     if checked.input.webhook_url is not None and not capabilities.signs_webhooks:
         raise InvalidSettings(
             "PIXPOD_WEBHOOK_SECRETS: expected one or two secrets, because this job has a "
@@ -140,15 +139,13 @@ def parse_job(
     )
 
 
-def _raise_first(
-    problems: list[Problem], unsupported: list[Problem], refusals: list[Problem]
-) -> None:
+def _raise_first(problems: list[Problem], refusals: list[Problem]) -> None:
     """Raise one error for all problems; its code is their kind's if they are of one kind."""
-    kinds = {InvalidInput: problems, NotSupported: unsupported, PutRefused: refusals}
+    kinds = {InvalidInput: problems, PutRefused: refusals}
     found = [error for error, listed in kinds.items() if listed]
     if found:
         error = found[0] if len(found) == 1 else InvalidInput
-        raise error(first_ones([*problems, *unsupported, *refusals]))
+        raise error(first_ones([*problems, *refusals]))
 
 
 def _execution_timeout_s(raw: Mapping[str, Any]) -> float | None:
@@ -176,12 +173,20 @@ def render_result(result: JobResult) -> dict[str, Any]:
             "refiner": _render_refiner(result.refiner),
             "ip_adapter": _render_image_prompt(result.image_prompt),
             "stack": result.stack,
+            "upscaler": _render_upscaler(result.upscaler),
+            "controls": [
+                {**_render_file(stored), "index": index}
+                for index, stored in result.controls.items()
+            ],
         },
         from_attributes=True,
     )
     dumped = reply.model_dump(mode="json")
     dumped["timings_ms"] = reply.timings_ms.model_dump(mode="json", exclude_none=True)
-    dumped["images"] = [image.model_dump(mode="json", exclude_none=True) for image in reply.images]
+    dumped["images"] = [file.model_dump(mode="json", exclude_none=True) for file in reply.images]
+    dumped["controls"] = [
+        file.model_dump(mode="json", exclude_none=True) for file in reply.controls
+    ]
     return dumped
 
 
@@ -229,14 +234,23 @@ def _render_verdict(verdict: SafetyVerdict | None) -> dict[str, Any]:
     return {"nsfw": verdict.nsfw, "nsfw_score": round(verdict.score, 4)} if verdict else {}
 
 
+def _render_upscaler(upscaler: UpscalerOptions | None) -> dict[str, Any] | None:
+    if upscaler is None:
+        return None
+    return {"name": upscaler.name, "scale": upscaler.scale}
+
+
 def _render_image(stored: StoredImage) -> dict[str, Any]:
+    return {**_render_file(stored), "seed": stored.image.seed}
+
+
+def _render_file(stored: StoredImage) -> dict[str, Any]:
     image = stored.image
     return _render_verdict(image.verdict) | {
         "url": stored.url,
         "data": stored.data,
         "path": stored.path,
         "key": stored.key,
-        "seed": image.seed,
         "width": image.width,
         "height": image.height,
         "content_type": image.format.content_type,
@@ -246,14 +260,6 @@ def _render_image(stored: StoredImage) -> dict[str, Any]:
 
 
 # --- features that are not supported, and the id ---------------------------------------------
-
-
-def _unsupported(given: Mapping[str, Any]) -> Iterator[Problem]:
-    """Yield a problem for each unsupported feature that is requested; a null field is absent."""
-    requested = {path for path, value in fields_of(given).items() if value is not None}
-    for field in sorted(NOT_SUPPORTED):
-        if tuple(field.split(".")) in requested:
-            yield Problem(field=field, value=None, accepted="absent: not supported by this version")
 
 
 def _check_id(job_id: object) -> Iterator[Problem]:
@@ -294,6 +300,7 @@ def _build_request(
         controls=build_controls(given, spec, extras),
         refiner=build_refiner(given, spec, extras),
         image_prompt=build_image_prompt(given, spec, extras),
+        upscaler=build_upscaler(given, spec, extras),
         isolated=bool(given.deterministic),
     )
 
@@ -329,4 +336,5 @@ def _build_output(
         metadata=given.metadata is not False,
         fallback=given.fallback is not False,
         safety=safety,
+        controls=bool(given.controls),
     )

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from pixpod.contract.delivery_input import PutUrlInput, S3ConfigInput
 from pixpod.contract.job_input import JobInput
+from pixpod.contract.preprocessing import num_made
 from pixpod.contract.problems import to_problem, wrong
 from pixpod.errors import Problem
 from pixpod.inputs.refusals import Refused
@@ -53,11 +54,13 @@ def check_places(
 ) -> Iterator[Problem]:
     """Yield what keeps images from their places: the problems of `put_refused`."""
     put_urls = given.output.put_urls if given.output else None
-    num_images = given.num_images or len(given.seed or ()) or 1
-    if put_urls is not None and len(put_urls) != num_images:
-        accepted = f"{num_images} URLs, one per image"
+    num_images, num_controls = given.num_images or len(given.seed or ()) or 1, num_made(given)
+    num_files = num_images + num_controls
+    if put_urls is not None and len(put_urls) != num_files:
+        accepted = f"{num_files} URLs, one per image"
+        accepted += f" and {num_controls} for control images" if num_controls else ""
         yield wrong("output.put_urls", put_urls, accepted)
-    for index, each in enumerate((put_urls or ())[:num_images]):
+    for index, each in enumerate((put_urls or ())[:num_files]):
         yield from _check_url(f"output.put_urls[{index}]", each.url, targets, now)
     if config is not None:
         yield from _check_target("s3Config.endpointUrl", config.endpoint_url, targets)

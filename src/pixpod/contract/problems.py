@@ -42,6 +42,8 @@ KNOWN_ELSEWHERE = {
     "size": "width and height",
     "steps": "num_inference_steps",
     "text": "prompt",
+    "upscale_factor": "upscale",
+    "upscaler": "upscale",
     "webhook": "webhook_url",
 }
 """Names of our fields in other image APIs."""
@@ -74,7 +76,9 @@ ELSEWHERE_INSIDE = {
         "image_url": "image",
         "mode": "type",
         "model": "type",
+        "module": "preprocess",
         "name": "type",
+        "preprocessor": "preprocess",
         "start_percent": "start",
         "strength": "scale",
         "weight": "scale",

@@ -7,13 +7,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from pixpod.contract.scalars import MAX_SEED
 
 
-class ImageReply(BaseModel):
-    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
-
-    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
-    the caller knows the place: at the image's `put_urls`. An image that was dropped as unsafe has
-    no file: it has `nsfw`, and none of these nor `content_type`, `size_bytes` and `sha256`.
-    """
+class FileReply(BaseModel):
+    """A file and its place."""
 
     model_config = ConfigDict(
         json_schema_extra={
@@ -37,7 +32,6 @@ class ImageReply(BaseModel):
     data: str | None = Field(default=None, description="The file as plain base64.")
     path: str | None = Field(default=None, description="On the worker's own disk.")
     key: str | None = Field(default=None, description="The image's name in the store.")
-    seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
     width: int
     height: int
     content_type: str | None = Field(default=None, examples=["image/png"])
@@ -51,6 +45,22 @@ class ImageReply(BaseModel):
     nsfw_score: float | None = Field(
         default=None, ge=0, le=1, description="The classifier's probability of that."
     )
+
+
+class ImageReply(FileReply):
+    """One image, with `url` and `key`, `path` and `key`, `key` alone, `data`, or none of these.
+
+    `key` is alone in a bucket that has no links: a network volume of RunPod. None is present where
+    the caller knows the place: in `put_urls`.
+    """
+
+    seed: int = Field(ge=0, le=MAX_SEED, description="Gives the same image again.")
+
+
+class ControlReply(FileReply):
+    """A control image that was made, with its place as images have it."""
+
+    index: int = Field(ge=0, description="Of its element in `controlnets`.")
 
 
 class ModelReply(BaseModel):
@@ -70,12 +80,14 @@ class TimingsReply(BaseModel):
     queue: float | None = None
     onload: float | None = None
     adapt: float | None = None
+    preprocess: float | None = None
     text_encode: float | None = None
     image_encode: float | None = None
     denoise: float | None = None
     refine: float | None = None
     decode: float | None = None
     safety: float | None = None
+    upscale: float | None = None
     encode: float | None = None
     upload: float | None = None
     total: float
@@ -127,6 +139,13 @@ class StackReply(BaseModel):
     fields: dict[str, Any] = Field(description="As the job might have given them.")
 
 
+class UpscalerReply(BaseModel):
+    """The upscaler that made the images larger; null without one."""
+
+    name: str
+    scale: int = Field(ge=2, description="How many times as long each side is.")
+
+
 class WorkerReply(BaseModel):
     """`cold_start` is true in the first reply of a worker; `boot_ms` is by phase."""
 
@@ -151,6 +170,10 @@ class Reply(BaseModel):
     refiner: RefinerReply | None
     ip_adapter: IpAdapterReply | None
     stack: StackReply | None
+    upscaler: UpscalerReply | None
+    controls: list[ControlReply] = Field(
+        description="Control images that were made, if `output.controls` asks for them."
+    )
 
 
 class ErrorReply(BaseModel):

@@ -15,9 +15,11 @@ from pixpod.contract.delivery_input import OutputInput
 from pixpod.contract.image_prompt import check_image_prompt
 from pixpod.contract.job_input import JobInput
 from pixpod.contract.loras import check_loras
+from pixpod.contract.preprocessing import check_made
 from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.contract.refiner import check_refiner, total_steps
 from pixpod.contract.texts import check_texts
+from pixpod.contract.upscale import check_upscale
 from pixpod.errors import Problem
 from pixpod.extras import Extras
 from pixpod.families import Guidance
@@ -87,8 +89,10 @@ def check_values(
     yield from check_controls(
         given, spec, capabilities.extras, mode_of(given, spec), num_calls_of(given, spec)
     )
+    yield from check_made(given, malformed)
     yield from check_refiner(given, spec, capabilities.extras, malformed)
     yield from check_image_prompt(given, spec, capabilities.extras, malformed)
+    yield from check_upscale(given, spec, capabilities.extras, malformed)
     output = given.output or OutputInput()
     yield from _check_delivery(output, capabilities, malformed, has_s3_config=has_s3_config)
     yield from _check_output(output, malformed)

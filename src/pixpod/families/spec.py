@@ -58,6 +58,13 @@ class Role(StrEnum):
     IMAGE_ENCODER = "image_encoder"
     IP_ADAPTER = "ip_adapter"
     REDUX = "redux"
+    UPSCALER = "upscaler"
+    DEPTH_ESTIMATOR = "depth_estimator"
+
+
+_OF_TRANSFORMERS = frozenset(
+    {Role.TEXT_ENCODER, Role.IMAGE_ENCODER, Role.UPSCALER, Role.DEPTH_ESTIMATOR}
+)
 
 
 class Guidance(StrEnum):
@@ -93,8 +100,7 @@ class ComponentSpec:
     @property
     def library(self) -> str:
         """Name of the library that has the class."""
-        is_encoder = self.role in (Role.TEXT_ENCODER, Role.IMAGE_ENCODER)
-        return "transformers" if is_encoder else "diffusers"
+        return "transformers" if self.role in _OF_TRANSFORMERS else "diffusers"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

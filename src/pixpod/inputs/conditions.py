@@ -100,7 +100,13 @@ def _fit(
 
     The size of `request` counts without an image, which else has one of its own.
     """
-    from pixpod.inputs.fitting import choose_size, fit_image, fit_mask, fit_prompt_image
+    from pixpod.inputs.fitting import (
+        choose_size,
+        fit_estimator_image,
+        fit_image,
+        fit_mask,
+        fit_prompt_image,
+    )
 
     checks = _Checks()
     image, mask, prompt = read.image, read.mask, request.image_prompt
@@ -114,11 +120,18 @@ def _fit(
             blur_px = named.mask_blur_px
             fitted_mask = checks("mask", lambda: fit_mask(mask, own, size, named.resize, blur_px))
     checks.raise_refusals()
+    controls = tuple(fit_image(each, size, named.resize) for each in read.controls)
     return size, Conditions(
         image=fit_image(image, size, named.resize) if image is not None else None,
         mask=fitted_mask,
         references=tuple(fit_image(each, size, named.resize) for each in read.references),
-        controls=tuple(fit_image(each, size, named.resize) for each in read.controls),
+        controls=controls,
+        estimator_images=tuple(
+            fit_estimator_image(image.raw, options.preprocessor.size_px)
+            if options.preprocessor and options.preprocessor.size_px
+            else None
+            for image, options in zip(controls, request.controls, strict=True)
+        ),
         prompt_images=()
         if prompt is None
         else tuple(fit_prompt_image(each, prompt.size_px, spec.family) for each in read.prompts),

@@ -13,6 +13,9 @@ from pixpod.job import InputImage, RawImage, RawMask, Resize
 
 _LANCZOS = Image.Resampling.LANCZOS
 
+PATCH_PX = 14
+"""Pixels of one patch of Depth Anything."""
+
 
 def choose_size(given: tuple[int | None, int | None], image: Size, spec: ModelSpec) -> Size:
     """Return the size to generate: as given, else that of the image as far as the model serves it.
@@ -80,6 +83,19 @@ def fit_prompt_image(image: RawImage, side: int, family: FamilySpec) -> InputIma
         (left, right), (top, bottom) = (_crop(each, shorter, side) for each in rgb.size)
         box = (left, top, right, bottom)
     return _as_input(rgb.resize((side, side), Image.Resampling.BICUBIC, box=box))
+
+
+def fit_estimator_image(image: RawImage, side: int) -> RawImage:
+    """Return an image as a depth estimator sees it, scaled as little as possible.
+
+    One side is about as long as `side`, and both are multiples of its patches.
+    """
+    scale = min((side / image.width, side / image.height), key=lambda each: abs(1 - each))
+    width, height = (
+        max(1, round(scale * each / PATCH_PX)) * PATCH_PX for each in (image.width, image.height)
+    )
+    scaled = _as_rgb(image).resize((width, height), Image.Resampling.BICUBIC)
+    return RawImage(width=width, height=height, pixels=scaled.tobytes())
 
 
 def _crop(length: int, shorter: int, side: int) -> tuple[float, float]:

@@ -12,6 +12,7 @@ from pixpod.job import (
     RefinerOptions,
     Sampling,
     TextOptions,
+    UpscalerOptions,
 )
 
 PIXELS_PER_TOKEN = 256
@@ -38,6 +39,7 @@ class BatchKey:
     controls: tuple[ControlOptions, ...] = ()
     refiner: RefinerOptions | None = None
     image_prompt: ImagePromptOptions | None = None
+    upscaler: UpscalerOptions | None = None
     slots: LoraSlots | None = None
 
 
@@ -56,6 +58,7 @@ def batch_key_of(request: GenerationRequest) -> BatchKey:
         controls=request.controls,
         refiner=request.refiner,
         image_prompt=replace(prompt, scale=1.0) if prompt else None,
+        upscaler=request.upscaler,
         slots=request.conditions.slots,
     )
 

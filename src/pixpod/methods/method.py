@@ -11,6 +11,7 @@ from pixpod.job import (
     ImagePromptOptions,
     LoraSlots,
     Mode,
+    PreprocessorOptions,
     Sampling,
 )
 
@@ -21,8 +22,10 @@ class Method:
 
     `pipeline` is the name of a diffusers class. `calls` has the denoiser calls of one image, and
     then those of the refiner if there is one, whose name is `refiner`.
-    `nets` are the ControlNets of the request's controls, in their order.
-    `image_prompt` is None without one, and so are `slots` for LoRAs.
+    `nets` are the ControlNets of the request's controls, in their order, and `preprocessors` those
+    that make control images.
+    `image_prompt` is None without one, and so are `slots` for LoRAs. `upscaler` is the name of what
+    makes the finished images larger.
     """
 
     pipeline: str
@@ -31,9 +34,11 @@ class Method:
     calls: tuple[int, ...]
     num_references: int = 0
     nets: tuple[str, ...] = ()
+    preprocessors: tuple[PreprocessorOptions, ...] = ()
     refiner: str | None = None
     image_prompt: ImagePromptOptions | None = None
     slots: LoraSlots | None = None
+    upscaler: str | None = None
 
     @property
     def num_calls(self) -> int:
@@ -81,9 +86,11 @@ def method_of(spec: ModelSpec, request: GenerationRequest) -> Method:
         calls=(num_calls - sum(refined), *refined),
         num_references=request.num_references,
         nets=tuple(control.net for control in request.controls),
+        preprocessors=tuple(each.preprocessor for each in request.controls if each.preprocessor),
         refiner=refiner.name if refiner else None,
         image_prompt=request.image_prompt,
         slots=request.conditions.slots,
+        upscaler=request.upscaler.name if request.upscaler else None,
     )
 
 
@@ -103,5 +110,6 @@ def refining(request: GenerationRequest) -> GenerationRequest:
         sampling=replace(request.sampling, strength=strength),
         controls=(),
         image_prompt=None,
+        upscaler=None,
         conditions=Conditions(),
     )

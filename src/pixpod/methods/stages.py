@@ -17,16 +17,26 @@ IMAGE_MODES = frozenset({Mode.IMAGE_TO_IMAGE, Mode.INPAINT, Mode.EDIT})
 _SQUARE_PX = 1024 * 1024
 _SQUARE_TOKENS = _SQUARE_PX / PIXELS_PER_TOKEN
 
+_ESTIMATE_GIB, _EDGES_GIB = 0.3, 0.4
+"""For any control image, and more for 1024x1024. Depth Anything takes 0.2 GiB with 518 pixels, and
+Canny's method 0.3 with 1024, measured on a CPU.
+"""
+
+_UPSCALE_GIB = 1.0
+"""A tile of Swin2SR takes 0.7 GiB, measured on a CPU with 256 pixels; images come one by one."""
+
 
 class StageName(StrEnum):
     """Names of stages as a reply's timings have them, in the order in which they run."""
 
     ADAPT = "adapt"
+    PREPROCESS = "preprocess"
     TEXT_ENCODE = "text_encode"
     IMAGE_ENCODE = "image_encode"
     DENOISE = "denoise"
     REFINE = "refine"
     DECODE = "decode"
+    UPSCALE = "upscale"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,6 +88,7 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
     )
     plans = (
         *((adapt,) if method.slots else ()),
+        *_preprocess(method, squares),
         StagePlan(
             name=StageName.TEXT_ENCODE,
             components=family.text_encoders,
@@ -92,11 +103,35 @@ def stages_of(spec: ModelSpec, method: Method) -> tuple[StagePlan, ...]:
             fixed_bytes=fixed_bytes,
             image_bytes=round(memory.decode_gib * squares * GIB),
         ),
+        *_upscale(method),
     )
     if method.slots is None or family.lora is None:
         return plans
     slot_bytes = family.lora.slot_bytes(method.slots)  # they stay for the whole batch
     return tuple(replace(plan, slot_bytes=slot_bytes) for plan in plans)
+
+
+def _preprocess(method: Method, squares: float) -> tuple[StagePlan, ...]:
+    if not method.preprocessors:
+        return ()
+    estimators = (each.estimator for each in method.preprocessors if each.estimator)
+    plan = StagePlan(
+        name=StageName.PREPROCESS,
+        components=tuple(dict.fromkeys(estimators)),
+        fixed_bytes=round((_ESTIMATE_GIB + _EDGES_GIB * squares) * GIB),
+    )
+    return (plan,)
+
+
+def _upscale(method: Method) -> tuple[StagePlan, ...]:
+    if method.upscaler is None:
+        return ()
+    plan = StagePlan(
+        name=StageName.UPSCALE,
+        components=(method.upscaler,),
+        fixed_bytes=round(_UPSCALE_GIB * GIB),
+    )
+    return (plan,)
 
 
 def _prompt_extras(method: Method) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from pixpod.job import (
     RawImage,
     RefinerOptions,
     Sampling,
+    UpscalerOptions,
 )
 
 PNG_COMPRESS_LEVEL = 1
@@ -84,7 +85,8 @@ def generation_text(
 
     Other tools read it, too:
     https://github.com/AUTOMATIC1111/stable-diffusion-webui/blob/v1.10.1/modules/infotext_utils.py
-    Without prompts it is the line of settings alone. The web UI counts `Clip skip` from 1.
+    Without prompts it is the line of settings alone. The web UI counts `Clip skip` from 1. `Size`
+    is the one that was generated.
     """
     prompts, loras = request.prompts, request.conditions.loras
     settings = {
@@ -108,6 +110,7 @@ def generation_text(
         },
         **(_refiner_settings(request.refiner, request.sampling) if request.refiner else {}),
         "IP-Adapter": _image_prompt_text(request.image_prompt) if request.image_prompt else None,
+        **(_upscaler_settings(request.upscaler) if request.upscaler else {}),
         "Version": f"pixpod {pixpod.__version__}",
     }
     known = (f"{name}: {_quoted(value)}" for name, value in settings.items() if value is not None)
@@ -123,9 +126,10 @@ def _is_chunked(request: GenerationRequest) -> bool:
 
 def _control_text(control: ControlOptions) -> str:
     """Return a control in the notation of the web UI's extension for ControlNets."""
+    module = f"Module: {control.preprocessor.type}, " if control.preprocessor else ""
     return (
-        f"Model: {control.net}, Weight: {control.scale:g}, Guidance Start: {control.start:g}, "
-        f"Guidance End: {control.end:g}"
+        f"{module}Model: {control.net}, Weight: {control.scale:g}, "
+        f"Guidance Start: {control.start:g}, Guidance End: {control.end:g}"
     )
 
 
@@ -133,6 +137,11 @@ def _refiner_settings(refiner: RefinerOptions, sampling: Sampling) -> dict[str, 
     """Return a refiner as the web UI has it, with the share of the steps before it."""
     share = 1 - refiner.num_inference_steps / sampling.num_inference_steps
     return {"Refiner": refiner.name, "Refiner switch at": f"{share:g}"}
+
+
+def _upscaler_settings(upscaler: UpscalerOptions) -> dict[str, object]:
+    """Return an upscaler as the web UI has it."""
+    return {"Postprocess upscale by": upscaler.scale, "Postprocess upscaler": upscaler.name}
 
 
 def _image_prompt_text(prompt: ImagePromptOptions) -> str:
@@ -143,7 +152,7 @@ def encode(
     raw: RawImage,
     *,
     index: int,
-    seed: int,
+    seed: int | None,
     format: ImageFormat,
     quality: int | None,
     text: str | None,

@@ -105,8 +105,10 @@ class ResultFile(SealedPart):
     def adapters_used(self) -> tuple[AdapterUse, ...]:
         return tuple(AdapterUse(**each.model_dump()) for each in self.adapters)
 
-    def image_files(self, seeds: Sequence[int], format: ImageFormat) -> tuple[ImageFile, ...]:
-        """Return the files, for a job of these seeds."""
+    def image_files(
+        self, seeds: Sequence[int | None], format: ImageFormat
+    ) -> tuple[ImageFile, ...]:
+        """Return the files, for a job whose files have these seeds."""
         return tuple(
             ImageFile(
                 seed=seeds[each.index],

@@ -21,7 +21,7 @@ class SpooledJob(SealedPart):
     key_prefix: str
     name: str
     format: ImageFormat
-    seeds: tuple[int, ...]
+    seeds: tuple[int | None, ...]
     may_use_bucket: bool
     result: ResultFile
 

@@ -1,4 +1,7 @@
-"""Makes files of the images of a job, and treats unsafe ones as the job says."""
+"""Encodes the files of a job: its images, and control images that were made.
+
+Unsafe images are treated as the job says.
+"""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine, Mapping, Sequence
@@ -34,7 +37,7 @@ async def encode_images(
     """
     assert len(generation.images) == len(job.request.seeds), "an engine makes one image per seed"
     encoder = _Encoder(job=job, generation=generation, metadata=metadata)
-    encoding = _timed(timeline, "encode", encoder.encode(range(len(generation.images))))
+    encoding = _timed(timeline, "encode", encoder.encode_all())
     result = EncodedResult(
         images=(),
         model=generation.model,
@@ -46,13 +49,12 @@ async def encode_images(
         return replace(result, images=await encoding)
     pixels = [each.pixels for each in generation.images]
     classifying = _timed(timeline, "safety", safety.verdicts(pixels))
-    images, verdicts = await asyncio.gather(encoding, classifying)
-    result = replace(
-        result,
-        images=tuple(
-            replace(image, verdict=verdict) for image, verdict in zip(images, verdicts, strict=True)
-        ),
+    files, verdicts = await asyncio.gather(encoding, classifying)
+    images, controls = files[: job.num_images], files[job.num_images :]
+    classified = (
+        replace(image, verdict=verdict) for image, verdict in zip(images, verdicts, strict=True)
     )
+    result = replace(result, images=(*classified, *controls))
     unsafe = [index for index, verdict in enumerate(verdicts) if verdict.nsfw]
     if not unsafe:
         return result
@@ -62,11 +64,18 @@ async def encode_images(
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class _Encoder:
-    """Encodes images of a job, each on a thread: encoders release the interpreter's lock."""
+    """Encodes files of a job, each on a thread: encoders release the interpreter's lock."""
 
     job: Job
     generation: Generation
     metadata: MetadataOptions
+
+    async def encode_all(self) -> tuple[EncodedImage, ...]:
+        """Encode the images and then the control images that the job asks for."""
+        images, controls = await asyncio.gather(
+            self.encode(range(self.job.num_images)), self._encode_controls()
+        )
+        return (*images, *controls)
 
     async def encode(
         self, indices: Sequence[int], *, is_blurred: bool = False
@@ -92,6 +101,24 @@ class _Encoder:
         tasks = (asyncio.to_thread(encode_one, index) for index in indices)
         return tuple(await asyncio.gather(*tasks))
 
+    async def _encode_controls(self) -> tuple[EncodedImage, ...]:
+        """Encode without generation data and marks: no model has generated what they show."""
+        job, output = self.job, self.job.output
+
+        def encode_one(place: int) -> EncodedImage:
+            return encode(
+                self.generation.controls[job.made_controls[place]],
+                index=job.num_images + place,
+                seed=None,
+                format=output.format,
+                quality=output.quality,
+                text=None,
+                has_ai_mark=False,
+            )
+
+        tasks = (asyncio.to_thread(encode_one, place) for place in range(len(job.made_controls)))
+        return tuple(await asyncio.gather(*tasks))
+
 
 async def _flag(result: EncodedResult, unsafe: Sequence[int], encoder: _Encoder) -> EncodedResult:
     return result
@@ -109,7 +136,7 @@ async def _drop(result: EncodedResult, unsafe: Sequence[int], encoder: _Encoder)
     dropped = (
         DroppedImage(
             index=image.index,
-            seed=image.seed,
+            seed=encoder.job.request.seeds[image.index],
             width=image.width,
             height=image.height,
             verdict=image.verdict,

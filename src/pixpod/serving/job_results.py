@@ -1,5 +1,6 @@
 """Results of jobs: what was made, what it cost, and the state of the worker."""
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pixpod.engine.base import Engine
@@ -9,6 +10,7 @@ from pixpod.job import (
     Generation,
     Job,
     JobResult,
+    StoredImage,
     StoredResult,
     WorkerReport,
 )
@@ -41,10 +43,11 @@ class JobResults:
     ) -> JobResult:
         """Return a result of images that the GPU has made, and count them."""
         is_first = self.images_served == 0
-        self.images_served += len(generation.images)
-        self.refresh.served(len(generation.images))
+        self.images_served += job.num_images
+        self.refresh.served(job.num_images)
         return JobResult(
-            images=delivered.images,
+            images=_images_of(job, delivered.images),
+            controls=_controls_of(job, delivered.images),
             model=generation.model,
             steps=generation.num_calls,
             timings_ms=timeline.milliseconds(),
@@ -58,6 +61,7 @@ class JobResults:
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
             stack=job.stack,
+            upscaler=job.request.upscaler,
         )
 
     def of_stored(
@@ -89,7 +93,8 @@ class JobResults:
         self, engine: Engine, job: Job, result: StoredResult, reason: str, timeline: Timeline
     ) -> JobResult:
         return JobResult(
-            images=result.images,
+            images=_images_of(job, result.images),
+            controls=_controls_of(job, result.images),
             model=result.model,
             steps=result.steps,
             timings_ms=timeline.milliseconds(),
@@ -106,6 +111,7 @@ class JobResults:
             refiner=job.request.refiner,
             image_prompt=job.request.image_prompt,
             stack=job.stack,
+            upscaler=job.request.upscaler,
         )
 
     def _report(self, engine: Engine, is_first: bool) -> WorkerReport:
@@ -115,3 +121,17 @@ class JobResults:
             boot_ms=engine.boot_ms(),
             images_served=self.images_served,
         )
+
+
+def _images_of(job: Job, files: Sequence[StoredImage]) -> tuple[StoredImage, ...]:
+    """Return the images among the files of a job: those that were not dropped."""
+    return tuple(file for file in files if file.image.index < job.num_images)
+
+
+def _controls_of(job: Job, files: Sequence[StoredImage]) -> Mapping[int, StoredImage]:
+    """Return the control images among the files of a job, by the indices of their controls."""
+    return {
+        job.made_controls[file.image.index - job.num_images]: file
+        for file in files
+        if file.image.index >= job.num_images
+    }

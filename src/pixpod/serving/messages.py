@@ -11,6 +11,9 @@ from pixpod.job import WebhookEvent
 
 MAX_BODY_BYTES = 20_000
 
+IMAGE_LISTS = frozenset({"images", "controls"})
+"""Fields of a reply that are lists of files."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Message:
@@ -37,15 +40,15 @@ def make_message(
     Inline images are left out; all data are if the body is larger than MAX_BODY_BYTES nevertheless.
     Any: JSON.
     """
-    name = json.dumps([job_name, event, step])
+    identity = json.dumps([job_name, event, step])
     fields = {"job_id": job_id, **data}
-    if images := fields.get("images"):
-        fields["images"] = [
-            {key: value for key, value in image.items() if key != "data"} for image in images
+    for name in IMAGE_LISTS & fields.keys():
+        fields[name] = [
+            {key: value for key, value in image.items() if key != "data"} for image in fields[name]
         ]
     envelope = {"type": event, "timestamp": timestamp.isoformat()}
     body = json.dumps({**envelope, "data": fields})
     if len(body) > MAX_BODY_BYTES:
         body = json.dumps({**envelope, "data": {"job_id": job_id, "is_left_out": True}})
-    message_id = "msg_" + hashlib.sha256(name.encode()).hexdigest()[:32]
+    message_id = "msg_" + hashlib.sha256(identity.encode()).hexdigest()[:32]
     return Message(job_id=job_id, event=event, id=message_id, timestamp=timestamp, body=body)

@@ -6,6 +6,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.contract.payload import render_error, render_result
+from pixpod.contract.upscale import too_many_pixels
 from pixpod.errors import Fault, ResultTooLarge, WorkerError
 from pixpod.job import Delivery, EncodedResult, Job, JobResult, StoredImage
 from pixpod.outputs.encoding import base64_bytes, max_encoded_bytes
@@ -27,17 +28,23 @@ class ReplyRenderer:
 
     def check_size(self, job: Job) -> None:
         """Raise ResultTooLarge for results that cannot fit, before any GPU time is spent."""
+        (width, height), num_images = job.request.output_size, job.num_images
+        if job.request.upscaler and (reason := too_many_pixels((width, height), num_images)):
+            raise ResultTooLarge(f"upscale: {reason}: request a smaller scale, or a size")
         if job.output.delivery is not Delivery.INLINE or self.delivery.may_use_bucket(job):
             return
-        request, output = job.request, job.output
-        each = max_encoded_bytes(request.width, request.height, output.format, output.quality)
-        largest = len(request.seeds) * base64_bytes(each)
+        output = job.output
+        each = max_encoded_bytes(width, height, output.format, output.quality)
+        largest = num_images * base64_bytes(each)
+        if job.made_controls:
+            generated = job.request.width, job.request.height
+            control = max_encoded_bytes(*generated, output.format, output.quality)
+            largest += len(job.made_controls) * base64_bytes(control)
         if largest > self.delivery.max_reply_bytes:
             raise ResultTooLarge(
-                f"{len(request.seeds)} inline {output.format} images of "
-                f"{request.width}x{request.height} may take {largest} bytes, and a reply holds "
-                f"{self.delivery.max_reply_bytes}: request fewer images, jpeg or webp, or "
-                "delivery by s3"
+                f"{num_images} inline {output.format} images of {width}x{height} may take "
+                f"{largest} bytes, and a reply holds {self.delivery.max_reply_bytes}: request "
+                "fewer images, jpeg or webp, or delivery by s3"
             )
 
     async def render(
@@ -45,7 +52,7 @@ class ReplyRenderer:
     ) -> dict[str, Any]:
         """Render a result. Inline images that do not fit into a reply go to the bucket."""
         reply = render_result(result)
-        if files is None or all(stored.data is None for stored in result.images):
+        if files is None or all(stored.data is None for stored in result.files):
             return reply
         if json_bytes(reply) > self.delivery.max_reply_bytes:
             return await self._render_links(job, result, files)
@@ -60,14 +67,14 @@ class ReplyRenderer:
         """
         moved, cause = None, None
         try:
-            moved = await self.delivery.move_out_of_reply(job, result.images)
+            moved = await self.delivery.move_out_of_reply(job, result.files)
         except WorkerError as exc:
             log.error("images not stored in place of inline ones", exc_info=exc)
             cause = exc
         if moved is None:
-            num_bytes = sum(stored.image.size_bytes for stored in result.images)
+            num_bytes = sum(stored.image.size_bytes for stored in result.files)
             error: WorkerError = ResultTooLarge(
-                f"a reply cannot hold {len(result.images)} inline images of together {num_bytes} "
+                f"a reply cannot hold {len(result.files)} inline images of together {num_bytes} "
                 "bytes: request fewer images, jpeg or webp, or delivery by s3"
             )
             if cause is not None:
@@ -76,7 +83,7 @@ class ReplyRenderer:
         moved_files = replace(files, warnings=(*files.warnings, *moved.warnings))
         await self.keep(job, moved_files, moved.images)
         warnings = (*result.warnings, *moved.warnings)
-        return render_result(replace(result, images=moved.images, warnings=warnings))
+        return render_result(replace(result.with_files(moved.images), warnings=warnings))
 
     async def _shrink(self, job: Job, result: JobResult, files: EncodedResult) -> dict[str, Any]:
         """Return the reply to a job whose inline images the platform has refused."""

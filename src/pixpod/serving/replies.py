@@ -4,6 +4,8 @@ import json
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Any
 
+from pixpod.serving.messages import IMAGE_LISTS
+
 
 class BulkyReply(dict[str, Any]):
     """A reply that the platform may refuse for its size. Any: a JSON document.
@@ -25,6 +27,10 @@ def json_bytes(reply: Mapping[str, Any]) -> int:
     Inline data is base64, which JSON leaves as it is. It is counted without being encoded: that
     would keep the event loop busy for some milliseconds per megabyte.
     """
-    images = [{**image, "data": ""} if "data" in image else image for image in reply["images"]]
-    inline = sum(len(image.get("data", "")) for image in reply["images"])
-    return len(json.dumps({**reply, "images": images})) + inline
+    lists = {name: reply[name] for name in IMAGE_LISTS}
+    inline = sum(len(file.get("data", "")) for files in lists.values() for file in files)
+    others = {
+        name: [{**file, "data": ""} if "data" in file else file for file in files]
+        for name, files in lists.items()
+    }
+    return len(json.dumps({**reply, **others})) + inline

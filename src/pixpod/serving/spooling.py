@@ -108,7 +108,7 @@ class Spooling:
             key_prefix=job.output.key_prefix,
             name=job.output.name,
             format=job.output.format,
-            seeds=job.request.seeds,
+            seeds=job.seeds_of_files,
             may_use_bucket=job.output.fallback or job.output.delivery is Delivery.S3,
             result=make_result(
                 result,

@@ -132,7 +132,7 @@ class StoredResults:
             if result.fingerprint != fingerprint(job, self.secret):
                 _check_key(job)
                 return None
-            files = result.image_files(job.request.seeds, job.output.format)
+            files = result.image_files(job.seeds_of_files, job.output.format)
             finds = (partial(self.store.find, file, _key_of(file, job, keys)) for file in files)
             found = await asyncio.gather(*map(_try_twice, finds))
         images = [image for image in found if image]

@@ -6,15 +6,17 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from pixpod.catalog import ModelSpec
-from pixpod.extras import ExtraKind, Extras, ExtraSpec, image_prompt_options
+from pixpod.extras import DEPTH, ExtraKind, Extras, ExtraSpec, image_prompt_options
 from pixpod.families import FamilySpec
 from pixpod.job import (
     ControlOptions,
     GenerationRequest,
     InputImage,
     LoraSlots,
+    PreprocessorOptions,
     RawImage,
     RefinerOptions,
+    UpscalerOptions,
 )
 from pixpod.stacks.stack import Stack
 
@@ -51,6 +53,29 @@ def _add_controls(
         request,
         controls=tuple(controls),
         conditions=replace(request.conditions, controls=(image,) * len(nets)),
+    )
+
+
+def _add_estimator(
+    request: GenerationRequest, estimators: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    """Have it make the last control image; without any, that of a net that sees depth."""
+    estimator = estimators[0]
+    if not request.controls:
+        nets = [extra for extra in extras.values() if DEPTH in extra.types][:1]
+        request = _add_controls(request, nets, extras)
+    if not request.controls:
+        return request  # no request can use it
+    preprocessor = PreprocessorOptions(
+        type=DEPTH, estimator=estimator.name, size_px=estimator.size_px
+    )
+    *others, last = request.controls
+    image = _black_image(estimator.size_px or 0, estimator.size_px or 0)
+    images = (*[None] * len(others), image.raw)
+    return replace(
+        request,
+        controls=(*others, replace(last, preprocessor=preprocessor)),
+        conditions=replace(request.conditions, estimator_images=images),
     )
 
 
@@ -96,12 +121,44 @@ def _is_named_by(
     return is_named
 
 
+def _is_preprocessing(
+    fields: Mapping[str, Any], estimator: ExtraSpec, fitting: Sequence[ExtraSpec]
+) -> bool:
+    """Return whether an estimator is the one that makes control images of photographs."""
+    first = next(each for each in fitting if each.kind is estimator.kind)
+    controls = fields.get("controlnets") or ()
+    is_used = any(each.get("type") == DEPTH and each.get("preprocess") for each in controls)
+    return is_used and estimator is first
+
+
+def _has_scale(
+    fields: Mapping[str, Any], upscaler: ExtraSpec, fitting: Sequence[ExtraSpec]
+) -> bool:
+    """Return whether an upscaler is the first one of the scale in `upscale`."""
+    upscalers = [each for each in fitting if each.kind is upscaler.kind]
+    return fields.get("upscale") == upscaler.scale and upscaler is next(
+        each for each in upscalers if each.scale == upscaler.scale
+    )
+
+
+def _upscaler_fields(spec: ModelSpec, upscaler: ExtraSpec) -> Mapping[str, Any]:
+    return {"upscale": upscaler.scale}
+
+
 def _refiner_fields(spec: ModelSpec, refiner: ExtraSpec) -> Mapping[str, Any]:
     """Return a refiner with a third of the model's steps, after these: 10 after 30."""
     if spec.step_counts:  # made for whole schedules of its own steps
         return {}
     steps = max(spec.defaults.num_inference_steps // 3, 1)
     return {"refiner": {"name": refiner.name, "num_inference_steps": steps}}
+
+
+def _add_upscaler(
+    request: GenerationRequest, upscalers: Sequence[ExtraSpec], extras: Extras
+) -> GenerationRequest:
+    scale = upscalers[0].scale
+    assert scale is not None, "load_extras has checked it"
+    return replace(request, upscaler=UpscalerOptions(name=upscalers[0].name, scale=scale))
 
 
 def _are_of_one_pipeline(one: ExtraSpec, other: ExtraSpec) -> bool:
@@ -116,6 +173,10 @@ def _max_refiners(family: FamilySpec) -> int:
 
 def _max_adapters(family: FamilySpec) -> int:
     return 1 if family.image_prompt else 0
+
+
+def _max_estimators(family: FamilySpec) -> int:
+    return 1 if family.controlnet else 0
 
 
 def _max_controls(family: FamilySpec) -> int:
@@ -150,9 +211,19 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
         is_named=_is_named_by("refiner"),
         fields=_refiner_fields,
     ),
+    ExtraKind.DEPTH_ESTIMATOR: Usage(
+        add=_add_estimator, most=_max_estimators, in_studio=0, is_named=_is_preprocessing
+    ),
     ExtraKind.IMAGE_ENCODER: None,
     ExtraKind.IP_ADAPTER: _IMAGE_PROMPT,
     ExtraKind.REDUX: _IMAGE_PROMPT,
+    ExtraKind.UPSCALER: Usage(
+        add=_add_upscaler,
+        most=lambda family: 1,
+        in_studio=0,
+        is_named=_has_scale,
+        fields=_upscaler_fields,
+    ),
 }
 """None for a kind that no request names: another extra brings it along."""
 

@@ -55,6 +55,7 @@ class FakeEngine:
             },
             device_ms=6.0,
             num_calls=num_calls,
+            controls=tuple(image.raw for image in request.conditions.controls),
         )
 
     def boot_ms(self) -> dict[str, float]:
@@ -70,5 +71,6 @@ def colour_of(prompt: str, seed: int) -> bytes:
 
 
 def _paint(request: GenerationRequest, seed: int) -> RawImage:
-    pixels = colour_of(request.prompts.prompt, seed) * (request.width * request.height)
-    return RawImage(width=request.width, height=request.height, pixels=pixels)
+    width, height = request.output_size
+    pixels = colour_of(request.prompts.prompt, seed) * (width * height)
+    return RawImage(width=width, height=height, pixels=pixels)

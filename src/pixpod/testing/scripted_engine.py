@@ -107,11 +107,8 @@ def _generation(
     queued: _QueuedRequest, began_at: float, device_ms: float, batch_size: int
 ) -> Generation:
     request = queued.request
-    pixels = RawImage(
-        width=request.width,
-        height=request.height,
-        pixels=bytes(3 * request.width * request.height),
-    )
+    width, height = request.output_size
+    pixels = RawImage(width=width, height=height, pixels=bytes(3 * width * height))
     return Generation(
         images=(ImageResult(pixels=pixels, seed=request.seeds[0]),),
         model=ModelIdentity(

@@ -24,6 +24,7 @@ from pixpod_tools.bake.sources import (
     SourceOptions,
     check_licence,
     fetch_to,
+    newest,
     revision_of,
 )
 from pixpod_tools.bake.versions import library_versions
@@ -72,12 +73,11 @@ def _opened(extra: ExtraSpec, options: SourceOptions, directory: Path) -> Iterat
         yield _local(extra, options, Path(location))
         return
     downloads = directory / DOWNLOADS / extra.name
-    revision = options.revision or extra.revision
-    if extra.repository is None or revision is None:
+    if extra.repository is None:
         raise InvalidSettings(
-            f"{extra.name} has no repository and revision in the catalog: "
-            "give them there, or a folder with --from"
+            f"{extra.name} has no repository in the catalog: give it there, or a folder with --from"
         )
+    revision = options.revision or extra.revision or newest(extra.repository, options)
     fetch_to(downloads, extra.repository, revision, extra_files(extra), options)
     yield Origin(folder=downloads / extra.folder, revision=revision, repository=extra.repository)
     shutil.rmtree(downloads)

@@ -99,6 +99,7 @@ PROFILES: Mapping[str, Profile] = {
         extras=(
             *("flux-canny-tiny", "sdxl-canny-tiny", "sdxl-depth-tiny", "sd15-canny-tiny"),
             *("sdxl-refiner-tiny", "flux-redux-tiny", "clip-vision-tiny", "sd15-ip-adapter-tiny"),
+            "swin2sr-x2-tiny",
         ),
     ),
     "flux-schnell+sdxl": Profile(models=(_float8("flux-schnell"), _in("sdxl", Precision.FLOAT16))),
@@ -188,14 +189,15 @@ def parse_lora(text: str) -> RecipeLora:
 
 
 def parse_extra(text: str, extras: Extras) -> tuple[ExtraSpec, Precision]:
-    """Parse e.g. `canny=float16`, or a name alone for bfloat16. Raises InvalidSettings."""
+    """Parse e.g. `canny=float16`, or a name alone for its usual format. Raises InvalidSettings."""
     name, _, precision = text.partition("=")
     if name not in extras:
         raise InvalidSettings(f"--extra {text}: expected one of {', '.join(extras)}")
     if precision and precision not in _EXTRA_PRECISIONS:
         accepted = ", ".join(_EXTRA_PRECISIONS)
         raise InvalidSettings(f"--extra {text}: expected a precision of {accepted}")
-    return extras[name], Precision(precision) if precision else Precision.BFLOAT16
+    usual = extras[name].precision_beside(Precision.BFLOAT16)
+    return extras[name], Precision(precision) if precision else usual
 
 
 def parse_random_recipe(text: str, catalog: Catalog) -> ModelRecipe:

@@ -131,17 +131,17 @@ def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path) -> Origin:
         raise InvalidSettings(
             f"{spec.name} has no repository in the catalog: give it there, or a folder with --from"
         )
-    revision = options.revision or spec.revision or _newest(spec.repository, options)
+    revision = options.revision or spec.revision or newest(spec.repository, options)
     folder = downloads / "model"
     vae = options.vae
     if vae is None and spec.vae_repository:
         vae = downloads / "vae"
-        of_vae = spec.vae_revision or _newest(spec.vae_repository, options)
+        of_vae = spec.vae_revision or newest(spec.vae_repository, options)
         fetch_to(vae, spec.vae_repository, of_vae, VAE_FILES, options)
     fetch_to(folder, spec.repository, revision, needed_files(spec), options)
     denoiser = None
     if spec.denoiser_repository and spec.denoiser_file:
-        of_file = spec.denoiser_revision or _newest(spec.denoiser_repository, options)
+        of_file = spec.denoiser_revision or newest(spec.denoiser_repository, options)
         inside = folder / spec.family.denoiser
         fetch_to(inside, spec.denoiser_repository, of_file, (spec.denoiser_file,), options)
         denoiser = f"{spec.denoiser_repository}/{spec.denoiser_file} at {of_file}"
@@ -154,7 +154,8 @@ def _fetch(spec: ModelSpec, options: SourceOptions, downloads: Path) -> Origin:
     )
 
 
-def _newest(repository: str, options: SourceOptions) -> str:
+def newest(repository: str, options: SourceOptions) -> str:
+    """Return the newest commit of a repository, which the manifest will name."""
     return resolve_revision(repository, token=options.token, endpoint=options.endpoint)
 
 

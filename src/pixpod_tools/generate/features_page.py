@@ -31,8 +31,10 @@ _IMAGE = {"image": IMAGE}
 _MASK = {"image": IMAGE, "mask": MASK}
 _LORA = {"loras": [{"source": LORA}]}
 _CONTROL = {"controlnets": [{"type": "canny", "image": IMAGE}]}
+_PREPROCESS = {"controlnets": [{"type": "canny", "image": IMAGE, "preprocess": True}]}
 _PROMPT = {"ip_adapter": {"image": IMAGE}}
 _REFINER = {"refiner": {"high_noise_frac": 0.5}}
+_UPSCALE = {"upscale": 2}
 _HEUN = {"scheduler": "Heun"}
 _TURBO = {"quality": "turbo", "num_inference_steps": 12}
 _TRUE_CFG = {"true_cfg_scale": 2.0, "negative_prompt": "blurred"}
@@ -52,6 +54,9 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`controlnets`, `image`": _CONTROL | _IMAGE,
     "`controlnets`, `image`, `mask`": _CONTROL | _MASK,
     "`controlnets`, `loras`": _CONTROL | _LORA,
+    "`controlnets` with `preprocess`": _PREPROCESS,
+    "`controlnets` with `preprocess`, `output.controls`": _PREPROCESS
+    | {"output": {"controls": True}},
     "`ip_adapter`": _PROMPT,
     "`ip_adapter`, `image`": _PROMPT | _IMAGE,
     "`ip_adapter`, `image`, `mask`": _PROMPT | _MASK,
@@ -74,11 +79,16 @@ _FIELDS: Mapping[str, Mapping[str, Any]] = {
     "`on_long_prompt: chunk`, `controlnets`": _CHUNKS | _CONTROL,
     "`prompt_weights`, `on_long_prompt: chunk`, `refiner`": _CHUNKS | _WEIGHTS | _REFINER,
     "`prompt_weights`, `on_long_prompt: chunk`, `ip_adapter`": _CHUNKS | _WEIGHTS | _PROMPT,
+    "`upscale`": _UPSCALE,
+    "`upscale`, `image`, `mask`": _UPSCALE | _MASK,
+    "`upscale`, `controlnets`, `loras`, `ip_adapter`": _UPSCALE | _CONTROL | _LORA | _PROMPT,
+    "`upscale`, `refiner`": _UPSCALE | _REFINER,
     "`quality: turbo`": _TURBO,
     "`quality: turbo`, `image`": _TURBO | _IMAGE,
     "`quality: turbo`, `loras`": _TURBO | _LORA,
     "`quality: turbo`, `controlnets`": _TURBO | _CONTROL,
     "`quality: turbo`, `ip_adapter`": _TURBO | _PROMPT,
+    "`quality: turbo`, `upscale`": _TURBO | _UPSCALE,
     "`true_cfg_scale`": _TRUE_CFG,
     "`true_cfg_scale`, `image`": _TRUE_CFG | _IMAGE,
     "`true_cfg_scale`, `ip_adapter`": _TRUE_CFG | _PROMPT,
@@ -98,7 +108,8 @@ a cell is refused with the code `invalid_input`, and the message says what is ex
 
 _TAIL = """
 How each of them works: [images](images.md), [LoRAs](loras.md), [control images](controlnets.md),
-[image prompts](image-prompts.md), [refiners](refiner.md), [prompts](prompts.md).
+[image prompts](image-prompts.md), [refiners](refiner.md), [upscaling](upscaling.md),
+[prompts](prompts.md).
 """
 
 

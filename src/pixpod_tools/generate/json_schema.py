@@ -6,7 +6,7 @@ from pydantic import TypeAdapter
 from pydantic.json_schema import GenerateJsonSchema, JsonSchemaValue
 from pydantic_core import core_schema
 
-from pixpod.contract.job_input import NOT_SUPPORTED, JobInput
+from pixpod.contract.job_input import JobInput
 from pixpod.contract.reply import ErrorReply, Reply
 
 
@@ -43,18 +43,8 @@ class _ReplySchema(_ReadableSchema):
 def json_schemas() -> dict[str, dict[str, Any]]:
     """Return the schemas that ship, by file name. Any: a JSON document."""
     request = JobInput.model_json_schema(schema_generator=_ReadableSchema)
-    _reserve_names(request)
     replies: TypeAdapter[Reply | ErrorReply] = TypeAdapter(Reply | ErrorReply)
     reply = replies.json_schema(schema_generator=_ReplySchema)
     dialect = {"$schema": GenerateJsonSchema.schema_dialect}
     title = {"title": "What a pixpod job returns"}
     return {"request.json": {**dialect, **request}, "reply.json": {**dialect, **title, **reply}}
-
-
-def _reserve_names(request: dict[str, Any]) -> None:
-    """Refuse unsupported fields unless they are null. Any: a JSON document."""
-    reserved = {"type": "null", "description": "Not supported by this version."}
-    for field in sorted(NOT_SUPPORTED):
-        outer, _, inner = field.partition(".")
-        schema = request["$defs"]["OutputInput"] if inner else request
-        schema["properties"][inner or outer] = reserved

@@ -46,8 +46,8 @@ These are distilled to few steps, and refuse other values:
 _EXTRAS = """
 ## Extras
 
-Models can be served with these, as [controlnets.md](controlnets.md), [refiner.md](refiner.md) and
-[image-prompts.md](image-prompts.md) describe:
+Models can be served with these, as [controlnets.md](controlnets.md), [refiner.md](refiner.md),
+[image-prompts.md](image-prompts.md) and [upscaling.md](upscaling.md) describe:
 
 """
 
@@ -181,14 +181,17 @@ def _extra_rows() -> Iterator[tuple[str, ...]]:
             f"`{extra.name}`",
             extra.kind,
             code(extra.types),
-            code(extra.models) if extra.models else _families_of(extra),
+            code(extra.models) if extra.models else extra_title(extra),
             _licence(extra),
             f"`{extra.repository}`" if extra.repository else "in this repository",
         )
 
 
-def _families_of(extra: ExtraSpec) -> str:
-    return extra.family.title if extra.family else "adapters that name it"
+def extra_title(extra: ExtraSpec) -> str:
+    """Return the models that an extra is made for."""
+    if extra.family:
+        return extra.family.title
+    return "all" if extra.kind.sees_pixels else "adapters that name it"
 
 
 def _family_rows(families: list[FamilySpec]) -> Iterator[tuple[str, ...]]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from pixpod.catalog import Defaults
 from pixpod.contract.describe_reply import DescribeReply
-from pixpod.contract.job_input import LISTS, NOT_SUPPORTED, OBJECTS
+from pixpod.contract.job_input import LISTS, OBJECTS
 from pixpod.contract.reply import TimingsReply
 from pixpod.contract.scalars import PATTERNS
 from pixpod.errors import Fault, WorkerError
@@ -30,9 +30,8 @@ of the objects of a list with `[]` and a dot.
 
 """
 
-_REFUSED = """
-These fields are part of the contract, but this version refuses them with the code `not_supported`:
-{fields}. The platform's own `webhook`, `policy` and `s3Config`, which stand beside `input`, work as
+_BESIDE = """
+The platform's own `webhook`, `policy` and `s3Config`, which stand beside `input`, work as
 usual. [delivery.md](delivery.md) describes `output.put_urls`, `s3Config` and what happens when a
 place fails.
 
@@ -98,7 +97,7 @@ def render() -> str:
     return (
         _REQUEST
         + table(("field", "type", "default", "limits", "description"), _request_rows())
-        + _REFUSED.format(fields=code(sorted(NOT_SUPPORTED)))
+        + _BESIDE
         + table(("field", "type", "description"), _reply_rows())
         + _TIMINGS.format(
             phases=code(TimingsReply.model_fields), describe=code(DescribeReply.model_fields)
@@ -111,8 +110,6 @@ def render() -> str:
 def _request_rows() -> Iterator[tuple[str, ...]]:
     schema = json_schemas()["request.json"]
     for name, field in _flatten(schema):
-        if name in NOT_SUPPORTED:
-            continue
         given = _resolve(field, schema)
         text = field.get("description", "")
         yield f"`{name}`", _type(given), _default(name, text, schema), _limits(given), text

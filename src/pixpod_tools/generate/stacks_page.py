@@ -13,6 +13,7 @@ from pixpod.gpus import find_gpu
 from pixpod.job import LoraSlots
 from pixpod.stacks import USUAL_RANK, parse_stacks
 from pixpod_tools.generate.markdown import code, generated_from, table
+from pixpod_tools.generate.models_page import extra_title
 from pixpod_tools.plan.served import Target, find_needs, find_target, target_of
 
 _HEAD = f"""\
@@ -174,8 +175,7 @@ def _extras() -> Extras:
 
 def _extra_rows(extras: Extras) -> Iterator[tuple[str, ...]]:
     for extra in extras.values():
-        title = extra.family.title if extra.family else "adapters that name it"
-        yield f"`{extra.name}`", extra.kind, title, f"{extra.gib_16:.2f}"
+        yield f"`{extra.name}`", extra.kind, extra_title(extra), f"{extra.gib_16:.2f}"
 
 
 def _plans(gpu_name: str, extras: Extras) -> str:

@@ -26,6 +26,7 @@ from pixpod_tools.tiny import (
     redux,
     sd35,
     unet,
+    upscaler,
     vae,
 )
 from pixpod_tools.tiny.data import load_latents
@@ -126,6 +127,11 @@ def train_redux(options: argparse.Namespace) -> None:
     _checkpoint(options, "image").unlink()
 
 
+def train_upscaler(options: argparse.Namespace) -> None:
+    upscaler.train_upscaler(options.out, _course(upscaler.COURSE, options))
+    _checkpoint(options, "image").unlink()
+
+
 def train_ip_adapter(options: argparse.Namespace) -> None:
     ip_adapter.train_ip_adapter(options.out, _course(ip_adapter.COURSE, options))
     _checkpoint(options, "image").unlink()
@@ -158,7 +164,7 @@ def run_evaluation(options: argparse.Namespace) -> None:
 
 def train_all(options: argparse.Namespace) -> None:
     models = ("vae", "unet-vae", "flux", "sdxl", "sd15", "sd35")
-    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME)
+    additions = ("loras", *extras.NETS, redux.NAME, ip_adapter.ADAPTER, kontext.NAME, upscaler.NAME)
     for command in (*models, *additions, "evaluate", "evaluate-nets"):
         COMMANDS[command](argparse.Namespace(**{**vars(options), "command": command}))
 
@@ -172,6 +178,7 @@ COMMANDS: dict[str, Callable[[argparse.Namespace], None]] = {
     "sd35": train_sd35,
     **dict.fromkeys(extras.NETS, train_net),
     redux.NAME: train_redux,
+    upscaler.NAME: train_upscaler,
     ip_adapter.ADAPTER: train_ip_adapter,
     kontext.NAME: train_kontext,
     "loras": train_loras,

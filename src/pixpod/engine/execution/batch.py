@@ -121,6 +121,7 @@ class Batch:
         return ItemResult(
             images=tuple(images),
             timings_ms=dict(spent_ms),
+            controls=tuple(each.raw for each in state.item.request.conditions.controls),
             device_ms=sum(spent_ms.values()) * len(rows) / num_rows,
             warnings=(*self.model.warnings, *state.warnings, *dict.fromkeys(self.warnings)),
         )

@@ -31,9 +31,11 @@ from pixpod.engine.execution.stages import (
     DecodeStage,
     DenoiseStage,
     EncodeStage,
+    PreprocessStage,
     RefineStage,
     Stage,
     StageContext,
+    UpscaleStage,
 )
 from pixpod.engine.memory.placement import Placement
 from pixpod.engine.model import LoadedModel
@@ -78,11 +80,13 @@ class ModelRunner:
         )
         self._stages: Mapping[StageName, Stage] = {
             StageName.ADAPT: AdaptStage(),
+            StageName.PREPROCESS: PreprocessStage(cache),
             StageName.TEXT_ENCODE: EncodeStage([text, refiner], "a text"),
             StageName.IMAGE_ENCODE: EncodeStage(images, "encoding an image"),
             StageName.DENOISE: DenoiseStage(images),
             StageName.REFINE: RefineStage([source, refiner]),
             StageName.DECODE: DecodeStage([source]),
+            StageName.UPSCALE: UpscaleStage(),
             **stages,
         }
 

@@ -70,14 +70,17 @@ def wide_precision(model: LoadedModel) -> Precision:
     return next(precision for precision, each in DTYPE.items() if each is dtype)
 
 
-def build_module(library: str, class_name: str, folder: Path) -> Component:
-    """Build a module without memory from its configuration."""
+def build_module(library: str, class_name: str, folder: Path, *, device: str = "meta") -> Component:
+    """Build a module from its configuration: without memory, unless a device is named.
+
+    Its weights have no values, but buffers that no file has do on a device.
+    """
     module_class = getattr(
         {"diffusers": diffusers, "transformers": transformers}[library], class_name
     )
     config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     config.pop("quantization_config", None)  # the files themselves say so
-    with torch.device("meta"), WithoutValues():
+    with torch.device(device), WithoutValues():
         if library == "diffusers":
             return module_class.from_config(config)
         return module_class(module_class.config_class.from_dict(config))

@@ -66,10 +66,14 @@ def _load_components(job: ExtraLoadJob) -> Mapping[str, Component]:
     return {each.name: _load_component(job, each) for each in job.extra.components}
 
 
-def _load_component(job: ExtraLoadJob, component: ComponentSpec) -> Component:
+def _load_component(
+    job: ExtraLoadJob, component: ComponentSpec, build_device: str = "meta"
+) -> Component:
     name, folder = job.extra.name, job.weights.folder / component.name
     with job.timeline.span("build", name):
-        skeleton = build_module(component.library, component.class_name, folder)
+        skeleton = build_module(
+            component.library, component.class_name, folder, device=build_device
+        )
     files = [read_tensors(path, job.device, job.prefetch) for path in tensor_paths(folder)]
     with job.timeline.span("bind", name):
         return bind_files(skeleton, files, folder, DTYPE[job.precision], job.device)
@@ -77,6 +81,18 @@ def _load_component(job: ExtraLoadJob, component: ComponentSpec) -> Component:
 
 def _load_single(job: ExtraLoadJob) -> Component:
     (module,) = _load_components(job).values()
+    return module
+
+
+def _load_upscaler(job: ExtraLoadJob) -> Component:
+    """Load Swin2SR, which computes positions when it is built. Raises ModelUnavailable."""
+    (component,) = job.extra.components
+    module = _load_component(job, component, build_device="cpu").to(job.device)
+    if module.config.upscale != job.extra.scale:
+        raise ModelUnavailable(
+            f"{job.extra.name}: {job.weights.folder}: expected a scale of {job.extra.scale}, "
+            f"got {module.config.upscale}"
+        )
     return module
 
 
@@ -173,4 +189,6 @@ _LOADERS: Mapping[ExtraKind, Callable[[ExtraLoadJob], Component]] = {
     ExtraKind.IMAGE_ENCODER: _load_single,
     ExtraKind.IP_ADAPTER: _load_ip_adapter,
     ExtraKind.REDUX: _load_redux,
+    ExtraKind.UPSCALER: _load_upscaler,
+    ExtraKind.DEPTH_ESTIMATOR: _load_single,
 }

@@ -106,7 +106,7 @@ class Variants:
     def load_extra(self, model: RunnableModel, extra: ExtraSpec, weights: Weights) -> None:
         """Load an extra for a model, unless it has it. Raises a WorkerError."""
         loaded = model.loaded
-        precision = wide_precision(loaded)
+        precision = extra.precision_beside(wide_precision(loaded))
         key = extra_key(extra.name, precision)
         with self._lock_of(key):
             if key not in self._components:

@@ -192,10 +192,12 @@ def need_of(
     wide = plan.wide_precision
     fitting = {extra.name: extra for extra in extras_for(spec, extras)}
     own_sizes = {keys[name]: size for name, size in sizes.items()}
+    formats = {name: extra.precision_beside(wide) for name, extra in fitting.items()}
     extra_sizes = {
-        name: extra_bytes(extra, wide, find_extra(extra)) for name, extra in fitting.items()
+        name: extra_bytes(extra, formats[name], find_extra(extra))
+        for name, extra in fitting.items()
     }
-    extra_keys = {name: extra_key(name, wide) for name in fitting}
+    extra_keys = {name: extra_key(name, formats[name]) for name in fitting}
     return Need(
         model=spec.name,
         precision=plan.precision,

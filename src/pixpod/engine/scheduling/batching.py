@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from pixpod.families import FamilySpec
-from pixpod.job import GenerationRequest, ImageResult, Quality
+from pixpod.job import GenerationRequest, ImageResult, Quality, RawImage
 from pixpod.methods import BatchKey, num_tokens
 
 BUCKETS = (8, 4, 2, 1)
@@ -22,12 +22,16 @@ class BatchItem:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class ItemResult:
-    """Images of an item. `device_ms` is its own share of the time that the batch took."""
+    """Images of an item. `device_ms` is its own share of the time that the batch took.
+
+    `controls` are its control images, given or made.
+    """
 
     images: tuple[ImageResult, ...]
     timings_ms: dict[str, float]
     device_ms: float
     warnings: tuple[str, ...]
+    controls: tuple[RawImage, ...] = ()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

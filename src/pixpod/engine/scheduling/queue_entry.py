@@ -14,7 +14,7 @@ from pixpod.engine.scheduling.batching import (
     is_isolated,
 )
 from pixpod.errors import WorkerError
-from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity
+from pixpod.job import Generation, GenerationRequest, ImageResult, ModelIdentity, RawImage
 from pixpod.methods import batch_key_of
 from pixpod.timeline import Timeline
 
@@ -62,6 +62,7 @@ class QueueEntry:
     timeline: Timeline = field(default_factory=Timeline)
     device_ms: float = 0.0
     warnings: list[str] = field(default_factory=list)
+    controls: tuple[RawImage, ...] = ()
 
     @property
     def is_warmup(self) -> bool:
@@ -97,6 +98,7 @@ class QueueEntry:
             self.timeline.add(phase, milliseconds)
         self.device_ms += result.device_ms
         self.warnings += result.warnings
+        self.controls = result.controls
 
     def generation(self) -> Generation:
         return Generation(
@@ -106,6 +108,7 @@ class QueueEntry:
             device_ms=self.device_ms,
             num_calls=self.model.num_calls(self.request),
             warnings=tuple(dict.fromkeys(self.warnings)),
+            controls=self.controls,
         )
 
 
