@@ -95,7 +95,7 @@ BY_TYPE_ALONE = (
     "strength above 1",
     "upscale 3",
     "upscale a text",
-    "safety alone",
+    "safety of another kind",
     "put_urls a text",
     "put_urls of numbers",
     "put_url with Host",

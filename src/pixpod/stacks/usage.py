@@ -141,10 +141,6 @@ def _has_scale(
     )
 
 
-def _upscaler_fields(spec: ModelSpec, upscaler: ExtraSpec) -> Mapping[str, Any]:
-    return {"upscale": upscaler.scale}
-
-
 def _refiner_fields(spec: ModelSpec, refiner: ExtraSpec) -> Mapping[str, Any]:
     """Return a refiner with a third of the model's steps, after these: 10 after 30."""
     if spec.step_counts:  # made for whole schedules of its own steps
@@ -222,7 +218,6 @@ USAGES: Mapping[ExtraKind, Usage | None] = {
         most=lambda family: 1,
         in_studio=0,
         is_named=_has_scale,
-        fields=_upscaler_fields,
     ),
 }
 """None for a kind that no request names: another extra brings it along."""

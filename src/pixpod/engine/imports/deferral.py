@@ -123,12 +123,11 @@ def run(module: ModuleType) -> None:
         try:
             assert module.__spec__ and module.__spec__.loader, "defer has found it"
             module.__spec__.loader.exec_module(module)
-        except BaseException:
-            vars(module).update(state.given)
-            raise
+            state.has_run = True
         finally:
             state.is_running = False
-        state.has_run = True
+            if not state.has_run:
+                vars(module).update(state.given)
         in_place = sys.modules[module.__name__]
         state.successor = in_place if in_place is not module else None
         state.afterwards()
