@@ -174,6 +174,22 @@ def test_package_can_run_before_its_modules(lazy):
     assert unused.title == "real"
 
 
+def test_other_threads_can_import_while_a_package_runs(lazy, tmp_path):
+    (tmp_path / "lazy" / "__init__.py").write_text(
+        "import threading\n"
+        "other = threading.Thread(target=__import__, args=['wave'])\n"
+        "other.start()\n"
+        "other.join(30)\n"
+        "title = 'waited' if other.is_alive() else 'real'\n"
+    )
+    sys.modules.pop("wave", None)
+    defer("lazy", runs_first=True)
+    from lazy import colours
+
+    assert sys.modules["lazy"].title == "real"
+    assert colours.red == "red"
+
+
 def test_module_of_such_a_package_runs_it(lazy):
     defer("lazy", runs_first=True)
     defer("lazy.unused")

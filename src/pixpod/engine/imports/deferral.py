@@ -12,10 +12,10 @@ import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from contextlib import contextmanager
+from copy import copy
 from dataclasses import dataclass, field
 from importlib.abc import Loader, MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
-from importlib.util import spec_from_loader
 from pathlib import Path
 from types import MappingProxyType, ModuleType
 
@@ -153,7 +153,10 @@ def hidden(*names: str) -> Iterator[None]:
 
 
 class _RunFirst(MetaPathFinder):
-    """Runs deferred packages of `runs_first` before their modules are found."""
+    """Has deferred packages of `runs_first` run before the modules in them are loaded.
+
+    The loader runs them: importlib calls finders with a lock on all imports of all threads.
+    """
 
     def find_spec(
         self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
@@ -161,23 +164,37 @@ class _RunFirst(MetaPathFinder):
         parent = sys.modules.get(name.rpartition(".")[0])
         if parent is None or not _runs_first(parent):
             return None
-        run(parent)
-        there = sys.modules.get(name)
-        return None if there is None else spec_from_loader(name, _Loaded(there))
+        found = PathFinder.find_spec(name, path, target)
+        if found is None:
+            return None
+        spec = copy(found)
+        spec.loader = _AfterPackage(parent, found)
+        return spec
 
 
-class _Loaded(Loader):
-    """Loader of a module that was imported meanwhile."""
+class _AfterPackage(Loader):
+    """Loads a module after its package, which may have loaded it meanwhile."""
 
-    def __init__(self, module: ModuleType) -> None:
-        self._module = module
-        self._spec = module.__spec__
+    def __init__(self, package: ModuleType, spec: ModuleSpec) -> None:
+        self._package = package
+        self._spec = spec
+        self._there: ModuleType | None = None
+        self._there_spec: ModuleSpec | None = None
 
-    def create_module(self, spec: ModuleSpec) -> ModuleType:
-        return self._module
+    def create_module(self, spec: ModuleSpec) -> ModuleType | None:
+        run(self._package)
+        self._there = sys.modules.get(spec.name)
+        self._there_spec = self._there.__spec__ if self._there else None
+        assert self._spec.loader, "PathFinder finds no namespaces in these packages"
+        return self._there or self._spec.loader.create_module(self._spec)
 
     def exec_module(self, module: ModuleType) -> None:
+        if self._there is not None:
+            module.__spec__ = self._there_spec
+            return
         module.__spec__ = self._spec
+        assert self._spec.loader, "PathFinder finds no namespaces in these packages"
+        self._spec.loader.exec_module(module)
 
 
 _RUN_FIRST = _RunFirst()
