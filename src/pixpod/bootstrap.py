@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from pixpod.catalog import Catalog, load_catalog
 from pixpod.contract.rules import Capabilities
-from pixpod.contract.stacks import check_presets
+from pixpod.contract.stacks import load_presets
 from pixpod.engine.compilation.store import CompiledStore
 from pixpod.engine.engine import DiffusionEngine
 from pixpod.engine.loading.loader import HostFaultListener, ModelLoader
@@ -35,7 +35,7 @@ from pixpod.serving.stored_results import StoredResults
 from pixpod.serving.webhooks import Webhooks
 from pixpod.serving.worker import Platform, Worker
 from pixpod.settings import ALL_MODELS, PLATFORM_VOLUME, Settings
-from pixpod.stacks import PRESETS, Presets, parse_stacks, preset_of_fields, read_presets_file
+from pixpod.stacks import parse_stacks
 from pixpod.timeline import BootTimeline
 from pixpod.weights.sources import (
     BakedSource,
@@ -114,7 +114,7 @@ def _build_capabilities(
         signs_webhooks=bool(settings.webhook_secrets),
         lora_names=DeployedLoras(settings.lora_dir).names,
         safety=settings.safety,
-        presets=_load_presets(settings),
+        presets=load_presets(settings.presets_file),
     )
 
 
@@ -137,7 +137,7 @@ def _build_engine(
     timeline = timeline or BootTimeline(time.perf_counter)
     # without a platform the waiting job is answered with the host's fault
     on_host_fault = on_host_fault or (lambda error: None)
-    presets = _load_presets(settings)
+    presets = load_presets(settings.presets_file)
     stacks = parse_stacks(settings.stacks, models, extras, presets=presets)
     loader = ModelLoader(
         models=models,
@@ -165,15 +165,6 @@ def _build_engine(
         extras=extras,
         stacks=stacks,
     )
-
-
-def _load_presets(settings: Settings) -> Presets:
-    """Return the presets that every deployment has, and those of PIXPOD_PRESETS."""
-    if settings.presets_file is None:
-        return PRESETS
-    own = read_presets_file(settings.presets_file)
-    check_presets(own)
-    return {**PRESETS, **{name: preset_of_fields(fields) for name, fields in own.items()}}
 
 
 def _build_compiled_store(settings: Settings) -> CompiledStore:

@@ -56,12 +56,20 @@ def _tensors(folder: Path) -> Iterator[tuple[str, torch.Tensor]]:
     weights = "diffusion_pytorch_model.safetensors"
     for name, tensor in load_file(folder / "unet" / weights).items():
         yield f"model.diffusion_model.{_of_unet(name)}", tensor
-    for name, tensor in load_file(folder / "vae" / weights).items():
-        original = _of_vae(name)
-        is_convolution = "attn_1" in original and tensor.ndim == 2
-        yield f"first_stage_model.{original}", tensor[..., None, None] if is_convolution else tensor
+    yield from vae_tensors(folder / "vae").items()
     for name, tensor in load_file(folder / "text_encoder/model.safetensors").items():
         yield f"cond_stage_model.transformer.text_model.{name}", tensor
+
+
+def vae_tensors(folder: Path) -> dict[str, torch.Tensor]:
+    """The tensors of a VAE's folder under their original names."""
+    found = {}
+    for name, tensor in load_file(folder / "diffusion_pytorch_model.safetensors").items():
+        original = _of_vae(name)
+        is_convolution = "attn_1" in original and tensor.ndim == 2
+        value = tensor[..., None, None] if is_convolution else tensor
+        found[f"first_stage_model.{original}"] = value
+    return found
 
 
 def _of_unet(name: str) -> str:

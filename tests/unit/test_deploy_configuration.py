@@ -15,6 +15,7 @@ BASE = {"name": "pixpod", "image": "example.org/pixpod:1.0", "profile": "flux-sc
 FLUX_DEV = BASE | {"profile": "flux-dev", "accept_licences": ["flux-1-dev-non-commercial"]}
 CACHED = {"name": "x", "image": "x:1", "mode": "cached-model"}
 OWN = {"env": {"PIXPOD_CATALOG": "/weights/models.toml"}}
+PRESETS = {"env": {"PIXPOD_PRESETS": "/weights/presets.toml"}}
 VOLUME = BASE | {"mode": "volume", "network_volume_id": "vol1"}
 
 
@@ -55,6 +56,8 @@ def wanted(**keys):
         ({"extras": []}, "extras = []"),
         ({"catalog": "models.toml"}, "env.PIXPOD_CATALOG: expected the place"),
         (OWN | {"catalog": "/nowhere/models.toml"}, "catalog = '/nowhere/models.toml': expected"),
+        ({"presets": "presets.toml"}, "env.PIXPOD_PRESETS: expected the place"),
+        (PRESETS | {"presets": "/nowhere.toml"}, "presets = '/nowhere.toml': expected what"),
         ({"env": {"PIXPOD_LOG_LEVEL": "LOUD"}}, "PIXPOD_LOG_LEVEL: expected one of"),
         ({"env": {"PIXPOD_S3_BUCKET": "images"}}, "PIXPOD_KEY_SECRET: expected a random"),
         ({"env": {"A": "b"}, "secrets": {"A": "c"}}, "a variable that [secrets] has not"),
@@ -136,7 +139,7 @@ CATALOG = """
 kind = "controlnet"
 family = "sdxl"
 models = ["sdxl"]
-types = ["canny"]
+types = ["{type}"]
 licence = "terms-1"
 licence_must_be_accepted = {must_be_accepted}
 gib_16 = 5.0
@@ -147,8 +150,10 @@ gib_16 = 5.0
 def with_nets(tmp_path):
     """SDXL with two nets of a catalog of one's own."""
     file = tmp_path / "models.toml"
-    entries = (("one", "false"), ("two", "true"))
-    texts = (CATALOG.format(name=name, must_be_accepted=must) for name, must in entries)
+    entries = (("one", "canny", "false"), ("two", "depth", "true"))
+    texts = (
+        CATALOG.format(name=name, type=kind, must_be_accepted=must) for name, kind, must in entries
+    )
     file.write_text("".join(texts), encoding="utf-8")
 
     def build(**keys):
@@ -175,6 +180,35 @@ def test_pool_without_room_for_a_stack_is_refused_with_the_numbers(with_nets):
     text = str(caught.value)
     assert "sdxl+one+two in float16 needs 16.78 GiB of the GPU for its stage denoise" in text
     assert "leave one out of it, which takes 11.78 GiB" in text
+
+
+def test_pools_have_room_for_stacks_of_own_presets(with_nets, tmp_path):
+    file = tmp_path / "presets.toml"
+    night = """
+[night]
+controlnets = [
+    { type = "canny", image = "https://app.example/1.png" },
+    { type = "depth", image = "https://app.example/2.png" },
+]
+loras = [{ source = "house-style" }]
+"""
+    file.write_text(night, encoding="utf-8")
+    env = {"env": OWN["env"] | PRESETS["env"]}
+    plain = with_nets(extras=["one", "two"], presets=str(file), **env)
+    stacked = with_nets(extras=["one", "two"], presets=str(file), stacks=["night"], **env)
+    assert (plain.pools[0].id, stacked.pools[0].id) == ("AMPERE_16", "AMPERE_24")
+    assert stacked.env["PIXPOD_STACKS"] == "night"
+    assert stacked.env["PIXPOD_PRESETS"] == "/weights/presets.toml"
+    assert "sdxl+one+two+loras needs" in stacked.remarks[0]
+
+
+def test_own_preset_that_a_worker_refuses_is_refused(tmp_path):
+    file = tmp_path / "presets.toml"
+    file.write_text("[night]\nwidht = 64", encoding="utf-8")
+    with pytest.raises(InvalidConfiguration) as caught:
+        wanted(presets=str(file), **PRESETS)
+    assert caught.value.field == "presets"
+    assert "PIXPOD_PRESETS: night: widht: expected a field of the contract" in str(caught.value)
 
 
 def test_licence_of_an_extra_must_be_accepted(with_nets):

@@ -166,6 +166,45 @@ def test_stack_that_does_not_fit_is_refused_as_at_boot(plan, nets):
     assert "sdxl+canny+depth+loras=256 in float16 needs 12.92 GiB" in err
 
 
+@pytest.fixture
+def presets(tmp_path):
+    def write(text):
+        path = tmp_path / "presets.toml"
+        path.write_text(text, encoding="utf-8")
+        return "--presets", str(path), "--stacks", "portrait"
+
+    return write
+
+
+def test_own_preset_is_planned_like_a_built_in_one(plan, nets, presets):
+    fields = """
+[portrait]
+guidance_scale = 5.0
+controlnets = [{ type = "depth", image = "https://app.example/depth.png" }]
+loras = [{ source = "house-style", scale = 0.7 }]
+"""
+    status, _, found, err = plan(*nets, *presets(fields), "--memory-gib", "11")
+    assert (status, err) == (0, "")
+    assert found["stacks_gib"] == {"sdxl+depth+loras": 9.48}
+    status, _, _, err = plan(*nets, *presets(fields), "--memory-gib", "9.2")
+    assert status == 1
+    assert "sdxl+depth+loras in float16 needs 9.48 GiB" in err
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("[portrait]\nwidht = 64", "--presets: portrait: widht: expected a field of the contract"),
+        ("[portrait]\nprompt = 'x'", "presets.toml': portrait: expected no prompt"),
+        ("[night]\nwidth = 64", "--stacks: portrait: expected a preset or a served model"),
+    ],
+)
+def test_presets_that_a_worker_refuses_are_refused(plan, presets, text, words):
+    status, _, _, err = plan("--models", "sdxl", "--gpu", "L40S", *presets(text))
+    assert status == 1
+    assert words in err
+
+
 def test_extras_of_a_weights_directory_are_planned(plan):
     weights = ("--weights", str(ROOT / "model_cache"), "--memory-gib", "24")
     _, table, found, _ = plan(*weights, "--stacks", "heavy", "--models", "sdxl-tiny")

@@ -7,6 +7,7 @@ given.
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 from pixpod.catalog import Catalog
@@ -15,25 +16,30 @@ from pixpod.contract.problems import did_you_mean, wrong
 from pixpod.errors import InvalidSettings, Problem
 from pixpod.extras import Extras, extras_for
 from pixpod.job import FilledStack
-from pixpod.stacks import Presets
+from pixpod.stacks import PRESETS, Presets, preset_of_fields, read_presets_file
 
 FILLED_INSIDE = "output"
 """An object whose fields are settings of their own. Others describe one thing and are filled as a
 whole."""
 
 
-def check_presets(fields_by_name: Mapping[str, Mapping[str, Any]]) -> None:
-    """Check names and types of the fields of a deployment's presets. Any: JSON.
+def load_presets(file: Path | None = None, *, source: str = "PIXPOD_PRESETS") -> Presets:
+    """Return the presets that every deployment has, and those of a file.
 
-    Raises InvalidSettings for those that no job may have.
+    Raises InvalidSettings, which names `source`, for a file that cannot be used and for fields that
+    no job may have.
     """
-    for name, fields in fields_by_name.items():
+    if file is None:
+        return PRESETS
+    own = read_presets_file(file, source)
+    for name, fields in own.items():
         checked = check_types({"model": "-", "prompt": "-", **fields})
         for problem in checked.problems[:1]:
             hint = f": {problem.hint}" if problem.hint else ""
             raise InvalidSettings(
-                f"PIXPOD_PRESETS: {name}: {problem.field}: expected {problem.accepted}{hint}"
+                f"{source}: {name}: {problem.field}: expected {problem.accepted}{hint}"
             )
+    return {**PRESETS, **{name: preset_of_fields(fields) for name, fields in own.items()}}
 
 
 def check_stack(given: Mapping[str, Any], presets: Presets) -> list[Problem]:

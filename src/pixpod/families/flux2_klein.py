@@ -7,6 +7,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     LoraSpec,
     QuantizationSpec,
     RegionSpec,
@@ -83,6 +84,16 @@ FLUX2_KLEIN = FamilySpec(
     # four steps are too few to skip any
     step_cache_blocks=(),
     has_denoiser_files=True,
+    header=HeaderSpec(
+        has={
+            r"(model\.diffusion_model\.)?single_stream_modulation\.lin(ear)?\.weight": None,
+        },
+        # FLUX.2 dev sees the guidance
+        lacks=(
+            r"(model\.diffusion_model\.)?guidance_in\..+",
+            r"time_guidance_embed\.guidance_embedder\..+",
+        ),
+    ),
     # A LoRA of rank 64 for all layers takes 0.19 GiB, for those of the blocks 0.18.
     lora=LoraSpec(
         usual=r"(single_)?transformer_blocks\.\d+\..+", gib_at_64=0.18, whole_gib_at_64=0.19

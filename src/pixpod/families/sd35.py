@@ -10,6 +10,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     LoraSpec,
     QuantizationSpec,
     RegionSpec,
@@ -91,6 +92,14 @@ SD35 = FamilySpec(
     ),
     runs_started_steps=True,
     has_denoiser_files=True,
+    header=HeaderSpec(
+        has={
+            # Stable Diffusion 3 has no such norms
+            r"(model\.diffusion_model\.)?joint_blocks\.0\.x_block\.attn\.ln_q\.weight"
+            r"|transformer_blocks\.0\.attn\.norm_q\.weight": None,
+            r"(model\.diffusion_model\.)?x_embedder\.proj\.weight|pos_embed\.proj\.weight": 16,
+        }
+    ),
     # In large, a LoRA of rank 64 for all layers takes 0.55 GiB, without the modulation 0.39.
     lora=LoraSpec(
         usual=r"transformer_blocks\.\d+\.(?!norm).+", gib_at_64=0.39, whole_gib_at_64=0.55

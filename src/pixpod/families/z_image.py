@@ -7,6 +7,7 @@ from pixpod.families.spec import (
     ConcurrencyRule,
     FamilySpec,
     Guidance,
+    HeaderSpec,
     LoraSpec,
     QuantizationSpec,
     RegionSpec,
@@ -78,6 +79,12 @@ Z_IMAGE = FamilySpec(
     # its transformer has none of diffusers' caches (0.42), which skipping steps needs
     step_cache_blocks=(),
     has_denoiser_files=True,
+    header=HeaderSpec(
+        # Lumina 2 has the modulation's layer in another place
+        has={r"(model\.diffusion_model\.)?layers\.0\.adaLN_modulation\.0\.weight": None},
+        # those that see images by SigLIP, which its pipelines do not
+        lacks=(r"(model\.diffusion_model\.)?siglip_.+",),
+    ),
     # A LoRA of rank 64 for all layers takes 0.36 GiB, without the refiners and modulation 0.26.
     lora=LoraSpec(
         usual=r"layers\.\d+\.(attention|feed_forward)\..+",

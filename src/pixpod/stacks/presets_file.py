@@ -22,13 +22,13 @@ NOT_IN_PRESETS = frozenset(
 """Fields of the job itself."""
 
 
-def read_presets_file(file: Path) -> dict[str, dict[str, Any]]:
+def read_presets_file(file: Path, source: str) -> dict[str, dict[str, Any]]:
     """Return the fields of each preset. Any: JSON.
 
-    Raises InvalidSettings for a file that cannot be read, a name that cannot be used, and fields
-    that no preset may have.
+    Raises InvalidSettings, which names `source`, for a file that cannot be read, a name that cannot
+    be used, and fields that no preset may have.
     """
-    where = f"PIXPOD_PRESETS={str(file)!r}"
+    where = f"{source}={str(file)!r}"
     try:
         tables = tomllib.loads(file.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, tomllib.TOMLDecodeError) as exc:

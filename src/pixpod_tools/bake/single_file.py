@@ -10,14 +10,16 @@ from pathlib import Path
 
 import diffusers
 import torch
-from diffusers import AutoencoderKL
+from diffusers.loaders.single_file_model import SINGLE_FILE_LOADABLE_CLASSES
 from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file
 
 from pixpod.catalog import ModelSpec
 from pixpod.errors import InvalidSettings, ModelUnavailable, WeightsUnreadable
 from pixpod.families import FAMILIES, FamilySpec
 from pixpod.weights.layout import MODEL_INDEX
 
+_PREFIX = "model.diffusion_model."
 _VAE_PREFIXES = ("vae.", "first_stage_model.")
 
 
@@ -46,8 +48,8 @@ def check_family(spec: ModelSpec, file: Path) -> None:
 def as_folder(spec: ModelSpec, file: Path, config: Path, dtype: torch.dtype, folder: Path) -> None:
     """Write the file's model as a folder of diffusers; missing parts are linked from `config`.
 
-    Raises InvalidSettings if `config` is no such folder, WeightsUnreadable if diffusers cannot
-    make sense of the file with these configs.
+    Raises InvalidSettings if `config` is no such folder, ModelUnavailable for a VAE that diffusers
+    does not convert, WeightsUnreadable if it cannot make sense of the file with these configs.
     """
     if not (config / MODEL_INDEX).is_file():
         raise InvalidSettings(f"--config {config}: expected a folder with {MODEL_INDEX}")
@@ -83,19 +85,23 @@ def _convert_denoiser(
     family: FamilySpec, file: Path, config: Path, dtype: torch.dtype, folder: Path
 ) -> None:
     """Convert a file with a denoiser and perhaps a VAE; all else is linked from `config`."""
-    with safe_open(file, framework="pt") as opened:
-        names = opened.keys()
-        has_vae = any(name.startswith(_VAE_PREFIXES) for name in names)
-    denoiser = family.component(family.denoiser)
-    found = {denoiser.name: getattr(diffusers, denoiser.class_name)}
-    found |= {family.vae: AutoencoderKL} if has_vae else {}
-    for name, model_class in found.items():
-        model = model_class.from_single_file(
-            str(file), config=str(config), subfolder=name, local_files_only=True, dtype=dtype
+    # diffusers knows the names of FLUX.2 without the prefix only
+    tensors = {name.removeprefix(_PREFIX): each for name, each in load_file(file).items()}
+    has_vae = any(name.startswith(_VAE_PREFIXES) for name in tensors)
+    found = [family.denoiser, family.vae] if has_vae else [family.denoiser]
+    classes = {name: family.component(name).class_name for name in found}
+    if has_vae and classes[family.vae] not in SINGLE_FILE_LOADABLE_CLASSES:
+        raise ModelUnavailable(
+            f"{file}: expected the {family.denoiser} alone: there is a VAE too, and "
+            f"diffusers converts no {classes[family.vae]} of a single file"
+        )
+    for name, class_name in classes.items():
+        model = getattr(diffusers, class_name).from_single_file(
+            dict(tensors), config=str(config), subfolder=name, local_files_only=True, dtype=dtype
         )
         model.save_pretrained(folder / name)
     for path in config.iterdir():
-        if path.is_dir() and path.name not in found:
+        if path.is_dir() and path.name not in classes:
             (folder / path.name).symlink_to(path.resolve(), target_is_directory=True)
         elif path.is_file():
             shutil.copyfile(path, folder / path.name)

@@ -5,10 +5,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from pixpod.catalog import Catalog, load_catalog
+from pixpod.contract.stacks import load_presets
 from pixpod.errors import InvalidSettings
 from pixpod.extras import Extras, load_extras
 from pixpod.families import GIB, Precision
 from pixpod.settings import Settings
+from pixpod.stacks import Presets
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.endpoint import EndpointSpec
 from pixpod_tools.deploy.errors import InvalidConfiguration
@@ -36,7 +38,7 @@ _OURS: Mapping[str, str] = {
 
 def build_spec(wanted: Configuration) -> EndpointSpec:
     """Build the endpoint. Raises InvalidConfiguration for settings that cannot work."""
-    models = served_models(wanted, *_load_catalog(wanted))
+    models = served_models(wanted, *_load_catalog(wanted), _load_presets(wanted))
     _check_volume(wanted)
     if wanted.cpu is not None and wanted.gpu_pools is not None:
         raise InvalidConfiguration("cpu", wanted.cpu, "either cpu or gpu_pools")
@@ -73,6 +75,21 @@ def _load_catalog(wanted: Configuration) -> tuple[Catalog, Extras]:
         return load_catalog(file), load_extras(file)
     except InvalidSettings as error:
         raise InvalidConfiguration("catalog", wanted.catalog, f"a catalog: {error}") from error
+
+
+def _load_presets(wanted: Configuration) -> Presets:
+    """Return the presets that the worker knows, too."""
+    if wanted.presets is None:
+        return load_presets()
+    if "PIXPOD_PRESETS" not in wanted.env:
+        raise InvalidConfiguration(
+            "env.PIXPOD_PRESETS", None, "the place of the presets' file in the container"
+        )
+    try:
+        return load_presets(Path(wanted.presets))
+    except InvalidSettings as error:
+        accepted = f"what a worker takes: {error}"
+        raise InvalidConfiguration("presets", wanted.presets, accepted) from error
 
 
 def _check_volume(wanted: Configuration) -> None:

@@ -155,6 +155,7 @@ _FLAGS: tuple[tuple[str, Callable[[str], object] | Sequence[str], str, str], ...
     ("extras", _listed, "NAME,...", "to serve models with; default all of the profile"),
     ("stacks", _listed, "STACK,...", "that must fit on the GPU; docs/stacks.md"),
     ("catalog", str, "FILE", "further models and extras, as env.PIXPOD_CATALOG has them"),
+    ("presets", str, "FILE", "that stacks may name, as env.PIXPOD_PRESETS has them"),
     ("accept-licences", _listed, "NAME,...", "that you have read and accept"),
     ("min-workers", int, "N", "always there and always paid; default 0"),
     ("max-workers", int, "N", "default 3"),

@@ -49,8 +49,8 @@ Texts = tuple[Text, ...]
 class Configuration:
     """One endpoint. None stands for this program's choice; settings of workers go into `env`.
 
-    `catalog` is a file on this machine. `secrets` maps variables to names of the platform's
-    secrets, without their values.
+    `catalog` and `presets` are files on this machine. `secrets` maps variables to names of the
+    platform's secrets, without their values.
     """
 
     __pydantic_config__ = ConfigDict(extra="forbid", allow_inf_nan=False)
@@ -63,6 +63,7 @@ class Configuration:
     extras: Annotated[Texts, Field(min_length=1)] | None = None
     stacks: Texts = ()
     catalog: Text | None = None
+    presets: Text | None = None
     precision: dict[str, Precision] = field(default_factory=dict)
     accept_licences: Texts = ()
     min_workers: Annotated[int, Field(ge=0)] = 0

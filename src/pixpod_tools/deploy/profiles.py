@@ -8,7 +8,7 @@ from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.errors import InvalidSettings
 from pixpod.extras import Extras, ServedSpec, choose_extras
 from pixpod.families import Precision
-from pixpod.stacks import Stack, parse_stacks
+from pixpod.stacks import Presets, Stack, parse_stacks
 from pixpod_tools.bake.recipes import PROFILES, Profile
 from pixpod_tools.deploy.configuration import Configuration, Mode
 from pixpod_tools.deploy.errors import InvalidConfiguration
@@ -19,7 +19,7 @@ CPU_FLAVORS: Mapping[str | None, str] = {"tiny": "cpu5c"}
 
 
 def served_models(
-    wanted: Configuration, catalog: Catalog, extras: Extras
+    wanted: Configuration, catalog: Catalog, extras: Extras, presets: Presets
 ) -> tuple[ServedModel, ...]:
     """Return the configured models, else all of the profile, with their extras and stacks.
 
@@ -45,7 +45,7 @@ def served_models(
     served = {name: catalog[name] for name in names}
     chosen = _choose_extras(wanted, served, extras)
     _check_licences(list(chosen.values()), wanted.accept_licences)
-    stacks = _parse_stacks(wanted, served, chosen)
+    stacks = _parse_stacks(wanted, served, chosen, presets)
     return tuple(
         ServedModel(
             spec=catalog[name],
@@ -100,9 +100,11 @@ def _choose_extras(wanted: Configuration, models: Catalog, known: Extras) -> Ext
         raise InvalidConfiguration("extras", None, f"what a worker takes: {error}") from error
 
 
-def _parse_stacks(wanted: Configuration, models: Catalog, extras: Extras) -> tuple[Stack, ...]:
+def _parse_stacks(
+    wanted: Configuration, models: Catalog, extras: Extras, presets: Presets
+) -> tuple[Stack, ...]:
     try:
-        return parse_stacks(wanted.stacks, models, extras)
+        return parse_stacks(wanted.stacks, models, extras, presets=presets)
     except InvalidSettings as error:
         raise InvalidConfiguration("stacks", None, f"what a worker takes: {error}") from error
 

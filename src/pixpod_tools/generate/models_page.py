@@ -77,9 +77,10 @@ A checkpoint of a family that exists needs no code: an entry in a TOML file of t
 `config` is a folder of diffusers with what a file lacks. Paths begin at the folder of the TOML
 file; `--from` and `--config` take the place of `source` and `config`. The names and shapes of
 tensors in a file's header must be those of the entry's family, and the classes in a folder's
-`model_index.json` as well; otherwise the bake ends with `model_unavailable`. Files of FLUX hold
-the transformer and perhaps the VAE, and get the text encoders of `config`; those of SDXL and SD
-1.5 hold a whole model, and get its configs, tokenizers and scheduler. `--lora FILE=SCALE` adds a
+`model_index.json` as well; otherwise the bake ends with `model_unavailable`. Files of SDXL
+and SD 1.5 hold a whole model, and get its configs, tokenizers and scheduler; those of the other
+families hold the transformer and perhaps the VAE, and get the text encoders of `config`. A file of
+FLUX.2 klein must be without its VAE, which diffusers does not convert. `--lora FILE=SCALE` adds a
 [LoRA](loras.md#few-steps-by-a-lora) to the weights. A new family is described in
 [CONTRIBUTING.md](../CONTRIBUTING.md#a-family).
 

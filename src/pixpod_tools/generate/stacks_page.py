@@ -86,7 +86,8 @@ output = {{ format = "webp", quality = 85 }}
   preset.
 - `PIXPOD_STACKS` takes these names as well. They stand for a stack of each served model with the
   extras that the fields name, and room for LoRAs of rank {USUAL_RANK} if there are any.
-  `scripts/plan` and `scripts/deploy` know `studio` and `heavy` only.
+  `scripts/plan --presets FILE` and the key `presets` of [deploy.toml](deploy.md) take the file, and
+  plan these stacks like others.
 
 `{{"describe": true}}` lists the names in `stacks`.
 

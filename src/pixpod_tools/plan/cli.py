@@ -5,6 +5,7 @@ Needs no GPU and no weights: sizes are those of the published models, or of a we
   scripts/plan --models flux-dev=float8_dynamic,sdxl --gpu "RTX 4090"
   scripts/plan --weights weights --memory-gib 24 --out plan.svg
   scripts/plan --models sdxl --catalog nets.toml --extras canny --stacks studio --gpu L40S
+  scripts/plan --models sdxl --presets presets.toml --stacks portrait --gpu L40S
 
 The default precision is the one that a compiling worker chooses on that GPU. With both --gpu and
 --memory-gib, only so much of the GPU's memory may be used (PIXPOD_MEMORY_LIMIT_GB). The last line
@@ -16,6 +17,7 @@ import sys
 from pathlib import Path
 
 from pixpod.catalog import load_catalog
+from pixpod.contract.stacks import load_presets
 from pixpod.engine.memory.needs import NoFootprint
 from pixpod.engine.memory.residency import make_plan
 from pixpod.errors import WorkerError
@@ -48,7 +50,8 @@ def main(arguments: list[str] | None = None) -> int:
             names_in(manifest, extras=True),
             source="--extras",
         )
-        stacks = parse_stacks(options.stacks, models, extras, source="--stacks")
+        presets = load_presets(options.presets, source="--presets")
+        stacks = parse_stacks(options.stacks, models, extras, source="--stacks", presets=presets)
         needs = find_needs(entries, catalog, options.weights, target, extras=extras, stacks=stacks)
         plan = make_plan(needs, target.budget)
         if options.out:
@@ -88,6 +91,12 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument(
         "--catalog", type=Path, metavar="FILE", help="further models and extras, as TOML"
+    )
+    parser.add_argument(
+        "--presets",
+        type=Path,
+        metavar="FILE",
+        help="further presets that stacks may name, as PIXPOD_PRESETS has them",
     )
     parser.add_argument(
         "--out", type=chart_path, metavar="FILE", help=f"also a chart: {', '.join(FORMATS)}"
