@@ -42,9 +42,10 @@ def test_models_that_ship_are_as_their_manifest_says():
 def test_tiny_profile_has_flux_in_float8_and_the_others_as_shipped(tiny):
     found = {name: str(entry.precision) for name, entry in read_manifest(tiny).items()}
     assert found.pop("flux-tiny") == "float8_dynamic"
+    assert found.pop("swin2sr-x2-tiny") == "float32"
     assert set(found.values()) == {"bfloat16"}
     shipped = read_manifest(ROOT / "model_cache")
-    assert found.keys() == shipped.keys() - {"flux-tiny"}
+    assert found.keys() == shipped.keys() - {"flux-tiny", "swin2sr-x2-tiny"}
 
 
 def test_worker_offers_the_extras_that_were_baked_with_its_models(tiny):

@@ -3,6 +3,7 @@
 import pytest
 import torch
 from support import loading
+from support.factories import CATALOG
 from support.feature_jobs import check_features
 from support.image_prompts import weights_with_adapters
 from support.tiny_models import MODELS as TINY
@@ -33,6 +34,8 @@ PLAIN = {
     "webhook_events",
     "idempotency_key",
     "api_version",
+    "safety",
+    "stack",
 }
 """Fields that go with all others."""
 
@@ -58,7 +61,7 @@ def desk(tmp_path_factory):
 
 @pytest.mark.parametrize("model", TINY)
 def test_each_job_ends_as_the_table_says(desk, model):
-    check_features(desk, model, model)
+    check_features(desk, model, CATALOG[model].family.name)
 
 
 def test_each_field_is_in_the_table_or_goes_with_all_others():

@@ -442,6 +442,7 @@ def test_extras_come_and_go_with_little_memory(desk, weights, tmp_path):
         PIXPOD_MODELS="sd15-tiny",
         PIXPOD_WEIGHTS_DIR=str(weights),
         PIXPOD_CATALOG=str(EXTRAS_FILE),
+        PIXPOD_EXTRAS="sd15-plus",
         PIXPOD_PRECISION="float32",
         PIXPOD_MEMORY_LIMIT_GB="1.516",
     )

@@ -438,7 +438,7 @@ def test_shipped_model_generates_within_less_memory_than_it_takes(flux):
 def test_worker_generates_the_same_within_less_memory_than_its_models_take(tmp_path):
     """1 GiB is for CUDA and half a GiB for denoising; 19 MB are left for 21 MB of weights."""
     job: dict[str, Any] = {"prompt": "a red circle", "num_inference_steps": 2, "seed": 1}
-    served = {"PIXPOD_MODELS": "sdxl-tiny,sd15-tiny"}
+    served = {"PIXPOD_MODELS": "sdxl-tiny,sd15-tiny", "PIXPOD_EXTRAS": "sdxl-canny-tiny"}
 
     def replies(**limit):
         worker = build_tiny_worker(tmp_path, **served, **limit)

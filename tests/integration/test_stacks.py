@@ -125,7 +125,8 @@ def count_side_paths():
 def test_undeclared_extra_comes_on_demand_and_goes_first(tmp_path):
     stack = f"{MODEL}+{CANNY}"
     planned = {*CATALOG[MODEL].family.component_names, CANNY}
-    with warm_desk(tmp_path, stack, PIXPOD_MEMORY_LIMIT_GB=f"{tight_gib(stack):.6f}") as desk:
+    limits = {"PIXPOD_MEMORY_LIMIT_GB": f"{tight_gib(stack):.6f}"}
+    with warm_desk(tmp_path, stack, PIXPOD_EXTRAS=f"{CANNY},{DEPTH}", **limits) as desk:
         assert on_device(desk) == planned
         for _ in range(2):
             replies = desk.replies([CASE.job(MODEL, CASE.control("depth"), num_inference_steps=1)])

@@ -202,4 +202,4 @@ def test_text_that_is_too_long_is_refused_or_cut(desk):
 
 
 def test_each_feature_ends_as_the_table_says(desk):
-    check_features(desk, NAME, "z-image-turbo")
+    check_features(desk, NAME, "z-image")

@@ -38,11 +38,11 @@ def add_upscaler(weights: Path) -> None:
     write_manifest(weights, *read_manifest(weights).values(), replace(entry, path=UPSCALER))
 
 
-def check_features(desk: Desk, model: str, listed_as: str) -> None:
-    """Run each row of the table on a small model, and compare with the column of a listed one."""
+def check_features(desk: Desk, model: str, family: str) -> None:
+    """Run each row of the table on a small model, and compare with the column of its family."""
     for feature in FEATURES:
         reply = desk.reply(**job_of(feature, model))
-        refused = refused_fields(feature, listed_as)
+        refused = refused_fields(feature, family)
         if not refused:
             assert "error" not in reply, f"{feature.title}: {reply['error']}"
         else:

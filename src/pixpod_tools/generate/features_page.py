@@ -124,9 +124,9 @@ def render() -> str:
     )
 
 
-def refused_fields(feature: Feature, model: str) -> tuple[str, ...]:
-    """Return the fields that are refused, none if a model takes the job."""
-    job = {"model": model, "prompt": "a red circle", **feature.fields}
+def refused_fields(feature: Feature, family: str) -> tuple[str, ...]:
+    """Return the fields that are refused, none if models of a family take the job."""
+    job = {"model": _listed_models()[family].name, "prompt": "a red circle", **feature.fields}
     try:
         parse_job({"id": "job", "input": job}, _capabilities())
     except PayloadError as error:
@@ -134,15 +134,16 @@ def refused_fields(feature: Feature, model: str) -> tuple[str, ...]:
     return ()
 
 
+@cache
 def _listed_models() -> Catalog:
-    """Return the last model of each family, as all models of a family take the same."""
+    """Return the last model of each family by the family's name: all of a family take the same."""
     last = {spec.family.name: spec for spec in load_catalog().values()}
-    return {last[family].name: last[family] for family in FAMILIES}
+    return {family: last[family] for family in FAMILIES}
 
 
 def _rows() -> Iterator[tuple[str, ...]]:
     for feature in FEATURES:
-        cells = (refused_fields(feature, model) for model in _capabilities().models)
+        cells = (refused_fields(feature, family) for family in FAMILIES)
         yield (feature.title, *(_cell(fields) for fields in cells))
 
 
@@ -153,7 +154,8 @@ def _cell(fields: tuple[str, ...]) -> str:
 @cache
 def _capabilities() -> Capabilities:
     """Return a deployment of these models with one extra of each kind for each of them."""
-    models, all_extras = _listed_models(), load_extras()
+    models = {spec.name: spec for spec in _listed_models().values()}
+    all_extras = load_extras()
     extras = {
         extra.name: extra
         for spec in models.values()
