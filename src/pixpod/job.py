@@ -634,7 +634,7 @@ class JobResult:
 
     @property
     def files(self) -> tuple[StoredImage, ...]:
-        """All files in the order of their indices."""
+        """Images and control images in the order of their indices."""
         return (*self.images, *self.controls.values())
 
     def with_files(self, files: Sequence[StoredImage]) -> "JobResult":

@@ -1,4 +1,4 @@
-"""What a worker imports before its first image, in processes of its own.
+"""Imports of a worker before its first image, in processes of its own.
 
 Each feature that needs more is tried after a boot that has imported nothing of it, and gives the
 images of a process that imported all libraries in the plain way.
@@ -38,7 +38,7 @@ torchao torchgen tqdm transformers truststore typing_extensions typing_inspectio
 yaml yarl
 """
 PACKAGES = frozenset(LISTED.split())
-"""All that may be imported before the first image. A longer list makes each boot longer."""
+"""Packages that may be imported before the first image. Each more makes each boot longer."""
 
 OF_OTHERS = ("__", "_cython", "_distutils", "_remote_module", "_sysconfigdata")
 

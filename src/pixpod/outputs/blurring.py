@@ -5,7 +5,7 @@ from PIL import Image
 from pixpod.job import RawImage
 
 _LONG_SIDE_PX = 10
-"""All that is left of an image: nobody can restore more."""
+"""Spots that are left of an image: nobody can restore more."""
 
 
 def blur(raw: RawImage) -> RawImage:

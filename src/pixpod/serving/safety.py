@@ -15,7 +15,7 @@ from pixpod.job import RawImage, SafetyVerdict
 from pixpod.outputs.nsfw_model import Classifier
 
 MAX_BATCH_SIZE = 8
-"""As many as the largest batch of the GPU: its images arrive together."""
+"""Size of the largest batch of the GPU, whose images arrive together."""
 
 DEFAULT_THRESHOLD = 0.8
 """Yahoo's advice: below 0.2 an image is likely safe, above 0.8 likely not."""

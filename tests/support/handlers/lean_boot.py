@@ -58,7 +58,7 @@ def reduced(reply: dict[str, Any]) -> dict[str, Any]:
 
 
 def imported() -> dict[str, Any]:
-    """What is imported by now: packages outside the standard library, and what is deferred."""
+    """Imports by now: packages outside the standard library, and what is deferred."""
     packages = {name.partition(".")[0] for name in sys.modules} - sys.stdlib_module_names
     deferred = [name for name, module in sys.modules.items() if module and not has_run(module)]
     return {"packages": sorted(packages), "deferred": sorted(deferred)}

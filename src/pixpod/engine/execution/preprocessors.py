@@ -11,7 +11,7 @@ from pixpod.errors import NumericalFault
 from pixpod.job import PreprocessorOptions, RawImage
 
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
-"""Of ImageNet, as the preprocessors of Depth Anything have them."""
+"""Means and deviations of ImageNet, as the preprocessors of Depth Anything have them."""
 
 Preprocessor = Callable[[LoadedModel, PreprocessorOptions, RawImage, RawImage | None], torch.Tensor]
 """Returns 8-bit levels of (height, width) for an image. The last argument is the same image as an

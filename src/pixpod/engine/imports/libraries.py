@@ -74,7 +74,7 @@ TRANSFORMERS_PLACES: Mapping[str, str] = {
     "SiglipVisionModel": "models.siglip.modeling_siglip.SiglipVisionModel",
     "SiglipImageProcessor": "models.siglip.image_processing_pil_siglip.SiglipImageProcessorPil",
 }
-"""Where the names are that pipelines import. Without them transformers reads the text of all its
+"""Places of the names that pipelines import. Without them transformers reads the text of all its
 2,000 files about models. Image processors are those of an installation without torchvision."""
 
 

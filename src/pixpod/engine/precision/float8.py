@@ -29,7 +29,7 @@ _CLASSES: Mapping[str, Any] = {
         PerTensor,
     )
 }
-"""What the description of a float8 tensor may name. Any: torchao has no types."""
+"""Classes that the description of a float8 tensor may name. Any: torchao has no types."""
 
 
 def tensor_from_description(described: Mapping[str, Any]) -> torch.Tensor:
