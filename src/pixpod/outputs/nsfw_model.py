@@ -80,7 +80,8 @@ def load_onnx_classifier(path: Path | None = None, sha256: str = MODEL_SHA256) -
     if found != sha256:
         raise WeightsUnreadable(f"safety: {path.name}: expected SHA-256 {sha256}, got {found}")
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = min(os.cpu_count() or 1, _MAX_THREADS)
+    # half of the cores, as the others encode meanwhile: threads that wait for each other lose time
+    options.intra_op_num_threads = max(1, min((os.cpu_count() or 1) // 2, _MAX_THREADS))
     # threads that spin while they wait would take the cores from those that encode
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     return OnnxClassifier(
