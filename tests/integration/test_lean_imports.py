@@ -10,12 +10,13 @@ import os
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
 
 from pixpod.engine.imports.deferral import imported_names
-from pixpod.engine.imports.libraries import DIFFUSERS, TORCHAO, TRANSFORMERS_PLACES
+from pixpod.engine.imports.libraries import DIFFUSERS, TORCHAO, TRANSFORMERS_PLACES, lean_imports
 from pixpod.settings import SOURCE_WEIGHTS_DIR
 from pixpod_tools.bake.cli import main as bake
 
@@ -131,6 +132,19 @@ def test_weights_are_quantised_after_a_boot_without_torchao():
     (converted,) = boot({"jobs": [FLUX]}, SOURCE_WEIGHTS_DIR, **environ)
     assert len(converted["reply"]["images"]) == 1
     assert not QUANTISERS & {*converted["deferred"]}
+
+
+def test_process_with_these_libraries_has_times_too():
+    """This one has imported them, as tools do."""
+    found = []
+
+    @contextmanager
+    def span(name):
+        found.append(name)
+        yield
+
+    with lean_imports(span):
+        assert found == ["torch", "pixpod"]
 
 
 def test_places_are_where_the_libraries_have_these_names():

@@ -115,7 +115,8 @@ def lean_imports(span: Span = lambda name: nullcontext()) -> Iterator[None]:
     with span("torch"):
         import torch
     if not is_first:
-        yield
+        with span("pixpod"):
+            yield
         return
     # torch's C++ asks for this class once, at the first operation of any subclass of Tensor
     defer(
