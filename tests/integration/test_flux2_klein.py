@@ -7,7 +7,7 @@ import pytest
 from diffusers import Flux2KleinPipeline
 from PIL import Image
 from support.condition_images import as_base64
-from support.feature_jobs import add_upscaler, check_features
+from support.feature_jobs import check_features, feature_desk
 from support.loras import lora_file, with_loras
 from support.random_pipelines import (
     FLOAT32,
@@ -19,7 +19,7 @@ from support.random_pipelines import (
     requests_of,
     write_flux2_klein,
 )
-from support.tiny_models import Desk, build_tiny_worker, to_pixels
+from support.tiny_models import to_pixels
 from support.variant_runs import input_image
 
 from pixpod.engine.compilation.calls import RegionForward
@@ -161,19 +161,9 @@ def test_float8_is_in_blocks_and_modulation_alone(klein):
 
 @pytest.fixture(scope="module")
 def desk(klein, tmp_path_factory):
-    loras = tmp_path_factory.mktemp("loras")
-    random_lora(klein.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
-    add_upscaler(klein.root / "float8")
-    worker = build_tiny_worker(
-        tmp_path_factory.mktemp("out"),
-        PIXPOD_LORA_DIR=str(loras),
-        PIXPOD_CATALOG=str(klein.root / "models.toml"),
-        PIXPOD_WEIGHTS_DIR=str(klein.root / "float8"),
-        PIXPOD_MODELS=NAME,
-    )
-    worker.start()
-    yield Desk(worker)
-    worker.stop()
+    folder = tmp_path_factory.mktemp("desk")
+    with feature_desk(NAME, klein.editor.load(), klein.root, folder) as desk:
+        yield desk
 
 
 def test_jobs_run_in_float8_and_encode_an_image_once(desk):

@@ -8,9 +8,9 @@ import torch
 from diffusers import FluxFillPipeline, FluxKontextPipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from support.condition_images import as_base64
-from support.feature_jobs import add_upscaler, check_features
+from support.feature_jobs import check_features, feature_desk
 from support.flux_variants import NAME, bake_variant, write_entry, write_repository
-from support.tiny_models import Desk, build_tiny_worker, to_pixels
+from support.tiny_models import to_pixels
 from support.variant_runs import ImageEditor, noise_images
 
 from pixpod.engine.compilation.compile import compile_model
@@ -22,7 +22,6 @@ from pixpod.engine.precision.precision import QuantizationPlan
 from pixpod.families import FAMILIES, Precision
 from pixpod.job import Mode
 from pixpod.methods import StageName
-from pixpod.testing.random_loras import random_lora
 
 KONTEXT, FILL = "flux-kontext", "flux-fill"
 TRANSFORMERS = {KONTEXT: {}, FILL: {"in_channels": 384, "out_channels": 64}}
@@ -176,18 +175,9 @@ def test_regions_are_compiled_and_change_no_pixel(variant, together, tmp_path):
 
 @pytest.fixture(scope="module")
 def desk(variant, tmp_path_factory):
-    loras = tmp_path_factory.mktemp("loras")
-    random_lora(variant.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
-    add_upscaler(variant.root / "float8")
-    worker = build_tiny_worker(
-        tmp_path_factory.mktemp("out"),
-        PIXPOD_LORA_DIR=str(loras),
-        PIXPOD_CATALOG=str(variant.root / "models.toml"),
-        PIXPOD_WEIGHTS_DIR=str(variant.root / "float8"),
-    )
-    worker.start()
-    yield Desk(worker)
-    worker.stop()
+    folder = tmp_path_factory.mktemp("desk")
+    with feature_desk(NAME, variant.editor.load(), variant.root, folder) as desk:
+        yield desk
 
 
 def test_job_runs_in_float8_at_its_size_and_encodes_an_image_once(variant, desk):

@@ -9,7 +9,7 @@ import torch
 from diffusers import ZImageImg2ImgPipeline, ZImagePipeline
 from diffusers.models.autoencoders.vae import DiagonalGaussianDistribution
 from support.condition_images import as_base64
-from support.feature_jobs import add_upscaler, check_features
+from support.feature_jobs import check_features, feature_desk
 from support.loras import lora_file, with_loras
 from support.random_pipelines import (
     FLOAT32,
@@ -21,7 +21,7 @@ from support.random_pipelines import (
     requests_of,
     write_z_image,
 )
-from support.tiny_models import Desk, build_tiny_worker, to_pixels
+from support.tiny_models import to_pixels
 
 from pixpod.engine.adapters.reading import read_adapter
 from pixpod.engine.compilation.calls import RegionForward
@@ -168,19 +168,9 @@ def test_cache_keeps_texts_of_several_lengths():
 
 @pytest.fixture(scope="module")
 def desk(z_image, tmp_path_factory):
-    loras = tmp_path_factory.mktemp("loras")
-    random_lora(z_image.editor.load(), loras, 1).rename(loras / f"{NAME}-style.safetensors")
-    add_upscaler(z_image.root / "float8")
-    worker = build_tiny_worker(
-        tmp_path_factory.mktemp("out"),
-        PIXPOD_LORA_DIR=str(loras),
-        PIXPOD_CATALOG=str(z_image.root / "models.toml"),
-        PIXPOD_WEIGHTS_DIR=str(z_image.root / "float8"),
-        PIXPOD_MODELS=NAME,
-    )
-    worker.start()
-    yield Desk(worker)
-    worker.stop()
+    folder = tmp_path_factory.mktemp("desk")
+    with feature_desk(NAME, z_image.editor.load(), z_image.root, folder) as desk:
+        yield desk
 
 
 def test_jobs_run_in_float8_and_encode_a_text_and_an_image_once(desk):

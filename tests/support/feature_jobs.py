@@ -1,14 +1,18 @@
 """The jobs of docs/features.md, on small models."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 from support.broken_weights import write_manifest
 from support.control_images import as_png, cases
-from support.tiny_models import Desk
+from support.tiny_models import Desk, build_tiny_worker
 
+from pixpod.engine.model import LoadedModel
 from pixpod.settings import SOURCE_WEIGHTS_DIR
+from pixpod.testing.random_loras import random_lora
 from pixpod.weights.manifest import read_manifest
 from pixpod_tools.generate.features_page import FEATURES, IMAGE, LORA, MASK, refused_fields
 
@@ -36,6 +40,28 @@ def add_upscaler(weights: Path) -> None:
     entry = read_manifest(SOURCE_WEIGHTS_DIR)[UPSCALER]
     (weights / UPSCALER).symlink_to(SOURCE_WEIGHTS_DIR / entry.path, target_is_directory=True)
     write_manifest(weights, *read_manifest(weights).values(), replace(entry, path=UPSCALER))
+
+
+@contextmanager
+def feature_desk(model: str, loaded: LoadedModel, root: Path, folder: Path) -> Iterator[Desk]:
+    """A worker with a model of float8, a LoRA for it and an upscaler.
+
+    `root` has the catalog `models.toml` and the weights in `float8`.
+    """
+    loras = folder / "loras"
+    loras.mkdir()
+    random_lora(loaded, loras, 1).rename(loras / f"{model}-style.safetensors")
+    add_upscaler(root / "float8")
+    worker = build_tiny_worker(
+        folder,
+        PIXPOD_LORA_DIR=str(loras),
+        PIXPOD_CATALOG=str(root / "models.toml"),
+        PIXPOD_WEIGHTS_DIR=str(root / "float8"),
+        PIXPOD_MODELS=model,
+    )
+    worker.start()
+    yield Desk(worker)
+    worker.stop()
 
 
 def check_features(desk: Desk, model: str, family: str) -> None:

@@ -41,10 +41,10 @@ NUM_IMAGES = 8_192
 SIZE_PX, PATCH_PX = 64, 16
 WIDTH = 64
 NUM_LAYERS = 4
-"""Of the encoder; the adapter sees what the last but one makes."""
+"""Layers of the encoder; the adapter sees what the last but one makes."""
 NUM_TOKENS = 16
 NUM_HEADS, NUM_BLOCKS, FEED_FORWARD = 2, 2, 2
-"""Of the resampler, with the ratio of its widths."""
+"""Sizes of the resampler, with the ratio of its widths."""
 WITHOUT_IMAGE = 0.1
 """Share of rows without an image, which guidance compares with."""
 LAYER_WEIGHT = 0.1
